@@ -1,0 +1,1 @@
+"""The library: values, stores, models, losses, training, evaluation. No command line, no DVC."""

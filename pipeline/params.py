@@ -1,0 +1,213 @@
+"""The parameters: params.yaml read, checked and frozen. The file is the only home of defaults; this module has none."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+from pipeline.errors import ParamsError
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+ModelName = Literal["r2plus1d_slim", "r2plus1d_18", "r3d_18", "mc3_18", "x3d_xs", "x3d_s", "x3d_m", "x3d_l"]
+
+
+class Section(BaseModel):
+    """Frozen, refuses unknown keys, and takes no string for a number nor a float for a count."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class PrepareParams(Section):
+    root: str
+    layout: Literal["arid_v1", "arid_v1_5", "arid_ug2", "dark48", "frame_folders", "class_folders", "csv"]
+    lists: str | None
+    split: Annotated[int, Field(ge=0)]
+    val_share: Annotated[float, Field(gt=0, lt=1)]
+    test_share: Annotated[float, Field(gt=0, lt=1)]
+    max_quarantined: Share
+    min_frames: Count
+    short_side: Annotated[int, Field(ge=16)]
+    codec: Literal["raw", "jpeg"]
+    jpeg_quality: Annotated[int, Field(ge=1, le=100)]
+    num_shards: Annotated[int, Field(ge=1, le=200)]
+
+
+class FitEnhancerParams(Section):
+    gamma: Positive
+    clahe_clip_limit: Positive
+    clahe_grid: Count
+
+
+class ClipParams(Section):
+    num_frames: Count
+    frame_stride: Count
+    size: Annotated[int, Field(ge=16)]
+
+
+class ViewsParams(Section):
+    num_views: Count
+    min_scale: Annotated[float, Field(gt=0, le=1)]
+    max_aspect: Annotated[float, Field(ge=1, allow_inf_nan=False)]
+    flip: bool
+
+
+class TrainParams(Section):
+    epochs: Count
+    batch_size: Count
+    learning_rate: Positive
+    weight_decay: NotNegative
+    warmup_epochs: NotNegative
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)]
+    clip_grad_norm: Positive
+    width: Count | None
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+    num_workers: Annotated[int, Field(ge=0)]
+
+    @model_validator(mode="after")
+    def _warmup_ends(self) -> TrainParams:
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(f"warmup_epochs ({self.warmup_epochs:g}) must be below epochs ({self.epochs})")
+        return self
+
+
+class ScoreParams(Section):
+    num_clips: Count
+    batch_size: Count
+
+
+class EvaluateParams(Section):
+    num_bootstraps: Annotated[int, Field(ge=100)]
+
+
+class Params(Section):
+    """All of params.yaml. A stage uses only the fields that dvc.yaml lists for it (tests/test_wiring.py compares them)."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    enhancer: Literal["none", "gamma", "equalize", "clahe"]
+    teacher: ModelName
+    student: ModelName
+    soft_loss: Literal["kl"]
+    temperature: Positive
+    soft_weight: Share
+    prepare: PrepareParams
+    fit_enhancer: FitEnhancerParams
+    clip: ClipParams
+    views: ViewsParams
+    train_teacher: TrainParams
+    train_student: TrainParams
+    score: ScoreParams
+    evaluate: EvaluateParams
+
+
+def load_params(path: Path) -> Params:
+    """Read and check a parameter file.
+
+    Raises ParamsError with every finding at once, each with its line where YAML knows it.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ParamsError(
+            f"{path}: no such parameter file", remedy="run from the project's root, or name the file with --params"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ParamsError(f"{path}: cannot be read as UTF-8 text: {error}") from None
+    values, lines = _read_yaml(text, path)
+    try:
+        return Params.model_validate(values)
+    except ValidationError as error:
+        findings = [_finding(detail, lines) for detail in error.errors()]
+        raise ParamsError(
+            f"{path}: {len(findings)} wrong parameter{'s' * (len(findings) != 1)}",
+            findings=findings,
+            remedy="`dlkdd recipe show demo` prints a complete file",
+        ) from None
+
+
+def stage_values(*sections: Section, **dials: object) -> dict[str, object]:
+    """Plain values of what a stage uses, for its fingerprint: dials by name, sections by the name of their class."""
+    return {**{type(section).__name__: section.model_dump() for section in sections}, **dials}
+
+
+Place = tuple[str | int, ...]
+
+
+def _read_yaml(text: str, path: Path) -> tuple[Any, dict[Place, int]]:
+    """Values and the line of each key. Duplicate keys are refused; YAML 1.1 would let the last one win in silence."""
+    lines: dict[Place, int] = {}
+    duplicates: list[str] = []
+
+    def walk(node: yaml.Node | None, place: Place) -> None:
+        if isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                inner = (*place, str(key.value))
+                if inner in lines:
+                    first = lines[inner]
+                    duplicates.append(
+                        f"line {key.start_mark.line + 1}: {_dotted(inner)} is set again (first in line {first})"
+                    )
+                lines.setdefault(inner, key.start_mark.line + 1)
+                walk(value, inner)
+
+    try:
+        walk(yaml.compose(text, Loader=yaml.SafeLoader), ())
+        values: Hashable | None = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ParamsError(f"{path}: not YAML: {error}") from None
+    if duplicates:
+        raise ParamsError(f"{path}: keys set twice", findings=duplicates, remedy="keep one line of each")
+    return values, lines
+
+
+def _dotted(place: Place) -> str:
+    return ".".join(map(str, place))
+
+
+def _finding(detail: ErrorDetails, lines: dict[Place, int]) -> str:
+    place = tuple(detail["loc"])
+    where = f"line {lines[place]}: " if place in lines else ""
+    name = _dotted(place) or "the file"
+    if detail["type"] == "missing":
+        return f"{name} is missing"
+    if detail["type"] == "extra_forbidden":
+        nearest = difflib.get_close_matches(str(place[-1]), _known_keys(place[:-1]), n=1, cutoff=0.5)
+        hint = f"; did you mean {_dotted((*place[:-1], nearest[0]))}?" if nearest else ""
+        return f"{where}{name} is not a parameter{hint}"
+    message = detail["msg"].removeprefix("Value error, ")
+    return f"{where}{name}: {message[0].lower()}{message[1:]}, not {detail['input']!r}{_yaml_trap(detail)}"
+
+
+def _known_keys(place: Place) -> list[str]:
+    model: type[BaseModel] = Params
+    for key in place:
+        field = model.model_fields.get(str(key))
+        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+            return []
+        model = field.annotation
+    return list(model.model_fields)
+
+
+def _yaml_trap(detail: ErrorDetails) -> str:
+    """YAML 1.1 reads 1e-4 as a string and the word no as false; say so where that is what happened."""
+    value = detail["input"]
+    if detail["type"].startswith("float") and isinstance(value, str):
+        try:
+            number = float(value)
+        except ValueError:
+            return ""
+        if math.isfinite(number):
+            return f" (to YAML {value} is a text: write {number:.10f}".rstrip("0") + ")"
+    if isinstance(value, bool) and not detail["type"].startswith("bool"):
+        return " (to YAML yes, no, on and off are true and false: put quotes around a text)"
+    return ""

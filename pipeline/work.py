@@ -1,0 +1,169 @@
+"""Work folders: where a long stage builds its result, and the one place that writes atomically and locks.
+
+A stage builds in `.work/<stage>-<fingerprint>/`, outside of what DVC tracks, so that a killed run goes on where it was:
+DVC deletes a stage's outs before it starts, but never looks in here. The fingerprint names everything that the result
+depends on; with any other parameter, input or format the stage starts a folder of its own.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import shutil
+import signal
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from pipeline.digest import digest_json
+from pipeline.errors import EnvironmentProblem, Interrupted
+
+PARTIAL_SUFFIX = ".partial"
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable (a rename survives a power loss only after this)."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Write a file whole or not at all: yields a temporary name beside `path`; fsync and rename when the block ends well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL_SUFFIX}")
+    try:
+        yield partial
+        with partial.open("rb+") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+            raise EnvironmentProblem(
+                f"{path}: cannot be written: {error.strerror}; nothing was changed",
+                remedy="free disk space or make the folder writable, then run the same command again: it goes on from here",
+            ) from error
+        raise
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_text_whole(path: Path, text: str) -> None:
+    """Write a small text file atomically, as UTF-8 with the line ends that are in `text`."""
+    with written_whole(path) as partial:
+        partial.write_text(text, encoding="utf-8", newline="")
+
+
+def publish(built: Path, out: Path) -> None:
+    """Move a finished file or folder onto a stage's out, replacing an older one; afterwards `built` is gone."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if out.is_dir() and not out.is_symlink():
+        shutil.rmtree(out)
+    try:
+        built.replace(out)
+    except OSError as error:
+        if error.errno != errno.EXDEV:  # the work folder may lie on another file system than an experiment's outs
+            raise
+        beside = out.with_name(out.name + PARTIAL_SUFFIX)
+        if built.is_dir():
+            shutil.rmtree(beside, ignore_errors=True)
+            shutil.copytree(built, beside)
+        else:
+            shutil.copy2(built, beside)
+        beside.replace(out)
+        shutil.rmtree(built) if built.is_dir() else built.unlink()
+    sync_folder(out.parent)
+
+
+def work_root() -> Path:
+    """`.work` of the repository: DVC_ROOT names the original one also where DVC runs an experiment in a copy."""
+    return Path(os.environ.get("DVC_ROOT", ".")) / ".work"
+
+
+@dataclass(frozen=True)
+class WorkFolder:
+    """A locked folder for one stage run. `path` holds the progress; remove it with `finish` once the outs are published."""
+
+    path: Path
+
+    def finish(self) -> None:
+        shutil.rmtree(self.path)
+
+
+@contextmanager
+def work_folder(
+    stage: str, *, params: Mapping[str, object], inputs: Mapping[str, str], format_version: int
+) -> Iterator[WorkFolder]:
+    """Enter the work folder of a stage, holding its lock.
+
+    `params` are the values that the stage uses, `inputs` the digests of what it reads. The lock is a POSIX record
+    lock: it ends with the process however that ends, and forked data loaders do not inherit it. Raises
+    EnvironmentProblem when another process works in the same folder.
+    """
+    fingerprint = digest_json(
+        {"stage": stage, "format": format_version, "params": dict(params), "inputs": dict(inputs)}
+    )
+    path = work_root() / f"{stage}-{fingerprint[:16]}"
+    path.mkdir(parents=True, exist_ok=True)
+    lock_path = path.with_suffix(".lock")  # beside the folder, so that finishing does not remove a held lock
+    descriptor = os.open(lock_path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EAGAIN):
+                raise
+            holder = os.pread(descriptor, 4096, 0).decode(errors="replace").strip() or "an unknown process"
+            raise EnvironmentProblem(
+                f"{stage}: {holder} is already working in {path}",
+                remedy="wait for it, or stop that process and run the command again: it goes on from there",
+            ) from None
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+        path.mkdir(exist_ok=True)  # the holder before us may have finished it
+        for leftover in path.rglob(f"*{PARTIAL_SUFFIX}"):
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        write_text_whole(
+            path / "fingerprint.json",
+            json.dumps({"stage": stage, "params": dict(params), "inputs": dict(inputs)}, indent=1, sort_keys=True),
+        )
+        yield WorkFolder(path)
+    finally:
+        os.close(descriptor)
+
+
+StopCheck = Callable[[], None]
+
+
+@contextmanager
+def interruptible() -> Iterator[StopCheck]:
+    """Turn SIGTERM and Ctrl-C into a request: the yielded check raises Interrupted at the caller's next safe point.
+
+    A second signal raises at once. Handlers are put back at the end.
+    """
+    received: list[int] = []
+
+    def request(signal_number: int, _frame: FrameType | None) -> None:
+        if received:
+            raise Interrupted(signal_number)
+        received.append(signal_number)
+
+    def check() -> None:
+        if received:
+            raise Interrupted(received[0])
+
+    previous = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield check
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

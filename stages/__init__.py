@@ -1,0 +1,1 @@
+"""The command line: one thin module per stage. `dlkdd` is `python -m stages`."""
