@@ -42,7 +42,7 @@ class EnvironmentProblem(DlkddError):
 
 
 class StaleArtifactError(DlkddError):
-    """An artifact does not fit the others, or is damaged: wrong digest, class list, geometry or format (exit code 5)."""
+    """An artifact does not fit the others, or is damaged: its digest, classes, geometry or format (exit code 5)."""
 
     exit_code = 5
 

@@ -29,6 +29,8 @@ class Section(BaseModel):
 
 
 class PrepareParams(Section):
+    """Videos and annotation lists → manifest and dark frames."""
+
     root: str
     layout: Literal["arid_v1", "arid_v1_5", "arid_ug2", "dark48", "frame_folders", "class_folders", "csv"]
     lists: str | None
@@ -44,18 +46,24 @@ class PrepareParams(Section):
 
 
 class FitEnhancerParams(Section):
+    """Parameters of the enhancers."""
+
     gamma: Positive
     clahe_clip_limit: Positive
     clahe_grid: Count
 
 
 class ClipParams(Section):
+    """Geometry of a clip: frames, frames between them, pixels of its side."""
+
     num_frames: Count
     frame_stride: Count
     size: Annotated[int, Field(ge=16)]
 
 
 class ViewsParams(Section):
+    """The bank of views and how a view is drawn."""
+
     num_views: Count
     min_scale: Annotated[float, Field(gt=0, le=1)]
     max_aspect: Annotated[float, Field(ge=1, allow_inf_nan=False)]
@@ -63,6 +71,8 @@ class ViewsParams(Section):
 
 
 class TrainParams(Section):
+    """One network's training; the baseline takes the student's."""
+
     epochs: Count
     batch_size: Count
     learning_rate: Positive
@@ -82,16 +92,20 @@ class TrainParams(Section):
 
 
 class ScoreParams(Section):
+    """Test views of every model."""
+
     num_clips: Count
     batch_size: Count
 
 
 class EvaluateParams(Section):
+    """The comparison of the models."""
+
     num_bootstraps: Annotated[int, Field(ge=100)]
 
 
 class Params(Section):
-    """All of params.yaml. A stage uses only the fields that dvc.yaml lists for it (tests/test_wiring.py compares them)."""
+    """All of params.yaml. A stage uses just the fields that dvc.yaml lists for it; tests/test_wiring.py compares them."""
 
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     enhancer: Literal["none", "gamma", "equalize", "clahe"]

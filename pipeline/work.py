@@ -37,7 +37,7 @@ def sync_folder(folder: Path) -> None:
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """Write a file whole or not at all: yields a temporary name beside `path`; fsync and rename when the block ends well."""
+    """Write a file whole or not at all: yields a temporary name beside it; fsync and rename when the block ends well."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL_SUFFIX}")
     try:
@@ -50,7 +50,7 @@ def written_whole(path: Path) -> Iterator[Path]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
             raise EnvironmentProblem(
                 f"{path}: cannot be written: {error.strerror}; nothing was changed",
-                remedy="free disk space or make the folder writable, then run the same command again: it goes on from here",
+                remedy="free disk space or make the folder writable, then run the same command again: it goes on",
             ) from error
         raise
     finally:
@@ -91,11 +91,12 @@ def work_root() -> Path:
 
 @dataclass(frozen=True)
 class WorkFolder:
-    """A locked folder for one stage run. `path` holds the progress; remove it with `finish` once the outs are published."""
+    """A locked folder for one stage run: `path` holds the progress."""
 
     path: Path
 
     def finish(self) -> None:
+        """Remove the progress, once the outs are published."""
         shutil.rmtree(self.path)
 
 

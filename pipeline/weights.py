@@ -1,0 +1,80 @@
+"""Model files: safetensors with our attributes beside the tensors, checked by digest when read.
+
+The attributes are one JSON text under one metadata key, since the order of several keys is not deterministic. No code
+is ever loaded from a file.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from pipeline.digest import digest_bytes
+from pipeline.errors import StaleArtifactError
+from pipeline.work import written_whole
+
+Tensors = Mapping[str, NDArray[Any]]
+
+_KEY = "dlkdd"
+
+
+def save_weights(path: Path, tensors: Tensors, attributes: Mapping[str, object]) -> None:
+    """Write tensors and attributes (JSON values) whole; the same values give the same bytes."""
+    whole = {"attributes": dict(attributes), "tensors_digest": _tensors_digest(tensors)}
+    text = json.dumps(whole, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    content = save({name: np.ascontiguousarray(tensors[name]) for name in sorted(tensors)}, metadata={_KEY: text})
+    with written_whole(path) as partial:
+        partial.write_bytes(content)
+
+
+def read_attributes(path: Path) -> dict[str, Any]:
+    """The attributes alone, without reading the tensors. Raises StaleArtifactError where the file is not ours."""
+    attributes: dict[str, Any] = _read_header(path)["attributes"]
+    return attributes
+
+
+def load_weights(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """Tensors and attributes. Raises StaleArtifactError when the file is damaged or its tensors are not those saved."""
+    header = _read_header(path)
+    try:
+        with safe_open(path, framework="numpy") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    except (SafetensorError, ValueError, OSError) as error:
+        raise _damaged(path, str(error)) from None
+    if _tensors_digest(tensors) != header["tensors_digest"]:
+        raise _damaged(path, "its tensors do not have the digest that was written with them")
+    return tensors, header["attributes"]
+
+
+def _read_header(path: Path) -> dict[str, Any]:
+    try:
+        with safe_open(path, framework="numpy") as file:
+            whole = json.loads((file.metadata() or {})[_KEY])
+    except FileNotFoundError:
+        raise StaleArtifactError(f"{path}: no such model file", remedy="`dvc repro` or `dvc pull` makes it") from None
+    except (SafetensorError, KeyError, ValueError, OSError) as error:
+        raise _damaged(path, str(error)) from None
+    if not isinstance(whole, dict) or set(whole) != {"attributes", "tensors_digest"}:
+        raise _damaged(path, "its header has other fields than attributes and tensors_digest")
+    return whole
+
+
+def _tensors_digest(tensors: Tensors) -> str:
+    parts: list[bytes] = []
+    for name in sorted(tensors):
+        array = np.ascontiguousarray(tensors[name])
+        parts += [f"{name}:{array.dtype.str}:{array.shape};".encode(), array.tobytes()]
+    return digest_bytes(*parts)
+
+
+def _damaged(path: Path, reason: str) -> StaleArtifactError:
+    return StaleArtifactError(
+        f"{path}: not a whole dlkdd model file: {reason}", remedy="make it again with `dvc repro`, or `dvc checkout` it"
+    )

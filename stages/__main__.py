@@ -1,0 +1,90 @@
+"""The command `dlkdd`: a command for each module of this package, imported only when it is called."""
+
+from __future__ import annotations
+
+import ast
+import sys
+import traceback
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_command
+
+from pipeline.errors import DlkddError
+from stages._shell import say
+
+# In the order of the chain; the first line of each module's docstring is its help.
+COMMANDS = (
+    "prepare",
+    "fit_enhancer",
+    "enhance",
+    "train_teacher",
+    "precompute_soft_targets",
+    "train_student",
+    "train_baseline",
+    "score_teacher",
+    "score_student",
+    "score_baseline",
+    "evaluate",
+    "recipe",
+    "demo_videos",
+    "darken",
+)
+
+
+class LazyGroup(TyperGroup):
+    """Imports a command's module when it runs: `dlkdd --help` and the light stages never wait for torch."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Names as the user types them."""
+        return [name.replace("_", "-") for name in COMMANDS]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command of that name, spelt with - or _; a stub with its help where only the list is asked for."""
+        name = cmd_name.replace("-", "_")
+        if name not in COMMANDS:
+            return None
+        if name not in {argument.replace("-", "_") for argument in sys.argv[1:]}:
+            return TyperCommand(cmd_name, help=_first_line(name))
+        module = import_module(f"stages.{name}")
+        if hasattr(module, "app"):
+            return get_command(module.app)
+        app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+        app.command(cmd_name, help=module.__doc__)(module.main)
+        return get_command(app)
+
+
+def _first_line(name: str) -> str:
+    source = Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8")
+    return (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
+
+
+app = typer.Typer(cls=LazyGroup, no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+@app.callback()
+def dlkdd() -> None:
+    """Distil a student for dark video from a teacher that saw the light.
+
+    `dvc repro` runs the whole chain; each stage is also a command of its own.
+    """
+
+
+def main() -> None:
+    """Run the command line; errors of the user end with one message and their exit code, never with a traceback."""
+    try:
+        app()
+    except DlkddError as error:
+        say(f"error: {error}")
+        sys.exit(error.exit_code)
+    except Exception:
+        traceback.print_exc()
+        say("This is a bug in dlkdd, not in your data: please report it with the lines above.")
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
