@@ -1,0 +1,428 @@
+"""The frame store: a folder of HDF5 shards, an index and a description. Format version 1, docs/frame-store.md.
+
+A shard is written whole by one task; the description is written last, so that a store that has one is complete. HDF5
+gives the structure, but frames are read by position from the plain file, each checked against its CRC-32C: HDF5's own
+strided selections were hundreds of times slower (benchmarks/frame_store.py), and a plain descriptor survives a fork.
+
+Axes: T frames, H rows, W columns, C the channels red, green, blue; uint8 throughout.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import os
+import tempfile
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import astuple, dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import IO, Any, Literal
+
+import google_crc32c
+import h5py
+import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
+
+from pipeline.digest import DIGEST_BYTES, digest_bytes, digest_json, digest_uint64
+from pipeline.errors import DataError, StaleArtifactError
+from pipeline.work import write_text_whole, written_whole
+
+FORMAT = "dlkdd frame store"
+FORMAT_VERSION = 1
+
+Codec = Literal["raw", "jpeg"]
+Frame = NDArray[np.uint8]
+Frames = NDArray[np.uint8]
+
+_INDEX_NAME = "index.csv"
+_DESCRIPTION_NAME = "store.json"
+# Full chroma: dark frames have few levels to lose (docs/frame-store.md)
+_CHROMA = "444"
+# Descriptors kept open in a process: far below the usual limits of 256 and 1024.
+_MAX_OPEN_SHARDS = 64
+_COPY_BYTES = 1 << 24
+_TABLES = ("video_id", "frames", "frame_end", "crc32c")
+_REMEDY = "make it again with `dvc repro`, or `dvc checkout` it"
+
+
+@dataclass(frozen=True)
+class IndexRow:
+    """One video of a store: its shard, its row there, its size, and the digest of its stored bytes."""
+
+    video_id: str
+    shard: int
+    row: int
+    frames: int
+    height: int
+    width: int
+    digest: str
+
+
+@dataclass(frozen=True)
+class ShardResult:
+    """What a shard holds, and the videos that could not enter it, each with the reason."""
+
+    rows: tuple[IndexRow, ...]
+    broken: tuple[tuple[str, str], ...]
+
+
+def shard_of(video_id: str, num_shards: int) -> int:
+    """The shard of a video, by its id alone: a new video touches one shard."""
+    return digest_uint64(video_id.encode()) % num_shards
+
+
+def shard_path(folder: Path, shard: int) -> Path:
+    """The file of a shard."""
+    return folder / f"shard-{shard:03d}.h5"
+
+
+def write_shard(
+    path: Path,
+    videos: Iterable[tuple[str, Callable[[], Iterator[Frame]]]],
+    *,
+    shard: int,
+    codec: Codec,
+    jpeg_quality: int,
+    min_frames: int,
+) -> ShardResult:
+    """Write one shard whole, from pairs of video id and a function that yields its (H, W, C) frames.
+
+    A video goes through a scratch file beside the shard and enters only when its last frame is there; one that raises
+    DataError, changes its size or has fewer than `min_frames` frames is left out and reported. The same videos give
+    the same bytes; a shard without any video is not written. Memory holds a frame, whatever the videos' length.
+    """
+    rows: list[IndexRow] = []
+    taken: list[_Taken] = []
+    broken: list[tuple[str, str]] = []
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        written_whole(path) as partial,
+        _new_shard(partial) as file,
+        tempfile.TemporaryFile(dir=path.parent) as scratch,
+    ):
+        for video_id, open_frames in videos:
+            try:
+                video = _take(open_frames(), scratch, codec=codec, jpeg_quality=jpeg_quality, min_frames=min_frames)
+            except DataError as error:
+                broken.append((video_id, str(error)))
+                continue
+            _store(file, len(rows), video, scratch, codec)
+            rows.append(IndexRow(video_id, shard, len(rows), len(video.frame_ends), *video.size, video.digest))
+            taken.append(video)
+        _store_tables(file, rows, taken, codec)
+    if not rows:
+        path.unlink()
+    return ShardResult(tuple(rows), tuple(broken))
+
+
+@dataclass(frozen=True)
+class _Taken:
+    """A whole video in the scratch file."""
+
+    size: tuple[int, int]
+    frame_ends: list[int]  # where each frame's bytes end in the scratch file
+    checksums: list[int]
+    digest: str
+
+
+def _take(frames: Iterator[Frame], scratch: IO[bytes], *, codec: Codec, jpeg_quality: int, min_frames: int) -> _Taken:
+    scratch.seek(0)
+    scratch.truncate()
+    size: tuple[int, int] | None = None
+    ends: list[int] = []
+    checksums: list[int] = []
+    digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
+    for frame in frames:
+        if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
+            raise TypeError(f"a frame must be (H, W, 3) uint8, not {frame.shape} {frame.dtype}")
+        size = size or (frame.shape[0], frame.shape[1])
+        if frame.shape[:2] != size:
+            raise DataError(f"frame {len(ends)} is {frame.shape[1]}×{frame.shape[0]}, those before {size[1]}×{size[0]}")
+        content = _encode(np.ascontiguousarray(frame), codec, jpeg_quality)
+        scratch.write(content)
+        ends.append((ends[-1] if ends else 0) + len(content))
+        checksums.append(google_crc32c.value(content))
+        digest.update(content)
+    if size is None or len(ends) < min_frames:
+        raise DataError(f"{len(ends)} frames, fewer than the {min_frames} of prepare.min_frames")
+    return _Taken(size, ends, checksums, digest.hexdigest())
+
+
+def _encode(frame: Frame, codec: Codec, jpeg_quality: int) -> bytes:
+    if codec == "raw":
+        return frame.tobytes()
+    content: bytes = simplejpeg.encode_jpeg(frame, quality=jpeg_quality, colorspace="RGB", colorsubsampling=_CHROMA)
+    return content
+
+
+def _new_shard(path: Path) -> h5py.File:
+    # The structures of version 1.10: every reader since 2016 opens them, and newer libraries write the same bytes.
+    return h5py.File(path, "w", libver=("v110", "v110"), track_order=False, locking="best-effort")
+
+
+def _store(file: h5py.File, row: int, taken: _Taken, scratch: IO[bytes], codec: Codec) -> None:
+    """Copy a video from the scratch file into a contiguous dataset of its own."""
+    num_bytes = taken.frame_ends[-1]
+    shape = (len(taken.frame_ends), *taken.size, 3) if codec == "raw" else (num_bytes,)
+    dataset = file.create_dataset(_row_name(row), shape=shape, dtype=np.uint8, track_times=False)
+    item_bytes = num_bytes // shape[0]
+    step = max(1, _COPY_BYTES // item_bytes)
+    scratch.seek(0)
+    for start in range(0, shape[0], step):
+        count = min(step, shape[0] - start)
+        content = scratch.read(count * item_bytes)
+        dataset[start : start + count] = np.frombuffer(content, np.uint8).reshape(count, *shape[1:])
+
+
+def _row_name(row: int) -> str:
+    return f"{row:06d}"
+
+
+def _store_tables(file: h5py.File, rows: Sequence[IndexRow], taken: Sequence[_Taken], codec: Codec) -> None:
+    file.attrs["format"] = FORMAT
+    file.attrs["format_version"] = FORMAT_VERSION
+    file.attrs["codec"] = codec
+    names = [row.video_id.encode() for row in rows]
+    width = max(map(len, names), default=1)
+    tables: tuple[NDArray[Any], ...] = (
+        np.array(names, h5py.string_dtype("utf-8", width)),
+        np.array([len(video.frame_ends) for video in taken], np.int64),
+        np.array([end for video in taken for end in video.frame_ends], np.int64),
+        np.array([checksum for video in taken for checksum in video.checksums], np.uint32),
+    )
+    for name, values in zip(_TABLES, tables, strict=True):
+        file.create_dataset(name, data=values, track_times=False)
+    file.attrs["tables_crc32c"] = _checksum(tables)
+
+
+def _checksum(tables: Iterable[NDArray[Any]]) -> int:
+    return int(google_crc32c.value(b"".join(table.tobytes() for table in tables)))
+
+
+def write_index(folder: Path, rows: Iterable[IndexRow], *, codec: Codec, jpeg_quality: int) -> None:
+    """Complete a store whose shards are all there: the index, then the description that says that it is whole."""
+    ordered = sorted(rows, key=lambda row: row.video_id)
+    if len({row.video_id for row in ordered}) != len(ordered):
+        raise ValueError("a video id occurs in two rows of a frame store")
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(field.name for field in fields(IndexRow))
+    writer.writerows(astuple(row) for row in ordered)
+    write_text_whole(folder / _INDEX_NAME, text.getvalue())
+    description = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "codec": codec,
+        "jpeg_quality": jpeg_quality if codec == "jpeg" else None,
+        "num_videos": len(ordered),
+        "index_digest": digest_bytes(text.getvalue().encode()),
+    }
+    write_text_whole(folder / _DESCRIPTION_NAME, json.dumps(description, indent=1) + "\n")
+
+
+class FrameStore:
+    """A frame store, open for reading.
+
+    `video_ids` are sorted; `digest` names the content: ids, sizes, codec and stored bytes of all videos, whatever the
+    number of shards. Files are opened when first read. A store may be used after a fork and may be pickled.
+    Raises StaleArtifactError where the folder is not a whole store of this format.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        description, self._rows = _read_index(path)
+        self.codec: Codec = description["codec"]
+        self.jpeg_quality: int | None = description["jpeg_quality"]
+        self._open: OrderedDict[int, _Shard] = OrderedDict()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_open": OrderedDict()}
+
+    def __repr__(self) -> str:
+        return f"FrameStore({str(self.path)!r}: {len(self._rows)} videos, {self.codec})"
+
+    @property
+    def video_ids(self) -> tuple[str, ...]:
+        """The ids of the videos, sorted."""
+        return tuple(self._rows)
+
+    @property
+    def rows(self) -> tuple[IndexRow, ...]:
+        """The index, sorted by video id."""
+        return tuple(self._rows.values())
+
+    @cached_property
+    def digest(self) -> str:
+        """Digest of the content; independent of how the videos are spread over shards."""
+        videos = [[row.video_id, row.frames, row.height, row.width, row.digest] for row in self.rows]
+        return digest_json([FORMAT, FORMAT_VERSION, self.codec, videos])
+
+    def shape(self, video_id: str) -> tuple[int, int, int]:
+        """(T, H, W) of a video."""
+        row = self._row(video_id)
+        return row.frames, row.height, row.width
+
+    def read(
+        self,
+        video_id: str,
+        frames: Sequence[int] | NDArray[np.integer[Any]],
+        *,
+        top: int = 0,
+        left: int = 0,
+        height: int | None = None,
+        width: int | None = None,
+    ) -> Frames:
+        """The frames with these numbers, in this order, repeated where repeated: (T, height, width, C).
+
+        The box is cut out of the frames; without height or width it reaches to the border. Only these frames are read.
+        Raises StaleArtifactError for an unknown video or a damaged shard, IndexError outside of the video.
+        """
+        row = self._row(video_id)
+        height = row.height - top if height is None else height
+        width = row.width - left if width is None else width
+        if not (0 <= top < top + height <= row.height and 0 <= left < left + width <= row.width):
+            box = f"top {top}, left {left}, height {height}, width {width}"
+            raise IndexError(f"{video_id}: the box ({box}) leaves the {row.width}×{row.height} frame")
+        numbers = [int(number) for number in frames]
+        for number in numbers:
+            if not 0 <= number < row.frames:
+                raise IndexError(f"{video_id}: there is no frame {number} among {row.frames}")
+        shard = self._shard(row)
+        clip_THWC = np.empty((len(numbers), height, width, 3), np.uint8)
+        for position, number in enumerate(numbers):
+            frame = self._decode(row, shard.content(row, number))
+            clip_THWC[position] = frame[top : top + height, left : left + width]
+        return clip_THWC
+
+    def verify(self) -> None:
+        """Read everything again and compare with the index; raises StaleArtifactError with all that is damaged."""
+        findings: list[str] = []
+        for row in self.rows:
+            digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
+            try:
+                shard = self._shard(row)
+                for number in range(row.frames):
+                    content = shard.content(row, number)
+                    self._decode(row, content)
+                    digest.update(content)
+            except StaleArtifactError as error:
+                findings.append(str(error).partition("\n")[0])
+                continue
+            if digest.hexdigest() != row.digest:
+                findings.append(f"{shard.path}: {row.video_id} does not have the digest that the index names")
+        if findings:
+            raise StaleArtifactError(
+                f"{self.path}: {len(findings)} of {len(self.rows)} videos are damaged",
+                findings=findings,
+                remedy=_REMEDY,
+            )
+
+    def _row(self, video_id: str) -> IndexRow:
+        try:
+            return self._rows[video_id]
+        except KeyError:
+            raise StaleArtifactError(
+                f"{self.path}: has no video {video_id!r} among its {len(self._rows)}",
+                remedy="the store was made from other videos: `dvc repro` brings store and manifest together",
+            ) from None
+
+    def _shard(self, row: IndexRow) -> _Shard:
+        shard = self._open.get(row.shard)
+        if shard is None:
+            shard = self._open[row.shard] = _Shard(shard_path(self.path, row.shard))
+            if len(self._open) > _MAX_OPEN_SHARDS:
+                self._open.popitem(last=False)
+        self._open.move_to_end(row.shard)
+        return shard
+
+    def _decode(self, row: IndexRow, content: bytes) -> Frame:
+        if self.codec == "raw":
+            return np.frombuffer(content, np.uint8).reshape(row.height, row.width, 3)
+        try:
+            frame: Frame = simplejpeg.decode_jpeg(content, colorspace="RGB")
+        except ValueError as error:
+            raise _damaged(shard_path(self.path, row.shard), f"{row.video_id}: {error}") from None
+        return frame
+
+
+class _Shard:
+    """A shard's tables in memory and a descriptor of its file; frames are read by position."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._descriptor = -1
+        try:
+            with h5py.File(path, "r", locking=False) as file:  # a published shard never changes
+                if (file.attrs["format"], file.attrs["format_version"]) != (FORMAT, FORMAT_VERSION):
+                    raise _damaged(path, "it is not a shard of this format")
+                tables = [file[name][()] for name in _TABLES]
+                if _checksum(tables) != file.attrs["tables_crc32c"]:
+                    raise _damaged(path, "its tables do not have their checksum")
+                video_id, frames, self._end, self._checksum = tables
+                self._video_ids = [name.decode() for name in video_id]
+                self._first = np.concatenate([[0], np.cumsum(frames)])
+                self._offset = [file[_row_name(row)].id.get_offset() for row in range(len(self._video_ids))]
+            self._descriptor = os.open(path, os.O_RDONLY)
+        except (OSError, KeyError, ValueError) as error:
+            raise _damaged(path, str(error)) from None
+
+    def __del__(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+
+    def content(self, row: IndexRow, number: int) -> bytes:
+        """The stored bytes of one frame, checked against their checksum."""
+        if not self._holds(row):
+            raise _damaged(self.path, f"its row {row.row} is not the {row.video_id} that the index names")
+        place = int(self._first[row.row]) + number
+        start = 0 if number == 0 else int(self._end[place - 1])
+        content = os.pread(self._descriptor, int(self._end[place]) - start, self._offset[row.row] + start)
+        if google_crc32c.value(content) != self._checksum[place]:
+            raise _damaged(self.path, f"frame {number} of {row.video_id} does not have its checksum")
+        return content
+
+    def _holds(self, row: IndexRow) -> bool:
+        return (
+            row.row < len(self._video_ids)
+            and self._video_ids[row.row] == row.video_id
+            and self._first[row.row + 1] - self._first[row.row] == row.frames
+        )
+
+
+def _read_index(folder: Path) -> tuple[dict[str, Any], dict[str, IndexRow]]:
+    try:
+        description = json.loads((folder / _DESCRIPTION_NAME).read_text(encoding="utf-8"))
+        text = (folder / _INDEX_NAME).read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        raise StaleArtifactError(
+            f"{folder}: no whole frame store: {_DESCRIPTION_NAME} or {_INDEX_NAME} is missing",
+            remedy="`dvc repro` or `dvc pull` makes it",
+        ) from None
+    except ValueError as error:
+        raise _damaged(folder / _DESCRIPTION_NAME, str(error)) from None
+    if not isinstance(description, dict) or description.get("format") != FORMAT:
+        raise _damaged(folder / _DESCRIPTION_NAME, f"it does not say that its format is {FORMAT!r}")
+    if description.get("format_version") != FORMAT_VERSION:
+        found = description.get("format_version")
+        raise StaleArtifactError(
+            f"{folder}: frame store of format version {found}, this program reads {FORMAT_VERSION}",
+            remedy="make it again with `dvc repro`, or use the program that wrote it",
+        )
+    if description["index_digest"] != digest_bytes(text):
+        raise _damaged(folder / _INDEX_NAME, "it is not the index that the store was completed with")
+    table = csv.reader(io.StringIO(text.decode(), newline=""))
+    next(table)
+    rows = [
+        IndexRow(video_id, int(shard), int(row), int(frames), int(height), int(width), digest)
+        for video_id, shard, row, frames, height, width, digest in table
+    ]
+    return description, {row.video_id: row for row in rows}
+
+
+def _damaged(path: Path, reason: str) -> StaleArtifactError:
+    return StaleArtifactError(f"{path}: damaged: {reason}", remedy=_REMEDY)
