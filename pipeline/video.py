@@ -41,9 +41,13 @@ OPEN_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": FORMATS}
 # Accurate and the same on every CPU; bilinear in swscale averages over the source's area where it shrinks
 SCALING = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.BITEXACT | Interpolation.FULL_CHR_H_INT
 
+DECODER_OPTIONS = {"err_detect": "explode"}  # an error where a slice is damaged; else FFmpeg conceals it in silence
+
+GRAY_TO_FULL_RANGE = np.clip((np.arange(256) - 16) * 255 / 219 + 0.5, 0, 255).astype(np.uint8)
+
 MAX_SAMPLE_ASPECT = 4  # the standards' widest sample is 32:11; beyond this the header is damaged
 MAX_NVOP_BYTES = 19  # an MPEG-4 packet up to this size may say "not coded, repeat the last" (FFmpeg's MAX_NVOP_SIZE)
-DURATION_SLACK_SECONDS = 0.5  # how much earlier than stated a container's last packet may end: rounding, last durations
+DURATION_SLACK_SECONDS = 0.2  # how much earlier than stated the last packet may end: rounding, unknown last durations
 
 Frame = NDArray[np.uint8]
 
@@ -103,9 +107,11 @@ def write_video(path: Path, frames: Iterable[Frame], *, fps: float, crf: int = 1
     """Write RGB uint8 frames (H, W, 3) as an H.264 MP4 (yuv420p, limited range, BT.709) and return their number.
 
     The same frames give the same bytes (one encoding thread, no times in the file). Raises ValueError on no frames, on
-    frames of another shape or type, on a changed size, and on odd sizes: yuv420p halves the colour planes, and whether
-    to crop, pad or resize is the caller's choice.
+    frames of another shape or type, on a changed size, on fps of 0, and on odd sizes: yuv420p halves the colour planes,
+    and whether to crop, pad or resize is the caller's choice.
     """
+    if not (math.isfinite(fps) and fps > 0):
+        raise ValueError(f"fps is a positive number, not {fps}")
     rate = Fraction(fps).limit_denominator(1001)  # 30000/1001 and its kin stay exact
     num_frames = 0
     size: tuple[int, int] | None = None
@@ -218,14 +224,16 @@ def _opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
     if empty:
         raise BrokenVideoError("the file is empty")
     try:
-        with av.open(_url(path), options=OPEN_OPTIONS) as container:
+        with av.open(_url(path), options=OPEN_OPTIONS, metadata_errors="replace") as container:
             # a cover picture is a video stream to FFmpeg, but not a video
             streams = [s for s in container.streams.video if not s.disposition & s.disposition.attached_pic]
             if not streams:
                 raise BrokenVideoError("there is no video stream")
             stream = streams[0]
+            if stream.codec_context is None:
+                raise BrokenVideoError("FFmpeg has no decoder for its video stream")
             stream.codec_context.thread_count = 1
-            stream.codec_context.options = {"err_detect": "explode"}  # else damaged slices are concealed in silence
+            stream.codec_context.options = DECODER_OPTIONS  # else damaged slices are concealed in silence
             yield container, stream
     except FFmpegError as error:
         raise BrokenVideoError(f"FFmpeg: {error.strerror or type(error).__name__}") from error
@@ -237,8 +245,9 @@ def _stated_frames(container: InputContainer, stream: VideoStream) -> int | None
         return None
     if "mp4" in container.format.name:  # the sample table, less what an edit list hides
         return sum(not entry.is_discard for entry in stream.index_entries)
-    if container.format.name == "avi":  # the stream header, which counts empty chunks ("show the last one again") too
-        return stream.frames - sum(entry.size == 0 for entry in stream.index_entries)
+    if container.format.name == "avi":  # the stream header, less its empty chunks ("show the last frame again"):
+        index = stream.index_entries  # FFmpeg leaves them out of the index, where the frames' numbers then have gaps
+        return stream.frames - (index[-1].timestamp + 1 - len(index) if len(index) else 0)
     return None
 
 
@@ -294,7 +303,10 @@ def _to_rgb(frame: VideoFrame, size: tuple[int, int], reformatter: VideoReformat
         dst_color_range=ColorRange.JPEG,
         threads=1,
     )
-    return cast(Frame, rgb.to_ndarray())
+    image = cast(Frame, rgb.to_ndarray())
+    if frame.format.name.startswith("gray") and frame.color_range == ColorRange.MPEG:
+        image = GRAY_TO_FULL_RANGE[image]  # swscale takes every gray format for full range
+    return image
 
 
 def _list_images(folder: Path) -> list[Path]:
