@@ -6,7 +6,7 @@ import difflib
 import math
 from collections.abc import Hashable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -105,7 +105,7 @@ class EvaluateParams(Section):
 
 
 class Params(Section):
-    """All of params.yaml. A stage uses just the fields that dvc.yaml lists for it; tests/test_wiring.py compares them."""
+    """All of params.yaml. A stage uses just the fields that dvc.yaml lists for it (tests/test_wiring.py compares)."""
 
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     enhancer: Literal["none", "gamma", "equalize", "clahe"]
@@ -129,23 +129,42 @@ def load_params(path: Path) -> Params:
 
     Raises ParamsError with every finding at once, each with its line where YAML knows it.
     """
+    values, lines = _read_yaml(_read_text(path), path)
+    return _validated(Params, values, lines, path, ())
+
+
+SectionT = TypeVar("SectionT", bound=Section)
+
+
+def load_section(path: Path, name: str, model: type[SectionT]) -> SectionT:
+    """Read and check one section of a file that is made of sections, as demo/params.yaml; raises ParamsError."""
+    values, lines = _read_yaml(_read_text(path), path)
+    if not isinstance(values, dict) or name not in values:
+        present = ", ".join(map(str, values)) if isinstance(values, dict) else "none"
+        raise ParamsError(f"{path}: there is no section {name}; there are: {present}")
+    return _validated(model, values[name], lines, path, (name,))
+
+
+def _read_text(path: Path) -> str:
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ParamsError(
             f"{path}: no such parameter file", remedy="run from the project's root, or name the file with --params"
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ParamsError(f"{path}: cannot be read as UTF-8 text: {error}") from None
-    values, lines = _read_yaml(text, path)
+
+
+def _validated(model: type[SectionT], values: object, lines: dict[Place, int], path: Path, section: Place) -> SectionT:
     try:
-        return Params.model_validate(values)
+        return model.model_validate(values)
     except ValidationError as error:
-        findings = [_finding(detail, lines) for detail in error.errors()]
+        findings = [_finding(detail, lines, model, section) for detail in error.errors()]
         raise ParamsError(
             f"{path}: {len(findings)} wrong parameter{'s' * (len(findings) != 1)}",
             findings=findings,
-            remedy="`dlkdd recipe show demo` prints a complete file",
+            remedy="`dlkdd recipe show demo` prints a complete file" if model is Params else None,
         ) from None
 
 
@@ -188,22 +207,21 @@ def _dotted(place: Place) -> str:
     return ".".join(map(str, place))
 
 
-def _finding(detail: ErrorDetails, lines: dict[Place, int]) -> str:
-    place = tuple(detail["loc"])
+def _finding(detail: ErrorDetails, lines: dict[Place, int], model: type[BaseModel], section: Place) -> str:
+    place = (*section, *detail["loc"])
     where = f"line {lines[place]}: " if place in lines else ""
     name = _dotted(place) or "the file"
     if detail["type"] == "missing":
         return f"{name} is missing"
     if detail["type"] == "extra_forbidden":
-        nearest = difflib.get_close_matches(str(place[-1]), _known_keys(place[:-1]), n=1, cutoff=0.5)
+        nearest = difflib.get_close_matches(str(place[-1]), _known_keys(model, detail["loc"][:-1]), n=1, cutoff=0.5)
         hint = f"; did you mean {_dotted((*place[:-1], nearest[0]))}?" if nearest else ""
         return f"{where}{name} is not a parameter{hint}"
     message = detail["msg"].removeprefix("Value error, ")
     return f"{where}{name}: {message[0].lower()}{message[1:]}, not {detail['input']!r}{_yaml_trap(detail)}"
 
 
-def _known_keys(place: Place) -> list[str]:
-    model: type[BaseModel] = Params
+def _known_keys(model: type[BaseModel], place: Place) -> list[str]:
     for key in place:
         field = model.model_fields.get(str(key))
         if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
