@@ -37,7 +37,7 @@ def sync_folder(folder: Path) -> None:
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """Write a file whole or not at all: yields a temporary name beside it; fsync and rename when the block ends well."""
+    """Write a file whole or not at all: yields a temporary name beside it; fsync and rename when the block is done."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL_SUFFIX}")
     try:
@@ -66,6 +66,7 @@ def write_text_whole(path: Path, text: str) -> None:
 def publish(built: Path, out: Path) -> None:
     """Move a finished file or folder onto a stage's out, replacing an older one; afterwards `built` is gone."""
     out.parent.mkdir(parents=True, exist_ok=True)
+    _sync_tree(built)
     if out.is_dir() and not out.is_symlink():
         shutil.rmtree(out)
     try:
@@ -82,6 +83,16 @@ def publish(built: Path, out: Path) -> None:
         beside.replace(out)
         shutil.rmtree(built) if built.is_dir() else built.unlink()
     sync_folder(out.parent)
+
+
+def _sync_tree(path: Path) -> None:
+    """Make the content of a file or folder durable; libraries that write several files rarely do."""
+    for inner in [path, *path.rglob("*")]:
+        if inner.is_dir():
+            sync_folder(inner)
+        else:
+            with inner.open("rb") as file:
+                os.fsync(file.fileno())
 
 
 def work_root() -> Path:

@@ -1,0 +1,59 @@
+"""Checkpoints: everything needed to go on, written whole, with a digest, the one before kept.
+
+A torn or flipped checkpoint is noticed and the previous one used. Loaded with weights_only: no code comes from a file.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.digest import DIGEST_BYTES, digest_bytes
+from pipeline.errors import StaleArtifactError
+from pipeline.work import written_whole
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write tensors, numbers, texts, lists and dicts; the checkpoint before stays beside it."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    content = buffer.getbuffer()
+    if path.exists():
+        path.replace(_previous(path))
+    with written_whole(path) as partial, partial.open("wb") as file:
+        file.write(bytes.fromhex(digest_bytes(content)))
+        file.write(content)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any] | None:
+    """The newest whole checkpoint, or None where there is none yet.
+
+    Raises StaleArtifactError when there are checkpoints but all of them are damaged.
+    """
+    candidates = [candidate for candidate in (path, _previous(path)) if candidate.exists()]
+    for candidate in candidates:
+        state = _read(candidate)
+        if state is not None:
+            return state
+    if candidates:
+        raise StaleArtifactError(
+            f"{path}: the checkpoint and the one before are damaged",
+            remedy=f"remove the folder {path.parent} to train from the start, and check the disk",
+        )
+    return None
+
+
+def _previous(path: Path) -> Path:
+    return path.with_name(f"{path.stem}.previous{path.suffix}")
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    whole = path.read_bytes()
+    digest, content = whole[:DIGEST_BYTES].hex(), whole[DIGEST_BYTES:]
+    if digest_bytes(content) != digest:
+        return None
+    state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    return state

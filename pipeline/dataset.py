@@ -1,0 +1,231 @@
+"""Training and scoring samples: which clip of which video, in which order, and with which soft target.
+
+The order of an epoch and the view of a video depend only on their names, so a run that starts at step s sees exactly
+what an uninterrupted one would. Teacher, student and baseline share everything here; a student's sample differs from a
+baseline's by one lookup.
+
+Axes: B batch, T frames, H, W, C channels, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from pipeline.digest import digest_json, digest_uint64
+from pipeline.errors import DataError, StaleArtifactError
+from pipeline.frames import FrameStore
+from pipeline.manifest import Manifest
+from pipeline.params import ClipParams, ViewsParams
+from pipeline.views import View, draw_view, read_view, uniform_view
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A labelled video: `label` is the class index, 0 to K − 1."""
+
+    video_id: str
+    label: int
+
+
+def samples_of(manifest: Manifest, frames: FrameStore, split: str) -> list[Sample]:
+    """The videos of a split, in the order of the manifest.
+
+    Raises StaleArtifactError where the frame store lacks some of them, DataError where the split has none.
+    """
+    samples = [Sample(row.video_id, manifest.class_index(row)) for row in manifest.rows_of(split)]
+    stored = set(frames.video_ids)
+    missing = [sample.video_id for sample in samples if sample.video_id not in stored]
+    if missing:
+        more = [f"… and {len(missing) - 10} more"] if len(missing) > 10 else []
+        raise StaleArtifactError(
+            f"{frames.path}: lacks {len(missing)} of the {len(samples)} {split} videos of the manifest",
+            findings=[*missing[:10], *more],
+            remedy="`dvc repro` makes both from the same videos",
+        )
+    if not samples:
+        raise DataError(
+            f"the manifest has no {split} video", remedy="look at the annotation lists and prepare's params"
+        )
+    return samples
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Clips with their labels and, for a student, the teacher's logits."""
+
+    clip_BTHWC: Tensor
+    labels_B: Tensor
+    teacher_BK: Tensor | None
+    video_ids: tuple[str, ...]
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on a device."""
+        teacher_BK = None if self.teacher_BK is None else self.teacher_BK.to(device, non_blocking=True)
+        clip_BTHWC = self.clip_BTHWC.to(device, non_blocking=True)
+        return Batch(clip_BTHWC, self.labels_B.to(device, non_blocking=True), teacher_BK, self.video_ids)
+
+
+class ViewSource(Protocol):
+    """Tells which view a video shows for a number (the epoch), and the teacher's logits_K for it where it has them."""
+
+    def lookup(self, video_id: str, number: int) -> tuple[View, NDArray[Any] | None]: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class DrawnViews:
+    """Random views by name, without soft targets. With `purpose` "bank" they are those of the soft-target store."""
+
+    frames: FrameStore
+    clip: ClipParams
+    views: ViewsParams
+    seed: int
+    purpose: str
+
+    def lookup(self, video_id: str, number: int) -> tuple[View, None]:
+        """View `number` modulo num_views."""
+        shape = self.frames.shape(video_id)
+        number %= self.views.num_views
+        view = draw_view(
+            shape, self.clip, self.views, seed=self.seed, purpose=self.purpose, video_id=video_id, number=number
+        )
+        return view, None
+
+
+@dataclass(frozen=True)
+class UniformViews:
+    """View `number` of `num_clips` spread over the video: for validation and test."""
+
+    frames: FrameStore
+    clip: ClipParams
+    num_clips: int
+
+    def lookup(self, video_id: str, number: int) -> tuple[View, None]:
+        """View `number` of num_clips."""
+        return uniform_view(self.frames.shape(video_id), self.clip, index=number, num_clips=self.num_clips), None
+
+
+# What the bank of views is called in the name of its streams.
+BANK = "bank"
+
+Key = tuple[int, int]  # index of the sample, number of the view
+
+
+class ClipDataset(Dataset[tuple[Tensor, int, Tensor | None, str]]):
+    """Clips by (index of the sample, number of the view)."""
+
+    def __init__(self, frames: FrameStore, samples: Sequence[Sample], source: ViewSource, clip: ClipParams) -> None:
+        self.frames = frames
+        self.samples = samples
+        self.source = source
+        self.clip = clip
+
+    def __getitem__(self, key: Key) -> tuple[Tensor, int, Tensor | None, str]:
+        """Clip (T, H, W, 3) uint8, label, teacher's logits or None, video id."""
+        index, number = key
+        sample = self.samples[index]
+        view, logits_K = self.source.lookup(sample.video_id, number)
+        clip_THWC = read_view(self.frames, sample.video_id, view, self.clip)
+        teacher_K = None if logits_K is None else torch.from_numpy(logits_K.astype(np.float32))
+        return clip_THWC, sample.label, teacher_K, sample.video_id
+
+
+@dataclass(frozen=True)
+class EpochPlan:
+    """The order of the samples: every sample once an epoch, in batches of nearly equal size."""
+
+    num_samples: int
+    batch_size: int
+    seed: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches of an epoch."""
+        return -(-self.num_samples // self.batch_size)
+
+    def batches(self, epoch: int) -> list[list[Key]]:
+        """Keys of each batch of an epoch; the view's number is the epoch."""
+        rng = np.random.default_rng([self.seed, digest_uint64(b"order"), epoch])
+        parts = np.array_split(rng.permutation(self.num_samples), self.steps_per_epoch)
+        return [[(int(index), epoch) for index in part] for part in parts]
+
+    def batches_from(self, step: int, num_epochs: int) -> Iterator[list[Key]]:
+        """All batches from a global step to the end of the last epoch."""
+        first_epoch, done = divmod(step, self.steps_per_epoch)
+        for epoch in range(first_epoch, num_epochs):
+            yield from self.batches(epoch)[done if epoch == first_epoch else 0 :]
+
+
+class _Batches(torch.utils.data.Sampler[list[Key]]):
+    """Batches of keys as a sampler of the data loader."""
+
+    def __init__(self, batches: Iterator[list[Key]]) -> None:
+        self.batches = batches
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        return self.batches
+
+
+def load_batches(dataset: ClipDataset, batches: Iterator[list[Key]], *, num_workers: int) -> DataLoader[Batch]:
+    """A data loader over batches of keys, in their order whatever the number of workers."""
+    loader: DataLoader[Any] = DataLoader(
+        dataset,
+        batch_sampler=_Batches(batches),
+        num_workers=num_workers,
+        collate_fn=_collate,
+        worker_init_fn=_one_thread,
+        generator=torch.Generator(),  # its own: making a loader must not move the stream that dropout draws from
+        pin_memory=torch.cuda.is_available(),
+    )
+    return loader
+
+
+def in_order(num_samples: int, num_clips: int, batch_size: int) -> Iterator[list[Key]]:
+    """Keys of all views of all samples, views of one sample after each other, in batches."""
+    keys = [(index, number) for index in range(num_samples) for number in range(num_clips)]
+    return iter([keys[start : start + batch_size] for start in range(0, len(keys), batch_size)])
+
+
+def geometry_digest(frames: FrameStore, video_ids: Sequence[str]) -> str:
+    """Digest of ids, lengths and sizes: equal for the dark and the enhanced frames of the same videos."""
+    return digest_json([[video_id, *frames.shape(video_id)] for video_id in video_ids])
+
+
+def pixel_statistics(
+    frames: FrameStore, samples: Sequence[Sample], clip: ClipParams
+) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of RGB / 255 over the middle clip of every sample."""
+    views = UniformViews(frames, clip, num_clips=1)
+    total_C, squares_C, count = np.zeros(3), np.zeros(3), 0
+    for sample in samples:
+        view, _ = views.lookup(sample.video_id, 0)
+        pixels_MC = read_view(frames, sample.video_id, view, clip).numpy().reshape(-1, 3).astype(np.float64) / 255
+        total_C += pixels_MC.sum(axis=0)
+        squares_C += (pixels_MC**2).sum(axis=0)
+        count += len(pixels_MC)
+    mean_C = total_C / count
+    std_C = np.sqrt(np.maximum(squares_C / count - mean_C**2, 0))
+    # all-black videos have no spread: one grey level is the least that a pixel can differ by
+    return mean_C.tolist(), np.maximum(std_C, 1 / 255).tolist()
+
+
+def _collate(items: Sequence[tuple[Tensor, int, Tensor | None, str]]) -> Batch:
+    clips, labels, teachers, video_ids = zip(*items, strict=True)
+    with_teacher = teachers[0] is not None
+    return Batch(
+        torch.stack(clips),
+        torch.tensor(labels, dtype=torch.int64),
+        torch.stack(teachers) if with_teacher else None,
+        tuple(video_ids),
+    )
+
+
+def _one_thread(_worker: int) -> None:
+    torch.set_num_threads(1)

@@ -1,0 +1,87 @@
+"""The comparison of teacher, student and baseline from their predictions on test; no model runs here."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.errors import StaleArtifactError
+from pipeline.manifest import Manifest
+from pipeline.metrics import mean_class_accuracy, paired_interval, top_k_accuracy
+from pipeline.predictions import Predictions
+from pipeline.work import write_text_whole, written_whole
+
+
+def check_predictions(predictions: Mapping[str, Predictions], manifest: Manifest) -> None:
+    """Raise StaleArtifactError where predictions are not of exactly the test videos and classes of the manifest."""
+    wanted = {row.video_id: manifest.class_index(row) for row in manifest.rows_of("test")}
+    findings = []
+    for name, found in predictions.items():
+        if found.class_names != manifest.class_names:
+            findings.append(f"{name}: classes {list(found.class_names)}, the manifest has {list(manifest.class_names)}")
+            continue
+        labels = dict(zip(found.video_ids, found.labels_N.tolist(), strict=True))
+        missing, unknown = wanted.keys() - labels.keys(), labels.keys() - wanted.keys()
+        if missing or unknown or len(labels) != len(found.video_ids):
+            findings.append(f"{name}: {len(missing)} test videos missing, {len(unknown)} not of the test split")
+        elif labels != wanted:
+            findings.append(f"{name}: labels differ from the manifest's")
+    if findings:
+        raise StaleArtifactError(
+            "predictions do not fit the manifest", findings=findings, remedy="`dvc repro` scores the models again"
+        )
+
+
+def compare(predictions: Mapping[str, Predictions], *, num_bootstraps: int, seed: int) -> dict[str, Any]:
+    """Metrics of `teacher`, `student` and `baseline`, which must be of the same videos in the same order."""
+    metrics: dict[str, Any] = {name: _single(found) for name, found in predictions.items()}
+    student, baseline, teacher = (predictions[name] for name in ("student", "baseline", "teacher"))
+    right = {name: found.predicted_N == found.labels_N for name, found in predictions.items()}
+    low, high = paired_interval(right["student"], right["baseline"], num_bootstraps=num_bootstraps, seed=seed)
+    metrics["student_minus_baseline"] = {
+        "top1": metrics["student"]["top1"] - metrics["baseline"]["top1"],
+        "top1_low": low,
+        "top1_high": high,
+    }
+    metrics["agreement_with_teacher"] = {
+        "student": float((student.predicted_N == teacher.predicted_N).mean()),
+        "baseline": float((baseline.predicted_N == teacher.predicted_N).mean()),
+    }
+    metrics["num_test_videos"] = len(student.video_ids)
+    return metrics
+
+
+def _single(found: Predictions) -> dict[str, float]:
+    num_classes = len(found.class_names)
+    return {
+        "top1": top_k_accuracy(found.probs_NK, found.labels_N, 1),
+        "top5": top_k_accuracy(found.probs_NK, found.labels_N, 5),
+        "mean_class_top1": mean_class_accuracy(found.predicted_N, found.labels_N, num_classes),
+    }
+
+
+def aligned(found: Predictions, video_ids: tuple[str, ...]) -> Predictions:
+    """The same predictions in another order of the videos."""
+    position = {video_id: index for index, video_id in enumerate(found.video_ids)}
+    order = np.array([position[video_id] for video_id in video_ids])
+    return Predictions(video_ids, found.labels_N[order], found.probs_NK[order], found.class_names)
+
+
+def write_metrics(path: Path, metrics: Mapping[str, Any]) -> None:
+    """JSON for `dvc metrics`, rounded to six digits."""
+    rounded = json.loads(json.dumps(metrics), parse_float=lambda text: round(float(text), 6))
+    write_text_whole(path, json.dumps(rounded, indent=2) + "\n")
+
+
+def write_confusion(path: Path, found: Predictions) -> None:
+    """CSV with a row for every video, as `dvc plots` counts its confusion matrices from."""
+    with written_whole(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["actual", "predicted"])
+        for label, predicted in zip(found.labels_N, found.predicted_N, strict=True):
+            writer.writerow([found.class_names[label], found.class_names[predicted]])

@@ -1,0 +1,49 @@
+"""A model's probabilities for every video of a split, averaged over several views.
+
+Axes: N videos, V views, K classes, B batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+
+from pipeline.dataset import ClipDataset, Sample, UniformViews, in_order, load_batches
+from pipeline.frames import FrameStore
+from pipeline.models import Recognizer
+from pipeline.predictions import Predictions
+from pipeline.work import StopCheck
+
+
+def score(
+    recognizer: Recognizer,
+    frames: FrameStore,
+    samples: Sequence[Sample],
+    *,
+    class_names: Sequence[str],
+    num_clips: int,
+    batch_size: int,
+    device: torch.device,
+    stop: StopCheck,
+    advance: Callable[[int, str], None],
+) -> Predictions:
+    """Mean of the probabilities over `num_clips` uniform views of each video."""
+    clip = recognizer.architecture.clip
+    dataset = ClipDataset(frames, samples, UniformViews(frames, clip, num_clips), clip)
+    recognizer = recognizer.to(device).eval()
+    probs = []
+    with torch.inference_mode():
+        for batch in load_batches(dataset, in_order(len(samples), num_clips, batch_size), num_workers=0):
+            logits_BK = recognizer(batch.to(device).clip_BTHWC)
+            probs.append(logits_BK.double().softmax(dim=1).cpu())
+            advance(len(batch.labels_B), "")
+            stop()
+    probs_NVK = torch.cat(probs).numpy().reshape(len(samples), num_clips, -1)
+    return Predictions(
+        tuple(sample.video_id for sample in samples),
+        np.array([sample.label for sample in samples], dtype=np.int64),
+        probs_NVK.mean(axis=1),
+        tuple(class_names),
+    )

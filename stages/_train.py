@@ -1,0 +1,107 @@
+"""What the three training stages share: everything but where views and loss come from."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from pipeline.manifest import Manifest, read_manifest
+
+from pipeline.dataset import Sample, ViewSource, pixel_statistics, samples_of
+from pipeline.frames import FrameStore
+from pipeline.models import MODEL_FORMAT_VERSION, Architecture, Recognizer, check_geometry, save_model
+from pipeline.params import ClipParams, ModelName, TrainParams, stage_values
+from pipeline.training import Curve, LossFunction, Trainer, TrainingData
+from pipeline.work import interruptible, publish, work_folder, written_whole
+from stages._device import choose_device
+from stages._shell import progress, say
+
+ManifestOption = Annotated[Path, typer.Option("--manifest", help="The manifest that `prepare` wrote.")]
+FramesOption = Annotated[Path, typer.Option("--frames", help="The frame store to learn from.")]
+OutOption = Annotated[Path, typer.Option("--out", help="The model file to write.")]
+CurveOption = Annotated[Path, typer.Option("--curve", help="The table of epochs to write, for `dvc plots`.")]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What every training reads, checked against each other."""
+
+    manifest: Manifest
+    frames: FrameStore
+    train: list[Sample]
+    val: list[Sample]
+
+
+def read_inputs(manifest_path: Path, frames_path: Path) -> Inputs:
+    """Read manifest and frames; raises StaleArtifactError where the store lacks videos of train or val."""
+    manifest, frames = read_manifest(manifest_path), FrameStore(frames_path)
+    return Inputs(manifest, frames, samples_of(manifest, frames, "train"), samples_of(manifest, frames, "val"))
+
+
+def train_network(
+    stage: str,
+    inputs: Inputs,
+    *,
+    name: ModelName,
+    clip: ClipParams,
+    options: TrainParams,
+    seed: int,
+    source: ViewSource,
+    loss: LossFunction,
+    learnt_from: dict[str, str],
+    values: dict[str, object],
+    device_name: str,
+    out: Path,
+    curve_path: Path,
+) -> None:
+    """Train in the stage's work folder and publish the model and its curve.
+
+    `learnt_from` are digests of what this network saw beyond manifest and frames; `values` parameters that only this
+    stage uses. Both are part of the fingerprint, and the model file keeps the digests.
+    """
+    device = choose_device(device_name)
+    architecture = Architecture(name, len(inputs.manifest.class_names), clip, options.width, options.dropout)
+    check_geometry(architecture)
+    digests = {"manifest": inputs.manifest.digest, "frames": inputs.frames.digest, **learnt_from}
+    fingerprint = {**stage_values(clip, options, seed=seed, network=name), **values, "device": device.type}
+    with (
+        work_folder(stage, params=fingerprint, inputs=digests, format_version=MODEL_FORMAT_VERSION) as work,
+        interruptible() as stop,
+    ):
+        recognizer = _new_recognizer(architecture, inputs, seed)
+        data = TrainingData(inputs.frames, inputs.train, inputs.val, source)
+        trainer = Trainer(
+            recognizer, data, options, loss, seed=seed, device=device, checkpoint_path=work.path / "checkpoint.pt"
+        )
+        with progress(stage, options.epochs * trainer.plan.steps_per_epoch, "steps") as advance:
+            trained = trainer.run(stop=stop, advance=advance)
+        built_model, built_curve = work.path / "model.safetensors", work.path / "curve.csv"
+        trained_on = {"stage": stage, "seed": seed, "best_epoch": trained.best_epoch, "digests": digests}
+        save_model(built_model, trained.recognizer, class_names=inputs.manifest.class_names, trained_on=trained_on)
+        _write_curve(built_curve, trained.curve)
+        publish(built_curve, curve_path)
+        publish(built_model, out)
+        work.finish()
+    best = trained.curve[trained.best_epoch]
+    say(
+        f"{stage}: {name}, {trained.recognizer.num_parameters:,} parameters; best epoch {trained.best_epoch} "
+        f"with val top-1 {best['val_top1']:.1%}; waited for clips {trained.data_wait:.1%} of the time -> {out}"
+    )
+
+
+def _new_recognizer(architecture: Architecture, inputs: Inputs, seed: int) -> Recognizer:
+    """A network with the pixel statistics of its training videos, and weights that depend on the seed alone."""
+    mean_C, std_C = pixel_statistics(inputs.frames, inputs.train, architecture.clip)
+    torch.manual_seed(seed)
+    return Recognizer(architecture, mean_C=mean_C, std_C=std_C)
+
+
+def _write_curve(path: Path, curve: Curve) -> None:
+    with written_whole(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(curve[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({key: f"{value:.6g}" for key, value in row.items()} for row in curve)

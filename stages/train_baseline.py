@@ -1,0 +1,49 @@
+"""Train the baseline: the student's network on the dark videos alone."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from pipeline.dataset import BANK, Batch, DrawnViews
+from pipeline.losses import hard_loss
+from pipeline.params import load_params
+from stages._device import DeviceOption
+from stages._shell import PARAMS_PATH, ParamsOption
+from stages._train import CurveOption, FramesOption, ManifestOption, OutOption, read_inputs, train_network
+
+
+def main(
+    *,
+    manifest_path: ManifestOption,
+    frames_path: FramesOption,
+    out: OutOption,
+    curve_path: CurveOption,
+    params_path: ParamsOption = PARAMS_PATH,
+    device: DeviceOption = "auto",
+) -> None:
+    """Train the baseline: the student's network on the dark videos alone.
+
+    Same network, same parameters, same views in the same order as the student; only the soft targets are missing.
+    """
+    params = load_params(params_path)
+    inputs = read_inputs(manifest_path, frames_path)
+    smoothing = params.train_student.label_smoothing
+
+    def loss(logits_BK: Tensor, batch: Batch) -> Tensor:
+        return hard_loss(logits_BK, batch.labels_B, label_smoothing=smoothing)
+
+    train_network(
+        "train_baseline",
+        inputs,
+        name=params.student,
+        clip=params.clip,
+        options=params.train_student,
+        seed=params.seed,
+        source=DrawnViews(inputs.frames, params.clip, params.views, params.seed, purpose=BANK),
+        loss=loss,
+        learnt_from={},
+        values={"views": params.views.model_dump()},
+        device_name=device,
+        out=out,
+        curve_path=curve_path,
+    )

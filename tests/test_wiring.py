@@ -1,0 +1,105 @@
+"""dvc.yaml says what the code does: stages, parameters and code dependencies are compared with what is really used."""
+
+import ast
+from pathlib import Path
+
+import grimp
+import pytest
+import yaml
+
+from pipeline.params import Params, load_params
+from stages.__main__ import COMMANDS
+
+ROOT = Path(__file__).parent.parent
+STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+DEMO_STAGES = yaml.safe_load((ROOT / "demo/dvc.yaml").read_text())["stages"]
+CODE_ENTRY = ("pipeline/__init__.py", "stages/__init__.py", "stages/__main__.py")
+
+
+@pytest.fixture(scope="module")
+def graph():
+    return grimp.build_graph("pipeline", "stages", cache_dir=None)
+
+
+def module_of(stage):
+    return stage["cmd"].split("python -m stages ")[1].split()[0]
+
+
+def code_used(graph, module):
+    name = f"stages.{module}"
+    used = graph.find_upstream_modules(name) | {name}
+    return sorted(f"{module.replace('.', '/')}.py" for module in used if "." in module)
+
+
+def params_read(module):
+    """Names of the fields of `params` that a stage's module reads; `params` itself must go nowhere."""
+    tree = ast.parse((ROOT / f"stages/{module}.py").read_text())
+    fields = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute) and is_params(node.value)}
+    uses = sum(is_params(node) and isinstance(node.ctx, ast.Load) for node in ast.walk(tree))
+    attributes = sum(isinstance(node, ast.Attribute) and is_params(node.value) for node in ast.walk(tree))
+    assert uses == attributes, f"stages/{module}.py hands on all of params: dvc.yaml cannot say what is used of it"
+    return sorted(fields)
+
+
+def is_params(node):
+    return isinstance(node, ast.Name) and node.id == "params"
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_code_dependencies_are_the_modules_imported(graph, name):
+    declared = sorted(dep for dep in STAGES[name]["deps"] if dep.endswith(".py"))
+    expected = code_used(graph, name)
+    assert declared == expected, "dvc.yaml should list:\n" + "\n".join(f"      - {path}" for path in expected)
+
+
+@pytest.mark.parametrize("name", DEMO_STAGES)
+def test_code_dependencies_of_the_demo(graph, name):
+    assert sorted(DEMO_STAGES[name]["deps"]) == code_used(graph, module_of(DEMO_STAGES[name]))
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_parameters_are_the_fields_read(name):
+    assert sorted(STAGES[name].get("params", [])) == params_read(name)
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_stage_has_one_name(name):
+    assert STAGES[name]["cmd"].split()[:4] == ["python", "-m", "stages", name]
+    assert name in COMMANDS
+    assert (ROOT / f"stages/{name}.py").is_file()
+
+
+def test_commands_and_modules_are_the_same():
+    modules = {path.stem for path in (ROOT / "stages").glob("*.py") if not path.stem.startswith("_")}
+    assert modules == set(COMMANDS)
+
+
+def test_every_section_is_a_stage_or_shared_by_several():
+    users = {field: {name for name in STAGES if field in STAGES[name].get("params", [])} for field in Params.model_fields}
+    for field, info in Params.model_fields.items():
+        assert users[field], f"no stage uses the parameter {field}"
+        is_section = hasattr(info.annotation, "model_fields")
+        assert not is_section or field in STAGES or len(users[field]) > 1, f"section {field} should bear its stage's name"
+
+
+def test_the_temperature_re_runs_the_student_alone():
+    assert [name for name in STAGES if "temperature" in STAGES[name].get("params", [])] == ["train_student"]
+
+
+def test_no_path_is_named_twice_as_an_out():
+    outs = [
+        out if isinstance(out, str) else next(iter(out))
+        for stage in STAGES.values()
+        for kind in ("outs", "metrics", "plots")
+        for out in stage.get(kind, [])
+    ]
+    assert len(outs) == len(set(outs))
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.stem)
+def test_recipes_are_complete(path):
+    load_params(path)
+
+
+def test_the_demo_recipe_is_what_ships():
+    assert (ROOT / "configs/demo.yaml").read_text() == (ROOT / "params.yaml").read_text()
