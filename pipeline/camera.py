@@ -2,7 +2,7 @@
 
 The model works on linear light: less exposure, a light that pools somewhere, a white balance that is off, shot and read
 noise, a black level set too high, and the converter's steps. What video coding does to it (flat dark areas, little
-noise in them) is not imitated: it happens when the frames are encoded; at ARID_LIKE's calibration, with x264 at crf 24.
+noise in them) is not imitated: it happens when the frames are encoded; at ARID_LIKE's calibration, with x264 at crf 25.
 Axis letters: T frames, H, W, C channels (RGB).
 """
 
@@ -43,14 +43,15 @@ DISPLAYED = np.rint(255 * linear_to_srgb(np.arange(STEPS + 1) / STEPS)).astype(n
 class CameraModel:
     """The distribution that a clip's shot is drawn from.
 
-    exposure_stops, exposure_spread: mean and standard deviation of the exposure against daylight, in stops (halvings).
+    exposure_stops: median exposure against daylight, in stops (-1 is half of the light); exposure_spread: standard
+    deviations to the darker and to the brighter side, in stops.
     ambient: smallest and largest share of the light that is everywhere; the rest pools around one place.
     white_balance, white_balance_spread: mean gains of R, G, B, and the deviation of their logarithm.
     full_well: electrons of the brightest value recorded; read_noise: electrons; black_level: share of full scale.
     """
 
     exposure_stops: float
-    exposure_spread: float
+    exposure_spread: tuple[float, float]
     ambient: tuple[float, float]
     white_balance: tuple[float, float, float]
     white_balance_spread: float
@@ -61,7 +62,7 @@ class CameraModel:
     def __post_init__(self) -> None:
         low, high = self.ambient
         for name, valid in (
-            ("exposure_spread", self.exposure_spread >= 0),
+            ("exposure_spread", min(self.exposure_spread) >= 0),
             ("ambient", 0 <= low <= high <= 1),
             ("white_balance", min(self.white_balance) > 0),
             ("full_well", self.full_well > 0),
@@ -74,14 +75,14 @@ class CameraModel:
 
 # Calibrated so that the demo's clips have the statistics of 24 real ARID clips; docs/demo.md has the comparison
 ARID_LIKE = CameraModel(
-    exposure_stops=-3.3,
-    exposure_spread=1.0,
-    ambient=(0.12, 0.5),
-    white_balance=(1.12, 1.0, 0.97),
+    exposure_stops=-1.8,
+    exposure_spread=(1.2, 0.6),
+    ambient=(0.01, 0.08),
+    white_balance=(1.06, 1.0, 1.08),
     white_balance_spread=0.08,
-    full_well=6000.0,
-    read_noise=2.5,
-    black_level=0.0006,
+    full_well=2000.0,
+    read_noise=1.5,
+    black_level=0.0018,
 )
 
 
@@ -123,14 +124,15 @@ def _light(shot: Shot, height: int, width: int) -> NDArray[np.float32]:
 
 def draw_shot(model: CameraModel, rng: np.random.Generator) -> Shot:
     """One clip's shot; always the same number of draws, so that models differ in nothing but their values."""
-    exposure = 2.0 ** (model.exposure_stops + model.exposure_spread * rng.standard_normal())
+    luck = rng.standard_normal()
+    exposure = 2.0 ** (model.exposure_stops + model.exposure_spread[int(luck > 0)] * luck)
     balance = np.array(model.white_balance) * np.exp(model.white_balance_spread * rng.standard_normal(3))
     red, green, blue = (float(value) for value in exposure * balance)
     return Shot(
         gains=(red, green, blue),
         ambient=float(rng.uniform(*model.ambient)),
         light_place=(float(rng.uniform(0.0, 0.7)), float(rng.uniform(0.1, 0.9))),
-        light_radius=float(rng.uniform(0.35, 0.75)),
+        light_radius=float(rng.uniform(0.2, 0.5)),
         full_well=model.full_well,
         read_noise=model.read_noise,
         black_level=model.black_level,

@@ -112,8 +112,8 @@ def smoothstep(progress: Array) -> Array:
     return np.asarray(p**3 * (10 - 15 * p + 6 * p**2))
 
 
-def _event(seconds: Array, style: Style, share: float = 1.0) -> Array:
-    return smoothstep((seconds - style.start) / (style.length * share / style.tempo))
+def _event(seconds: Array, style: Style) -> Array:
+    return smoothstep((seconds - style.start) * style.tempo / style.length)
 
 
 def _plateau(cycles: Array, rise: float = 0.3, hold: float = 0.3) -> Array:
@@ -201,12 +201,12 @@ def jump(seconds: Array, style: Style) -> Motion:
 def pick(seconds: Array, style: Style) -> Motion:
     """Bend or squat down, take a thing from the floor, come up with it."""
     motion = rest(seconds, style)
-    down = _event(seconds, style) - smoothstep(
-        (seconds - style.start - 1.15 * style.length / style.tempo) / (style.length / style.tempo)
-    )
+    way = 0.65 * style.length / style.tempo  # seconds down; as many up, after a moment
+    start = 0.6 * style.start
+    down = smoothstep((seconds - start) / way) - smoothstep((seconds - start - 1.25 * way) / way)
     squat = 0.3 + 0.25 * style.variant
     hands = motion.hands.copy()
-    after = _event(seconds, replace(style, start=style.start + style.length / style.tempo), 1.2)
+    after = smoothstep((seconds - start - way) / way)
     hands[:, 1] += down[:, None] * (np.array([0.0, -0.99, 0.16]) - hands[:, 1])
     hands[:, 1] += (after * (1 - down))[:, None] * (np.array([0.05, -0.6, 0.45]) - hands[:, 1])
     hands[:, 0] += down[:, None] * (np.array([0.1, -0.6, 0.5]) - hands[:, 0])
