@@ -30,9 +30,9 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from pipeline.errors import DataError
+from pipeline.listing import VIDEO_SUFFIXES as VIDEO_SUFFIXES
 from pipeline.work import written_whole
 
-VIDEO_SUFFIXES = (".3gp", ".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv")
 IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png")
 
 # Nothing but these demuxers and plain files: a playlist that calls itself .mp4 could open other files, or hosts

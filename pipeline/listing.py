@@ -1,0 +1,258 @@
+"""What annotation lists say about videos, and finding those on disk; knows no data set and needs no package.
+
+Reading lists is apart from looking for files, so that published lists can be checked without their videos. Every check
+collects its findings with `file:line` and raises once.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+
+from pipeline.errors import DataError
+
+VIDEO_SUFFIXES = (".3gp", ".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv")
+SPLITS = ("train", "val", "test")
+MAX_FINDINGS = 20  # printed ones; more hide the message above them
+
+
+@dataclass(frozen=True)
+class ListedVideo:
+    """One labelled video of a list.
+
+    path: POSIX, relative to the root; as listed, and once located as found on disk. label: the data set's own number.
+    group: what no split may cut (a recording, a person, a source video). split: train, val, test, or None where the
+    data set has no lists. line: "file:line". num_frames: as listed, None where the list states none.
+    """
+
+    path: str
+    label: int
+    class_name: str
+    group: str
+    split: str | None
+    line: str
+    num_frames: int | None = None
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A data set: class names by its own label numbers, the videos, and notes about what its lists have beyond that."""
+
+    class_names: dict[int, str]
+    videos: tuple[ListedVideo, ...]
+    notes: tuple[str, ...] = ()
+
+
+class Findings:
+    """Collects what is wrong, and raises it as one DataError."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def add(self, where: str, text: str) -> None:
+        """Note one problem at `file:line`."""
+        self.lines.append(f"{where}: {text}")
+
+    def raise_any(self, message: str, *, remedy: str | None = None) -> None:
+        """Raise DataError with the first findings and the count of the rest, if there are any."""
+        if not self.lines:
+            return
+        shown = self.lines[:MAX_FINDINGS]
+        if len(self.lines) > len(shown):
+            shown.append(f"… and {len(self.lines) - len(shown)} more")
+        problems = "1 problem" if len(self.lines) == 1 else f"{len(self.lines)} problems"
+        raise DataError(f"{message}: {problems}", findings=shown, remedy=remedy)
+
+
+def read_lines(path: Path) -> list[tuple[int, str]]:
+    """The lines of a list that are not blank, with their numbers; CRLF, a byte order mark and no last newline are fine.
+
+    Raises DataError where the file is missing or not UTF-8.
+    """
+    text = read_text(path)
+    return [(number, line.rstrip("\r")) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
+
+
+def read_text(path: Path) -> str:
+    """A list's text. Raises DataError where the file is missing or not UTF-8."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(
+            f"{path}: cannot be read: {error.strerror}", remedy="set prepare.root and prepare.lists (docs/datasets.md)"
+        ) from None
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise DataError(
+            f"{path}:{line}: not UTF-8 text (byte {data[error.start]:#04x})",
+            remedy=f"save it as UTF-8, for instance: iconv -f latin1 -t utf-8 {path.name}",
+        ) from None
+
+
+def read_class_names(path: Path) -> dict[int, str]:
+    """A class list of lines `id name`, separated by white space; names may have spaces. Raises DataError."""
+    findings = Findings()
+    names: dict[int, str] = {}
+    for number, line in read_lines(path):
+        label, _, name = line.strip().replace("\t", " ").partition(" ")
+        name = name.strip()
+        where = f"{path}:{number}"
+        if not re.fullmatch(r"[0-9]+", label) or not name:
+            findings.add(where, f"expected `id name`, not {line!r}")
+        elif int(label) in names:
+            findings.add(where, f"class {label} is named again: {name!r} after {names[int(label)]!r}")
+        elif name in names.values():
+            findings.add(where, f"class name {name!r} is used again")
+        else:
+            names[int(label)] = name
+    if not names:
+        findings.add(str(path), "no classes")
+    findings.raise_any(f"{path} is not a class list")
+    return names
+
+
+def name_stem(path: str) -> str:
+    """The source's part of a clip's file name: yt-LMhhb of yt-LMhhb_393.mp4, Q2Ea0 of Q2Ea0_000057_000067.mp4."""
+    stem = without_suffix(PurePosixPath(path).name)
+    return re.sub(r"(_[0-9]{6}_[0-9]{6}|_[0-9]+)$", "", stem) or stem
+
+
+def without_suffix(path: str) -> str:
+    """A path less the suffix of a video file; folders of frames keep their dots."""
+    lowered = path.lower()
+    suffix = next((suffix for suffix in VIDEO_SUFFIXES if lowered.endswith(suffix)), "")
+    return path[: len(path) - len(suffix)]
+
+
+def checked(
+    videos: Sequence[ListedVideo], class_names: dict[int, str], findings: Findings, *, notes: Iterable[str] = ()
+) -> Listing:
+    """Check what lists can be wrong about, and raise all findings, also those that reading has collected.
+
+    Refused: labels outside the class list, videos listed twice, paths that lead out of the root, classes without a
+    video in some split, and lists without videos.
+    """
+    _check_labels(videos, class_names, findings)
+    _check_repeats(videos, findings)
+    for video in videos:
+        problem = path_problem(video.path)
+        if problem:
+            findings.add(video.line, problem)
+    if not videos and not findings.lines:
+        findings.add("lists", "no videos")
+    if not findings.lines:  # else classes seem empty whose lines could not be read
+        for split in sorted({video.split or "" for video in videos}):
+            present = {video.label for video in videos if (video.split or "") == split}
+            for label, name in sorted(class_names.items()):
+                if label not in present:
+                    findings.add("lists", f"class {label} ({name}) has no video{' in ' + split if split else ''}")
+    findings.raise_any("the annotation lists cannot be used", remedy="docs/datasets.md shows each layout's lists")
+    return Listing(dict(sorted(class_names.items())), tuple(videos), tuple(notes))
+
+
+def _check_labels(videos: Sequence[ListedVideo], class_names: dict[int, str], findings: Findings) -> None:
+    labels = {video.label for video in videos}
+    if not class_names or not labels:
+        return
+    hint = ""
+    if min(class_names) == 0 and min(labels) == 1 and max(labels) == max(class_names) + 1:
+        hint = "; the labels look 1-based, the class list is 0-based: subtract 1 from the labels"
+    for video in videos:
+        if video.label not in class_names:
+            known = f"{min(class_names)} to {max(class_names)}"
+            findings.add(video.line, f"label {video.label} is not in the class list ({known}){hint}")
+
+
+def _check_repeats(videos: Sequence[ListedVideo], findings: Findings) -> None:
+    first: dict[str, ListedVideo] = {}
+    for video in videos:
+        before = first.setdefault(without_suffix(video.path), video)
+        if before is video:
+            continue
+        if (before.label, before.split, before.path) == (video.label, video.split, video.path):
+            findings.add(video.line, f"{video.path} is listed again (first in {before.line})")
+        else:
+            findings.add(
+                video.line,
+                f"{video.path} is class {video.label} in {video.split}, but {before.path} is class {before.label} in "
+                f"{before.split} ({before.line})",
+            )
+
+
+def path_problem(path: str) -> str | None:
+    """Why a listed path cannot be one below the root, or None."""
+    parts = PurePosixPath(path).parts
+    if not parts:
+        return "the path is empty"
+    if "\\" in path:
+        return f"{path!r} has backslashes; paths are written with /"
+    if path.startswith("/") or re.match(r"[A-Za-z]:", path) or ".." in parts:
+        return f"{path!r} leads out of the root"
+    if "\0" in path:
+        return f"{path!r} has a NUL character"
+    return None
+
+
+def locate(listing: Listing, root: Path, *, folders: Sequence[str] = ("",), directories: bool = False) -> Listing:
+    """Find the listed videos below the root, with any video suffix: copies of a data set are often re-encoded.
+
+    folders: places below the root where the listed paths may begin, in order; the first that has a video wins.
+    directories: look for folders of frames instead of files. Raises DataError with every video that is missing,
+    ambiguous or, by a symbolic link, outside of the root.
+    """
+    if not root.is_dir():
+        raise DataError(f"{root}: no such folder", remedy="set prepare.root to the data set's folder")
+    findings = Findings()
+    places = [place for place in folders if (root / place).is_dir()]
+    candidates = _Candidates(root, directories=directories)
+    real_root = root.resolve()
+    videos = []
+    for video in listing.videos:
+        found = next(filter(None, (candidates.of(PurePosixPath(place) / video.path) for place in places)), [])
+        if not found:
+            findings.add(video.line, f"{video.path} is missing")
+        elif len(found) > 1:
+            findings.add(video.line, f"{video.path} could be any of {', '.join(found)}")
+        elif not (root / found[0]).resolve().is_relative_to(real_root):
+            findings.add(video.line, f"{found[0]} is a link that leads out of the root")
+        else:
+            videos.append(replace(video, path=found[0]))
+    searched = ", ".join(str(root / place) for place in places)
+    findings.raise_any(
+        f"listed videos were not found below {searched}",
+        remedy="complete the data set, or set prepare.root to the folder that has the listed paths",
+    )
+    return replace(listing, videos=tuple(videos))
+
+
+class _Candidates:
+    """What lies under a listed name; each folder is listed once."""
+
+    def __init__(self, root: Path, *, directories: bool) -> None:
+        self.root = root
+        self.directories = directories
+        self.folders: dict[PurePosixPath, dict[str, list[str]]] = {}
+
+    def of(self, path: PurePosixPath) -> list[str]:
+        """POSIX paths of the exact name or, where that is absent, of the same name with other video suffixes."""
+        if self.directories:
+            return [str(path)] if (self.root / path).is_dir() else []
+        if path.parent not in self.folders:
+            self.folders[path.parent] = self._listed(path.parent)
+        names = self.folders[path.parent].get(without_suffix(path.name), [])
+        if path.name in names:
+            names = [path.name]
+        return [str(path.parent / name) for name in names]
+
+    def _listed(self, folder: PurePosixPath) -> dict[str, list[str]]:
+        names: dict[str, list[str]] = defaultdict(list)
+        if (self.root / folder).is_dir():
+            for entry in sorted((self.root / folder).iterdir()):
+                if entry.name.lower().endswith(VIDEO_SUFFIXES) and entry.is_file():
+                    names[without_suffix(entry.name)].append(entry.name)
+        return names
