@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, get_args
 
 import google_crc32c
 import h5py
@@ -413,7 +413,9 @@ def _read_index(folder: Path) -> tuple[dict[str, Any], dict[str, IndexRow]]:
             f"{folder}: frame store of format version {found}, this program reads {FORMAT_VERSION}",
             remedy="make it again with `dvc repro`, or use the program that wrote it",
         )
-    if description["index_digest"] != digest_bytes(text):
+    if description.get("codec") not in get_args(Codec) or "jpeg_quality" not in description:
+        raise _damaged(folder / _DESCRIPTION_NAME, "it does not say how the frames are coded")
+    if description.get("index_digest") != digest_bytes(text):
         raise _damaged(folder / _INDEX_NAME, "it is not the index that the store was completed with")
     table = csv.reader(io.StringIO(text.decode(), newline=""))
     next(table)

@@ -1,0 +1,171 @@
+"""Tasks on many workers: in this process, a local cluster, or an existing dask scheduler.
+
+The only module that imports distributed, whose functions carry no types: hence the ignored calls.
+
+A task may run twice (a lost worker's finished tasks run again): it writes whole files and returns little. Workers of an
+existing cluster need this package, the same Python and the project's files under the same absolute paths.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError
+from contextlib import ExitStack, contextmanager
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from pipeline.errors import DlkddError, EnvironmentProblem
+from pipeline.work import StopCheck
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+WorkersOption = Annotated[
+    int | None, typer.Option("--workers", min=1, help="Processes on this machine.", show_default="as many as CPUs")
+]
+SchedulerOption = Annotated[
+    str | None,
+    typer.Option(
+        "--scheduler", envvar="DASK_SCHEDULER_ADDRESS", help="Address of a running dask scheduler, tcp://host:port."
+    ),
+]
+
+CONNECT_SECONDS = 30
+POLL_SECONDS = 0.5  # how soon a stop is noticed
+
+
+def map_tasks(
+    function: Callable[[Task], Result],
+    tasks: Sequence[Task],
+    *,
+    name: Callable[[Task], str],
+    done: Callable[[Task, Result], None],
+    stop: StopCheck,
+    num_workers: int | None = None,
+    scheduler: str | None = None,
+) -> list[Result]:
+    """The function's result for each task, in the order of the tasks.
+
+    Runs on the scheduler of that address; else on `num_workers` processes (as many as CPUs), or in this process where
+    one is enough. `function` must be importable and the tasks picklable. `done` hears of each task as it ends, `stop`
+    may raise between tasks. A failing task does not keep the others from finishing; then the first error in task order
+    is raised: the task's own, or EnvironmentProblem with the `name` of a task whose workers all died.
+    """
+    num_workers = min(num_workers or len(os.sched_getaffinity(0)), len(tasks))
+    if scheduler is None and num_workers <= 1:
+        return _map_here(function, tasks, done=done, stop=stop)
+    with _connected(scheduler, num_workers) as client:
+        return _map_there(client, function, tasks, name=name, done=done, stop=stop)
+
+
+def _map_here(
+    function: Callable[[Task], Result],
+    tasks: Sequence[Task],
+    *,
+    done: Callable[[Task, Result], None],
+    stop: StopCheck,
+) -> list[Result]:
+    results: list[Result] = []
+    errors: list[DlkddError] = []
+    for task in tasks:
+        stop()
+        try:
+            results.append(function(task))
+        except DlkddError as error:
+            errors.append(error)
+            continue
+        done(task, results[-1])
+    if errors:
+        raise errors[0]
+    return results
+
+
+def _map_there(
+    client: Any,
+    function: Callable[[Task], Result],
+    tasks: Sequence[Task],
+    *,
+    name: Callable[[Task], str],
+    done: Callable[[Task, Result], None],
+    stop: StopCheck,
+) -> list[Result]:
+    from distributed import wait
+
+    futures = client.map(function, tasks, pure=False, retries=0)
+    number_of = {future: number for number, future in enumerate(futures)}
+    results: dict[int, Result] = {}
+    errors: dict[int, BaseException] = {}
+    pending = set(futures)
+    while pending:
+        stop()
+        try:
+            finished, pending = wait(pending, timeout=POLL_SECONDS, return_when="FIRST_COMPLETED")  # type: ignore[no-untyped-call]
+        except TimeoutError:
+            continue
+        except CancelledError:
+            raise EnvironmentProblem(
+                "the dask scheduler went away", remedy="start it and run the same command again: it goes on from here"
+            ) from None
+        for future in finished:
+            number = number_of[future]
+            if future.status == "finished":
+                results[number] = future.result()
+                done(tasks[number], results[number])
+            else:
+                errors[number] = _error_of(future, name(tasks[number]))
+    if errors:
+        raise errors[min(errors)]
+    return [results[number] for number in range(len(tasks))]
+
+
+def _error_of(future: Any, name: str) -> BaseException:
+    from distributed import KilledWorker
+
+    error: BaseException = future.exception()
+    if isinstance(error, KilledWorker):
+        return EnvironmentProblem(
+            f"{name}: each worker that took it died, {error.last_worker.address} last; the other tasks are done",
+            remedy="memory is the usual reason: look for out-of-memory kills, then try again with fewer --workers",
+        )
+    return error
+
+
+@contextmanager
+def _connected(scheduler: str | None, num_workers: int) -> Iterator[Any]:
+    """A client of that scheduler, or of a local cluster that ends with the block, and with this process if killed."""
+    # Here and below rather than on top: a stage that runs in one process need not wait a second for dask
+    from distributed import Client, LocalCluster
+
+    logging.getLogger("distributed").setLevel(logging.ERROR)
+    with ExitStack() as stack:
+        if scheduler is not None:
+            try:
+                client = stack.enter_context(
+                    Client(scheduler, timeout=CONNECT_SECONDS)  # type: ignore[no-untyped-call]
+                )
+            except (OSError, ValueError) as error:
+                raise EnvironmentProblem(
+                    f"no dask scheduler answers at {scheduler}: {error}",
+                    remedy="check --scheduler and DASK_SCHEDULER_ADDRESS; without them the stage uses this machine",
+                ) from None
+        else:
+            cluster = LocalCluster(  # type: ignore[no-untyped-call]
+                n_workers=num_workers,
+                threads_per_worker=1,
+                processes=True,
+                memory_limit=None,  # tasks stream; dask's own limit would pause them for the page cache's sake
+                dashboard_address=None,
+                silence_logs=logging.CRITICAL,
+            )
+            client = stack.enter_context(Client(stack.enter_context(cluster)))  # type: ignore[no-untyped-call]
+            client.run(_ignore_ctrl_c)
+        yield client
+
+
+def _ignore_ctrl_c() -> None:
+    """In a worker: a terminal sends Ctrl-C to all processes, but the stage decides when its workers end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
