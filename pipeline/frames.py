@@ -16,7 +16,7 @@ import json
 import os
 import tempfile
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -109,7 +109,7 @@ def write_shard(
             try:
                 video = _take(open_frames(), scratch, codec=codec, jpeg_quality=jpeg_quality, min_frames=min_frames)
             except DataError as error:
-                broken.append((video_id, str(error)))
+                broken.append((video_id, " ".join(str(error).split())))
                 continue
             _store(file, len(rows), video, scratch, codec)
             rows.append(IndexRow(video_id, shard, len(rows), len(video.frame_ends), *video.size, video.digest))
@@ -204,8 +204,13 @@ def _checksum(tables: Iterable[NDArray[Any]]) -> int:
     return int(google_crc32c.value(b"".join(table.tobytes() for table in tables)))
 
 
-def write_index(folder: Path, rows: Iterable[IndexRow], *, codec: Codec, jpeg_quality: int) -> None:
-    """Complete a store whose shards are all there: the index, then the description that says that it is whole."""
+def write_index(
+    folder: Path, rows: Iterable[IndexRow], *, codec: Codec, jpeg_quality: int, origin: Mapping[str, str]
+) -> None:
+    """Complete a store whose shards are all there: the index, then the description that says that it is whole.
+
+    `origin` are the digests of what the store was made from, by name.
+    """
     ordered = sorted(rows, key=lambda row: row.video_id)
     if len({row.video_id for row in ordered}) != len(ordered):
         raise ValueError("a video id occurs in two rows of a frame store")
@@ -220,6 +225,7 @@ def write_index(folder: Path, rows: Iterable[IndexRow], *, codec: Codec, jpeg_qu
         "codec": codec,
         "jpeg_quality": jpeg_quality if codec == "jpeg" else None,
         "num_videos": len(ordered),
+        "origin": dict(sorted(origin.items())),
         "index_digest": digest_bytes(text.getvalue().encode()),
     }
     write_text_whole(folder / _DESCRIPTION_NAME, json.dumps(description, indent=1) + "\n")
@@ -229,7 +235,7 @@ class FrameStore:
     """A frame store, open for reading.
 
     `video_ids` are sorted; `digest` names the content: ids, sizes, codec and stored bytes of all videos, whatever the
-    number of shards. Files are opened when first read. A store may be used after a fork and may be pickled.
+    number of shards; `origin` has the digests of what the store was made from. Files are opened when first read. A store may be used after a fork and may be pickled.
     Raises StaleArtifactError where the folder is not a whole store of this format.
     """
 
@@ -238,6 +244,7 @@ class FrameStore:
         description, self._rows = _read_index(path)
         self.codec: Codec = description["codec"]
         self.jpeg_quality: int | None = description["jpeg_quality"]
+        self.origin: dict[str, str] = description["origin"]
         self._open: OrderedDict[int, _Shard] = OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -413,8 +420,8 @@ def _read_index(folder: Path) -> tuple[dict[str, Any], dict[str, IndexRow]]:
             f"{folder}: frame store of format version {found}, this program reads {FORMAT_VERSION}",
             remedy="make it again with `dvc repro`, or use the program that wrote it",
         )
-    if description.get("codec") not in get_args(Codec) or "jpeg_quality" not in description:
-        raise _damaged(folder / _DESCRIPTION_NAME, "it does not say how the frames are coded")
+    if description.get("codec") not in get_args(Codec) or not description.keys() >= {"jpeg_quality", "origin"}:
+        raise _damaged(folder / _DESCRIPTION_NAME, "codec, jpeg_quality or origin is missing")
     if description.get("index_digest") != digest_bytes(text):
         raise _damaged(folder / _INDEX_NAME, "it is not the index that the store was completed with")
     table = csv.reader(io.StringIO(text.decode(), newline=""))

@@ -44,7 +44,7 @@ def build(folder, videos, *, num_shards=2, codec="raw", quality=95, min_frames=1
         result = write_shard(path, members, shard=shard, codec=codec, jpeg_quality=quality, min_frames=min_frames)
         assert not result.broken
         rows += result.rows
-    write_index(folder, rows, codec=codec, jpeg_quality=quality)
+    write_index(folder, rows, codec=codec, jpeg_quality=quality, origin={"videos": "0f"})
     return FrameStore(folder)
 
 
@@ -75,6 +75,7 @@ def test_a_box_without_a_size_reaches_to_the_border(raw_store):
 def test_a_store_says_what_it_holds(raw_store):
     assert raw_store.video_ids == tuple(sorted(SHAPES))
     assert {name: raw_store.shape(name) for name in SHAPES} == SHAPES
+    assert raw_store.origin == {"videos": "0f"}
     raw_store.verify()
 
 
@@ -185,7 +186,7 @@ def test_frames_are_taken_one_at_a_time(tmp_path):
             buffer[:] = 0
 
     result = write_shard(shard_path(tmp_path, 0), [("a", reuses)], shard=0, codec="raw", jpeg_quality=95, min_frames=1)
-    write_index(tmp_path, result.rows, codec="raw", jpeg_quality=95)
+    write_index(tmp_path, result.rows, codec="raw", jpeg_quality=95, origin={})
     np.testing.assert_array_equal(FrameStore(tmp_path).read("a", range(9)), frames)
 
 
@@ -280,7 +281,7 @@ def test_a_store_is_whole_only_with_its_description(tmp_path):
 def test_an_id_in_two_rows_is_refused(tmp_path):
     rows = [IndexRow("a", 0, row, 1, 1, 1, "") for row in range(2)]
     with pytest.raises(ValueError, match="two rows"):
-        write_index(tmp_path, rows, codec="raw", jpeg_quality=95)
+        write_index(tmp_path, rows, codec="raw", jpeg_quality=95, origin={})
 
 
 def test_ids_may_hold_any_text(tmp_path):
