@@ -150,7 +150,7 @@ def checked(
             present = {video.label for video in videos if (video.split or "") == split}
             for label, name in sorted(class_names.items()):
                 if label not in present:
-                    findings.add("lists", f"class {label} ({name}) has no video{' in ' + split if split else ''}")
+                    findings.add("lists", f"class {label} ({name}) has no video{f' in {split}' if split else ''}")
     findings.raise_any("the annotation lists cannot be used", remedy="docs/datasets.md shows each layout's lists")
     return Listing(dict(sorted(class_names.items())), tuple(videos), tuple(notes))
 
@@ -179,9 +179,13 @@ def _check_repeats(videos: Sequence[ListedVideo], findings: Findings) -> None:
         else:
             findings.add(
                 video.line,
-                f"{video.path} is class {video.label} in {video.split}, but {before.path} is class {before.label} in "
-                f"{before.split} ({before.line})",
+                f"{video.path} is {video.class_name}{_in_split(video)}, "
+                f"but {before.path} is {before.class_name}{_in_split(before)} ({before.line})",
             )
+
+
+def _in_split(video: ListedVideo) -> str:
+    return f" in {video.split}" if video.split else ""
 
 
 def path_problem(path: str) -> str | None:
