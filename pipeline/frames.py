@@ -235,7 +235,8 @@ class FrameStore:
     """A frame store, open for reading.
 
     `video_ids` are sorted; `digest` names the content: ids, sizes, codec and stored bytes of all videos, whatever the
-    number of shards; `origin` has the digests of what the store was made from. Files are opened when first read. A store may be used after a fork and may be pickled.
+    number of shards; `origin` has the digests of what the store was made from. Files are opened when first read. A
+    store may be used after a fork and may be pickled.
     Raises StaleArtifactError where the folder is not a whole store of this format.
     """
 

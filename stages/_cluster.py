@@ -19,9 +19,12 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from pipeline.errors import DlkddError, EnvironmentProblem
+from pipeline.shards import RunTasks, ShardTask
 from pipeline.work import StopCheck
+from stages._shell import progress
 
 Task = TypeVar("Task")
+OneShard = TypeVar("OneShard", bound=ShardTask)
 Result = TypeVar("Result")
 
 WorkersOption = Annotated[
@@ -60,6 +63,24 @@ def map_tasks(
         return _map_here(function, tasks, done=done, stop=stop)
     with _connected(scheduler, num_workers) as client:
         return _map_there(client, function, tasks, name=name, done=done, stop=stop)
+
+
+def shard_runner(stage: str, *, num_workers: int | None, scheduler: str | None, stop: StopCheck) -> RunTasks:
+    """`map_tasks` for the shards of a stage, with its progress shown in videos."""
+
+    def run(function: Callable[[OneShard], Result], tasks: Sequence[OneShard]) -> list[Result]:
+        with progress(stage, sum(task.num_videos for task in tasks), "videos") as advance:
+            return map_tasks(
+                function,
+                tasks,
+                name=str,
+                done=lambda task, _: advance(task.num_videos, f"shard {task.shard}"),
+                stop=stop,
+                num_workers=num_workers,
+                scheduler=scheduler,
+            )
+
+    return run
 
 
 def _map_here(

@@ -1,0 +1,298 @@
+"""Videos and annotation lists → manifest, quarantine and the dark frame store.
+
+Each video is read once. A shard of the store is a task; it is kept from an earlier run that was killed or that failed,
+as long as its videos are the same, so that a repaired or added video costs one shard.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pipeline.annotations import LAYOUTS
+from pipeline.digest import digest_file, digest_json
+from pipeline.errors import DataError
+from pipeline.frames import Codec, Frame, IndexRow, shard_of, shard_path, write_index, write_shard
+from pipeline.listing import ListedVideo
+from pipeline.manifest import Manifest, ManifestRow, QuarantineRow, video_id, write_manifest, write_quarantine
+from pipeline.params import PrepareParams
+from pipeline.shards import RunTasks, frames_folder, read_record, remove_strangers, write_record
+from pipeline.splits import Leak, complete_splits, find_leakage
+from pipeline.video import BrokenVideoError, VideoInfo, probe, read_frames
+from pipeline.work import publish, work_folder
+
+PREPARED_VERSION = 1  # raised when the same videos come to give other frames or records
+MAX_FINDINGS = 20  # printed ones; more hide the message above them
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What came of it: the tables, what the splits share, and notes about the lists."""
+
+    manifest: Manifest
+    quarantine: tuple[QuarantineRow, ...]
+    leaks: tuple[Leak, ...]
+    notes: tuple[str, ...]
+
+
+def prepare(
+    params: PrepareParams,
+    *,
+    seed: int,
+    manifest_path: Path,
+    quarantine_path: Path,
+    dark_path: Path,
+    run: RunTasks,
+) -> Prepared:
+    """Read every listed video once, and publish manifest, quarantine and dark frames.
+
+    Raises DataError where lists or videos are wrong, where more than `max_quarantined` of the videos are broken, or
+    where a split loses a class to the quarantine. Shards that are done stay in the work folder then.
+    """
+    root = Path(params.root)
+    lists = None if params.lists is None else Path(params.lists)
+    listing = LAYOUTS[params.layout](root, lists, params.split)
+    listed = complete_splits(listing.videos, val_share=params.val_share, test_share=params.test_share, seed=seed)
+    videos = _by_id(listed)
+    # What a shard is made of. Its record names its videos: one of them may change without touching the other shards.
+    fingerprint = params.model_dump(include={"root", "short_side", "min_frames", "codec", "jpeg_quality", "num_shards"})
+    with work_folder("prepare", params=fingerprint, inputs={}, format_version=PREPARED_VERSION) as work:
+        reports = run(prepare_shard, _tasks(videos, params, root, work.path))
+        rows = [row for report in reports for row in report.rows]
+        sources = {name: source for report in reports for name, source in report.sources.items()}
+        broken = [
+            QuarantineRow(name, videos[name].path, str(videos[name].split), reason)
+            for report in reports
+            for name, reason in report.broken
+        ]
+        _check_quarantine(broken, videos, params.max_quarantined)
+        manifest = write_manifest(manifest_path, [_manifest_row(row, videos, sources) for row in rows])
+        write_quarantine(quarantine_path, broken)
+        built = frames_folder(work.path)
+        remove_strangers(work.path, rows)
+        origin = {"videos": digest_json(sorted((row.video_id, row.digest) for row in manifest.rows))}
+        write_index(built, rows, codec=params.codec, jpeg_quality=params.jpeg_quality, origin=origin)
+        publish(built, dark_path)
+        work.finish()
+    # The groups of these layouts are the videos themselves: only the names tell which come from one source.
+    stems = params.layout in ("frame_folders", "class_folders", "csv")
+    leaks = tuple(find_leakage(manifest.rows, stems=stems))
+    return Prepared(manifest, tuple(broken), leaks, listing.notes)
+
+
+def counts_text(manifest: Manifest) -> str:
+    """How many videos each class has in each split, as lines for a person."""
+    counts = Counter((row.split, row.class_name) for row in manifest.rows)
+    splits = [split for split in ("train", "val", "test") if manifest.rows_of(split)]
+    width = max(len(name) for name in (*manifest.class_names, "class"))
+    lines = [f"{'class':{width}}" + "".join(f"{split:>8}" for split in splits)]
+    lines += [
+        f"{name:{width}}" + "".join(f"{counts[split, name]:8}" for split in splits) for name in manifest.class_names
+    ]
+    return "\n".join([*lines, f"{'all':{width}}" + "".join(f"{len(manifest.rows_of(split)):8}" for split in splits)])
+
+
+def _by_id(listed: Sequence[ListedVideo]) -> dict[str, ListedVideo]:
+    videos: dict[str, ListedVideo] = {}
+    findings = []
+    for video in listed:
+        before = videos.setdefault(video_id(video.path), video)
+        if before is not video:
+            findings.append(f"{video.line}: {video.path} has the id of {before.path} ({before.line})")
+    if findings:
+        raise DataError(
+            "videos have the same id, which is the path without suffix",
+            findings=findings[:MAX_FINDINGS],
+            remedy="list one of each",
+        )
+    return videos
+
+
+def _check_quarantine(broken: Sequence[QuarantineRow], videos: Mapping[str, ListedVideo], max_share: float) -> None:
+    share = len(broken) / len(videos)
+    findings = [f"{row.path} ({row.split}): {row.reason}" for row in broken]
+    if len(findings) > MAX_FINDINGS:
+        findings[MAX_FINDINGS:] = [f"… and {len(findings) - MAX_FINDINGS} more"]
+    if share > max_share:
+        raise DataError(
+            f"{len(broken)} of {len(videos)} videos are broken: {share:.2%}, "
+            f"more than the {max_share:.2%} of prepare.max_quarantined",
+            findings=findings,
+            remedy="replace them, or raise prepare.max_quarantined to leave them out; what is done is kept",
+        )
+    names = {row.video_id for row in broken}
+    left = {(video.split, video.class_name) for name, video in videos.items() if name not in names}
+    lost = sorted({(str(video.split), video.class_name) for video in videos.values()} - left)
+    if lost:
+        raise DataError(
+            "no usable video is left of: " + ", ".join(f"{name} in {split}" for split, name in lost),
+            findings=findings,
+            remedy="replace the broken videos; what is done is kept",
+        )
+
+
+def _manifest_row(row: IndexRow, videos: Mapping[str, ListedVideo], sources: Mapping[str, Source]) -> ManifestRow:
+    video, source = videos[row.video_id], sources[row.video_id]
+    assert source.info is not None
+    return ManifestRow(
+        video_id=row.video_id,
+        path=video.path,
+        label=video.label,
+        class_name=video.class_name,
+        group=video.group,
+        split=str(video.split),
+        num_frames=row.frames,
+        fps=source.info.fps,
+        width=source.info.width,
+        height=source.info.height,
+        digest=source.digest,
+    )
+
+
+@dataclass(frozen=True)
+class SourceVideo:
+    """One video of a task. `listed_frames`: as its list states, None where it states none."""
+
+    video_id: str
+    path: Path
+    listed_frames: int | None
+
+
+@dataclass(frozen=True)
+class PrepareTask:
+    """One shard: its videos, sorted by id, and how they are stored."""
+
+    shard: int
+    work: Path
+    videos: tuple[SourceVideo, ...]
+    short_side: int
+    min_frames: int
+    codec: Codec
+    jpeg_quality: int
+
+    @property
+    def num_videos(self) -> int:
+        """Videos of this shard."""
+        return len(self.videos)
+
+    def __str__(self) -> str:
+        return f"shard {self.shard} ({self.videos[0].video_id} … {self.videos[-1].video_id})"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A video's file, or folder of images, when it was read. `info` is None where it could not be read."""
+
+    size: int
+    modified_ns: int
+    digest: str
+    listed_frames: int | None
+    info: VideoInfo | None
+
+
+@dataclass(frozen=True)
+class ShardReport:
+    """What a task made: rows of the index, broken videos with their reasons, and all of its sources by video id."""
+
+    rows: tuple[IndexRow, ...]
+    broken: tuple[tuple[str, str], ...]
+    sources: Mapping[str, Source]
+
+
+def _tasks(videos: Mapping[str, ListedVideo], params: PrepareParams, root: Path, work: Path) -> list[PrepareTask]:
+    shards: dict[int, list[SourceVideo]] = defaultdict(list)
+    for name in sorted(videos):
+        path = (root / videos[name].path).absolute()
+        shards[shard_of(name, params.num_shards)].append(SourceVideo(name, path, videos[name].num_frames))
+    return [
+        PrepareTask(
+            shard,
+            work.absolute(),
+            tuple(shards[shard]),
+            params.short_side,
+            params.min_frames,
+            params.codec,
+            params.jpeg_quality,
+        )
+        for shard in sorted(shards)
+    ]
+
+
+def prepare_shard(task: PrepareTask) -> ShardReport:
+    """Make one shard, or keep the one that is there where it was made of the same files."""
+    kept = _kept(task)
+    if kept is not None:
+        return kept
+    infos: dict[str, VideoInfo] = {}
+    stamps = {video.video_id: _stamp(video.path) for video in task.videos}
+    result = write_shard(
+        shard_path(frames_folder(task.work), task.shard),
+        [(video.video_id, partial(_frames, video, task.short_side, infos)) for video in task.videos],
+        shard=task.shard,
+        codec=task.codec,
+        jpeg_quality=task.jpeg_quality,
+        min_frames=task.min_frames,
+    )
+    sources = {
+        video.video_id: Source(
+            *stamps[video.video_id], _digest(video.path), video.listed_frames, infos.get(video.video_id)
+        )
+        for video in task.videos
+    }
+    values = {name: asdict(source) for name, source in sources.items()}
+    write_record(task.work, task.shard, result.rows, broken=result.broken, sources=values)
+    return ShardReport(result.rows, result.broken, sources)
+
+
+def _frames(video: SourceVideo, short_side: int, infos: dict[str, VideoInfo]) -> Iterator[Frame]:
+    infos[video.video_id] = probe(video.path)
+    count = 0
+    for frame in read_frames(video.path, short_side=short_side):
+        yield frame
+        count += 1
+    if video.listed_frames not in (None, count):
+        raise BrokenVideoError(f"its list states {video.listed_frames} frames, it has {count}")
+
+
+def _kept(task: PrepareTask) -> ShardReport | None:
+    record = read_record(task.work, task.shard)
+    if record is None:
+        return None
+    rows, values = record
+    sources = {name: _source(**source) for name, source in values["sources"].items()}
+    if sources.keys() != {video.video_id for video in task.videos}:
+        return None
+    if not all(_unchanged(video, sources[video.video_id]) for video in task.videos):
+        return None
+    return ShardReport(rows, tuple((name, reason) for name, reason in values["broken"]), sources)
+
+
+def _source(*, info: dict[str, Any] | None, **values: Any) -> Source:
+    return Source(info=None if info is None else VideoInfo(**info), **values)
+
+
+def _unchanged(video: SourceVideo, source: Source) -> bool:
+    """By size and time of change, else by content: a copy of the data set has other times."""
+    size, modified_ns = _stamp(video.path)
+    if (size, video.listed_frames) != (source.size, source.listed_frames):
+        return False
+    return modified_ns == source.modified_ns or _digest(video.path) == source.digest
+
+
+def _files(path: Path) -> Iterable[Path]:
+    return sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path]
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    stats = [file.stat() for file in _files(path)]
+    return sum(stat.st_size for stat in stats), max((stat.st_mtime_ns for stat in stats), default=0)
+
+
+def _digest(path: Path) -> str:
+    if path.is_dir():
+        return digest_json([[file.name, digest_file(file)] for file in _files(path)])
+    return digest_file(path)

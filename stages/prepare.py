@@ -1,0 +1,48 @@
+"""Read the videos and their lists once: manifest, quarantine and dark frames."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.params import load_params
+from pipeline.preparation import counts_text, prepare
+from pipeline.splits import leakage_text
+from pipeline.work import interruptible
+from stages._cluster import SchedulerOption, WorkersOption, shard_runner
+from stages._shell import PARAMS_PATH, ParamsOption, say
+
+
+def main(
+    *,
+    manifest_path: Annotated[Path, typer.Option("--manifest", help="The manifest to write.")],
+    quarantine_path: Annotated[Path, typer.Option("--quarantine", help="The table of broken videos to write.")],
+    dark_path: Annotated[Path, typer.Option("--dark", help="The store of dark frames to write.")],
+    params_path: ParamsOption = PARAMS_PATH,
+    workers: WorkersOption = None,
+    scheduler: SchedulerOption = None,
+) -> None:
+    """Read the videos and their lists once: manifest, quarantine and dark frames.
+
+    Broken videos go to the quarantine with the reason; above prepare.max_quarantined of them the stage fails.
+    """
+    params = load_params(params_path)
+    with interruptible() as stop:
+        prepared = prepare(
+            params.prepare,
+            seed=params.seed,
+            manifest_path=manifest_path,
+            quarantine_path=quarantine_path,
+            dark_path=dark_path,
+            run=shard_runner("prepare", num_workers=workers, scheduler=scheduler, stop=stop),
+        )
+    for note in prepared.notes:
+        say(f"prepare: {note}")
+    say(counts_text(prepared.manifest))
+    say(f"prepare: between the splits: {leakage_text(prepared.leaks)}")
+    for row in prepared.quarantine:
+        say(f"prepare: quarantined {row.path} ({row.split}): {row.reason}")
+    num_videos, num_broken = len(prepared.manifest.rows), len(prepared.quarantine)
+    say(f"prepare: {num_videos} videos, {num_broken} in quarantine -> {manifest_path}, {dark_path}")
