@@ -1,0 +1,79 @@
+"""List, show and use the recipes: complete parameter files for known data sets."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.errors import ParamsError
+from pipeline.params import load_params
+from pipeline.work import write_text_whole
+from stages._shell import PARAMS_PATH, ParamsOption, say
+
+RECIPES = Path(__file__).parent.parent / "configs"
+
+app = typer.Typer(no_args_is_help=True, help=__doc__)
+
+NameArgument = Annotated[str, typer.Argument(help="Name of the recipe, as `dlkdd recipe list` prints it.")]
+
+
+@app.command("list")
+def list_recipes() -> None:
+    """Print the recipes, each with its first line."""
+    for path in sorted(RECIPES.glob("*.yaml")):
+        typer.echo(f"{path.stem:<12} {_text(path.stem).partition(chr(10))[0].lstrip('# ')}")
+
+
+@app.command()
+def show(name: NameArgument) -> None:
+    """Print a recipe: a complete parameter file."""
+    typer.echo(_text(name), nl=False)
+
+
+@app.command()
+def use(
+    name: NameArgument,
+    data: Annotated[Path | None, typer.Option(help="The data set's folder, in place of the recipe's.")] = None,
+    params_path: ParamsOption = PARAMS_PATH,
+) -> None:
+    """Put a recipe in place as the parameter file, and print what changes.
+
+    Nothing is written when the folder of the data set does not exist. An edited parameter file is safe in git, or say
+    `git diff` first.
+
+    Example: dlkdd recipe use arid --data /data/ARID
+    """
+    text = _text(name)
+    if data is not None:
+        if not data.is_dir():
+            raise ParamsError(f"--data {data}: no such folder", remedy="name the folder that holds the videos")
+        text, count = re.subn(r"(?m)^(  root: )[^#\n]*?(\s*(?:#.*)?)$", lambda m: f"{m[1]}{_quoted(data)}{m[2]}", text)
+        assert count == 1, f"recipe {name} has {count} lines with a root"
+    before = params_path.read_text(encoding="utf-8") if params_path.exists() else ""
+    difference = difflib.unified_diff(
+        before.splitlines(), text.splitlines(), "before", str(params_path), lineterm="", n=0
+    )
+    lines = list(difference)
+    write_text_whole(params_path, text)
+    load_params(params_path)
+    typer.echo("\n".join(lines) if lines else f"{params_path} was this recipe already")
+    say(f"{params_path}: recipe {name}; `dvc repro` runs it")
+
+
+def _quoted(path: Path) -> str:
+    """The path as a YAML text that no YAML rule can read otherwise."""
+    return "'" + str(path).replace("'", "''") + "'"
+
+
+def _text(name: str) -> str:
+    path = RECIPES / f"{name}.yaml"
+    if path.parent != RECIPES or not path.is_file():
+        known = sorted(found.stem for found in RECIPES.glob("*.yaml"))
+        nearest = difflib.get_close_matches(name, known, n=1)
+        hint = f"; did you mean {nearest[0]}?" if nearest else ""
+        raise ParamsError(f"no recipe {name!r}{hint}", remedy=f"the recipes are {', '.join(known)}")
+    return path.read_text(encoding="utf-8")
