@@ -5,6 +5,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 from numpy.typing import NDArray
+
+import pipeline.torchvision_compat  # noqa: F401 - before torchmetrics, which imports torchvision
+
+# isort: split
 from torchmetrics.functional.classification import multiclass_accuracy
 
 
