@@ -7,6 +7,7 @@ two splits; each clip of it is seen a little differently. `nuisance` scales how 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -16,7 +17,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from pipeline.backdrops import PLACES, paint
-from pipeline.camera import ARID_LIKE, CameraModel, draw_shot, video_stream
+from pipeline.camera import ARID_LIKE, at_exposure, draw_shot, video_stream
 from pipeline.figures import ACTIONS, Array, Body, Motion, Prop, Style
 from pipeline.params import Count, NotNegative, Positive, Section
 from pipeline.pool import run_jobs
@@ -96,14 +97,9 @@ def film(params: DemoVideosParams, video: DemoVideo) -> Iterator[Frame]:
         yield from daylight
         return
     rng = video_stream(params.seed, "camera", video.stem)
-    shot = draw_shot(camera_of(params), rng)
+    shot = draw_shot(at_exposure(ARID_LIKE, params.exposure), rng)
     for frame in daylight:
         yield shot.expose(frame, rng)
-
-
-def camera_of(params: DemoVideosParams) -> CameraModel:
-    """The calibrated camera, as many stops brighter or darker as the parameters say."""
-    return replace(ARID_LIKE, exposure_stops=ARID_LIKE.exposure_stops + params.exposure)
 
 
 def render(params: DemoVideosParams, video: DemoVideo) -> Iterator[Frame]:
@@ -171,7 +167,7 @@ def _draw_lens(cast_rng: np.random.Generator, clip_rng: np.random.Generator, str
         hertz, phase = clip_rng.uniform(0.3, 2.2, (3, 2)), clip_rng.uniform(0, 2 * np.pi, (3, 2))
         return np.asarray(scale * np.sin(2 * np.pi * seconds[:, None, None] * hertz + phase).mean(axis=1))
 
-    share = 0.74 - 0.26 * strength * cast_rng.random()
+    share = 0.79 - 0.27 * strength * cast_rng.random()
     azimuth = 0.55 + strength * (1.3 * cast_rng.uniform(-1, 1) + 0.35 * clip_rng.uniform(-1, 1))
     return Lens(
         azimuth=float(azimuth),
@@ -236,9 +232,10 @@ def write_demo(params: DemoVideosParams, out: Path, *, num_processes: int, advan
         videos = list_videos(params)
         jobs = [(params, video, root) for video in videos if not _path(root, video).exists()]  # files are written whole
         advance(len(videos) - len(jobs), "")
-        for (_, video, _), _ in run_jobs(_write_one, jobs, num_processes=num_processes):
-            advance(1, video.stem)
-            check()
+        with closing(run_jobs(_write_one, jobs, num_processes=num_processes)) as written:
+            for (_, video, _), _ in written:
+                advance(1, video.stem)
+                check()
         write_lists(params, root)
         publish(root, out)
         work.finish()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
@@ -25,7 +25,7 @@ def default_processes() -> int:
 
 def run_jobs(
     function: Callable[[Job], Result], jobs: Sequence[Job], *, num_processes: int
-) -> Iterator[tuple[Job, Result]]:
+) -> Generator[tuple[Job, Result], None, None]:
     """Yield each job with its result, in the order of the jobs; with one process, in this one.
 
     The function is a module's, and its jobs and results can be pickled. Closing the iterator lets the running jobs end

@@ -1,0 +1,54 @@
+"""Make a dark copy of a folder of videos, with the low-light camera of the demo."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.camera import ARID_CRF, ARID_LIKE, at_exposure
+from pipeline.darkening import Darkening, darken_folder
+from pipeline.pool import default_processes
+from stages._shell import progress, say
+
+
+def main(
+    source: Annotated[Path, typer.Argument(help="A folder of videos, with any folders in it.")],
+    target: Annotated[
+        Path, typer.Argument(help="The dark copy: a new folder, or one that this command left unfinished.")
+    ],
+    seed: Annotated[int, typer.Option(min=0, help="Another seed draws other exposures, lights and noise.")] = 0,
+    exposure: Annotated[
+        float, typer.Option(min=-10, max=10, help="Stops brighter (+) or darker (-) than the real clips of ARID.")
+    ] = 0.0,
+    crf: Annotated[int, typer.Option(min=0, max=51, help="x264's quality; it crushes the dark levels.")] = ARID_CRF,
+    keep_lists: Annotated[
+        bool,
+        typer.Option("--keep-lists/--drop-lists", help="Copy annotation lists and other files that are no videos."),
+    ] = True,
+    processes: Annotated[int | None, typer.Option(min=1, help="Worker processes; else one a core.")] = None,
+) -> None:
+    """Make a dark copy of a folder of videos, with the low-light camera of the demo.
+
+    Broken videos are listed at the end (exit code 3). Run again, it keeps what is done.
+    """
+    how = Darkening(at_exposure(ARID_LIKE, exposure), seed, crf)
+    with ExitStack() as stack:
+
+        def begin(total: int) -> Callable[[int, str], None]:
+            return stack.enter_context(progress("darken", total, "videos"))
+
+        done = darken_folder(
+            source,
+            target,
+            how,
+            copy_others=keep_lists,
+            num_processes=processes or default_processes(),
+            begin=begin,
+        )
+    say(f"{target}: {done.written} videos darkened, {done.kept} kept, {done.copied} other files copied")
+    if done.images:
+        say(f"{source}: {done.images} images were left out: they are neither darkened nor copied")
