@@ -23,8 +23,6 @@ from pipeline.models import Recognizer
 from pipeline.params import TrainParams
 from pipeline.work import StopCheck
 
-CHECKPOINT_INTERVAL_SECONDS = 20.0
-
 LossFunction = Callable[[Tensor, Batch], Tensor]
 Curve = list[dict[str, float]]
 
@@ -60,7 +58,10 @@ class Trained:
 
 
 class Trainer:
-    """Trains one network; `run` does everything. AdamW, warm-up, then a cosine to zero; the best epoch on val wins."""
+    """Trains one network; `run` does everything. AdamW, warm-up, then a cosine to zero; the best epoch on val wins.
+
+    A checkpoint is written every `checkpoint_seconds`, and before an interrupt.
+    """
 
     def __init__(
         self,
@@ -72,6 +73,7 @@ class Trainer:
         seed: int,
         device: torch.device,
         checkpoint_path: Path,
+        checkpoint_seconds: float,
     ) -> None:
         self.recognizer = recognizer.to(device)
         self.data = data
@@ -79,6 +81,7 @@ class Trainer:
         self.loss = loss
         self.device = device
         self.checkpoint_path = checkpoint_path
+        self.checkpoint_seconds = checkpoint_seconds
         self.plan = EpochPlan(len(data.train), params.batch_size, seed)
         self.optimizer = torch.optim.AdamW(_parameter_groups(recognizer, params.weight_decay), lr=params.learning_rate)
         self.progress = Progress()
@@ -174,7 +177,7 @@ class Trainer:
         except Interrupted:
             self._save_checkpoint()
             raise
-        if time.monotonic() - saved < CHECKPOINT_INTERVAL_SECONDS:
+        if time.monotonic() - saved < self.checkpoint_seconds:
             return saved
         self._save_checkpoint()
         return time.monotonic()

@@ -9,10 +9,10 @@ from typing import Annotated
 
 import torch
 import typer
-from pipeline.manifest import Manifest, read_manifest
 
 from pipeline.dataset import Sample, ViewSource, pixel_statistics, samples_of
 from pipeline.frames import FrameStore
+from pipeline.manifest import Manifest, read_manifest
 from pipeline.models import MODEL_FORMAT_VERSION, Architecture, Recognizer, check_geometry, save_model
 from pipeline.params import ClipParams, ModelName, TrainParams, stage_values
 from pipeline.training import Curve, LossFunction, Trainer, TrainingData
@@ -23,6 +23,10 @@ from stages._shell import progress, say
 ManifestOption = Annotated[Path, typer.Option("--manifest", help="The manifest that `prepare` wrote.")]
 FramesOption = Annotated[Path, typer.Option("--frames", help="The frame store to learn from.")]
 OutOption = Annotated[Path, typer.Option("--out", help="The model file to write.")]
+CheckpointOption = Annotated[
+    float, typer.Option("--checkpoint-seconds", min=0, help="Time between two checkpoints; 0: after every step.")
+]
+CHECKPOINT_SECONDS = 20.0
 CurveOption = Annotated[Path, typer.Option("--curve", help="The table of epochs to write, for `dvc plots`.")]
 
 
@@ -55,6 +59,7 @@ def train_network(
     learnt_from: dict[str, str],
     values: dict[str, object],
     device_name: str,
+    checkpoint_seconds: float,
     out: Path,
     curve_path: Path,
 ) -> None:
@@ -75,7 +80,14 @@ def train_network(
         recognizer = _new_recognizer(architecture, inputs, seed)
         data = TrainingData(inputs.frames, inputs.train, inputs.val, source)
         trainer = Trainer(
-            recognizer, data, options, loss, seed=seed, device=device, checkpoint_path=work.path / "checkpoint.pt"
+            recognizer,
+            data,
+            options,
+            loss,
+            seed=seed,
+            device=device,
+            checkpoint_path=work.path / "checkpoint.pt",
+            checkpoint_seconds=checkpoint_seconds,
         )
         with progress(stage, options.epochs * trainer.plan.steps_per_epoch, "steps") as advance:
             trained = trainer.run(stop=stop, advance=advance)

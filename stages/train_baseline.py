@@ -9,7 +9,16 @@ from pipeline.losses import hard_loss
 from pipeline.params import load_params
 from stages._device import DeviceOption
 from stages._shell import PARAMS_PATH, ParamsOption
-from stages._train import CurveOption, FramesOption, ManifestOption, OutOption, read_inputs, train_network
+from stages._train import (
+    CHECKPOINT_SECONDS,
+    CheckpointOption,
+    CurveOption,
+    FramesOption,
+    ManifestOption,
+    OutOption,
+    read_inputs,
+    train_network,
+)
 
 
 def main(
@@ -20,6 +29,7 @@ def main(
     curve_path: CurveOption,
     params_path: ParamsOption = PARAMS_PATH,
     device: DeviceOption = "auto",
+    checkpoint_seconds: CheckpointOption = CHECKPOINT_SECONDS,
 ) -> None:
     """Train the baseline: the student's network on the dark videos alone.
 
@@ -44,6 +54,7 @@ def main(
         learnt_from={},
         values={"views": params.views.model_dump()},
         device_name=device,
+        checkpoint_seconds=checkpoint_seconds,
         out=out,
         curve_path=curve_path,
     )

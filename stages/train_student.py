@@ -14,7 +14,17 @@ from pipeline.params import load_params
 from pipeline.soft_targets import SoftTargetStore
 from stages._device import DeviceOption
 from stages._shell import PARAMS_PATH, ParamsOption
-from stages._train import CurveOption, FramesOption, Inputs, ManifestOption, OutOption, read_inputs, train_network
+from stages._train import (
+    CHECKPOINT_SECONDS,
+    CheckpointOption,
+    CurveOption,
+    FramesOption,
+    Inputs,
+    ManifestOption,
+    OutOption,
+    read_inputs,
+    train_network,
+)
 
 
 def main(
@@ -26,6 +36,7 @@ def main(
     curve_path: CurveOption,
     params_path: ParamsOption = PARAMS_PATH,
     device: DeviceOption = "auto",
+    checkpoint_seconds: CheckpointOption = CHECKPOINT_SECONDS,
 ) -> None:
     """Train the student on the dark videos and the cached soft targets.
 
@@ -62,6 +73,7 @@ def main(
         learnt_from={"soft_targets": soft_targets.digest, "teacher": soft_targets.attributes["digests"]["teacher"]},
         values={"soft_loss": soft_loss, "temperature": temperature, "soft_weight": soft_weight},
         device_name=device,
+        checkpoint_seconds=checkpoint_seconds,
         out=out,
         curve_path=curve_path,
     )
