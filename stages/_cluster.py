@@ -180,6 +180,7 @@ def _connected(scheduler: str | None, num_workers: int) -> Iterator[Any]:
                 processes=True,
                 memory_limit=None,  # tasks stream; dask's own limit would pause them for the page cache's sake
                 dashboard_address=None,
+                scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},  # else a second run finds port 8787 in use
                 silence_logs=logging.CRITICAL,
             )
             client = stack.enter_context(Client(stack.enter_context(cluster)))  # type: ignore[no-untyped-call]

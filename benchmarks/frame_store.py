@@ -1,0 +1,170 @@
+"""Frame store: what raw and JPEG frames cost, on dark frames and on the same frames after a gamma of 2.2.
+
+    python -m benchmarks.frame_store
+
+Prints ratios to the raw store of the same run: absolute times are this machine's. The material is the built-in demo,
+darkened and coded as H.264 like the real videos, 128×171. A clip is 16 frames at a stride of 4.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
+
+from pipeline.demo import DemoVideo, DemoVideosParams, film, list_videos
+from pipeline.enhance import Gamma
+from pipeline.frames import Codec, FrameStore, shard_path, write_index, write_shard
+from pipeline.video import read_frames, write_video
+
+Frames = NDArray[np.uint8]
+LIFT = Gamma(2.2)
+CLIP_FRAMES, CLIP_STRIDE = 16, 4
+QUALITIES = (90, 95, 98)
+REPEATS = 5
+
+
+def render_videos(folder: Path, count: int) -> dict[str, Frames]:
+    """Dark demo videos, once through H.264."""
+    params = DemoVideosParams(
+        seed=0, classes=["Drink", "Jump", "Push", "Wave"], num_groups=max(2, -(-count // 4)), num_test_groups=1,
+        clips_per_group=1, width=228, height=170, min_frames=64, max_frames=64, fps=30.0, dark=True, exposure=0.0,
+        nuisance=0.6, crf=25,
+    )  # fmt: skip
+
+    def through_codec(video: DemoVideo) -> Frames:
+        path = folder / f"{video.performer}.mp4"
+        write_video(path, film(params, video), fps=params.fps, crf=params.crf)
+        return np.stack(list(read_frames(path, short_side=128)))
+
+    return {video.stem: through_codec(video) for video in list_videos(params)[:count]}
+
+
+def build(folder: Path, videos: dict[str, Frames], codec: Codec, quality: int) -> tuple[FrameStore, float, int]:
+    """The store, seconds to write it, bytes of its shard."""
+
+    def write() -> None:
+        members = [(name, lambda frames=frames: iter(frames)) for name, frames in videos.items()]
+        result = write_shard(shard_path(folder, 0), members, shard=0, codec=codec, jpeg_quality=quality, min_frames=1)
+        write_index(folder, result.rows, codec=codec, jpeg_quality=quality, origin={})
+
+    seconds = best_seconds(write, number=1)
+    return FrameStore(folder), seconds, shard_path(folder, 0).stat().st_size
+
+
+def best_seconds(function: Callable[[], object], *, number: int) -> float:
+    """Seconds of a call: the best of some repeats, the one least disturbed."""
+    times = []
+    for _ in range(REPEATS):
+        start = time.perf_counter()
+        for _ in range(number):
+            function()
+        times.append((time.perf_counter() - start) / number)
+    return min(times)
+
+
+def errors(original: Iterable[Frames], decoded: Iterable[Frames]) -> tuple[float, float]:
+    """PSNR in dB and mean absolute error in levels, over all videos."""
+    pairs = list(zip(original, decoded, strict=True))
+    differences = np.concatenate([(a.astype(np.int16) - b).ravel() for a, b in pairs]).astype(np.float32)
+    return float(10 * np.log10(255**2 / np.mean(differences**2))), float(np.abs(differences).mean())
+
+
+def compare_codecs(folder: Path, material: str, videos: dict[str, Frames]) -> None:
+    rng = np.random.default_rng(0)
+    names = list(videos)
+    raw, raw_write, raw_size = build(folder / material / "raw", videos, "raw", 0)
+
+    def read_clip(store: FrameStore) -> Frames:
+        name = names[int(rng.integers(len(names)))]
+        first = int(rng.integers(videos[name].shape[0] - CLIP_FRAMES * CLIP_STRIDE + 1))
+        return store.read(name, range(first, first + CLIP_FRAMES * CLIP_STRIDE, CLIP_STRIDE))
+
+    raw_read = best_seconds(lambda: read_clip(raw), number=100)
+    print(f"\n{material}: median level {np.median(np.concatenate([v.ravel() for v in videos.values()])):.0f}")
+    print("codec     size   write rate   read time    PSNR    error   PSNR lifted   error lifted")
+    print("raw      1.000         1.00        1.00     inf     0.00           inf           0.00")
+    for quality in QUALITIES:
+        store, write, size = build(folder / material / str(quality), videos, "jpeg", quality)
+        read = best_seconds(lambda store=store: read_clip(store), number=100)
+        decoded = [store.read(name, range(len(videos[name]))) for name in names]
+        psnr, error = errors(videos.values(), decoded)
+        lifted_psnr, lifted_error = errors(map(LIFT, videos.values()), map(LIFT, decoded))
+        print(
+            f"q{quality}     {size / raw_size:6.3f} {raw_write / write:12.2f} {read / raw_read:11.1f} {psnr:7.1f} "
+            f"{error:8.2f} {lifted_psnr:13.1f} {lifted_error:14.2f}"
+        )
+
+
+def compare_chroma(material: str, videos: dict[str, Frames]) -> None:
+    print(f"\n{material}: 4:2:0 against 4:4:4 chroma: size, and PSNR after the lift")
+    for quality in QUALITIES:
+        sizes, psnrs = [], []
+        for chroma in ("420", "444"):
+            coded = [
+                [simplejpeg.encode_jpeg(f, quality=quality, colorsubsampling=chroma) for f in np.ascontiguousarray(v)]
+                for v in videos.values()
+            ]
+            decoded = (np.stack([simplejpeg.decode_jpeg(content) for content in frames]) for frames in coded)
+            sizes.append(sum(len(content) for frames in coded for content in frames))
+            psnrs.append(errors(map(LIFT, videos.values()), map(LIFT, decoded))[0])
+        print(f"q{quality}  size {sizes[0] / sizes[1]:.2f}   PSNR {psnrs[0]:.1f} against {psnrs[1]:.1f} dB")
+
+
+def compare_layouts(folder: Path, videos: dict[str, Frames]) -> None:
+    """Why frames are read by position: the same clips through HDF5's own selections."""
+    store, _, _ = build(folder / "layout", videos, "raw", 0)
+    rng = np.random.default_rng(1)
+    names = list(videos)
+
+    def clip() -> tuple[str, range]:
+        name = names[int(rng.integers(len(names)))]
+        first = int(rng.integers(len(videos[name]) - CLIP_FRAMES * CLIP_STRIDE + 1))
+        return name, range(first, first + CLIP_FRAMES * CLIP_STRIDE, CLIP_STRIDE)
+
+    ours = best_seconds(lambda: store.read(*clip()), number=100)
+    print("\na clip through HDF5's selections, relative to our read by position with checksums")
+    for layout in ("contiguous", "chunked"):
+        path = folder / f"{layout}.h5"
+        with h5py.File(path, "w", libver=("v110", "v110")) as file:
+            for name, frames in videos.items():
+                chunks = {"chunks": (1, *frames.shape[1:]), "fletcher32": True} if layout == "chunked" else {}
+                file.create_dataset(name, data=frames, **chunks)
+        with h5py.File(path, "r") as file:
+            datasets = {name: file[name] for name in names}
+
+            def strided(datasets: dict[str, h5py.Dataset] = datasets) -> Frames:
+                name, numbers = clip()
+                return datasets[name][numbers.start : numbers.stop : numbers.step]
+
+            def single(datasets: dict[str, h5py.Dataset] = datasets) -> Frames:
+                name, numbers = clip()
+                return np.stack([datasets[name][number] for number in numbers])
+
+            times = [best_seconds(strided, number=3) / ours, best_seconds(single, number=100) / ours]
+        print(f"{layout:10}  strided slice {times[0]:7.1f}   frame by frame {times[1]:7.1f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--videos", type=int, default=16, help="how many videos of 64 frames (default: 16)")
+    count = parser.parse_args().videos
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        dark = render_videos(folder, count)
+        lifted = {name: LIFT(frames) for name, frames in dark.items()}
+        for material, videos in (("dark", dark), ("lifted", lifted)):
+            compare_codecs(folder, material, videos)
+            compare_chroma(material, videos)
+        compare_layouts(folder, dark)
+
+
+if __name__ == "__main__":
+    main()
