@@ -2,7 +2,7 @@
 
     python -m benchmarks.frame_store
 
-Prints ratios to the raw store of the same run: absolute times are this machine's. The material is the built-in demo,
+Prints ratios to the raw store of the same run, of CPU time: other work on the machine disturbs that least. The material is the built-in demo,
 darkened and coded as H.264 like the real videos, 128×171. A clip is 16 frames at a stride of 4.
 """
 
@@ -48,7 +48,7 @@ def render_videos(folder: Path, count: int) -> dict[str, Frames]:
 
 
 def build(folder: Path, videos: dict[str, Frames], codec: Codec, quality: int) -> tuple[FrameStore, float, int]:
-    """The store, seconds to write it, bytes of its shard."""
+    """The store, CPU seconds to write it, bytes of its shard."""
 
     def write() -> None:
         members = [(name, lambda frames=frames: iter(frames)) for name, frames in videos.items()]
@@ -60,13 +60,13 @@ def build(folder: Path, videos: dict[str, Frames], codec: Codec, quality: int) -
 
 
 def best_seconds(function: Callable[[], object], *, number: int) -> float:
-    """Seconds of a call: the best of some repeats, the one least disturbed."""
+    """CPU seconds of a call: the best of some repeats, the one least disturbed."""
     times = []
     for _ in range(REPEATS):
-        start = time.perf_counter()
+        start = time.process_time()
         for _ in range(number):
             function()
-        times.append((time.perf_counter() - start) / number)
+        times.append((time.process_time() - start) / number)
     return min(times)
 
 
@@ -89,7 +89,7 @@ def compare_codecs(folder: Path, material: str, videos: dict[str, Frames]) -> No
 
     raw_read = best_seconds(lambda: read_clip(raw), number=100)
     print(f"\n{material}: median level {np.median(np.concatenate([v.ravel() for v in videos.values()])):.0f}")
-    print("codec     size   write rate   read time    PSNR    error   PSNR lifted   error lifted")
+    print("codec     size   write time   read time    PSNR    error   PSNR lifted   error lifted")
     print("raw      1.000         1.00        1.00     inf     0.00           inf           0.00")
     for quality in QUALITIES:
         store, write, size = build(folder / material / str(quality), videos, "jpeg", quality)
@@ -98,7 +98,7 @@ def compare_codecs(folder: Path, material: str, videos: dict[str, Frames]) -> No
         psnr, error = errors(videos.values(), decoded)
         lifted_psnr, lifted_error = errors(map(LIFT, videos.values()), map(LIFT, decoded))
         print(
-            f"q{quality}     {size / raw_size:6.3f} {raw_write / write:12.2f} {read / raw_read:11.1f} {psnr:7.1f} "
+            f"q{quality}     {size / raw_size:6.3f} {write / raw_write:12.2f} {read / raw_read:11.1f} {psnr:7.1f} "
             f"{error:8.2f} {lifted_psnr:13.1f} {lifted_error:14.2f}"
         )
 

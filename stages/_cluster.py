@@ -121,23 +121,28 @@ def _map_there(
     results: dict[int, Result] = {}
     errors: dict[int, BaseException] = {}
     pending = set(futures)
-    while pending:
-        stop()
-        try:
-            finished, pending = wait(pending, timeout=POLL_SECONDS, return_when="FIRST_COMPLETED")  # type: ignore[no-untyped-call]
-        except TimeoutError:
-            continue
-        except CancelledError:
-            raise EnvironmentProblem(
-                "the dask scheduler went away", remedy="start it and run the same command again: it goes on from here"
-            ) from None
-        for future in finished:
-            number = number_of[future]
-            if future.status == "finished":
-                results[number] = future.result()
+    try:
+        while pending:
+            stop()
+            try:
+                finished, pending = wait(pending, timeout=POLL_SECONDS, return_when="FIRST_COMPLETED")  # type: ignore[no-untyped-call]
+            except TimeoutError:
+                continue
+            for future in finished:
+                number = number_of[future]
+                if future.status == "error":
+                    errors[number] = _error_of(future, name(tasks[number]))
+                    continue
+                try:
+                    results[number] = future.result(timeout=POLL_SECONDS)
+                except TimeoutError:  # its worker died before the result came over, and the task runs again
+                    pending.add(future)
+                    continue
                 done(tasks[number], results[number])
-            else:
-                errors[number] = _error_of(future, name(tasks[number]))
+    except CancelledError:
+        raise EnvironmentProblem(
+            "the dask scheduler went away", remedy="start it and run the same command again: it goes on from here"
+        ) from None
     if errors:
         raise errors[min(errors)]
     return [results[number] for number in range(len(tasks))]
@@ -173,6 +178,7 @@ def _connected(scheduler: str | None, num_workers: int) -> Iterator[Any]:
                     f"no dask scheduler answers at {scheduler}: {error}",
                     remedy="check --scheduler and DASK_SCHEDULER_ADDRESS; without them the stage uses this machine",
                 ) from None
+            _check_packages(client, scheduler)
         else:
             cluster = LocalCluster(  # type: ignore[no-untyped-call]
                 n_workers=num_workers,
@@ -186,6 +192,22 @@ def _connected(scheduler: str | None, num_workers: int) -> Iterator[Any]:
             client = stack.enter_context(Client(stack.enter_context(cluster)))  # type: ignore[no-untyped-call]
             client.run(_ignore_ctrl_c)
         yield client
+
+
+def _check_packages(client: Any, scheduler: str) -> None:
+    """Raise EnvironmentProblem where scheduler or workers lack this package."""
+    try:
+        client.run_on_scheduler(_is_here)
+        client.run(_is_here)
+    except Exception as error:  # whatever unpickling raises there
+        raise EnvironmentProblem(
+            f"the scheduler at {scheduler} or its workers cannot import this package: {error}",
+            remedy="install the same version of it there, in the same Python",
+        ) from None
+
+
+def _is_here() -> None:
+    """Nothing; what is asked is whether it can be imported."""
 
 
 def _ignore_ctrl_c() -> None:
