@@ -57,11 +57,10 @@ def compare(predictions: Mapping[str, Predictions], *, num_bootstraps: int, seed
 
 
 def _single(found: Predictions) -> dict[str, float]:
-    num_classes = len(found.class_names)
     return {
         "top1": top_k_accuracy(found.probs_NK, found.labels_N, 1),
         "top5": top_k_accuracy(found.probs_NK, found.labels_N, 5),
-        "mean_class_top1": mean_class_accuracy(found.predicted_N, found.labels_N, num_classes),
+        "mean_class_top1": mean_class_accuracy(found.predicted_N, found.labels_N),
     }
 
 

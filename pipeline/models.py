@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from pipeline.digest import digest_file
 from pipeline.errors import ParamsError, StaleArtifactError
 from pipeline.params import ClipParams, ModelName
-from pipeline.torchvision_compat import video_models
 from pipeline.weights import load_weights, save_weights
 
 MODEL_FORMAT_VERSION = 1
@@ -114,9 +113,11 @@ def _slim(arch: Architecture) -> nn.Module:
     return SlimR2Plus1D(arch.num_classes, width=arch.width, dropout=arch.dropout)
 
 
-def _torchvision(builder: Callable[..., nn.Module]) -> Callable[[Architecture], nn.Module]:
+def _torchvision(name: str) -> Callable[[Architecture], nn.Module]:
     def build(arch: Architecture) -> nn.Module:
-        network = builder(weights=None, num_classes=arch.num_classes)
+        from pipeline.torchvision_compat import video_models  # slow to import, and the slim network needs none of it
+
+        network: nn.Module = getattr(video_models, name)(weights=None, num_classes=arch.num_classes)
         network.fc = nn.Sequential(nn.Dropout(arch.dropout), nn.Linear(512, arch.num_classes))
         return network
 
@@ -130,6 +131,9 @@ def _x3d(depth_factor: float) -> Callable[[Architecture], nn.Module]:
     """
 
     def build(arch: Architecture) -> nn.Module:
+        import pipeline.torchvision_compat  # noqa: F401 - before pytorchvideo, which imports torchvision
+
+        # isort: split
         from pytorchvideo.models.x3d import create_x3d
 
         if arch.clip.size < 32:
@@ -150,9 +154,9 @@ def _x3d(depth_factor: float) -> Callable[[Architecture], nn.Module]:
 
 MODELS: dict[str, Callable[[Architecture], nn.Module]] = {
     "r2plus1d_slim": _slim,
-    "r2plus1d_18": _torchvision(video_models.r2plus1d_18),
-    "r3d_18": _torchvision(video_models.r3d_18),
-    "mc3_18": _torchvision(video_models.mc3_18),
+    "r2plus1d_18": _torchvision("r2plus1d_18"),
+    "r3d_18": _torchvision("r3d_18"),
+    "mc3_18": _torchvision("mc3_18"),
     "x3d_xs": _x3d(2.2),
     "x3d_s": _x3d(2.2),
     "x3d_m": _x3d(2.2),

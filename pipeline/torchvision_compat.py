@@ -33,6 +33,5 @@ if not _native_library_loads():
     _schemas.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
 from torchvision.models import video as video_models  # noqa: E402
-from torchvision.transforms.v2 import functional as transforms  # noqa: E402
 
-__all__ = ["transforms", "video_models"]
+__all__ = ["video_models"]
