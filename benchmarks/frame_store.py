@@ -2,8 +2,8 @@
 
     python -m benchmarks.frame_store
 
-Prints ratios to the raw store of the same run, of CPU time: other work on the machine disturbs that least. The material is the built-in demo,
-darkened and coded as H.264 like the real videos, 128×171. A clip is 16 frames at a stride of 4.
+Prints ratios to the raw store of the same run, of CPU time: other work on the machine disturbs that least. The material
+is the built-in demo, darkened and coded as H.264 like the real videos, 128×171. A clip is 16 frames at a stride of 4.
 """
 
 from __future__ import annotations
