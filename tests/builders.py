@@ -1,0 +1,91 @@
+"""Tiny data and networks for tests: noise that tells its class by brightness, as a frame store and a manifest."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.digest import digest_bytes, digest_uint64
+from pipeline.frames import FrameStore, shard_of, shard_path, write_index, write_shard
+from pipeline.manifest import ManifestRow, write_manifest
+from pipeline.models import Architecture, Recognizer
+from pipeline.params import ClipParams, TrainParams, ViewsParams
+
+CLIP = ClipParams(num_frames=2, frame_stride=2, size=16)
+VIEWS = ViewsParams(num_views=3, min_scale=0.5, max_aspect=1.25, flip=True)
+CLASSES = ("drink", "jump", "wave")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """For test files that import it: other numbers of threads round sums differently, and are slower on tiny ones."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def train_params(**changes):
+    """A training of a few steps; `changes` replace single values."""
+    values = {
+        "epochs": 3,
+        "batch_size": 4,
+        "learning_rate": 0.01,
+        "weight_decay": 0.05,
+        "warmup_epochs": 1.0,
+        "label_smoothing": 0.0,
+        "clip_grad_norm": 5.0,
+        "width": 4,
+        "dropout": 0.3,
+        "num_workers": 0,
+    }
+    return TrainParams(**{**values, **changes})
+
+
+def tiny_recognizer(*, clip=CLIP, num_classes=3, width=4, dropout=0.3, seed=0):
+    """A network of width 4 with weights that depend on the seed."""
+    torch.manual_seed(seed)
+    arch = Architecture("r2plus1d_slim", num_classes, clip, width, dropout)
+    return Recognizer(arch, mean_C=[0.4, 0.5, 0.6], std_C=[0.2, 0.25, 0.3])
+
+
+def noise_video(name, shape_THW, *, low=0, high=256):
+    """Random uint8 frames (T, H, W, 3) that depend on the name alone."""
+    rng = np.random.default_rng(digest_uint64(name.encode()))
+    return rng.integers(low, high, (*shape_THW, 3), dtype=np.uint8)
+
+
+def write_frames(folder, videos, *, num_shards=2, origin=None):
+    """A raw frame store of videos_THWC by id."""
+    rows = []
+    for shard in range(num_shards):
+        mine = [(name, video) for name, video in videos.items() if shard_of(name, num_shards) == shard]
+        openers = [(name, lambda video=video: iter(video)) for name, video in mine]
+        path = shard_path(folder, shard)
+        options = {"shard": shard, "codec": "raw", "jpeg_quality": 95, "min_frames": 1}
+        rows += write_shard(path, openers, **options).rows
+    write_index(folder, rows, codec="raw", jpeg_quality=95, origin=origin or {})
+    return FrameStore(folder)
+
+
+def manifest_row(video_id, label, split, shape_THW, *, class_name=None):
+    """A row of a video with as many frames of that size."""
+    class_name = class_name or CLASSES[label]
+    num_frames, height, width = shape_THW
+    digest = digest_bytes(video_id.encode())
+    path = f"{video_id}.mp4"
+    return ManifestRow(video_id, path, label, class_name, "1", split, num_frames, 25.0, width, height, digest)
+
+
+def tiny_data(folder, *, num_train=8, num_val=4, num_test=4, num_classes=2, shape_THW=(6, 18, 22)):
+    """A manifest and a frame store whose classes differ in brightness: easy to learn."""
+    rows, videos = [], {}
+    for split, number in (("train", num_train), ("val", num_val), ("test", num_test)):
+        for index in range(number):
+            label = index % num_classes
+            name = f"{CLASSES[label]}/{split}_{index}"
+            low = 200 * label // num_classes
+            videos[name] = noise_video(name, shape_THW, low=low, high=low + 60)
+            rows.append(manifest_row(name, label, split, shape_THW))
+    return write_manifest(folder / "manifest.csv", rows), write_frames(folder / "frames", videos)

@@ -1,0 +1,242 @@
+"""The command line is quick, has data on stdout and messages on stderr, and its exit codes say what is wrong."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import json
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+import pytest
+from builders import manifest_row
+
+from pipeline.errors import DataError, EnvironmentProblem, Interrupted, ParamsError, StaleArtifactError
+from pipeline.manifest import write_manifest
+from pipeline.predictions import Predictions, write_predictions
+from stages import _shell
+from stages.__main__ import COMMANDS, main
+
+ROOT = Path(__file__).parent.parent
+HEAVY = ("torch", "torchvision", "torchmetrics", "h5py", "zarr", "dask", "distributed", "av", "cv2", "hypothesis")
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """Run the command line in this process; returns exit code, stdout and stderr."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["dlkdd", *map(str, arguments)])
+        with pytest.raises(SystemExit) as caught:
+            main()
+        printed = capsys.readouterr()
+        return caught.value.code, printed.out, printed.err
+
+    monkeypatch.setenv("COLUMNS", "200")  # no line of help is broken
+    return run
+
+
+def first_line(name):
+    source = (ROOT / "stages" / f"{name}.py").read_text(encoding="utf-8")
+    return ast.get_docstring(ast.parse(source)).partition("\n")[0]
+
+
+# help
+
+
+def test_help_lists_every_command_with_what_it_does(call):
+    code, out, _ = call("--help")
+    assert code == 0
+    for name in COMMANDS:
+        (line,) = [line for line in out.splitlines() if f" {name.replace('_', '-')} " in line]
+        assert first_line(name) in line
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_explains_itself_under_both_spellings(call, name):
+    found = {call(spelling, "--help")[:2] for spelling in {name, name.replace("_", "-")}}
+    outs = {out.replace("_", "-") for _, out in found}
+    assert {code for code, _ in found} == {0}
+    assert len(outs) == 1
+    assert first_line(name).replace("_", "-") in outs.pop()
+
+
+LIGHT = f"""
+import sys
+from stages.__main__ import main
+try:
+    main()
+finally:
+    print(*(set({HEAVY}) & set(sys.modules)), file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["evaluate", "--help"], ["recipe", "list"]], ids=" ".join)
+def test_what_needs_no_computing_waits_for_no_heavy_library(arguments):
+    done = subprocess.run(
+        [sys.executable, "-c", LIGHT, *arguments], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert done.stdout
+    assert done.stderr.split() == []
+
+
+def test_the_package_is_the_command():
+    done = subprocess.run([sys.executable, "-m", "stages", "nothing"], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 2
+    assert "No such command 'nothing'" in done.stderr
+    assert done.stdout == ""
+
+
+# exit codes
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["trainstudent"], ["--nothing"], ["evaluate"], ["evaluate", "--nothing"], ["recipe", "nothing"]],
+    ids=" ".join,
+)
+def test_wrong_usage_is_2_and_says_so_on_stderr(call, arguments):
+    code, out, err = call(*arguments)
+    assert (code, out) == (2, "")
+    assert "Error" in err
+
+
+@pytest.fixture
+def evaluation(tmp_path):
+    """Arguments of evaluate for four test videos, with everything there that it reads."""
+    rows = [manifest_row(f"v{number}", number % 2, "test", (4, 16, 16)) for number in range(4)]
+    write_manifest(tmp_path / "manifest.csv", rows)
+    labels_N = np.array([0, 1, 0, 1])
+    for seed, name in enumerate(("teacher", "student", "baseline")):
+        probs_NK = np.random.default_rng(seed).dirichlet(np.ones(2), 4)
+        found = Predictions(tuple(row.video_id for row in rows), labels_N, probs_NK, ("drink", "jump"))
+        write_predictions(tmp_path / f"{name}.csv", found)
+    options = {
+        "--manifest": tmp_path / "manifest.csv",
+        **{f"--{name}": tmp_path / f"{name}.csv" for name in ("teacher", "student", "baseline")},
+        "--metrics": tmp_path / "metrics.json",
+        "--confusion": tmp_path / "confusion",
+        "--params": ROOT / "params.yaml",
+    }
+    return [text for option in options.items() for text in option]
+
+
+@pytest.mark.parametrize(("name", "code"), [("manifest.csv", 3), ("student.csv", 5), ("params", 2)])
+def test_an_error_of_the_user_is_one_message_and_its_code(call, evaluation, tmp_path, name, code):
+    missing = tmp_path / name
+    missing.unlink(missing_ok=True)
+    if name == "params":
+        evaluation[-1] = missing
+    found, out, err = call("evaluate", *evaluation)
+    assert (found, out) == (code, "")
+    assert err.startswith(f"error: {missing}: ")
+    assert "Traceback" not in err
+    assert not (tmp_path / "metrics.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ParamsError("wrong", findings=["this", "that"], remedy="mend it"), 2),
+        (DataError("wrong", findings=["this", "that"], remedy="mend it"), 3),
+        (EnvironmentProblem("wrong", findings=["this", "that"], remedy="mend it"), 4),
+        (StaleArtifactError("wrong", findings=["this", "that"], remedy="mend it"), 5),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_findings_and_help_are_printed_in_lines(call, evaluation, monkeypatch, error, code):
+    evaluate = import_module("stages.evaluate")
+    monkeypatch.setattr(evaluate, "read_manifest", raising(error))
+    assert call("evaluate", *evaluation) == (code, "", "error: wrong\n  - this\n  - that\nhelp: mend it\n")
+
+
+def raising(error):
+    def fail(*_arguments, **_options):
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize(("number", "code"), [(2, 130), (15, 143)])
+def test_an_interrupted_run_says_that_it_goes_on(call, evaluation, monkeypatch, number, code):
+    monkeypatch.setattr(import_module("stages.evaluate"), "compare", raising(Interrupted(number)))
+    found, _, err = call("evaluate", *evaluation)
+    assert found == code
+    assert "the same command goes on from here" in err
+
+
+def test_an_error_of_ours_shows_where_it_happened(call, evaluation, monkeypatch):
+    monkeypatch.setattr(import_module("stages.evaluate"), "compare", raising(RuntimeError("surprise")))
+    code, out, err = call("evaluate", *evaluation)
+    assert (code, out) == (1, "")
+    assert "Traceback" in err
+    assert "RuntimeError: surprise" in err
+    assert err.rstrip().endswith("please report it with the lines above.")
+
+
+def test_nothing_of_a_message_is_taken_for_markup_or_escape_sequences(capsys):
+    _shell.say("[red]a[/red]\x1b[31mb\nc\r[/")
+    assert capsys.readouterr().err == "[red]a[/red]\N{REPLACEMENT CHARACTER}[31mb\nc\N{REPLACEMENT CHARACTER}[/\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("a\\[b] c\\", marks=pytest.mark.xfail(strict=True, reason="the last backslash is doubled")),
+        pytest.param("video :x: of [1/3]", marks=pytest.mark.xfail(strict=True, reason=":x: becomes an emoji")),
+        "[/]",
+        "\\[red]",
+    ],
+)
+def test_a_message_is_printed_as_it_is(capsys, text):
+    _shell.say(text)
+    assert capsys.readouterr().err == f"{text}\n"
+
+
+# evaluate, the lightest of the stages, as a user sees it
+
+
+def test_evaluate_prints_a_table_and_writes_its_files(call, evaluation, tmp_path):
+    code, out, _ = call("evaluate", *evaluation)
+    assert code == 0
+    assert "teacher (enhanced)" in out
+    assert "points of top-1" in out
+    written = json.loads((tmp_path / "metrics.json").read_text())
+    assert written["num_test_videos"] == 4
+    assert {path.name for path in (tmp_path / "confusion").iterdir()} == {"teacher.csv", "student.csv", "baseline.csv"}
+
+
+def test_evaluate_prints_json_and_nothing_else_when_asked(call, evaluation, tmp_path):
+    code, out, err = call("evaluate", *evaluation, "--json")
+    assert (code, err) == (0, "")
+    printed, written = json.loads(out), json.loads((tmp_path / "metrics.json").read_text())
+    assert printed.keys() == written.keys()
+
+
+# progress
+
+
+def test_progress_off_a_terminal_is_plain_lines(capsys, monkeypatch):
+    now = 0.0
+    monkeypatch.setattr(_shell.time, "monotonic", lambda: now)
+    with _shell.progress("train_teacher", 10, "steps") as advance:
+        for step in range(10):
+            now += 4.0
+            advance(1, f"loss {step}")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [
+        "train_teacher: 3/10 steps, 28 s left; loss 2",
+        "train_teacher: 6/10 steps, 16 s left; loss 5",
+        "train_teacher: 9/10 steps, 4 s left; loss 8",
+        "train_teacher: 10/10 steps, 0 s left; loss 9",
+    ]
+
+
+def test_progress_that_ends_early_says_nothing_wrong(capsys):
+    with contextlib.suppress(Interrupted), _shell.progress("enhance", 10, "shards") as advance:
+        advance(3, "")
+        raise Interrupted(2)
+    assert "10/10" not in capsys.readouterr().err

@@ -1,0 +1,302 @@
+"""Training learns, tells what it did, and goes on from any interruption as if there had been none."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+
+import numpy as np
+import pytest
+import torch
+from builders import CLIP, VIEWS, one_thread, tiny_data, tiny_recognizer, train_params  # noqa: F401 - a fixture
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.dataset import BANK, DrawnViews, UniformViews, samples_of
+from pipeline.errors import DlkddError, Interrupted, ParamsError
+from pipeline.losses import distillation_loss, hard_loss
+from pipeline.scoring import score
+from pipeline.soft_targets import Rows, SoftTargetStore, write_store
+from pipeline.training import Trainer, TrainingData, learning_rate
+
+CPU = torch.device("cpu")
+NUM_STEPS = 6  # 3 epochs of 8 samples in batches of 4
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    manifest, frames = tiny_data(tmp_path_factory.mktemp("data"))
+    train, val = samples_of(manifest, frames, "train"), samples_of(manifest, frames, "val")
+    return TrainingData(frames, train, val, DrawnViews(frames, CLIP, VIEWS, seed=0, purpose=BANK))
+
+
+def baseline_loss(logits_BK, batch):
+    return hard_loss(logits_BK, batch.labels_B, label_smoothing=0.0)
+
+
+class Run:
+    """One training in a folder, which can be started several times."""
+
+    def __init__(self, folder, data, loss=baseline_loss, *, checkpoint_seconds=math.inf, **changes):
+        self.folder, self.data, self.loss, self.params = folder, data, loss, train_params(**changes)
+        self.checkpoint_seconds = checkpoint_seconds
+        self.told = []
+
+    def trainer(self):
+        return Trainer(
+            tiny_recognizer(num_classes=2, dropout=self.params.dropout),
+            self.data,
+            self.params,
+            self.loss,
+            seed=5,
+            device=CPU,
+            checkpoint_path=self.folder / "checkpoint.pt",
+            checkpoint_seconds=self.checkpoint_seconds,
+        )
+
+    def start(self, *, interrupt_after=math.inf, crash_after=math.inf):
+        """Train; after some steps, be interrupted, or crash without saving anything."""
+        steps = 0
+
+        def stop():
+            if steps >= interrupt_after:
+                raise Interrupted(15)
+
+        def advance(count, note):
+            nonlocal steps
+            self.told.append((count, note))
+            steps += not note.startswith("from")
+            if steps >= crash_after:
+                raise MemoryError
+
+        torch.manual_seed(np.random.default_rng().integers(2**31))  # what ran before in the process must not matter
+        return self.trainer().run(stop=stop, advance=advance)
+
+    def interrupted(self, steps):
+        with pytest.raises(Interrupted):
+            self.start(interrupt_after=steps)
+
+    def crashed(self, steps):
+        with pytest.raises(MemoryError):
+            self.start(crash_after=steps)
+
+
+@pytest.fixture(scope="module")
+def expected(data, tmp_path_factory):
+    return Run(tmp_path_factory.mktemp("whole"), data).start()
+
+
+def check_same(found, expected):
+    weights, others = found.recognizer.state_dict(), expected.recognizer.state_dict()
+    assert [name for name in weights if not torch.equal(weights[name], others[name])] == []
+    assert found.curve == expected.curve
+    assert found.best_epoch == expected.best_epoch
+
+
+# going on
+
+
+@pytest.mark.parametrize("step", range(1, NUM_STEPS + 1))
+def test_interrupted_at_any_step_it_ends_the_same(data, expected, tmp_path, step):
+    run = Run(tmp_path, data)
+    run.interrupted(step)
+    check_same(run.start(), expected)
+
+
+def test_interrupted_after_every_step_it_ends_the_same(data, expected, tmp_path):
+    run = Run(tmp_path, data)
+    for _ in range(NUM_STEPS):
+        run.interrupted(1)
+    check_same(run.start(), expected)
+
+
+@pytest.mark.parametrize("step", [1, 3, 4])
+def test_killed_between_two_checkpoints_it_ends_the_same(data, expected, tmp_path, step):
+    run = Run(tmp_path, data)
+    run.interrupted(step)
+    run.crashed(2)
+    check_same(run.start(), expected)
+
+
+def test_with_a_torn_checkpoint_the_one_before_is_used(data, expected, tmp_path):
+    run = Run(tmp_path, data, checkpoint_seconds=0.0)
+    run.interrupted(4)
+    newest = tmp_path / "checkpoint.pt"
+    newest.write_bytes(newest.read_bytes()[:-1000])
+    check_same(run.start(), expected)
+    assert (3, "from the checkpoint") in run.told
+
+
+def test_saving_often_changes_nothing(data, expected, tmp_path):
+    check_same(Run(tmp_path, data, checkpoint_seconds=0.0).start(), expected)
+    assert (tmp_path / "checkpoint.pt").exists()
+
+
+def test_data_loader_processes_change_nothing(data, expected, tmp_path):
+    run = Run(tmp_path, data, num_workers=2)
+    run.interrupted(3)
+    check_same(run.start(), expected)
+
+
+def test_every_step_is_told_once_however_often_it_is_started(data, tmp_path):
+    run = Run(tmp_path, data)
+    run.interrupted(4)
+    assert [count for count, _ in run.told] == [1] * 4
+    run.told.clear()
+    run.start()
+    assert run.told[0] == (4, "from the checkpoint")
+    assert sum(count for count, _ in run.told) == NUM_STEPS
+
+
+# learning
+
+
+def test_it_learns_what_is_easy(data, tmp_path):
+    trained = Run(tmp_path, data, epochs=8, learning_rate=0.03, dropout=0.0).start()
+    best = trained.curve[trained.best_epoch]
+    assert best["val_top1"] == 1.0
+    assert trained.curve[-1]["train_loss"] < 0.5 * trained.curve[0]["train_loss"]
+
+
+def test_the_weights_are_those_of_the_best_epoch_on_val(data, tmp_path):
+    trained = Run(tmp_path, data, epochs=6, learning_rate=0.05).start()
+    assert not trained.recognizer.training
+    found = score(
+        trained.recognizer, data.frames, data.val, class_names=("a", "b"), num_clips=1, batch_size=3, device=CPU,
+        stop=lambda: None, advance=lambda _count, _note: None,
+    )  # fmt: skip
+    best = max(trained.curve, key=lambda row: (row["val_top1"], -row["val_loss"]))
+    assert trained.curve[trained.best_epoch] == best
+    assert (found.predicted_N == found.labels_N).mean() == best["val_top1"]
+    loss = -np.log(found.probs_NK[np.arange(len(found.labels_N)), found.labels_N]).mean()
+    assert loss == pytest.approx(best["val_loss"], rel=1e-4)
+
+
+def test_the_curve_has_a_row_for_every_epoch(expected):
+    assert [row["epoch"] for row in expected.curve] == [0, 1, 2]
+    for row in expected.curve:
+        assert 0 <= row["train_top1"] <= 1
+        assert row["val_top1"] in {0, 0.25, 0.5, 0.75, 1}
+        assert math.isfinite(row["train_loss"])
+    assert 0 <= expected.data_wait <= 1
+
+
+def test_the_seed_and_nothing_else_decides(data, expected, tmp_path):
+    check_same(Run(tmp_path / "again", data).start(), expected)
+    other = Run(tmp_path / "other", data)
+    other.params = train_params(dropout=0.0)
+    assert other.start().curve != expected.curve
+
+
+def test_a_student_without_soft_weight_is_the_baseline_bit_by_bit(data, expected, tmp_path):
+    source, names = data.source, tuple(sample.video_id for sample in data.train)
+    views = [[source.lookup(name, number)[0].row() for number in range(VIEWS.num_views)] for name in names]
+    logits_NVK = np.random.default_rng(0).normal(size=(8, VIEWS.num_views, 2)).astype(np.float32)
+    rows = Rows(names, logits_NVK, np.array(views, np.int32), np.zeros((8, VIEWS.num_views), np.uint64))
+    path = tmp_path / "soft_targets.zarr"
+    write_store(path, [rows], num_rows=8, num_views=VIEWS.num_views, num_classes=2, attributes={})
+    with_targets = TrainingData(data.frames, data.train, data.val, SoftTargetStore(path))
+
+    def student(soft_weight):
+        def loss(logits_BK, batch):
+            options = {"soft_loss": "kl", "temperature": 2.0, "soft_weight": soft_weight}
+            return distillation_loss(logits_BK, batch.labels_B, batch.teacher_BK, **options)
+
+        return Run(tmp_path / str(soft_weight), with_targets, loss).start()
+
+    check_same(student(0.0), expected)
+    assert student(0.5).curve != expected.curve
+
+
+def test_weight_decay_is_for_matrices_and_kernels(data, tmp_path):
+    trainer = Run(tmp_path, data).trainer()
+    decay_of = {p: group["weight_decay"] for group in trainer.optimizer.param_groups for p in group["params"]}
+    for name, parameter in trainer.recognizer.named_parameters():
+        assert decay_of.pop(parameter) == (0.05 if parameter.ndim > 1 else 0.0), name
+    assert decay_of == {}
+
+
+# what goes wrong
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_names_its_videos(data, tmp_path, value):
+    seen = []
+
+    def loss(logits_BK, batch):
+        seen.append(batch.video_ids)
+        return baseline_loss(logits_BK, batch) * (value if len(seen) == 3 else 1)
+
+    run = Run(tmp_path, data, loss)
+    with pytest.raises(ParamsError, match=r"step 2: the loss is (nan|inf)") as caught:
+        run.start()
+    assert caught.value.findings == seen[2]
+    assert "learning_rate" in caught.value.remedy
+    assert len(run.told) == 2
+
+
+def test_a_gradient_that_is_not_finite_is_noticed_where_the_loss_is(data, tmp_path):
+    def loss(logits_BK, batch):
+        return baseline_loss(logits_BK, batch) + torch.sqrt((logits_BK - logits_BK).sum())  # slope of a root at 0
+
+    with pytest.raises(ParamsError, match="norm of its gradient nan"):
+        Run(tmp_path, data, loss).start()
+
+
+@pytest.mark.xfail(strict=True, reason="ValueError of batch normalisation")
+def test_batches_of_one_clip_train_or_are_refused(data, tmp_path):
+    """The last layer of this network is one pixel: a batch of one leaves batch normalisation nothing to normalise."""
+    with contextlib.suppress(DlkddError):
+        Run(tmp_path, data, batch_size=1).start()
+
+
+# the schedule
+
+
+SCHEDULES = st.integers(1, 40).flatmap(
+    lambda epochs: st.tuples(st.just(epochs), st.floats(0, epochs, exclude_max=True), st.integers(1, 50))
+)
+
+
+def rates(schedule):
+    epochs, warmup_epochs, steps_per_epoch = schedule
+    params = train_params(epochs=epochs, warmup_epochs=warmup_epochs, learning_rate=1.0)
+    return [learning_rate(step, steps_per_epoch, params) for step in range(epochs * steps_per_epoch)]
+
+
+@given(SCHEDULES)
+def test_the_rate_rises_to_its_peak_and_falls_to_the_end(schedule):
+    _, warmup_epochs, steps_per_epoch = schedule
+    found = rates(schedule)
+    warmup = math.ceil(warmup_epochs * steps_per_epoch)
+    assert all(0 < rate <= 1 for rate in found)
+    assert all(np.diff(found[:warmup]) > 0)
+    assert all(np.diff(found[warmup:]) < 0)
+
+
+@pytest.mark.parametrize("warmup_epochs", [0.0, 2.0])
+def test_the_rate_is_linear_then_a_cosine(warmup_epochs):
+    found = rates((10, warmup_epochs, 8))
+    warmup = int(8 * warmup_epochs)
+    assert found[:warmup] == pytest.approx(np.linspace(0, 1, warmup + 2)[1:-1].tolist())
+    cosine = (1 + np.cos(np.linspace(0, np.pi, 80 - warmup + 1))) / 2  # reaches zero one step after the last
+    assert found[warmup:] == pytest.approx(cosine[:-1].tolist())
+
+
+def test_the_rate_of_a_step_is_in_the_curve(data, tmp_path):
+    trained = Run(tmp_path, data).start()
+    expected = rates((3, 1.0, 2))
+    assert [row["learning_rate"] for row in trained.curve] == pytest.approx([0.01 * expected[i] for i in (1, 3, 5)])
+
+
+def test_validation_looks_at_the_middle_of_every_video(data, tmp_path, monkeypatch):
+    asked = []
+    lookup = UniformViews.lookup
+
+    def noted(self, video_id, number):
+        asked.append((video_id, number, self.num_clips))
+        return lookup(self, video_id, number)
+
+    monkeypatch.setattr(UniformViews, "lookup", noted)
+    Run(tmp_path, data, epochs=1, warmup_epochs=0.0).start()
+    assert asked == [(sample.video_id, 0, 1) for sample in data.val]

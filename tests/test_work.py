@@ -1,0 +1,378 @@
+"""Files appear whole or not at all, one process works in a work folder, and a signal waits for a safe point."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import EnvironmentProblem, Interrupted
+from pipeline.work import (
+    PARTIAL_SUFFIX,
+    interruptible,
+    publish,
+    work_folder,
+    work_root,
+    write_text_whole,
+    written_whole,
+)
+
+UNWRITABLE = [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES]
+
+
+@pytest.fixture(autouse=True)
+def root(tmp_path, monkeypatch):
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    return tmp_path / ".work"
+
+
+def failing(code):
+    def fail(*_args, **_options):
+        raise OSError(code, os.strerror(code))
+
+    return fail
+
+
+def tree(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
+
+
+# written_whole
+
+
+def test_a_file_is_there_when_the_block_is_done(tmp_path):
+    path = tmp_path / "deep" / "er" / "file"
+    with written_whole(path) as partial:
+        partial.write_bytes(b"new")
+        assert not path.exists()
+    assert tree(tmp_path) == {"deep": None, "deep/er": None, "deep/er/file": b"new"}
+
+
+@pytest.mark.parametrize("old", [None, b"old"])
+@pytest.mark.parametrize("error", [ValueError("x"), KeyboardInterrupt("x"), OSError(errno.EIO, "x")], ids=repr)
+def test_nothing_changes_when_the_block_fails(tmp_path, old, error):
+    path = tmp_path / "file"
+    if old is not None:
+        path.write_bytes(old)
+    before = tree(tmp_path)
+
+    def write():
+        with written_whole(path) as partial:
+            partial.write_bytes(b"half of the n")
+            raise error
+
+    with pytest.raises(type(error), match="x"):
+        write()
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("code", UNWRITABLE, ids=errno.errorcode.get)
+@pytest.mark.parametrize("where", ["write", "fsync", "rename"])
+def test_a_full_disk_is_a_message_and_leaves_the_old_file(tmp_path, monkeypatch, code, where):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    if where == "fsync":
+        monkeypatch.setattr(os, "fsync", failing(code))
+    if where == "rename":
+        monkeypatch.setattr(Path, "replace", failing(code))
+
+    def write():
+        with written_whole(path) as partial:
+            partial.write_bytes(b"half")
+            if where == "write":
+                failing(code)()
+
+    with pytest.raises(EnvironmentProblem, match="file: cannot be written") as caught:
+        write()
+    assert caught.value.exit_code == 4
+    assert tree(tmp_path) == {"file": b"old"}
+
+
+@pytest.mark.xfail(strict=True, reason="only the block is guarded, not mkdir before it")
+@pytest.mark.parametrize("code", UNWRITABLE, ids=errno.errorcode.get)
+def test_a_folder_that_cannot_be_made_is_a_message(tmp_path, monkeypatch, code):
+    monkeypatch.setattr(Path, "mkdir", failing(code))
+    with pytest.raises(EnvironmentProblem, match="cannot be written"), written_whole(tmp_path / "new" / "file"):
+        pass
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason="root may write anywhere")
+def test_a_folder_without_permission_is_a_message(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(EnvironmentProblem, match="Permission denied"):
+        write_text_whole(tmp_path / "file", "text")
+    tmp_path.chmod(0o700)
+
+
+def test_text_is_written_with_the_line_ends_that_it_has(tmp_path):
+    write_text_whole(tmp_path / "file", "é\r\nb\n")
+    assert (tmp_path / "file").read_bytes() == b"\xc3\xa9\r\nb\n"
+
+
+# publish
+
+
+def build(path, kind, content):
+    if kind == "folder":
+        (path / "inner").mkdir(parents=True)
+        (path / "inner" / content).write_text(content)
+    else:
+        path.write_text(content)
+    return path
+
+
+@contextlib.contextmanager
+def other_file_system(monkeypatch, folder):
+    """Renaming out of a folder fails, as it does from one file system to another."""
+    rename = Path.replace
+
+    def replace(self, target):
+        if self.parent == folder != Path(target).parent:
+            failing(errno.EXDEV)()
+        return rename(self, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", replace)
+        yield
+
+
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["same file system", "another"])
+@pytest.mark.parametrize(
+    ("old", "kind"),
+    [
+        (None, "file"),
+        ("file", "file"),
+        ("folder", "file"),
+        (None, "folder"),
+        ("folder", "folder"),
+        pytest.param(
+            "file", "folder", marks=pytest.mark.xfail(strict=True, reason="a folder is not renamed onto a file")
+        ),
+    ],
+)
+def test_publish_replaces_what_was_there(tmp_path, monkeypatch, kind, old, elsewhere):
+    work, outs = tmp_path / "work", tmp_path / "outs"
+    work.mkdir()
+    built = build(work / "built", kind, "new")
+    expected = build(tmp_path / "expected" / "out", kind, "new") if kind == "folder" else None
+    if old:
+        outs.mkdir()
+        build(outs / "out", old, "old")
+    if elsewhere:
+        with other_file_system(monkeypatch, work):
+            publish(built, outs / "out")
+    else:
+        publish(built, outs / "out")
+    assert tree(work) == {}
+    assert tree(outs) == (tree(expected.parent) if expected else {"out": b"new"})
+
+
+def test_publish_replaces_a_link_and_not_what_it_points_to(tmp_path):
+    cached = build(tmp_path / "cached", "file", "old")
+    out = tmp_path / "out"
+    out.symlink_to(cached)
+    publish(build(tmp_path / "built", "file", "new"), out)
+    assert not out.is_symlink()
+    assert (out.read_text(), cached.read_text()) == ("new", "old")
+
+
+def test_publish_of_something_that_was_not_built_changes_nothing(tmp_path):
+    out = build(tmp_path / "out", "folder", "old")
+    with pytest.raises(FileNotFoundError):
+        publish(tmp_path / "built", out)
+    assert (out / "inner" / "old").exists()
+
+
+# the work folder
+
+
+def folder_of(stage="stage", params=None, inputs=None, format_version=1):
+    with work_folder(stage, params=params or {}, inputs=inputs or {}, format_version=format_version) as work:
+        return work.path
+
+
+def test_it_lies_under_the_repository_that_dvc_names(tmp_path, root, monkeypatch):
+    assert work_root() == root
+    assert folder_of().parent == root
+    monkeypatch.delenv("DVC_ROOT")
+    monkeypatch.chdir(tmp_path)
+    assert work_root().resolve() == root
+
+
+def test_everything_that_the_result_depends_on_makes_another_folder():
+    paths = [
+        folder_of(),
+        folder_of("other_stage"),
+        folder_of(params={"seed": 0}),
+        folder_of(params={"seed": 1}),
+        folder_of(params={"seed": 0.5}),
+        folder_of(inputs={"seed": "0"}),
+        folder_of(inputs={"frames": "ab"}),
+        folder_of(format_version=2),
+    ]
+    assert len(set(paths)) == len(paths)
+
+
+def test_the_order_of_parameters_does_not():
+    values = {"a": 1, "b": {"c": 2, "d": 3}}
+    assert folder_of(params=values) == folder_of(params={"b": {"d": 3, "c": 2}, "a": 1})
+
+
+def test_progress_is_found_again_until_the_stage_is_finished():
+    with work_folder("stage", params={}, inputs={}, format_version=1) as work:
+        (work.path / "progress").write_text("half")
+    with work_folder("stage", params={}, inputs={}, format_version=1) as work:
+        assert (work.path / "progress").read_text() == "half"
+        work.finish()
+        assert not work.path.exists()
+    with work_folder("stage", params={}, inputs={}, format_version=1) as work:
+        assert not (work.path / "progress").exists()
+
+
+def test_what_a_killed_run_left_half_written_is_swept():
+    path = folder_of()
+    build(path / f"store.zarr{PARTIAL_SUFFIX}", "folder", f"chunk{PARTIAL_SUFFIX}")
+    build(path / "kept", "folder", f"file.1234{PARTIAL_SUFFIX}")
+    build(path / "kept" / "inner" / "deep", "folder", "whole")
+    (path / f"file.77{PARTIAL_SUFFIX}").write_text("half")
+    folder_of()
+    assert set(tree(path)) == {
+        "fingerprint.json", "kept", "kept/inner", "kept/inner/deep", "kept/inner/deep/inner",
+        "kept/inner/deep/inner/whole",
+    }  # fmt: skip
+
+
+@pytest.mark.xfail(strict=True, reason="mkdir and the lock file are not guarded")
+@pytest.mark.parametrize("code", UNWRITABLE, ids=errno.errorcode.get)
+def test_a_work_folder_that_cannot_be_made_is_a_message(monkeypatch, code):
+    monkeypatch.setattr(Path, "mkdir", failing(code))
+    with pytest.raises(EnvironmentProblem):
+        folder_of()
+
+
+# the lock
+
+HOLDER = """
+import os, sys
+from pipeline.work import work_folder
+with work_folder("stage", params={}, inputs={}, format_version=1):
+    child = os.fork() if "fork" in sys.argv else 1
+    if child:
+        print(child, flush=True)
+    sys.stdin.read()
+"""
+
+
+@contextlib.contextmanager
+def holder(*arguments):
+    """Another process in the work folder; yields it and the number that it printed."""
+    command = [sys.executable, "-c", HOLDER, *arguments]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield process, int(process.stdout.readline())
+        finally:
+            process.kill()
+
+
+def test_a_second_process_is_told_who_works_there():
+    with holder() as (process, _), pytest.raises(EnvironmentProblem) as caught:
+        folder_of()
+    assert f"process {process.pid} on {os.uname().nodename} is already working" in str(caught.value)
+    assert caught.value.exit_code == 4
+
+
+def test_another_fingerprint_is_free_meanwhile():
+    with holder():
+        folder_of(params={"seed": 1})
+
+
+def test_the_lock_ends_with_its_process_however_that_ends():
+    with holder() as (process, _):
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        folder_of()
+
+
+def test_a_forked_child_does_not_keep_the_lock():
+    with holder("fork") as (process, child):
+        try:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            os.kill(child, 0)  # it lives
+            folder_of()
+        finally:
+            os.kill(child, signal.SIGKILL)
+
+
+def test_the_lock_is_free_after_an_error():
+    def failing_run():
+        with work_folder("stage", params={}, inputs={}, format_version=1):
+            raise ValueError
+
+    with pytest.raises(ValueError, match=r"^$"):
+        failing_run()
+    with holder():
+        pass
+
+
+# signals
+
+
+@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_waits_for_the_next_check(number, exit_code):
+    steps = []
+
+    def run():
+        with interruptible() as stop:
+            stop()
+            os.kill(os.getpid(), number)
+            steps.append("finished after the signal")
+            stop()
+            steps.append("not reached")
+
+    with pytest.raises(Interrupted) as caught:
+        run()
+    assert caught.value.exit_code == exit_code
+    assert steps == ["finished after the signal"]
+
+
+def test_a_second_signal_does_not_wait():
+    steps = []
+
+    def run():
+        with interruptible():
+            os.kill(os.getpid(), signal.SIGTERM)
+            steps.append("after the first")
+            os.kill(os.getpid(), signal.SIGINT)
+            steps.append("not reached")
+
+    with pytest.raises(Interrupted) as caught:
+        run()
+    assert caught.value.exit_code == 130
+    assert steps == ["after the first"]
+
+
+@pytest.mark.parametrize("ends_with", [None, ValueError])
+def test_handlers_are_put_back(ends_with):
+    def handlers():
+        return [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+
+    def run():
+        with interruptible():
+            assert handlers() != before
+            if ends_with:
+                raise ends_with
+
+    before = handlers()
+    if ends_with:
+        with pytest.raises(ends_with):
+            run()
+    else:
+        run()
+    assert handlers() == before
