@@ -75,7 +75,7 @@ class CameraModel:
 
 # Calibrated so that the demo's clips have the statistics of 24 real ARID clips; docs/demo.md has the comparison
 ARID_LIKE = CameraModel(
-    exposure_stops=-1.9,
+    exposure_stops=-1.8,
     exposure_spread=(1.2, 0.6),
     ambient=(0.01, 0.08),
     white_balance=(1.06, 1.0, 1.08),

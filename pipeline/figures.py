@@ -132,7 +132,7 @@ def drink(seconds: Array, style: Style) -> Motion:
     motion = rest(seconds, style)
     lift = _plateau(0.36 * style.tempo * seconds + style.phase, 0.28, 0.3)
     hands = motion.hands.copy()
-    hands[:, 1] = _between((0.02, -0.5 - 0.1 * style.variant, 0.5), (-0.24, 0.2, 0.4), lift)
+    hands[:, 1] = _between((0.02, -0.5 - 0.1 * style.variant, 0.5), (-0.25, 0.24, 0.27), lift)
     tipped = np.clip(lift - 0.6, 0, 1) / 0.4
     cup = Prop("cup", hand=1, tilt=-1.3 * tipped)
     return replace(motion, hands=hands, nod=motion.nod - 0.35 * tipped * style.amplitude, props=(cup,))
