@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from dataclasses import replace
@@ -268,6 +269,26 @@ def test_no_file_can_be_missing_or_torn(small_shards, path, damage):
             SoftTargetStore(path)
         file.write_bytes(content)
     SoftTargetStore(path)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "logits",
+        "views",
+        "video_id",
+        "pixel_digest",
+        pytest.param("row_digest", marks=pytest.mark.xfail(strict=True, reason="ValueError of numpy")),
+    ],
+)
+def test_arrays_of_different_lengths_are_refused(small_shards, path, name):
+    write(path, rows_of(6))
+    description = path / name / "zarr.json"
+    changed = json.loads(description.read_text())
+    changed["shape"][0] = 7
+    description.write_text(json.dumps(changed))
+    with pytest.raises(StaleArtifactError):
+        SoftTargetStore(path)
 
 
 def test_shards_cannot_change_places(small_shards, path):
