@@ -17,15 +17,19 @@ from pipeline.work import written_whole
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write tensors, numbers, texts, lists and dicts; the checkpoint before stays beside it."""
+    """Write tensors, numbers, texts, lists and dicts; the checkpoint before stays beside it.
+
+    Nothing is moved before the new one is whole: the one before may be the only one that is.
+    """
     buffer = io.BytesIO()
     torch.save(state, buffer)
     content = buffer.getbuffer()
-    if path.exists():
-        path.replace(_previous(path))
-    with written_whole(path) as partial, partial.open("wb") as file:
+    with written_whole(_beside(path, "new")) as partial, partial.open("wb") as file:
         file.write(bytes.fromhex(digest_bytes(content)))
         file.write(content)
+    if path.exists():
+        path.replace(_beside(path, "previous"))
+    _beside(path, "new").replace(path)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any] | None:
@@ -33,7 +37,8 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
 
     Raises StaleArtifactError when there are checkpoints but all of them are damaged.
     """
-    candidates = [candidate for candidate in (path, _previous(path)) if candidate.exists()]
+    names = (path, _beside(path, "new"), _beside(path, "previous"))
+    candidates = [candidate for candidate in names if candidate.exists()]
     for candidate in candidates:
         state = _read(candidate)
         if state is not None:
@@ -46,8 +51,8 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
     return None
 
 
-def _previous(path: Path) -> Path:
-    return path.with_name(f"{path.stem}.previous{path.suffix}")
+def _beside(path: Path, which: str) -> Path:
+    return path.with_name(f"{path.stem}.{which}{path.suffix}")
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -5,7 +5,6 @@ Axes: B batch, C channels, T frames, H, W, K classes.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -249,19 +248,20 @@ def load_model(path: Path) -> ModelFile:
     return ModelFile(recognizer, tuple(attributes["class_names"]), attributes["trained_on"], digest_file(path))
 
 
-def check_geometry(architecture: Architecture) -> None:
-    """Build the network without memory and run one clip's shape through it, before any work starts.
+def check_geometry(architecture: Architecture, *, smallest_batch: int = 2) -> None:
+    """Build the network without memory and train it on the shape of its smallest batch, before any work starts.
 
-    Raises ParamsError when the clip is too short or too small for it.
+    Raises ParamsError when a clip is too short or too small for it, or the batch for its batch normalisation.
     """
     clip = architecture.clip
     with torch.device("meta"):
-        network = MODELS[architecture.name](architecture).eval()
+        network = MODELS[architecture.name](architecture).train()
         try:
-            logits_BK = network(torch.empty(1, 3, clip.num_frames, clip.size, clip.size))
-        except RuntimeError as error:
+            logits_BK = network(torch.empty(smallest_batch, 3, clip.num_frames, clip.size, clip.size))
+        except (RuntimeError, ValueError) as error:
+            shape = f"{clip.num_frames}×{clip.size}×{clip.size}"
             raise ParamsError(
-                f"{architecture.name} does not take clips of {clip.num_frames}×{clip.size}×{clip.size}: {error}",
-                remedy="raise clip.num_frames or clip.size, or choose another model",
+                f"{architecture.name} does not train on batches of {smallest_batch} clips of {shape}: {error}",
+                remedy="raise clip.num_frames, clip.size or batch_size, or choose another model",
             ) from None
-    assert math.prod(logits_BK.shape) == architecture.num_classes
+    assert logits_BK.shape == (smallest_batch, architecture.num_classes)

@@ -196,7 +196,7 @@ def _read_yaml(text: str, path: Path) -> tuple[Any, dict[Place, int]]:
     try:
         walk(yaml.compose(text, Loader=yaml.SafeLoader), ())
         values: Hashable | None = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: 2024-13-45; RecursionError: &a [*a]
         raise ParamsError(f"{path}: not YAML: {error}") from None
     if duplicates:
         raise ParamsError(f"{path}: keys set twice", findings=duplicates, remedy="keep one line of each")
@@ -239,7 +239,8 @@ def _yaml_trap(detail: ErrorDetails) -> str:
         except ValueError:
             return ""
         if math.isfinite(number):
-            return f" (to YAML {value} is a text: write {number:.10f}".rstrip("0") + ")"
+            wanted = repr(number) if "." in repr(number) else repr(number).replace("e", ".0e")
+            return f" (to YAML {value} is a text: write {wanted})"
     if isinstance(value, bool) and not detail["type"].startswith("bool"):
         return " (to YAML yes, no, on and off are true and false: put quotes around a text)"
     return ""

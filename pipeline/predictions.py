@@ -17,6 +17,7 @@ from pipeline.work import written_whole
 
 ID_COLUMNS = ("video_id", "class_name", "predicted")
 PROBABILITY_PREFIX = "p:"
+DIGITS = 6  # after the point: float32 networks give no more that is meaningful
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,8 @@ class Predictions:
 
     @property
     def predicted_N(self) -> NDArray[np.int64]:
-        """Class indices of the highest probability."""
-        return np.asarray(self.probs_NK.argmax(axis=1), dtype=np.int64)
+        """Class indices of the highest probability, to the digits that the file keeps: of equals, the first."""
+        return np.asarray(self.probs_NK.round(DIGITS).argmax(axis=1), dtype=np.int64)
 
 
 def write_predictions(path: Path, predictions: Predictions) -> None:
@@ -44,31 +45,47 @@ def write_predictions(path: Path, predictions: Predictions) -> None:
             predictions.video_ids, predictions.labels_N, predictions.predicted_N, predictions.probs_NK, strict=True
         )
         for video_id, label, predicted, probs_K in rows:
-            writer.writerow([video_id, names[label], names[predicted], *(f"{p:.6f}" for p in probs_K)])
+            writer.writerow([video_id, names[label], names[predicted], *(f"{p:.{DIGITS}f}" for p in probs_K)])
 
 
 def read_predictions(path: Path) -> Predictions:
     """Read what `write_predictions` wrote; raises StaleArtifactError with the line where it is not that."""
+    labels, probs, video_ids = [], [], []
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            header, *rows = list(csv.reader(file))
-        class_names = tuple(name.removeprefix(PROBABILITY_PREFIX) for name in header[len(ID_COLUMNS) :])
-        if tuple(header[: len(ID_COLUMNS)]) != ID_COLUMNS or not class_names:
-            raise ValueError(f"line 1: expected the columns {', '.join(ID_COLUMNS)} and a probability for each class")
-        index_of = {name: index for index, name in enumerate(class_names)}
-        labels, probs = [], []
-        for line, row in enumerate(rows, start=2):
-            if len(row) != len(header) or row[1] not in index_of:
-                raise ValueError(f"line {line}: expected {len(header)} fields and a known class name")
-            labels.append(index_of[row[1]])
-            probs.append([float(value) for value in row[len(ID_COLUMNS) :]])
+            reader = csv.reader(file, strict=True)
+            try:
+                class_names = _read_header(next(reader, []))
+                for row in reader:
+                    video_ids.append(row[0] if row else "")
+                    label, probs_K = _read_row(row, class_names)
+                    labels.append(label)
+                    probs.append(probs_K)
+            except (ValueError, csv.Error) as error:
+                raise ValueError(f"line {max(reader.line_num, 1)}: {error}") from None
+        if not probs:
+            raise ValueError("no videos")
     except (OSError, ValueError) as error:
         raise StaleArtifactError(
             f"{path}: not a predictions file: {error}", remedy="`dvc repro` makes it again"
         ) from None
-    return Predictions(
-        tuple(row[0] for row in rows),
-        np.array(labels, dtype=np.int64),
-        np.array(probs).reshape(len(rows), -1),
-        class_names,
-    )
+    return Predictions(tuple(video_ids), np.array(labels, dtype=np.int64), np.array(probs), class_names)
+
+
+def _read_header(header: list[str]) -> tuple[str, ...]:
+    columns = header[len(ID_COLUMNS) :]
+    class_names = tuple(name.removeprefix(PROBABILITY_PREFIX) for name in columns)
+    fits = all(name.startswith(PROBABILITY_PREFIX) for name in columns) and len(set(columns)) == len(columns)
+    if tuple(header[: len(ID_COLUMNS)]) != ID_COLUMNS or not columns or not fits:
+        raise ValueError(f"expected the columns {', '.join(ID_COLUMNS)} and {PROBABILITY_PREFIX}NAME for each class")
+    return class_names
+
+
+def _read_row(row: list[str], class_names: tuple[str, ...]) -> tuple[int, list[float]]:
+    expected = len(ID_COLUMNS) + len(class_names)
+    if len(row) != expected or row[1] not in class_names:
+        raise ValueError(f"expected {expected} fields and a known class name")
+    probs_K = [float(value) for value in row[len(ID_COLUMNS) :]]
+    if not all(0 <= value <= 1 for value in probs_K):
+        raise ValueError("a probability is not between 0 and 1")
+    return class_names.index(row[1]), probs_K

@@ -9,6 +9,7 @@ Axes: N videos, V views, K classes.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ FORMAT = "dlkdd-soft-targets"
 FORMAT_VERSION = 1
 
 CHUNK_ROWS = 128  # unit of reading
+_ATTRIBUTES_DIGEST = "attributes_digest"  # of all other attributes
 SHARD_ROWS = 8192  # unit of writing: one writer writes one whole shard
 
 
@@ -81,7 +83,8 @@ def write_store(
     if written != num_rows:
         raise ValueError(f"{written} rows were given for a store of {num_rows}")
     whole = {"format": FORMAT, "format_version": FORMAT_VERSION, **attributes}
-    group.attrs.put({key: whole[key] for key in sorted(whole)})
+    whole[_ATTRIBUTES_DIGEST] = digest_json(whole)
+    group.attrs.put(json.loads(json.dumps(whole, sort_keys=True)))  # sorted at every level
 
 
 def _create_arrays(group: zarr.Group, num_rows: int, num_views: int, num_classes: int) -> dict[str, zarr.Array[Any]]:
@@ -156,7 +159,7 @@ class SoftTargetStore:
         try:
             group = zarr.open_group(path, mode="r", zarr_format=3)
             self.attributes: dict[str, Any] = dict(group.attrs)
-            self._check_format()
+            self._check_format(self.attributes.pop(_ATTRIBUTES_DIGEST, None))
             video_ids = tuple(str(video_id) for video_id in _read(group, "video_id"))
             self.rows = Rows(video_ids, _read(group, "logits"), _read(group, "views"), _read(group, "pixel_digest"))
             row_digests = _read(group, "row_digest")
@@ -201,16 +204,20 @@ class SoftTargetStore:
         if missing:
             raise self._damaged(f"no row for {len(missing)} of {len(video_ids)} videos", _first_ten(missing))
 
-    def _check_format(self) -> None:
+    def _check_format(self, attributes_digest: object) -> None:
         found = (self.attributes.get("format"), self.attributes.get("format_version"))
         if found != (FORMAT, FORMAT_VERSION):
             raise StaleArtifactError(
                 f"{self.path}: expected {FORMAT} of format version {FORMAT_VERSION}, found {found[0]} {found[1]}",
                 remedy="`dvc repro precompute_soft_targets` makes a store of this version",
             )
+        if digest_json(self.attributes) != attributes_digest:
+            raise self._damaged("its attributes do not have the digest that was written with them")
 
     def _check_rows(self, row_digests: NDArray[np.uint8]) -> None:
         rows = self.rows
+        if row_digests.shape != (len(rows.video_ids), DIGEST_BYTES):
+            raise self._damaged(f"{len(rows.video_ids)} rows, and digests of shape {row_digests.shape}")
         unwritten = ~np.isfinite(rows.logits_NVK).all(axis=(1, 2))
         wrong = (rows.row_digests() != row_digests).any(axis=1) | unwritten
         if wrong.any():

@@ -74,6 +74,7 @@ def draw_view(
     area = rng.uniform(views.min_scale, 1.0) * frame_height * frame_width
     log_aspect = float(np.log(views.max_aspect))
     aspect = float(np.exp(rng.uniform(-log_aspect, log_aspect)))
+    area = min(area, frame_height**2 * aspect, frame_width**2 / aspect)  # the largest box of this aspect that fits
     height = min(frame_height, max(1, round(float(np.sqrt(area / aspect)))))
     width = min(frame_width, max(1, round(float(np.sqrt(area * aspect)))))
     top = int(rng.integers(frame_height - height + 1))

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from pipeline.digest import digest_bytes
+from pipeline.digest import digest_bytes, digest_json
 from pipeline.errors import StaleArtifactError
 from pipeline.work import written_whole
 
@@ -27,9 +27,13 @@ _KEY = "dlkdd"
 
 def save_weights(path: Path, tensors: Tensors, attributes: Mapping[str, object]) -> None:
     """Write tensors and attributes (JSON values) whole; the same values give the same bytes."""
-    whole = {"attributes": dict(attributes), "tensors_digest": _tensors_digest(tensors)}
+    whole = {
+        "attributes": dict(attributes),
+        "attributes_digest": digest_json(dict(attributes)),
+        "tensors_digest": _tensors_digest(tensors),
+    }
     text = json.dumps(whole, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    content = save({name: np.ascontiguousarray(tensors[name]) for name in sorted(tensors)}, metadata={_KEY: text})
+    content = save({name: np.asarray(tensors[name], order="C") for name in sorted(tensors)}, metadata={_KEY: text})
     with written_whole(path) as partial:
         partial.write_bytes(content)
 
@@ -61,15 +65,17 @@ def _read_header(path: Path) -> dict[str, Any]:
         raise StaleArtifactError(f"{path}: no such model file", remedy="`dvc repro` or `dvc pull` makes it") from None
     except (SafetensorError, KeyError, ValueError, OSError) as error:
         raise _damaged(path, str(error)) from None
-    if not isinstance(whole, dict) or set(whole) != {"attributes", "tensors_digest"}:
-        raise _damaged(path, "its header has other fields than attributes and tensors_digest")
+    if not isinstance(whole, dict) or set(whole) != {"attributes", "attributes_digest", "tensors_digest"}:
+        raise _damaged(path, "its header has other fields than attributes and two digests")
+    if digest_json(whole["attributes"]) != whole["attributes_digest"]:
+        raise _damaged(path, "its attributes do not have the digest that was written with them")
     return whole
 
 
 def _tensors_digest(tensors: Tensors) -> str:
     parts: list[bytes] = []
     for name in sorted(tensors):
-        array = np.ascontiguousarray(tensors[name])
+        array = np.asarray(tensors[name], order="C")  # not ascontiguousarray: it gives a number an axis
         parts += [f"{name}:{array.dtype.str}:{array.shape};".encode(), array.tobytes()]
     return digest_bytes(*parts)
 

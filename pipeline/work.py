@@ -36,25 +36,33 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Tell the user where a path cannot be written; other errors pass."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+            raise
+        raise EnvironmentProblem(
+            f"{path}: cannot be written: {error.strerror}",
+            remedy="free disk space or make the folder writable, then run the same command again: it goes on",
+        ) from error
+
+
+@contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
     """Write a file whole or not at all: yields a temporary name beside it; fsync and rename when the block is done."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL_SUFFIX}")
-    try:
-        yield partial
-        with partial.open("rb+") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
-        sync_folder(path.parent)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
-            raise EnvironmentProblem(
-                f"{path}: cannot be written: {error.strerror}; nothing was changed",
-                remedy="free disk space or make the folder writable, then run the same command again: it goes on",
-            ) from error
-        raise
-    finally:
-        partial.unlink(missing_ok=True)
+    with _writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield partial
+            with partial.open("rb+") as file:
+                os.fsync(file.fileno())
+            partial.replace(path)
+            sync_folder(path.parent)
+        finally:
+            partial.unlink(missing_ok=True)
 
 
 def write_text_whole(path: Path, text: str) -> None:
@@ -65,10 +73,17 @@ def write_text_whole(path: Path, text: str) -> None:
 
 def publish(built: Path, out: Path) -> None:
     """Move a finished file or folder onto a stage's out, replacing an older one; afterwards `built` is gone."""
+    with _writing(out):
+        _publish(built, out)
+
+
+def _publish(built: Path, out: Path) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     _sync_tree(built)
     if out.is_dir() and not out.is_symlink():
         shutil.rmtree(out)
+    elif built.is_dir():
+        out.unlink(missing_ok=True)  # a folder is not renamed onto a file or a link
     try:
         built.replace(out)
     except OSError as error:
@@ -80,6 +95,7 @@ def publish(built: Path, out: Path) -> None:
             shutil.copytree(built, beside)
         else:
             shutil.copy2(built, beside)
+        _sync_tree(beside)
         beside.replace(out)
         shutil.rmtree(built) if built.is_dir() else built.unlink()
     sync_folder(out.parent)
@@ -125,9 +141,10 @@ def work_folder(
         {"stage": stage, "format": format_version, "params": dict(params), "inputs": dict(inputs)}
     )
     path = work_root() / f"{stage}-{fingerprint[:16]}"
-    path.mkdir(parents=True, exist_ok=True)
-    lock_path = path.with_suffix(".lock")  # beside the folder, so that finishing does not remove a held lock
-    descriptor = os.open(lock_path, os.O_RDWR | os.O_CREAT, 0o644)
+    with _writing(path):
+        path.mkdir(parents=True, exist_ok=True)
+        lock_path = path.with_suffix(".lock")  # beside the folder, so that finishing does not remove a held lock
+        descriptor = os.open(lock_path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         try:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -139,9 +156,10 @@ def work_folder(
                 f"{stage}: {holder} is already working in {path}",
                 remedy="wait for it, or stop that process and run the command again: it goes on from there",
             ) from None
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
-        path.mkdir(exist_ok=True)  # the holder before us may have finished it
+        with _writing(path):
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+            path.mkdir(exist_ok=True)  # the holder before us may have finished it
         for leftover in path.rglob(f"*{PARTIAL_SUFFIX}"):
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         write_text_whole(

@@ -58,7 +58,7 @@ class LazyGroup(TyperGroup):
         if hasattr(module, "app"):
             return get_command(module.app)
         app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-        app.command(cmd_name, help=module.__doc__)(module.main)
+        app.command(cmd_name)(module.main)
         return get_command(app)
 
 

@@ -24,7 +24,7 @@ PLAIN_INTERVAL_SECONDS = 10.0
 def say(message: str) -> None:
     """One line of plain text to stderr; names from files cannot inject markup or escape sequences."""
     printable = "".join(char if char.isprintable() or char == "\n" else "\N{REPLACEMENT CHARACTER}" for char in message)
-    console.print(escape(printable))
+    console.print(printable, markup=False, emoji=False)
 
 
 Advance = Callable[[int, str], None]

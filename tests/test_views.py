@@ -120,7 +120,6 @@ def test_many_draws_cover_what_the_policy_allows():
     assert 0.4 < np.mean([view.flip for view in views]) < 0.6
 
 
-@pytest.mark.xfail(strict=True, reason="a side cut to the frame changes the aspect")
 @given(st.tuples(st.just(20), st.integers(40, 200), st.integers(40, 200)), st.integers(0, 1000))
 @example((20, 40, 72), 1)
 def test_a_crop_is_never_narrower_or_wider_than_allowed(shape_THW, number):

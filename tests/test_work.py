@@ -94,7 +94,6 @@ def test_a_full_disk_is_a_message_and_leaves_the_old_file(tmp_path, monkeypatch,
     assert tree(tmp_path) == {"file": b"old"}
 
 
-@pytest.mark.xfail(strict=True, reason="only the block is guarded, not mkdir before it")
 @pytest.mark.parametrize("code", UNWRITABLE, ids=errno.errorcode.get)
 def test_a_folder_that_cannot_be_made_is_a_message(tmp_path, monkeypatch, code):
     monkeypatch.setattr(Path, "mkdir", failing(code))
@@ -151,9 +150,7 @@ def other_file_system(monkeypatch, folder):
         ("folder", "file"),
         (None, "folder"),
         ("folder", "folder"),
-        pytest.param(
-            "file", "folder", marks=pytest.mark.xfail(strict=True, reason="a folder is not renamed onto a file")
-        ),
+        ("file", "folder"),
     ],
 )
 def test_publish_replaces_what_was_there(tmp_path, monkeypatch, kind, old, elsewhere):
@@ -248,7 +245,6 @@ def test_what_a_killed_run_left_half_written_is_swept():
     }  # fmt: skip
 
 
-@pytest.mark.xfail(strict=True, reason="mkdir and the lock file are not guarded")
 @pytest.mark.parametrize("code", UNWRITABLE, ids=errno.errorcode.get)
 def test_a_work_folder_that_cannot_be_made_is_a_message(monkeypatch, code):
     monkeypatch.setattr(Path, "mkdir", failing(code))
