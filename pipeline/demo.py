@@ -1,7 +1,8 @@
 """The built-in demo: dark videos of eleven actions in ARID's own layout, generated.
 
-Each (class, group) is a performer of its own, with body, clothes, style, place and camera, so that no performer is in
-two splits; each clip of it is seen a little differently. `nuisance` scales how much all of this varies.
+Each (class, group) is a performer of its own, with body and style, so that no performer is in two splits. Clothes,
+camera and one of a few places are drawn for each clip: were they the performer's, a network could name the class by the
+wallpaper, and it did (LOG.md). `nuisance` scales how much all of this varies.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from pipeline.work import interruptible, publish, work_folder, write_text_whole,
 
 FORMAT_VERSION = 1  # one more whenever the same parameters make other videos
 LISTS = Path("list_cvt")
+SHEET_ROW = 72  # pixels
 
 EvenCount = Annotated[int, Field(ge=32, multiple_of=2)]
 ActionName = Literal["Drink", "Jump", "Pick", "Pour", "Push", "Run", "Sit", "Stand", "Turn", "Walk", "Wave"]
@@ -40,6 +42,8 @@ class DemoVideosParams(Section):
     num_groups: Annotated[int, Field(ge=2)]
     num_test_groups: Count
     clips_per_group: Count
+    num_places: Count
+    backdrop: Annotated[float, Field(gt=0, le=1)]
     width: EvenCount
     height: EvenCount
     min_frames: Annotated[int, Field(ge=8)]
@@ -106,14 +110,15 @@ def render(params: DemoVideosParams, video: DemoVideo) -> Iterator[Frame]:
     """Daylight frames (H, W, 3) of one video."""
     cast_rng = video_stream(params.seed, "performer", video.performer)
     clip_rng = video_stream(params.seed, "clip", video.stem)
+    set_rng = video_stream(params.seed, "set", video.stem)
     strength = params.nuisance
     num_frames = int(clip_rng.integers(params.min_frames, params.max_frames + 1))
     seconds = np.arange(num_frames) / params.fps
-    body, look = _draw_body(cast_rng), _draw_look(cast_rng)
+    body, look = _draw_body(cast_rng), _draw_look(set_rng)
     style = _draw_style(cast_rng, clip_rng, strength, seconds[-1])
-    lens = _draw_lens(cast_rng, clip_rng, strength, seconds)
-    backdrop = _draw_backdrop(cast_rng, clip_rng, lens, params, num_frames)
-    motion = _with_clutter(ACTIONS[video.class_name](seconds, style), cast_rng, strength)
+    lens = _draw_lens(set_rng, clip_rng, strength, seconds)
+    backdrop = _draw_backdrop(set_rng, clip_rng, lens, params, num_frames)
+    motion = _with_clutter(ACTIONS[video.class_name](seconds, style), set_rng, strength)
     mirrored = clip_rng.random() < 0.5
     for frame in draw(dressed(body, look, motion), motion.root, lens, backdrop, params.height, params.width):
         yield np.ascontiguousarray(frame[:, ::-1]) if mirrored else frame
@@ -162,49 +167,52 @@ def _draw_style(
     )
 
 
-def _draw_lens(cast_rng: np.random.Generator, clip_rng: np.random.Generator, strength: float, seconds: Array) -> Lens:
+def _draw_lens(set_rng: np.random.Generator, clip_rng: np.random.Generator, strength: float, seconds: Array) -> Lens:
     def wobble(scale: float) -> Array:
         hertz, phase = clip_rng.uniform(0.3, 2.2, (3, 2)), clip_rng.uniform(0, 2 * np.pi, (3, 2))
         return np.asarray(scale * np.sin(2 * np.pi * seconds[:, None, None] * hertz + phase).mean(axis=1))
 
-    share = 0.79 - 0.27 * strength * cast_rng.random()
-    azimuth = 0.55 + strength * (1.3 * cast_rng.uniform(-1, 1) + 0.35 * clip_rng.uniform(-1, 1))
+    share = 0.86 - 0.34 * strength * set_rng.random()
+    azimuth = 0.55 + strength * (1.3 * set_rng.uniform(-1, 1) + 0.35 * clip_rng.uniform(-1, 1))
     return Lens(
         azimuth=float(azimuth),
-        tilt=float(0.08 + strength * (0.3 * cast_rng.random() + 0.08 * clip_rng.random())),
-        distance=float(cast_rng.uniform(3.2, 6.5)),
+        tilt=float(0.08 + strength * (0.3 * set_rng.random() + 0.08 * clip_rng.random())),
+        distance=float(set_rng.uniform(3.2, 6.5)),
         figure_share=float(share * (1 + 0.12 * strength * clip_rng.uniform(-1, 1))),
         shift=strength * clip_rng.uniform(-1, 1, 2) * np.array([0.12, 0.05]),
         shake=wobble(0.02 * strength) + np.array([0, 0.01]),
-        follow=float(cast_rng.uniform(0.75, 1.0)),
+        follow=float(set_rng.uniform(0.75, 1.0)),
     )
 
 
 def _draw_backdrop(
-    cast_rng: np.random.Generator,
+    set_rng: np.random.Generator,
     clip_rng: np.random.Generator,
     lens: Lens,
     params: DemoVideosParams,
     num_frames: int,
 ) -> Backdrop:
     height, width = SUPERSAMPLING * params.height, SUPERSAMPLING * params.width
-    distance, margin = float(cast_rng.uniform(0.8, 3.0)), height // 8
+    place = int(set_rng.integers(params.num_places))
+    place_rng = video_stream(params.seed, "place", str(place))
+    distance, margin = float(place_rng.uniform(0.8, 3.0)), height // 8
     behind = np.array([np.sin(lens.azimuth), 0, np.cos(lens.azimuth)]) * -distance
     still = replace(lens, shake=0 * lens.shake[:1])
     foot, _, _ = still.project(behind[None, None], np.zeros((1, 3)), height, width)
     period = 2 * width
-    kind = str(cast_rng.choice(sorted(PLACES)))
-    wall = paint(kind, cast_rng, height + 2 * margin, period, int(foot[0, 0, 1]) + margin)
+    kind = sorted(PLACES)[place % len(PLACES)]
+    wall = paint(kind, place_rng, height + 2 * margin, period, int(foot[0, 0, 1]) + margin)
+    wall = np.rint(params.backdrop * wall).astype(np.uint8)
     wall = np.roll(wall, int(clip_rng.integers(-width // 4, width // 4 + 1)), axis=1)
     passer = pillar = None
     if clip_rng.random() < 0.45 * params.nuisance:
         way = np.linspace(-0.2, 1.2, num_frames)[:: 1 if clip_rng.random() < 0.5 else -1]
         way = way * clip_rng.uniform(0.4, 1.2) + clip_rng.uniform(-0.2, 0.2)
         passer = np.stack([way, np.full(num_frames, foot[0, 0, 1] / height - 0.1)], axis=1)
-    if cast_rng.random() < 0.35 * params.nuisance:
-        side = cast_rng.uniform(0.0, 0.28) if cast_rng.random() < 0.5 else cast_rng.uniform(0.62, 0.9)
-        grey = float(cast_rng.uniform(40, 150))
-        pillar = (float(side), float(cast_rng.uniform(0.06, 0.14)), float(cast_rng.uniform(-0.2, 0.6)), (grey,) * 3)
+    if set_rng.random() < 0.35 * params.nuisance:
+        side = set_rng.uniform(0.0, 0.28) if set_rng.random() < 0.5 else set_rng.uniform(0.62, 0.9)
+        grey = float(set_rng.uniform(40, 150))
+        pillar = (float(side), float(set_rng.uniform(0.06, 0.14)), float(set_rng.uniform(-0.2, 0.6)), (grey,) * 3)
     joined = np.concatenate([wall, wall[:, :width]], axis=1)
     return Backdrop(np.ascontiguousarray(joined), margin, distance, passer, pillar)
 
@@ -268,13 +276,17 @@ def write_lists(params: DemoVideosParams, root: Path) -> None:
 
 
 def contact_sheet(params: DemoVideosParams, path: Path, *, group: int = 1, columns: int = 6) -> None:
-    """Write a PNG with a row for each class: its first video of a group, `columns` frames of it in time."""
+    """Write a small PNG with a row for each class: its first video of a group, `columns` frames of it in time."""
+    width = round(SHEET_ROW * params.width / params.height)
     rows = []
     for name in params.classes:
         frames = list(film(params, DemoVideo(name, group, 1)))
         chosen = [frames[round(index)] for index in np.linspace(0.04, 0.96, columns) * (len(frames) - 1)]
-        row = np.concatenate(chosen, axis=1)
-        cv2.putText(row, name, (3, 12), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (255, 255, 255), 1, cv2.LINE_AA)
+        row = np.concatenate(
+            [cv2.resize(frame, (width, SHEET_ROW), interpolation=cv2.INTER_AREA) for frame in chosen], 1
+        )
+        row &= 0xF8  # five bits a channel: half of the bytes
+        cv2.putText(row, name, (2, 9), cv2.FONT_HERSHEY_SIMPLEX, 0.32, (255, 255, 255), 1, cv2.LINE_AA)
         rows.append(row)
     with written_whole(path) as partial:
         encoded, data = cv2.imencode(".png", np.concatenate(rows)[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 9])

@@ -75,11 +75,15 @@ def test_commands_and_modules_are_the_same():
 
 
 def test_every_section_is_a_stage_or_shared_by_several():
-    users = {field: {name for name in STAGES if field in STAGES[name].get("params", [])} for field in Params.model_fields}
+    users = {
+        field: {name for name in STAGES if field in STAGES[name].get("params", [])} for field in Params.model_fields
+    }
     for field, info in Params.model_fields.items():
         assert users[field], f"no stage uses the parameter {field}"
         is_section = hasattr(info.annotation, "model_fields")
-        assert not is_section or field in STAGES or len(users[field]) > 1, f"section {field} should bear its stage's name"
+        assert not is_section or field in STAGES or len(users[field]) > 1, (
+            f"section {field} should bear its stage's name"
+        )
 
 
 def test_the_temperature_re_runs_the_student_alone():

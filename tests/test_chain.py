@@ -1,0 +1,212 @@
+"""The whole chain as a user runs it, by dvc in a fresh clone: what runs again, what does not, and what a kill costs."""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from clones import ROOT, clone, commit, environment, run
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+def stages_run(output):
+    return re.findall(r"Running stage '(?:demo/dvc\.yaml:)?(\w+)'", output)
+
+
+def content(path):
+    """Digest of a file, or of all files of a folder with their names."""
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    whole = hashlib.sha256()
+    for file in files:
+        if file.is_file():
+            whole.update(str(file.relative_to(path)).encode() + b"\0" + file.read_bytes())
+    return whole.hexdigest()
+
+
+ARTIFACTS = (
+    "data/manifest.csv",
+    "data/dark",
+    "data/enhanced",
+    "data/soft_targets.zarr",
+    "models/teacher.safetensors",
+    "models/student.safetensors",
+    "models/baseline.safetensors",
+    "results/predictions/student.csv",
+    "results/metrics.json",
+)
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory):
+    """A clone in which the smoke recipe ran once."""
+    folder = tmp_path_factory.mktemp("chain")
+    clone(folder)
+    done = run(folder, "dvc", "repro")
+    folder_stages = stages_run(done.stdout)
+    assert folder_stages[0] == "smoke_videos"
+    assert set(folder_stages[1:]) == set(re.findall(r"^  (\w+):$", (ROOT / "dvc.yaml").read_text(), re.MULTILINE))
+    commit(folder, "the lock files")
+    return folder
+
+
+def test_it_ends_with_metrics_of_the_three_models(chain):
+    metrics = json.loads((chain / "results/metrics.json").read_text())
+    for name in ("teacher", "student", "baseline"):
+        assert 0 <= metrics[name]["top1"] <= metrics[name]["top5"] <= 1
+    assert metrics["student_minus_baseline"]["top1"] == pytest.approx(
+        metrics["student"]["top1"] - metrics["baseline"]["top1"], abs=2e-6
+    )
+    shown = run(chain, "dvc", "metrics", "show", "--json").stdout
+    assert "student_minus_baseline" in shown
+
+
+def test_nothing_is_left_behind(chain):
+    assert run(chain, "git", "status", "--porcelain").stdout == ""
+    assert [path.name for path in (chain / ".work").iterdir() if path.is_dir()] == []
+
+
+def test_a_second_run_runs_nothing(chain):
+    assert stages_run(run(chain, "dvc", "repro").stdout) == []
+
+
+def test_the_plots_are_there(chain):
+    run(chain, "dvc", "plots", "show", "--out", "plots")
+    page = (chain / "plots/index.html").read_text()
+    for title in ("Top-1 on val", "Training loss", "Confusion of the student"):
+        assert title in page
+    shutil.rmtree(chain / "plots")
+
+
+def test_a_run_by_force_gives_the_same_bytes(chain):
+    before = {name: content(chain / name) for name in ARTIFACTS}
+    run(chain, "dvc", "repro", "--force")
+    assert {name: content(chain / name) for name in ARTIFACTS} == before
+    assert run(chain, "git", "status", "--porcelain").stdout == ""
+
+
+def test_a_new_temperature_costs_a_students_training(chain):
+    done = run(chain, "dvc", "exp", "run", "-S", "temperature=4")
+    assert stages_run(done.stdout) == ["train_student", "score_student", "evaluate"]
+    run(chain, "git", "checkout", "-q", "--", ".")
+    run(chain, "dvc", "checkout", "-q")
+
+
+def test_a_queue_gives_a_row_for_each_temperature(chain):
+    run(chain, "dvc", "exp", "run", "-S", "temperature=3,8", "--queue")
+    run(chain, "dvc", "queue", "start")
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline:
+        status = run(chain, "dvc", "queue", "status").stdout
+        if status.count("Success") + status.count("Failed") == 2:
+            break
+        time.sleep(2)
+    assert status.count("Success") == 2, status
+    temperatures = []
+    for baseline in json.loads(run(chain, "dvc", "exp", "show", "--json").stdout):
+        for experiment in baseline.get("experiments") or []:
+            for revision in experiment["revs"]:
+                temperatures.append(revision["data"]["params"]["params.yaml"]["data"]["temperature"])
+                assert revision["data"]["metrics"]["results/metrics.json"]["data"]["student"]
+    assert {3, 8} <= set(temperatures)
+
+
+def start_and_kill(folder, stage, ready, kill):
+    """Start `dvc repro` of one stage, wait until its work folder says `ready`, send a signal to the stage's process."""
+    process = subprocess.Popen(
+        ("dvc", "repro", "--single-item", stage),
+        cwd=folder,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while not any(ready(path) for path in (folder / ".work").glob(f"{stage}-*/")):
+        assert process.poll() is None, process.stdout.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    (lock,) = (folder / ".work").glob(f"{stage}-*.lock")
+    os.kill(int(re.search(r"process (\d+)", lock.read_text())[1]), kill)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode != 0
+    return output
+
+
+@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda kill: kill.name)
+@pytest.mark.parametrize(
+    ("stage", "out", "values", "ready"),
+    [
+        (
+            "precompute_soft_targets",
+            "data/soft_targets.zarr",
+            {"  num_views: 2 ": "  num_views: 96 "},
+            lambda work: len(list(work.glob("part-*.safetensors"))) >= 2,
+        ),
+        (
+            "train_student",
+            "models/student.safetensors",
+            {"  epochs: 2\n": "  epochs: 40\n"},
+            lambda work: (work / "checkpoint.previous.pt").exists(),
+        ),
+    ],
+    ids=["precompute_soft_targets", "train_student"],
+)
+def test_a_killed_stage_goes_on_and_ends_with_the_same_bytes(chain, tmp_path, stage, out, values, ready, kill):
+    folder = tmp_path / "killed"
+    shutil.copytree(chain, folder, symlinks=True)
+    parameters = (folder / "params.yaml").read_text()
+    for old, new in values.items():
+        assert old in parameters
+        parameters = parameters.replace(old, new)
+    (folder / "params.yaml").write_text(parameters)
+    curve = "--curve results/curves/student.csv"
+    text = (folder / "dvc.yaml").read_text()
+    (folder / "dvc.yaml").write_text(text.replace(curve, f"{curve} --checkpoint-seconds 0"))
+    run(folder, "dvc", "repro", "--single-item", stage)
+    uninterrupted = content(folder / out)
+
+    # forget the result, so that the same stage has to run once more from the start
+    (folder / "dvc.lock").write_text((chain / "dvc.lock").read_text())
+    shutil.rmtree(folder / ".dvc/cache/runs", ignore_errors=True)
+    output = start_and_kill(folder, stage, ready, kill)
+    if kill != signal.SIGKILL:
+        assert "interrupted; the progress is saved" in output
+        assert f"exited with {128 + kill}" in output
+    resumed = run(folder, "dvc", "repro", "--single-item", stage)
+    assert stages_run(resumed.stdout) == [stage]
+    assert content(folder / out) == uninterrupted
+    if stage == "train_student":
+        assert "from the checkpoint" in resumed.stdout + resumed.stderr
+
+
+def train_student(chain, params, out):
+    """The student's stage, run by hand in the chain's clone with another parameter file."""
+    (out / "other.yaml").write_text(params)
+    paths = ["--manifest", "data/manifest.csv", "--frames", "data/dark", "--soft-targets", "data/soft_targets.zarr"]
+    outs = ["--out", str(out / "student.safetensors"), "--curve", str(out / "curve.csv")]
+    command = [sys.executable, "-m", "stages", "train_student", "--params", str(out / "other.yaml")]
+    return run(chain, *command, *paths, *outs, check=False)
+
+
+def test_wrong_parameters_stop_before_work(chain, tmp_path):
+    params = (chain / "params.yaml").read_text()
+    params = params.replace("temperature: 2.0", "temperatur: 0").replace("soft_weight: 0.5", "soft_weight: 2")
+    done = train_student(chain, params, tmp_path)
+    assert done.returncode == 2
+    for words in ("did you mean temperature?", "soft_weight", "temperature is missing"):
+        assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_store_of_other_clips_is_refused_with_every_difference(chain, tmp_path):
+    done = train_student(chain, (chain / "params.yaml").read_text().replace("size: 32", "size: 24"), tmp_path)
+    assert done.returncode == 5
+    assert "clip: the store has" in done.stderr
+    assert "dvc repro precompute_soft_targets" in done.stderr
