@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import shutil
@@ -247,10 +248,10 @@ def test_a_flipped_bit_is_noticed_or_changes_nothing(small_shards, path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mask", [0x01, 0xFF])
-def test_a_flipped_byte_is_noticed_or_changes_nothing_everywhere(small_shards, path, mask):
+def test_a_flipped_byte_is_noticed_or_changes_nothing_everywhere(small_shards, path):
     write(path, rows_of(6))
-    assert unnoticed(path, [(*place, mask) for place in positions(path)]) == []
+    masks = itertools.cycle([0x01, 0xFF])  # one bit here, all bits there
+    assert unnoticed(path, [(*place, next(masks)) for place in positions(path)]) == []
 
 
 @pytest.mark.parametrize("damage", ["missing", "empty", "half"])
