@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from pipeline.manifest import read_manifest
 
 from pipeline.dataset import samples_of
 from pipeline.errors import StaleArtifactError
 from pipeline.frames import FrameStore
+from pipeline.manifest import read_manifest
 from pipeline.models import load_model
 from pipeline.params import ScoreParams
 from pipeline.predictions import write_predictions

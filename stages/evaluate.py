@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from pipeline.manifest import read_manifest
 from rich.console import Console
 from rich.table import Table
 
 from pipeline.evaluation import aligned, check_predictions, compare, write_confusion, write_metrics
+from pipeline.manifest import read_manifest
 from pipeline.params import load_params
 from pipeline.predictions import read_predictions
 from stages._shell import PARAMS_PATH, ParamsOption

@@ -7,11 +7,11 @@ from typing import Annotated
 
 import numpy as np
 import typer
-from pipeline.manifest import Manifest, read_manifest
 
 from pipeline.dataset import BANK, DrawnViews, Sample, geometry_digest, samples_of
 from pipeline.errors import StaleArtifactError
 from pipeline.frames import FrameStore
+from pipeline.manifest import Manifest, read_manifest
 from pipeline.models import ModelFile, load_model
 from pipeline.params import ClipParams, load_params, stage_values
 from pipeline.precompute import Bank, Quality, compute_parts, read_parts
