@@ -32,7 +32,7 @@ Advance = Callable[[int, str], None]
 
 @contextmanager
 def progress(description: str, total: int, unit: str) -> Iterator[Advance]:
-    """Show progress: a bar on a terminal, a plain line every ten seconds elsewhere.
+    """Show progress: a bar on a terminal, a plain line at once and every ten seconds elsewhere.
 
     Yields `advance(count, note)`: `count` more units are done, `note` says something about the newest.
     """
@@ -56,7 +56,7 @@ def progress(description: str, total: int, unit: str) -> Iterator[Advance]:
 
 @contextmanager
 def _plain_progress(description: str, total: int, unit: str) -> Iterator[Advance]:
-    started = shown = time.monotonic()
+    started, shown = time.monotonic(), -PLAIN_INTERVAL_SECONDS  # the first line comes at once
     done = 0
 
     def advance(count: int, note: str) -> None:
