@@ -220,9 +220,9 @@ def test_progress_off_a_terminal_is_plain_lines(capsys, monkeypatch):
             advance(1, f"loss {step}")
     lines = capsys.readouterr().err.splitlines()
     assert lines == [
-        "train_teacher: 3/10 steps, 28 s left; loss 2",
-        "train_teacher: 6/10 steps, 16 s left; loss 5",
-        "train_teacher: 9/10 steps, 4 s left; loss 8",
+        "train_teacher: 1/10 steps, 36 s left; loss 0",
+        "train_teacher: 4/10 steps, 24 s left; loss 3",
+        "train_teacher: 7/10 steps, 12 s left; loss 6",
         "train_teacher: 10/10 steps, 0 s left; loss 9",
     ]
 
