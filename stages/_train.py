@@ -9,9 +9,11 @@ from typing import Annotated
 
 import torch
 import typer
+from torch import Tensor
 
-from pipeline.dataset import Sample, ViewSource, pixel_statistics, samples_of
+from pipeline.dataset import Batch, Sample, ViewSource, pixel_statistics, samples_of
 from pipeline.frames import FrameStore
+from pipeline.losses import hard_loss
 from pipeline.manifest import Manifest, read_manifest
 from pipeline.models import MODEL_FORMAT_VERSION, Architecture, Recognizer, check_geometry, save_model
 from pipeline.params import ClipParams, ModelName, TrainParams, stage_values
@@ -44,6 +46,15 @@ def read_inputs(manifest_path: Path, frames_path: Path) -> Inputs:
     """Read manifest and frames; raises StaleArtifactError where the store lacks videos of train or val."""
     manifest, frames = read_manifest(manifest_path), FrameStore(frames_path)
     return Inputs(manifest, frames, samples_of(manifest, frames, "train"), samples_of(manifest, frames, "val"))
+
+
+def label_loss(label_smoothing: float) -> LossFunction:
+    """The loss of a network that learns from hard labels alone: the teacher's and the baseline's."""
+
+    def loss(logits_BK: Tensor, batch: Batch) -> Tensor:
+        return hard_loss(logits_BK, batch.labels_B, label_smoothing=label_smoothing)
+
+    return loss
 
 
 def train_network(

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-
-from pipeline.dataset import BANK, Batch, DrawnViews
-from pipeline.losses import hard_loss
+from pipeline.dataset import BANK, DrawnViews
 from pipeline.params import load_params
 from stages._device import DeviceOption
 from stages._shell import PARAMS_PATH, ParamsOption
@@ -16,6 +13,7 @@ from stages._train import (
     FramesOption,
     ManifestOption,
     OutOption,
+    label_loss,
     read_inputs,
     train_network,
 )
@@ -37,11 +35,6 @@ def main(
     """
     params = load_params(params_path)
     inputs = read_inputs(manifest_path, frames_path)
-    smoothing = params.train_student.label_smoothing
-
-    def loss(logits_BK: Tensor, batch: Batch) -> Tensor:
-        return hard_loss(logits_BK, batch.labels_B, label_smoothing=smoothing)
-
     train_network(
         "train_baseline",
         inputs,
@@ -50,7 +43,7 @@ def main(
         options=params.train_student,
         seed=params.seed,
         source=DrawnViews(inputs.frames, params.clip, params.views, params.seed, purpose=BANK),
-        loss=loss,
+        loss=label_loss(params.train_student.label_smoothing),
         learnt_from={},
         values={"views": params.views.model_dump()},
         device_name=device,
