@@ -91,6 +91,23 @@ class TrainParams(Section):
         return self
 
 
+class PrecomputeSoftTargetsParams(Section):
+    """How the teacher is asked about the bank of views, and how its logits are packed."""
+
+    codec: Literal["float16", "float32", "topk"]
+    top_k: Count
+    max_kl: Positive
+    batch_size: Count
+    num_workers: Annotated[int, Field(ge=0)]
+
+
+class SoftTargetsParams(Section):
+    """Where the student's soft targets come from."""
+
+    source: Literal["cache", "online"]
+    teachers: Literal["mean", "draw"]
+
+
 class ScoreParams(Section):
     """Test views of every model."""
 
@@ -119,6 +136,8 @@ class Params(Section):
     clip: ClipParams
     views: ViewsParams
     train_teacher: TrainParams
+    precompute_soft_targets: PrecomputeSoftTargetsParams
+    soft_targets: SoftTargetsParams
     train_student: TrainParams
     score: ScoreParams
     evaluate: EvaluateParams

@@ -1,101 +1,176 @@
 """The soft-target store: the teacher's logits for a bank of views of every training video, in zarr format 3.
 
-Raw float16 logits, before any temperature, keyed by video id, with the views that the teacher was asked about. The
-store names everything it was made from, and refuses to be used with what it does not fit. This is the only module that
-imports zarr.
+Raw logits, before any temperature, keyed by video id, with the views that the teacher was asked about. The store names
+everything it was made from, and refuses to be used with what it does not fit. docs/soft-target-store.md is the format's
+specification. This is the only module that imports zarr.
 
-Axes: N videos, V views, K classes.
+Digests form a chain: a row's digest covers the row, a shard's digest its rows' digests, and the digest of the
+attributes, which is the store's, covers the shards' digests. So a reader that fetches one shard can check it against
+the name of the whole.
+
+Axes: N videos, V views, M teachers, K classes.
 """
 
 from __future__ import annotations
 
 import json
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
+from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, Store
 from zarr.codecs import Crc32cCodec, ZstdCodec
+from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.errors import BaseZarrError
+from zarr.storage import FsspecStore, LocalStore, MemoryStore, WrapperStore
 
 from pipeline.digest import DIGEST_BYTES, digest_bytes, digest_json
-from pipeline.errors import StaleArtifactError
-from pipeline.views import NUM_VIEW_FIELDS, View
+from pipeline.errors import EnvironmentProblem, StaleArtifactError
+from pipeline.logit_codecs import ArrayLayout, LogitCodec, codec_of
+from pipeline.views import NUM_VIEW_FIELDS
 
 FORMAT = "dlkdd-soft-targets"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 CHUNK_ROWS = 128  # unit of reading
-_ATTRIBUTES_DIGEST = "attributes_digest"  # of all other attributes
-SHARD_ROWS = 8192  # unit of writing: one writer writes one whole shard
+SHARD_ROWS = 8192  # unit of writing, and of the digests in the attributes
+
+MAKE_REMEDY = "`dvc repro precompute_soft_targets` makes it, `dvc checkout` or `dvc pull` brings it back"
+
+_ATTRIBUTES_DIGEST = "attributes_digest"  # of all other attributes: the digest of the store
+_IDS, _ROW_DIGESTS = "video_id", "row_digest"
+
+
+def row_layout(codec: LogitCodec, num_views: int, num_teachers: int) -> dict[str, ArrayLayout]:
+    """The arrays of a row, by name, in the order in which its digest takes them."""
+    logits = {
+        name: ArrayLayout((num_views, num_teachers, *array.inner), array.dtype, array.fill)
+        for name, array in codec.arrays().items()
+    }
+    return {
+        "views": ArrayLayout((num_views, NUM_VIEW_FIELDS), np.dtype("<i4"), -1),
+        "pixel_digest": ArrayLayout((num_views,), np.dtype("<u8"), 0),  # of each clip that the teacher saw
+        "frame_shape": ArrayLayout((3,), np.dtype("<i4"), 0),  # of the stored video: frames, height, width
+        "frames_digest": ArrayLayout((DIGEST_BYTES,), np.dtype("u1"), 0),  # of the stored video that the teacher saw
+        **logits,
+    }
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Consecutive rows of a store. `logits_NVK` is float32 as the teacher gave it, float16 as the store keeps it."""
+    """Rows of a store, in ascending order of their ids: for each array of `row_layout` one of shape (N, *inner)."""
 
     video_ids: tuple[str, ...]
-    logits_NVK: NDArray[np.floating[Any]]
-    views_NV7: NDArray[np.int32]
-    pixel_digest_NV: NDArray[np.uint64]
+    arrays: Mapping[str, NDArray[Any]]
 
     def __post_init__(self) -> None:
-        num_rows, num_views = self.pixel_digest_NV.shape
-        fit = (
-            len(self.video_ids) == num_rows
-            and self.logits_NVK.shape[:2] == (num_rows, num_views)
-            and self.views_NV7.shape == (num_rows, num_views, NUM_VIEW_FIELDS)
-        )
-        if not fit:
-            raise ValueError("rows of a soft-target store: ids, logits, views and pixel digests have different shapes")
+        wrong = {name: array.shape for name, array in self.arrays.items() if len(array) != len(self.video_ids)}
+        if wrong:
+            raise ValueError(f"{len(self.video_ids)} rows of a soft-target store have arrays of other lengths: {wrong}")
 
-    def row_digests(self) -> NDArray[np.uint8]:
-        """(N, 16) bytes: for each row the digest of its id, logits, views and pixel digests, little-endian."""
+    def __len__(self) -> int:
+        return len(self.video_ids)
+
+    def take(self, rows: Sequence[int] | NDArray[np.intp] | slice) -> Rows:
+        """Some of the rows, in that order."""
+        ids = self.video_ids[rows] if isinstance(rows, slice) else tuple(self.video_ids[row] for row in rows)
+        return Rows(ids, {name: array[rows] for name, array in self.arrays.items()})
+
+    def logits(self, codec: LogitCodec) -> NDArray[np.float32]:
+        """logits_NVMK, unpacked."""
+        return codec.unpack({name: self.arrays[name] for name in codec.arrays()})
+
+    def digests(self) -> NDArray[np.uint8]:
+        """(N, 16): for each row the digest of its id in UTF-8 and its arrays' bytes in the order of the layout."""
+        if not self.video_ids:
+            return np.zeros((0, DIGEST_BYTES), dtype=np.uint8)
+        content_NX = np.concatenate(
+            [np.ascontiguousarray(array).reshape(len(self), -1).view(np.uint8) for array in self.arrays.values()],
+            axis=1,
+        )
         digests = [
-            digest_bytes(
-                video_id.encode(),
-                np.ascontiguousarray(self.logits_NVK[row], dtype="<f2").data,
-                np.ascontiguousarray(self.views_NV7[row], dtype="<i4").data,
-                np.ascontiguousarray(self.pixel_digest_NV[row], dtype="<u8").data,
-            )
-            for row, video_id in enumerate(self.video_ids)
+            digest_bytes(video_id.encode(), content_X.data)
+            for video_id, content_X in zip(self.video_ids, content_NX, strict=True)
         ]
         return np.frombuffer(bytes.fromhex("".join(digests)), dtype=np.uint8).reshape(-1, DIGEST_BYTES)
 
 
+def concatenate(parts: Sequence[Rows]) -> Rows:
+    """The rows of all parts, one after the other."""
+    arrays = {name: np.concatenate([part.arrays[name] for part in parts]) for name in parts[0].arrays}
+    return Rows(tuple(video_id for part in parts for video_id in part.video_ids), arrays)
+
+
 def write_store(
-    path: Path, parts: Iterable[Rows], *, num_rows: int, num_views: int, num_classes: int, attributes: Mapping[str, Any]
-) -> None:
-    """Write a whole store into a new folder: rows shard by shard, attributes last.
+    path: Path,
+    parts: Iterable[Rows],
+    *,
+    codec: LogitCodec,
+    num_rows: int,
+    num_views: int,
+    num_teachers: int,
+    attributes: Mapping[str, Any],
+) -> str:
+    """Write a whole store into a new folder: rows shard by shard, attributes last. Returns the store's digest.
 
-    `parts` are rows in the order of the store, in pieces of any length; at most one shard is held. The same rows and
-    attributes give the same bytes.
+    `parts` are rows in ascending order of their ids, in pieces of any length; at most two shards are held. The same
+    rows and attributes give the same bytes. Raises ValueError for rows in another order, twice, or of another layout.
     """
+    layout = row_layout(codec, num_views, num_teachers)
     group = zarr.open_group(path, mode="w-", zarr_format=3)
-    arrays = _create_arrays(group, num_rows, num_views, num_classes)
-    written = 0
-    for shard in _whole_shards(parts):
-        _write_rows(arrays, written, shard)
-        written += len(shard.video_ids)
-    if written != num_rows:
-        raise ValueError(f"{written} rows were given for a store of {num_rows}")
-    whole = {"format": FORMAT, "format_version": FORMAT_VERSION, **attributes}
-    whole[_ATTRIBUTES_DIGEST] = digest_json(whole)
+    arrays = _create_arrays(group, layout, num_rows)
+    shards: list[dict[str, str]] = []
+    written, last_id = 0, ""
+    for rows in _whole_shards(parts):
+        _check_rows(rows, layout, last_id)
+        digests = rows.digests()
+        stop = written + len(rows)
+        if stop > num_rows:
+            break
+        arrays[_IDS][written:stop] = np.array(rows.video_ids, dtype=object)
+        arrays[_ROW_DIGESTS][written:stop] = digests
+        for name, array in rows.arrays.items():
+            arrays[name][written:stop] = array
+        shards.append({"first": rows.video_ids[0], "digest": digest_bytes(digests.tobytes())})
+        written, last_id = stop, rows.video_ids[-1]
+    else:
+        stop = written
+    if stop != num_rows:
+        raise ValueError(f"{stop} rows were given for a store of {num_rows}")
+    whole = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "codec": codec.attributes(),
+        "num_rows": num_rows,
+        "num_views": num_views,
+        "num_teachers": num_teachers,
+        "rows_per_shard": _shard_rows(num_rows)[1],
+        "shards": shards,
+        **attributes,
+    }
+    digest = whole[_ATTRIBUTES_DIGEST] = digest_json(whole)
     group.attrs.put(json.loads(json.dumps(whole, sort_keys=True)))  # sorted at every level
+    return digest
 
 
-def _create_arrays(group: zarr.Group, num_rows: int, num_views: int, num_classes: int) -> dict[str, zarr.Array[Any]]:
+def _shard_rows(num_rows: int) -> tuple[int, int]:
+    """Rows of a chunk and of a shard: a small store is one chunk, a shard is whole chunks."""
     chunk_rows = min(CHUNK_ROWS, num_rows)
-    shard_rows = min(SHARD_ROWS, -(-num_rows // chunk_rows) * chunk_rows)
-    layout: dict[str, tuple[tuple[int, ...], Any, Any]] = {
-        "logits": ((num_views, num_classes), np.float16, np.nan),  # a row that was never written reads as NaN
-        "views": ((num_views, NUM_VIEW_FIELDS), np.int32, -1),
-        "video_id": ((), str, ""),
-        "row_digest": ((DIGEST_BYTES,), np.uint8, 0),
-        "pixel_digest": ((num_views,), np.uint64, 0),
+    return chunk_rows, min(SHARD_ROWS, -(-num_rows // chunk_rows) * chunk_rows)
+
+
+def _create_arrays(group: zarr.Group, layout: Mapping[str, ArrayLayout], num_rows: int) -> dict[str, zarr.Array[Any]]:
+    chunk_rows, shard_rows = _shard_rows(num_rows)
+    described: dict[str, tuple[tuple[int, ...], Any, Any]] = {
+        _IDS: ((), str, ""),
+        _ROW_DIGESTS: ((DIGEST_BYTES,), np.dtype("u1"), 0),
+        **{name: (array.inner, array.dtype, array.fill) for name, array in layout.items()},
     }
     return {
         name: group.create_array(
@@ -108,138 +183,263 @@ def _create_arrays(group: zarr.Group, num_rows: int, num_views: int, num_classes
             fill_value=fill,
             config={"write_empty_chunks": True},
         )
-        for name, (inner, dtype, fill) in layout.items()
+        for name, (inner, dtype, fill) in described.items()
     }
 
 
-def _write_rows(arrays: Mapping[str, zarr.Array[Any]], start: int, rows: Rows) -> None:
-    stop = start + len(rows.video_ids)
-    arrays["logits"][start:stop] = rows.logits_NVK.astype(np.float16)
-    arrays["views"][start:stop] = rows.views_NV7
-    arrays["video_id"][start:stop] = np.array(rows.video_ids, dtype=object)
-    arrays["row_digest"][start:stop] = rows.row_digests()
-    arrays["pixel_digest"][start:stop] = rows.pixel_digest_NV
+def _check_rows(rows: Rows, layout: Mapping[str, ArrayLayout], last_id: str) -> None:
+    expected = {name: (array.inner, array.dtype) for name, array in layout.items()}
+    found = {name: (array.shape[1:], array.dtype) for name, array in rows.arrays.items()}
+    if list(found.items()) != list(expected.items()):
+        raise ValueError(f"rows of another layout: {found}, not {expected}")
+    ids = (last_id, *rows.video_ids)
+    wrong = [after for before, after in pairwise(ids) if after <= before]
+    if wrong:
+        raise ValueError(f"rows are not in ascending order of their ids, or twice: {wrong[0]!r}")
 
 
 def _whole_shards(parts: Iterable[Rows]) -> Iterator[Rows]:
     """The same rows in pieces of SHARD_ROWS, the last one shorter."""
     held: list[Rows] = []
+    num_held = 0
     for part in parts:
         held.append(part)
-        while sum(len(rows.video_ids) for rows in held) >= SHARD_ROWS:
-            rows = _concatenate(held)
-            yield _piece(rows, slice(SHARD_ROWS))
-            held = [_piece(rows, slice(SHARD_ROWS, None))]
-    if sum(len(rows.video_ids) for rows in held):
-        yield _concatenate(held)
+        num_held += len(part)
+        while num_held >= SHARD_ROWS:
+            rows = concatenate(held)
+            yield rows.take(slice(SHARD_ROWS))
+            held, num_held = [rows.take(slice(SHARD_ROWS, None))], num_held - SHARD_ROWS
+    if num_held:
+        yield concatenate(held)
 
 
-def _concatenate(parts: Sequence[Rows]) -> Rows:
-    return Rows(
-        tuple(video_id for part in parts for video_id in part.video_ids),
-        np.concatenate([part.logits_NVK for part in parts]),
-        np.concatenate([part.views_NV7 for part in parts]),
-        np.concatenate([part.pixel_digest_NV for part in parts]),
-    )
+@dataclass(frozen=True)
+class Examined:
+    """One shard of a store as it was found: its rows, which of them cannot be trusted, and why."""
 
-
-def _piece(rows: Rows, where: slice) -> Rows:
-    return Rows(rows.video_ids[where], rows.logits_NVK[where], rows.views_NV7[where], rows.pixel_digest_NV[where])
+    start: int
+    rows: Rows  # a bad row holds whatever was read; its id may be empty
+    bad_N: NDArray[np.bool_]
+    findings: tuple[str, ...]
 
 
 class SoftTargetStore:
-    """A store in memory, checked whole: format, unwritten rows, and every row's digest.
+    """A store at a path or an fsspec URL, opened and checked, no row of which is in memory.
 
-    `lookup(video_id, number)` is the one way to ask it; nothing addresses rows by index. Raises StaleArtifactError
-    when the store is missing, damaged or of another format.
+    Opening checks the format, the digest of the attributes and that every array is described as they say.
+    `read_shard` gives rows, each checked against its digest and the shard's; nothing else gives any. Raises
+    StaleArtifactError where the store is missing, damaged or of another format, EnvironmentProblem where a URL cannot
+    be reached. Writes nothing.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, location: Path | str) -> None:
+        self.location = str(location)
         try:
-            group = zarr.open_group(path, mode="r", zarr_format=3)
-            self.attributes: dict[str, Any] = dict(group.attrs)
-            self._check_format(self.attributes.pop(_ATTRIBUTES_DIGEST, None))
-            video_ids = tuple(str(video_id) for video_id in _read(group, "video_id"))
-            self.rows = Rows(video_ids, _read(group, "logits"), _read(group, "views"), _read(group, "pixel_digest"))
-            row_digests = _read(group, "row_digest")
-        except (BaseZarrError, OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
-            raise self._damaged(f"{type(error).__name__}: {error}") from error
-        self._check_rows(row_digests)
-        self._row_of = {video_id: row for row, video_id in enumerate(self.rows.video_ids)}
-        self.digest = digest_bytes(digest_json(self.attributes).encode(), row_digests.tobytes())
+            group = zarr.open_group(_storage(self.location), mode="r", zarr_format=3)
+            attributes: dict[str, Any] = dict(group.attrs)
+            found_digest = attributes.pop(_ATTRIBUTES_DIGEST, None)
+            self._check_format(attributes)
+            self.digest = digest_json(attributes)
+            if found_digest != self.digest:
+                raise self.damaged("its attributes do not have the digest that was written with them")
+            self.attributes = attributes
+            self.codec = codec_of(attributes["codec"], len(attributes["class_names"]))
+            self.num_rows, self.num_views = int(attributes["num_rows"]), int(attributes["num_views"])
+            self.num_teachers = int(attributes["num_teachers"])
+            self.layout = row_layout(self.codec, self.num_views, self.num_teachers)
+            self._arrays = self._open_arrays(group)
+        except _READ_ERRORS as error:
+            raise self._unreadable(error) from error
+        self._first_ids = [shard["first"] for shard in attributes["shards"]]
 
     @property
-    def num_views(self) -> int:
-        """Views of each video."""
-        return int(self.rows.logits_NVK.shape[1])
+    def num_shards(self) -> int:
+        """Units of reading with a digest of their own."""
+        return len(self._first_ids)
 
     @property
-    def video_ids(self) -> tuple[str, ...]:
-        """The training videos, in the order of the rows."""
-        return self.rows.video_ids
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the K classes, in the order of the logits."""
+        return tuple(self.attributes["class_names"])
 
-    def lookup(self, video_id: str, number: int) -> tuple[View, NDArray[np.float16]]:
-        """View `number` (modulo the number of views) of a video, and the teacher's logits_K for it."""
-        row = self._row_of[video_id]
-        view = number % self.num_views
-        return View(*map(int, self.rows.views_NV7[row, view])), self.rows.logits_NVK[row, view]
+    def shards_of(self, video_ids: Iterable[str]) -> list[int]:
+        """Numbers of the shards that hold these videos, if any does; reads nothing."""
+        return sorted({max(bisect_right(self._first_ids, video_id) - 1, 0) for video_id in video_ids})
+
+    def read_shard(self, shard: int) -> Rows:
+        """The rows of a shard; raises StaleArtifactError that names every row which fails its checks."""
+        examined = self.examine_shard(shard)
+        if examined.findings:
+            raise self.damaged(
+                f"{int(examined.bad_N.sum())} of the {len(examined.rows)} rows from {examined.start} on cannot be used",
+                examined.findings,
+            )
+        return examined.rows
+
+    def examine_shard(self, shard: int) -> Examined:
+        """The rows of a shard with all that is wrong with them: a damaged chunk costs its rows, not the shard."""
+        per_shard = int(self.attributes["rows_per_shard"])
+        start, stop = shard * per_shard, min((shard + 1) * per_shard, self.num_rows)
+        bad_N = np.zeros(stop - start, dtype=bool)
+        findings: list[str] = []
+        read = {name: self._read(name, start, stop, bad_N, findings) for name in self._arrays}
+        rows = Rows(tuple(map(str, read.pop(_IDS))), {name: read[name] for name in self.layout})
+        row_digests = read[_ROW_DIGESTS]
+        self._examine_rows(rows, row_digests, bad_N, findings)
+        expected = self.attributes["shards"][shard]
+        whole = (rows.video_ids[0], digest_bytes(row_digests.tobytes())) == (expected["first"], expected["digest"])
+        if not whole and not findings:
+            # every row is right by itself, but they are not the rows that the attributes name
+            findings.append(f"rows {start} to {stop - 1} are not the rows that the attributes name")
+            bad_N[:] = True
+        return Examined(start, rows, bad_N, tuple(findings))
 
     def require(self, wanted: Mapping[str, object], *, remedy: str) -> None:
         """Refuse to be used with what the store was not made from: raises StaleArtifactError naming every difference.
 
-        `wanted` maps names of attributes to the values that the run declares.
+        `wanted` maps names of attributes, dotted where they are nested, to the values that the run declares.
         """
         findings = [
-            f"{name}: the store has {self.attributes.get(name)!r}, this run {value!r}"
+            f"{name}: the store has {_show(found)}, this run {_show(value)}"
             for name, value in wanted.items()
-            if self.attributes.get(name) != value
+            if (found := _nested(self.attributes, name)) != value
         ]
         if findings:
-            raise StaleArtifactError(f"{self.path}: made for another run", findings=findings, remedy=remedy)
+            raise StaleArtifactError(f"{self.location}: made for another run", findings=findings, remedy=remedy)
 
-    def require_videos(self, video_ids: Sequence[str]) -> None:
-        """Raise StaleArtifactError where the store has no row for some of these videos."""
-        missing = [video_id for video_id in video_ids if video_id not in self._row_of]
-        if missing:
-            raise self._damaged(f"no row for {len(missing)} of {len(video_ids)} videos", _first_ten(missing))
-
-    def _check_format(self, attributes_digest: object) -> None:
-        found = (self.attributes.get("format"), self.attributes.get("format_version"))
-        if found != (FORMAT, FORMAT_VERSION):
-            raise StaleArtifactError(
-                f"{self.path}: expected {FORMAT} of format version {FORMAT_VERSION}, found {found[0]} {found[1]}",
-                remedy="`dvc repro precompute_soft_targets` makes a store of this version",
-            )
-        if digest_json(self.attributes) != attributes_digest:
-            raise self._damaged("its attributes do not have the digest that was written with them")
-
-    def _check_rows(self, row_digests: NDArray[np.uint8]) -> None:
-        rows = self.rows
-        if row_digests.shape != (len(rows.video_ids), DIGEST_BYTES):
-            raise self._damaged(f"{len(rows.video_ids)} rows, and digests of shape {row_digests.shape}")
-        unwritten = ~np.isfinite(rows.logits_NVK).all(axis=(1, 2))
-        wrong = (rows.row_digests() != row_digests).any(axis=1) | unwritten
-        if wrong.any():
-            bad = [rows.video_ids[row] for row in np.flatnonzero(wrong)]
-            raise self._damaged(
-                f"{len(bad)} of {len(wrong)} rows are unwritten or do not match their digest", _first_ten(bad)
-            )
-
-    def _damaged(self, reason: str, findings: Sequence[str] = ()) -> StaleArtifactError:
+    def damaged(self, reason: str, findings: Sequence[str] = ()) -> StaleArtifactError:
+        """The error for a store that is not whole."""
+        shown = [*findings[:10], f"… and {len(findings) - 10} more"] if len(findings) > 10 else findings
         return StaleArtifactError(
-            f"{self.path}: not a whole soft-target store: {reason}",
-            findings=findings,
-            remedy="`dvc repro precompute_soft_targets` makes it, `dvc checkout` or `dvc pull` brings it back",
+            f"{self.location}: not a whole soft-target store: {reason}",
+            findings=shown,
+            remedy=f"{MAKE_REMEDY}; `dlkdd targets verify` lists everything, `dlkdd targets repair` mends rows",
         )
 
+    def _check_format(self, attributes: Mapping[str, object]) -> None:
+        found = (attributes.get("format"), attributes.get("format_version"))
+        if found != (FORMAT, FORMAT_VERSION):
+            raise StaleArtifactError(
+                f"{self.location}: expected {FORMAT} of format version {FORMAT_VERSION}, found {found[0]} {found[1]}",
+                remedy="`dvc repro precompute_soft_targets` makes a store of this version",
+            )
 
-def _first_ten(names: Sequence[str]) -> list[str]:
-    return [*names[:10], f"… and {len(names) - 10} more"] if len(names) > 10 else list(names)
+    def _open_arrays(self, group: zarr.Group) -> dict[str, zarr.Array[Any]]:
+        """The arrays, each described exactly as the writer would: shape, type, chunks, shards, codecs, fill value."""
+        as_written = _create_arrays(zarr.group(MemoryStore(), zarr_format=3), self.layout, self.num_rows)
+        opened: dict[str, zarr.Array[Any]] = {}
+        findings = []
+        for name, expected in as_written.items():
+            array = group[name]
+            if not isinstance(array, zarr.Array) or _description(array) != _description(expected):
+                findings.append(f"{name}/zarr.json does not describe the array that the attributes name")
+                continue
+            opened[name] = array
+        if findings:
+            raise self.damaged("its arrays are described in another way", findings)
+        return opened
+
+    def _read(self, name: str, start: int, stop: int, bad_N: NDArray[np.bool_], findings: list[str]) -> NDArray[Any]:
+        """Rows of one array; where a shard cannot be read, chunk by chunk, with fill values for what is lost."""
+        array = self._arrays[name]
+        try:
+            return np.asarray(array[start:stop])
+        except _READ_ERRORS as error:
+            self._refuse_unreachable(error)
+        whole = np.full(
+            (stop - start, *array.shape[1:]), array.fill_value, dtype=object if name == _IDS else array.dtype
+        )
+        for first in range(start, stop, array.chunks[0]):
+            end = min(first + array.chunks[0], stop)
+            try:
+                whole[first - start : end - start] = array[first:end]
+            except _READ_ERRORS as error:
+                self._refuse_unreachable(error)
+                findings.append(f"{name}: rows {first} to {end - 1} cannot be read: {_short(error)}")
+                bad_N[first - start : end - start] = True
+        return whole
+
+    def _examine_rows(
+        self, rows: Rows, row_digests: NDArray[np.uint8], bad_N: NDArray[np.bool_], findings: list[str]
+    ) -> None:
+        floats = [array for array in rows.arrays.values() if array.dtype.kind == "f"]
+        unwritten_N = ~np.all([np.isfinite(array).reshape(len(rows), -1).all(axis=1) for array in floats], axis=0)
+        wrong_N = (rows.digests() != row_digests).any(axis=1)
+        for row in np.flatnonzero(unwritten_N | wrong_N):
+            if not bad_N[row]:  # else its chunk is named already
+                reason = "has logits that are not finite: never written" if unwritten_N[row] else "fails its digest"
+                findings.append(f"{rows.video_ids[row] or 'a row without id'} {reason}")
+        bad_N |= unwritten_N | wrong_N
+
+    def _refuse_unreachable(self, error: BaseException) -> None:
+        if "://" in self.location and isinstance(error, ConnectionError | TimeoutError):
+            raise self._unreadable(error) from error
+
+    def _unreadable(self, error: BaseException) -> Exception:
+        if "://" in self.location and (isinstance(error, ImportError | ConnectionError | TimeoutError)):
+            return EnvironmentProblem(
+                f"{self.location}: cannot be reached: {_short(error)}",
+                remedy="check the address and the network; s3:// needs s3fs, gs:// gcsfs, az:// adlfs",
+            )
+        return self.damaged(_short(error))
 
 
-def _read(group: zarr.Group, name: str) -> NDArray[Any]:
-    array = group[name]
-    if not isinstance(array, zarr.Array):
-        raise TypeError(f"{name} is not an array")
-    return np.asarray(array[:])
+# What zarr, fsspec and a damaged file raise between them
+_READ_ERRORS = (
+    BaseZarrError,
+    OSError,
+    KeyError,
+    ValueError,
+    TypeError,
+    RuntimeError,
+    IndexError,
+    AttributeError,
+    ImportError,
+)
+
+
+class _WholeObjects(WrapperStore[Store]):
+    """Fetches each object once and whole: a shard is the unit of reading, and not every web server knows ranges."""
+
+    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
+        """The object, or the asked part of it."""
+        held_key, held = getattr(self, "_held", ("", None))
+        if held_key != key:
+            held = await self._store.get(key, prototype)
+            self._held = (key, held)
+        if held is None or byte_range is None:
+            return held
+        if isinstance(byte_range, RangeByteRequest):
+            first, last = byte_range.start, byte_range.end
+        elif isinstance(byte_range, OffsetByteRequest):
+            first, last = byte_range.offset, len(held)
+        else:
+            first, last = max(len(held) - byte_range.suffix, 0), len(held)
+        part: Buffer = held[first:last]
+        return part
+
+
+def _storage(location: str) -> Store:
+    if "://" not in location:
+        return LocalStore(Path(location).absolute(), read_only=True)
+    return _WholeObjects(FsspecStore.from_url(location, read_only=True))
+
+
+def _description(array: zarr.Array[Any]) -> str:
+    return json.dumps(array.metadata.to_dict(), sort_keys=True, default=str)
+
+
+def _nested(attributes: Mapping[str, Any], name: str) -> object:
+    found: Any = attributes
+    for key in name.split("."):
+        found = found.get(key) if isinstance(found, Mapping) else None
+    return found
+
+
+def _show(value: object) -> str:
+    return json.dumps(value, sort_keys=True, ensure_ascii=False)
+
+
+def _short(error: BaseException) -> str:
+    text = str(error) or repr(error)
+    return f"{type(error).__name__}: {text[:300]}"
