@@ -42,7 +42,7 @@ class LogitCodec(Protocol):
         """The packed arrays, in the order in which row digests take them."""
 
     def pack(self, logits_K: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
-        """Pack (..., K) finite logits; one that is too large for the type becomes infinite: the caller must refuse it."""
+        """Pack (..., K) finite logits; one too large for the type becomes infinite, which the caller must refuse."""
 
     def unpack(self, packed: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
         """(..., K) logits from arrays with any leading axes."""
