@@ -13,13 +13,15 @@ Axes: N videos, V views, M teachers, K classes.
 
 from __future__ import annotations
 
+import asyncio
+import atexit
 import json
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import zarr
@@ -34,6 +36,9 @@ from pipeline.digest import DIGEST_BYTES, digest_bytes, digest_json
 from pipeline.errors import EnvironmentProblem, StaleArtifactError
 from pipeline.logit_codecs import ArrayLayout, LogitCodec, codec_of
 from pipeline.views import NUM_VIEW_FIELDS
+
+if TYPE_CHECKING:
+    import aiohttp
 
 FORMAT = "dlkdd-soft-targets"
 FORMAT_VERSION = 2
@@ -159,6 +164,22 @@ def write_store(
     return digest
 
 
+def files_of(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """The files of a store with these attributes, by name: a description's JSON value, and None for a shard."""
+    described: dict[str, Buffer] = {}
+    group = zarr.group(MemoryStore(described), zarr_format=3)
+    codec = codec_of(attributes["codec"], len(attributes["class_names"]))
+    layout = row_layout(codec, attributes["num_views"], attributes["num_teachers"])
+    arrays = _create_arrays(group, layout, attributes["num_rows"])
+    group.attrs.put(dict(attributes))
+    shards = {
+        f"{name}/{array.metadata.encode_chunk_key((shard, *(0 for _ in array.shape[1:])))}": None
+        for name, array in arrays.items()
+        for shard in range(len(attributes["shards"]))
+    }
+    return {**{name: json.loads(content.to_bytes()) for name, content in described.items()}, **shards}
+
+
 def _shard_rows(num_rows: int) -> tuple[int, int]:
     """Rows of a chunk and of a shard: a small store is one chunk, a shard is whole chunks."""
     chunk_rows = min(CHUNK_ROWS, num_rows)
@@ -248,9 +269,9 @@ class SoftTargetStore:
             self.num_teachers = int(attributes["num_teachers"])
             self.layout = row_layout(self.codec, self.num_views, self.num_teachers)
             self._arrays = self._open_arrays(group)
+            self._first_ids = [shard["first"] for shard in attributes["shards"]]
         except _READ_ERRORS as error:
-            raise self._unreadable(error) from error
-        self._first_ids = [shard["first"] for shard in attributes["shards"]]
+            raise self.damaged(_short(error)) from error
 
     @property
     def num_shards(self) -> int:
@@ -344,8 +365,8 @@ class SoftTargetStore:
         array = self._arrays[name]
         try:
             return np.asarray(array[start:stop])
-        except _READ_ERRORS as error:
-            self._refuse_unreachable(error)
+        except _READ_ERRORS:
+            pass
         whole = np.full(
             (stop - start, *array.shape[1:]), array.fill_value, dtype=object if name == _IDS else array.dtype
         )
@@ -354,7 +375,6 @@ class SoftTargetStore:
             try:
                 whole[first - start : end - start] = array[first:end]
             except _READ_ERRORS as error:
-                self._refuse_unreachable(error)
                 findings.append(f"{name}: rows {first} to {end - 1} cannot be read: {_short(error)}")
                 bad_N[first - start : end - start] = True
         return whole
@@ -371,41 +391,40 @@ class SoftTargetStore:
                 findings.append(f"{rows.video_ids[row] or 'a row without id'} {reason}")
         bad_N |= unwritten_N | wrong_N
 
-    def _refuse_unreachable(self, error: BaseException) -> None:
-        if "://" in self.location and isinstance(error, ConnectionError | TimeoutError):
-            raise self._unreadable(error) from error
 
-    def _unreadable(self, error: BaseException) -> Exception:
-        if "://" in self.location and (isinstance(error, ImportError | ConnectionError | TimeoutError)):
-            return EnvironmentProblem(
-                f"{self.location}: cannot be reached: {_short(error)}",
-                remedy="check the address and the network; s3:// needs s3fs, gs:// gcsfs, az:// adlfs",
-            )
-        return self.damaged(_short(error))
-
-
-# What zarr, fsspec and a damaged file raise between them
+# What zarr raises for a damaged store
 _READ_ERRORS = (
     BaseZarrError,
     OSError,
     KeyError,
     ValueError,
     TypeError,
+    ArithmeticError,
     RuntimeError,
     IndexError,
     AttributeError,
-    ImportError,
 )
+
+_TIMEOUT_SECONDS = 60  # without a connection, or without a byte of an object
 
 
 class _WholeObjects(WrapperStore[Store]):
-    """Fetches each object once and whole: a shard is the unit of reading, and not every web server knows ranges."""
+    """Fetches each object once and whole: a shard is the unit of reading, and not every web server knows ranges.
+
+    An object that is not there is None, as for any store; whatever else goes wrong lies between here and the store.
+    """
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         """The object, or the asked part of it."""
         held_key, held = getattr(self, "_held", ("", None))
         if held_key != key:
-            held = await self._store.get(key, prototype)
+            try:
+                held = await self._store.get(key, prototype)
+            except Exception as error:
+                raise EnvironmentProblem(
+                    f"{getattr(self._store, 'path', '')}/{key}: cannot be fetched: {_short(error)}",
+                    remedy="check the address, the network and your rights there, then run the same command again",
+                ) from error
             self._held = (key, held)
         if held is None or byte_range is None:
             return held
@@ -422,7 +441,31 @@ class _WholeObjects(WrapperStore[Store]):
 def _storage(location: str) -> Store:
     if "://" not in location:
         return LocalStore(Path(location).absolute(), read_only=True)
-    return _WholeObjects(FsspecStore.from_url(location, read_only=True))
+    options = _http_options() if location.startswith(("http://", "https://")) else None
+    try:
+        return _WholeObjects(FsspecStore.from_url(location, storage_options=options, read_only=True))
+    except (ImportError, ValueError) as error:
+        raise EnvironmentProblem(
+            f"{location}: cannot be opened: {_short(error)}",
+            remedy="check the address; s3:// needs the package s3fs, gs:// gcsfs, az:// adlfs",
+        ) from error
+
+
+def _http_options() -> dict[str, Any]:
+    import aiohttp  # slow to import, and a path needs none of it
+
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=_TIMEOUT_SECONDS, sock_read=_TIMEOUT_SECONDS)
+    return {"client_kwargs": {"timeout": timeout}, "get_client": _http_session}
+
+
+async def _http_session(**options: Any) -> aiohttp.ClientSession:
+    """A session that is closed at exit, before zarr stops the loop that it lives in; fsspec would leave it open."""
+    import aiohttp
+    from fsspec.implementations.http import HTTPFileSystem  # type: ignore[import-untyped]  # ships no types
+
+    session = aiohttp.ClientSession(**options)
+    atexit.register(HTTPFileSystem.close_session, asyncio.get_running_loop(), session)
+    return session
 
 
 def _description(array: zarr.Array[Any]) -> str:
