@@ -59,24 +59,33 @@ def samples_of(manifest: Manifest, frames: FrameStore, split: str) -> list[Sampl
 
 @dataclass(frozen=True)
 class Batch:
-    """Clips with their labels and, for a student, the teacher's logits."""
+    """Clips with their labels and, for a student, the teacher's logits, or what an online teacher is asked about."""
 
     clip_BTHWC: Tensor
     labels_B: Tensor
     teacher_BK: Tensor | None
+    teacher_clip_BTHWC: Tensor | None  # the same views of other frames
     video_ids: tuple[str, ...]
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device."""
-        teacher_BK = None if self.teacher_BK is None else self.teacher_BK.to(device, non_blocking=True)
-        clip_BTHWC = self.clip_BTHWC.to(device, non_blocking=True)
-        return Batch(clip_BTHWC, self.labels_B.to(device, non_blocking=True), teacher_BK, self.video_ids)
+
+        def there(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor.to(device, non_blocking=True)
+
+        return Batch(
+            self.clip_BTHWC.to(device, non_blocking=True),
+            self.labels_B.to(device, non_blocking=True),
+            there(self.teacher_BK),
+            there(self.teacher_clip_BTHWC),
+            self.video_ids,
+        )
 
 
 class ViewSource(Protocol):
     """Tells which view a video shows for a number (the epoch), and the teacher's logits_K for it where it has them."""
 
-    def lookup(self, video_id: str, number: int) -> tuple[View, NDArray[Any] | None]: ...  # noqa: D102
+    def lookup(self, video_id: str, number: int) -> tuple[View, NDArray[np.float32] | None]: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -116,25 +125,37 @@ class UniformViews:
 BANK = "bank"
 
 Key = tuple[int, int]  # index of the sample, number of the view
+Item = tuple[Tensor, int, Tensor | None, Tensor | None, str]
 
 
-class ClipDataset(Dataset[tuple[Tensor, int, Tensor | None, str]]):
-    """Clips by (index of the sample, number of the view)."""
+class ClipDataset(Dataset[Item]):
+    """Clips by (index of the sample, number of the view); with `teacher_frames` each view is read from these, too."""
 
-    def __init__(self, frames: FrameStore, samples: Sequence[Sample], source: ViewSource, clip: ClipParams) -> None:
+    def __init__(
+        self,
+        frames: FrameStore,
+        samples: Sequence[Sample],
+        source: ViewSource,
+        clip: ClipParams,
+        teacher_frames: FrameStore | None = None,
+    ) -> None:
         self.frames = frames
         self.samples = samples
         self.source = source
         self.clip = clip
+        self.teacher_frames = teacher_frames
 
-    def __getitem__(self, key: Key) -> tuple[Tensor, int, Tensor | None, str]:
-        """Clip (T, H, W, 3) uint8, label, teacher's logits or None, video id."""
+    def __getitem__(self, key: Key) -> Item:
+        """Clip (T, H, W, 3) uint8, label, teacher's logits or None, teacher's clip or None, video id."""
         index, number = key
         sample = self.samples[index]
         view, logits_K = self.source.lookup(sample.video_id, number)
         clip_THWC = read_view(self.frames, sample.video_id, view, self.clip)
-        teacher_K = None if logits_K is None else torch.from_numpy(logits_K.astype(np.float32))
-        return clip_THWC, sample.label, teacher_K, sample.video_id
+        teacher_K = None if logits_K is None else torch.from_numpy(logits_K)
+        teacher_clip_THWC = (
+            None if self.teacher_frames is None else read_view(self.teacher_frames, sample.video_id, view, self.clip)
+        )
+        return clip_THWC, sample.label, teacher_K, teacher_clip_THWC, sample.video_id
 
 
 @dataclass(frozen=True)
@@ -216,13 +237,13 @@ def pixel_statistics(
     return mean_C.tolist(), np.maximum(std_C, 1 / 255).tolist()
 
 
-def _collate(items: Sequence[tuple[Tensor, int, Tensor | None, str]]) -> Batch:
-    clips, labels, teachers, video_ids = zip(*items, strict=True)
-    with_teacher = teachers[0] is not None
+def _collate(items: Sequence[Item]) -> Batch:
+    clips, labels, teachers, teacher_clips, video_ids = zip(*items, strict=True)
     return Batch(
         torch.stack(clips),
         torch.tensor(labels, dtype=torch.int64),
-        torch.stack(teachers) if with_teacher else None,
+        None if teachers[0] is None else torch.stack(teachers),
+        None if teacher_clips[0] is None else torch.stack(teacher_clips),
         tuple(video_ids),
     )
 

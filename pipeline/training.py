@@ -29,12 +29,13 @@ Curve = list[dict[str, float]]
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What a network learns from, and what it is chosen on."""
+    """What a network learns from, and what it is chosen on; an online teacher sees the views of `teacher_frames`."""
 
     frames: FrameStore
     train: Sequence[Sample]
     val: Sequence[Sample]
     source: ViewSource
+    teacher_frames: FrameStore | None = None
 
 
 @dataclass
@@ -99,7 +100,8 @@ class Trainer:
         if progress.step:
             advance(progress.step, "from the checkpoint")
         clip = self.recognizer.architecture.clip
-        dataset = ClipDataset(self.data.frames, self.data.train, self.data.source, clip)
+        data = self.data
+        dataset = ClipDataset(data.frames, data.train, data.source, clip, data.teacher_frames)
         batches = self.plan.batches_from(progress.step, epochs)
         started = saved = waiting_since = time.monotonic()
         waited = 0.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -65,7 +66,7 @@ def train_network(
     clip: ClipParams,
     options: TrainParams,
     seed: int,
-    source: ViewSource,
+    source: Callable[[Path], ViewSource],
     loss: LossFunction,
     learnt_from: dict[str, str],
     values: dict[str, object],
@@ -73,11 +74,13 @@ def train_network(
     checkpoint_seconds: float,
     out: Path,
     curve_path: Path,
+    teacher_frames: FrameStore | None = None,
 ) -> None:
     """Train in the stage's work folder and publish the model and its curve.
 
-    `learnt_from` are digests of what this network saw beyond manifest and frames; `values` parameters that only this
-    stage uses. Both are part of the fingerprint, and the model file keeps the digests.
+    `source` is given the work folder, for what it may have to keep there. `learnt_from` are digests of what this
+    network saw beyond manifest and frames; `values` parameters that only this stage uses. Both are part of the
+    fingerprint, and the model file keeps the digests. With `teacher_frames` the loss gets their clips as well.
     """
     device = choose_device(device_name)
     architecture = Architecture(name, len(inputs.manifest.class_names), clip, options.width, options.dropout)
@@ -89,8 +92,8 @@ def train_network(
         work_folder(stage, params=fingerprint, inputs=digests, format_version=MODEL_FORMAT_VERSION) as work,
         interruptible() as stop,
     ):
+        data = TrainingData(inputs.frames, inputs.train, inputs.val, source(work.path), teacher_frames)
         recognizer = _new_recognizer(architecture, inputs, seed)
-        data = TrainingData(inputs.frames, inputs.train, inputs.val, source)
         trainer = Trainer(
             recognizer,
             data,

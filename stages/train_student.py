@@ -2,59 +2,107 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from torch import Tensor
 
-from pipeline.dataset import Batch, geometry_digest
+from pipeline.asking import ask
+from pipeline.cached_targets import CachedTargets, differences, load_targets
+from pipeline.dataset import Batch
+from pipeline.digest import digest_file
+from pipeline.errors import ParamsError
+from pipeline.frames import FrameStore
 from pipeline.losses import distillation_loss
+from pipeline.models import Recognizer, load_model
 from pipeline.params import load_params
 from pipeline.soft_targets import SoftTargetStore
-from stages._device import DeviceOption
+from stages._device import DeviceOption, choose_device
 from stages._shell import PARAMS_PATH, ParamsOption
 from stages._train import (
     CHECKPOINT_SECONDS,
     CheckpointOption,
     CurveOption,
     FramesOption,
-    Inputs,
     ManifestOption,
     OutOption,
     read_inputs,
     train_network,
 )
 
+TeacherOption = Annotated[
+    Path | None,
+    typer.Option("--teacher", help="The teacher's model file. Where it is there, the store must be of this teacher."),
+]
+EnhancedOption = Annotated[Path | None, typer.Option("--enhanced", help="The frames that an online teacher sees.")]
+MemoryOption = Annotated[
+    int,
+    typer.Option(
+        "--soft-targets-memory-mib", min=0, help="Above it soft targets are mapped from files in the work folder."
+    ),
+]
+MEMORY_MIB = 4096
+
 
 def main(
     *,
     manifest_path: ManifestOption,
     frames_path: FramesOption,
-    soft_targets_path: Annotated[Path, typer.Option("--soft-targets", help="The soft-target store.")],
+    soft_targets: Annotated[str, typer.Option("--soft-targets", help="The soft-target store: a path or a URL.")],
     out: OutOption,
     curve_path: CurveOption,
+    teacher_path: TeacherOption = None,
+    enhanced_path: EnhancedOption = None,
+    memory_mib: MemoryOption = MEMORY_MIB,
     params_path: ParamsOption = PARAMS_PATH,
     device: DeviceOption = "auto",
     checkpoint_seconds: CheckpointOption = CHECKPOINT_SECONDS,
 ) -> None:
     """Train the student on the dark videos and the cached soft targets.
 
-    The teacher never runs here. Views come from the store, each with the teacher's logits for exactly that crop.
+    Views come from the store, each with the teacher's logits for exactly that crop. The teacher never runs here, unless
+    soft_targets.source is online: then it is asked about the same views at every step.
     """
     params = load_params(params_path)
-    inputs = read_inputs(manifest_path, frames_path)
-    soft_targets = SoftTargetStore(soft_targets_path)
-    _require_fit(soft_targets, inputs, params.clip.model_dump())
+    inputs, store = read_inputs(manifest_path, frames_path), SoftTargetStore(soft_targets)
+    online = None
+    if params.soft_targets.source == "online":
+        online = _online_teacher(store, teacher_path, enhanced_path, device)
+    wanted: dict[str, object] = {
+        "class_names": list(inputs.manifest.class_names),
+        "clip": params.clip.model_dump(),
+        "digests.manifest": inputs.manifest.digest,
+        "teachers.name": params.teacher,
+    }
+    if teacher_path is not None and teacher_path.exists():
+        wanted["teachers.digest"] = digest_file(teacher_path)
+    if online is not None:
+        wanted["digests.frames"] = online.frames.digest
+    findings = differences(store, wanted)
     soft_loss, temperature, soft_weight = params.soft_loss, params.temperature, params.soft_weight
-    smoothing = params.train_student.label_smoothing
+    smoothing, seed, teachers = params.train_student.label_smoothing, params.seed, params.soft_targets.teachers
+
+    def source(work: Path) -> CachedTargets:
+        return load_targets(
+            store,
+            [sample.video_id for sample in inputs.train],
+            memory_bytes=memory_mib * 2**20,
+            folder=work / "soft_targets",
+            teachers=teachers,
+            seed=seed,
+            frames=inputs.frames,
+            findings=findings,
+        )
 
     def loss(logits_BK: Tensor, batch: Batch) -> Tensor:
-        assert batch.teacher_BK is not None
+        teacher_BK = batch.teacher_BK if online is None else online.logits(batch)
+        assert teacher_BK is not None
         return distillation_loss(
             logits_BK,
             batch.labels_B,
-            batch.teacher_BK,
+            teacher_BK,
             soft_loss=soft_loss,
             temperature=temperature,
             soft_weight=soft_weight,
@@ -67,28 +115,56 @@ def main(
         name=params.student,
         clip=params.clip,
         options=params.train_student,
-        seed=params.seed,
-        source=soft_targets,
+        seed=seed,
+        source=source,
         loss=loss,
-        learnt_from={"soft_targets": soft_targets.digest, "teacher": soft_targets.attributes["digests"]["teacher"]},
-        values={"soft_loss": soft_loss, "temperature": temperature, "soft_weight": soft_weight},
+        learnt_from={
+            "soft_targets": store.digest,
+            "teacher": ",".join(teacher["digest"] for teacher in store.attributes["teachers"]),
+        },
+        values={
+            "soft_loss": soft_loss,
+            "temperature": temperature,
+            "soft_weight": soft_weight,
+            "soft_targets": params.soft_targets.model_dump(),
+        },
         device_name=device,
         checkpoint_seconds=checkpoint_seconds,
         out=out,
         curve_path=curve_path,
+        teacher_frames=None if online is None else online.frames,
     )
 
 
-def _require_fit(soft_targets: SoftTargetStore, inputs: Inputs, clip: dict[str, int]) -> None:
-    """Refuse a store of another class list, manifest, geometry or set of videos, before the first step."""
-    video_ids = [sample.video_id for sample in inputs.train]
-    soft_targets.require(
-        {
-            "class_names": list(inputs.manifest.class_names),
-            "manifest": inputs.manifest.digest,
-            "clip": clip,
-            "geometry": geometry_digest(inputs.frames, video_ids),
-        },
-        remedy="`dvc repro precompute_soft_targets` makes a store for this run",
-    )
-    soft_targets.require_videos(video_ids)
+@dataclass(frozen=True)
+class OnlineTeacher:
+    """The store's teacher and the frames that it saw, to be asked again."""
+
+    recognizer: Recognizer
+    frames: FrameStore
+    batch_size: int
+
+    def logits(self, batch: Batch) -> Tensor:
+        """teacher_BK of a batch, by the same bits as when the store was made (on the same kind of device)."""
+        assert batch.teacher_clip_BTHWC is not None
+        return ask(self.recognizer, batch.teacher_clip_BTHWC, batch_size=self.batch_size)
+
+
+def _online_teacher(
+    store: SoftTargetStore, teacher_path: Path | None, enhanced_path: Path | None, device: str
+) -> OnlineTeacher:
+    findings = [
+        f"{option}: {path or 'not given'}{'' if path is None else ' is not there'}"
+        for option, path in (("--teacher", teacher_path), ("--enhanced", enhanced_path))
+        if path is None or not path.exists()
+    ]
+    if store.num_teachers != 1:
+        findings.append(f"{store.location} holds the logits of {store.num_teachers} teachers")
+    if findings or teacher_path is None or enhanced_path is None:
+        raise ParamsError(
+            "soft_targets.source is online: one teacher is asked about the enhanced frames at every step",
+            findings=findings,
+            remedy="`dvc repro train_teacher` or `dvc pull` brings both, or set soft_targets.source to cache",
+        )
+    recognizer = load_model(teacher_path).recognizer.to(choose_device(device))
+    return OnlineTeacher(recognizer, FrameStore(enhanced_path), int(store.attributes["batch_size"]))

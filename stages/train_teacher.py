@@ -35,6 +35,7 @@ def main(
     """
     params = load_params(params_path)
     inputs = read_inputs(manifest_path, frames_path)
+    views = DrawnViews(inputs.frames, params.clip, params.views, params.seed, purpose="teacher")
     train_network(
         "train_teacher",
         inputs,
@@ -42,7 +43,7 @@ def main(
         clip=params.clip,
         options=params.train_teacher,
         seed=params.seed,
-        source=DrawnViews(inputs.frames, params.clip, params.views, params.seed, purpose="teacher"),
+        source=lambda _work: views,
         loss=label_loss(params.train_teacher.label_smoothing),
         learnt_from={},
         values={"views": params.views.model_dump()},

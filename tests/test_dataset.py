@@ -11,7 +11,9 @@ import torch
 from builders import CLIP, VIEWS, manifest_row, noise_video, tiny_data, write_frames
 from hypothesis import given
 from hypothesis import strategies as st
+from target_stores import SEED, make_store
 
+from pipeline.cached_targets import load_targets
 from pipeline.dataset import (
     BANK,
     ClipDataset,
@@ -19,7 +21,6 @@ from pipeline.dataset import (
     EpochPlan,
     Sample,
     UniformViews,
-    geometry_digest,
     in_order,
     load_batches,
     pixel_statistics,
@@ -27,7 +28,7 @@ from pipeline.dataset import (
 )
 from pipeline.errors import DataError, StaleArtifactError
 from pipeline.manifest import write_manifest
-from pipeline.soft_targets import Rows, SoftTargetStore, write_store
+from pipeline.soft_targets import SoftTargetStore
 from pipeline.views import pixel_digest, read_view, uniform_view
 
 PLANS = st.builds(
@@ -181,38 +182,44 @@ def test_epochs_beyond_the_bank_start_over(data, drawn):
     assert len(set(views)) == VIEWS.num_views
 
 
-def soft_targets_of(data, drawn, folder):
-    manifest, frames = data
-    samples = samples_of(manifest, frames, "train")
-    views = [[drawn.lookup(sample.video_id, number)[0] for number in range(VIEWS.num_views)] for sample in samples]
-    clips = [[read_view(frames, s.video_id, view, CLIP) for view in row] for s, row in zip(samples, views, strict=True)]
-    rows = Rows(
-        tuple(sample.video_id for sample in samples),
-        np.random.default_rng(0).normal(size=(len(samples), VIEWS.num_views, 2)).astype(np.float32),
-        np.array([[view.row() for view in row] for row in views], np.int32),
-        np.array([[pixel_digest(clip.numpy()) for clip in row] for row in clips], np.uint64),
-    )
-    write_store(folder, [rows], num_rows=len(samples), num_views=VIEWS.num_views, num_classes=2, attributes={})
-    return rows, SoftTargetStore(folder)
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return make_store(tmp_path_factory.mktemp("made"), codec="float32")
 
 
-def test_student_and_baseline_differ_by_the_soft_targets_alone(data, drawn, tmp_path):
-    rows, store = soft_targets_of(data, drawn, tmp_path / "soft_targets.zarr")
-    keys = list(EpochPlan(8, 3, 0).batches_from(0, VIEWS.num_views + 1))
-    baseline, student = loaded(data, drawn, keys), loaded(data, store, keys)
+def targets_of(made, folder):
+    store = SoftTargetStore(made.path)
+    return load_targets(store, made.rows.video_ids, memory_bytes=2**30, folder=folder, teachers="mean", seed=0)
+
+
+def test_student_and_baseline_differ_by_the_soft_targets_alone(made, tmp_path):
+    keys = list(EpochPlan(7, 3, 0).batches_from(0, VIEWS.num_views + 1))
+    data, drawn = (made.manifest, made.frames), DrawnViews(made.frames, CLIP, VIEWS, seed=SEED, purpose=BANK)
+    baseline, student = loaded(data, drawn, keys), loaded(data, targets_of(made, tmp_path), keys)
     assert all(map(same, student, baseline))
+    logits_NVMK = made.rows.arrays["logits"]
     for batch, batch_keys in zip(student, keys, strict=True):
-        expected_BK = [
-            rows.logits_NVK[index, number % VIEWS.num_views].astype(np.float16) for index, number in batch_keys
-        ]
+        rows = [made.rows.video_ids.index(video_id) for video_id in batch.video_ids]
+        views = [number % VIEWS.num_views for _, number in batch_keys]
         assert batch.teacher_BK.dtype == torch.float32
-        assert np.array_equal(batch.teacher_BK.numpy(), np.array(expected_BK))
+        assert np.array_equal(batch.teacher_BK.numpy(), logits_NVMK[rows, views, 0])
+        assert batch.teacher_clip_BTHWC is None
 
 
-def test_the_student_sees_the_pixels_that_the_teacher_was_asked_about(data, drawn, tmp_path):
-    rows, store = soft_targets_of(data, drawn, tmp_path / "soft_targets.zarr")
-    (batch,) = loaded(data, store, [[(3, 1)]])
-    assert pixel_digest(batch.clip_BTHWC[0].numpy()) == rows.pixel_digest_NV[3, 1]
+def test_the_student_sees_the_pixels_that_the_teacher_was_asked_about(made, tmp_path):
+    (batch,) = loaded((made.manifest, made.frames), targets_of(made, tmp_path), [[(3, 1)]])
+    row = made.rows.video_ids.index(batch.video_ids[0])
+    assert pixel_digest(batch.clip_BTHWC[0].numpy()) == made.rows.arrays["pixel_digest"][row, 1]
+
+
+def test_with_teacher_frames_a_batch_has_the_same_views_of_these(data, drawn, tmp_path):
+    manifest, frames = data
+    negative = write_frames(tmp_path, {name: 255 - frames.read(name, range(6)) for name in frames.video_ids})
+    dataset = ClipDataset(frames, samples_of(manifest, frames, "train"), drawn, CLIP, negative)
+    (batch,) = load_batches(dataset, iter([[(5, 2), (0, 1)]]), num_workers=0)
+    sums = batch.clip_BTHWC.int() + batch.teacher_clip_BTHWC.int()
+    assert (sums - 255).abs().max() <= 1  # resizing rounds each
+    assert batch.teacher_BK is None
 
 
 def test_a_batch_moves_to_a_device_whole(data, drawn):
@@ -221,28 +228,10 @@ def test_a_batch_moves_to_a_device_whole(data, drawn):
     assert {there.clip_BTHWC.device.type, there.labels_B.device.type} == {"meta"}
     assert there.video_ids == batch.video_ids
     assert there.teacher_BK is None
+    assert there.teacher_clip_BTHWC is None
 
 
 # geometry and pixels
-
-
-def test_geometry_is_the_same_for_dark_and_enhanced_frames_and_no_other(tmp_path):
-    shape = (4, 16, 20)
-    video = noise_video("v", shape)
-
-    def digest(folder, **videos):
-        return geometry_digest(write_frames(tmp_path / folder, videos), sorted(videos))
-
-    expected = digest("dark", v=video)
-    assert digest("enhanced", v=255 - video) == expected
-    others = [
-        digest("shorter", v=video[:3]),
-        digest("lower", v=video[:, :15]),
-        digest("narrower", v=video[:, :, :19]),
-        digest("renamed", w=video),
-        digest("more", v=video, w=video),
-    ]
-    assert expected not in others
 
 
 def test_pixel_statistics_are_the_mean_and_spread_of_the_middle_clips(data):

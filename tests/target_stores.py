@@ -1,0 +1,118 @@
+"""Soft-target stores of tiny teachers for tests, made by hand: a second way beside precompute."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from builders import CLIP, VIEWS, tiny_data, tiny_recognizer
+
+from pipeline.asking import ask
+from pipeline.dataset import BANK
+from pipeline.digest import digest_bytes, digest_json
+from pipeline.frames import FrameStore
+from pipeline.logit_codecs import PackingError, codec_of
+from pipeline.manifest import Manifest
+from pipeline.models import ModelFile, load_model, save_model
+from pipeline.soft_targets import Rows, write_store
+from pipeline.views import VIEW_POLICY_VERSION, draw_view, pixel_digest, read_view
+
+SEED = 3
+BATCH_SIZE = 4
+
+
+@dataclass(frozen=True)
+class Made:
+    """A store with all that it was made from."""
+
+    path: Path
+    manifest: Manifest
+    frames: FrameStore
+    teachers: list[ModelFile]
+    rows: Rows
+    attributes: dict
+
+    def at(self, path):
+        """The same, for a store at another place."""
+        return replace(self, path=path)
+
+    @property
+    def origin(self):
+        """Keyword arguments of repair."""
+        return {"teachers": self.teachers, "frames": self.frames, "manifest": self.manifest}
+
+
+def make_teacher(path, *, seed=0, num_classes=3, class_names=("drink", "jump", "wave")):
+    """A model file whose logits are spread like those of a trained network."""
+    recognizer = tiny_recognizer(num_classes=num_classes, seed=seed)
+    with torch.no_grad():
+        recognizer.network.head[-1].weight *= 20
+    save_model(path, recognizer, class_names=class_names, trained_on={})
+    return load_model(path)
+
+
+def make_store(folder, *, codec="float16", num_train=7, num_teachers=1, num_views=VIEWS.num_views):
+    """A store of a few rows in folder/soft_targets.zarr; call it where the module's constants are as they shall be."""
+    manifest, frames = tiny_data(folder, num_train=num_train, num_val=1, num_test=1, num_classes=3)
+    views = VIEWS.model_copy(update={"num_views": num_views})
+    teachers = [make_teacher(folder / f"teacher_{axis}.safetensors", seed=axis) for axis in range(num_teachers)]
+    codec = codec_of({"name": codec, "k": 2}, 3)
+    video_ids = tuple(row.video_id for row in manifest.rows_of("train"))
+    drawn = [
+        [
+            draw_view(frames.shape(name), CLIP, views, seed=SEED, purpose=BANK, video_id=name, number=number)
+            for number in range(num_views)
+        ]
+        for name in video_ids
+    ]
+    clips = [
+        torch.stack([read_view(frames, name, view, CLIP) for view in of_video])
+        for name, of_video in zip(video_ids, drawn, strict=True)
+    ]
+    with torch.inference_mode():
+        logits = [[ask(t.recognizer, clip_V, batch_size=BATCH_SIZE) for t in teachers] for clip_V in clips]
+    logits_NVMK = np.stack([torch.stack(of_video, dim=1).numpy() for of_video in logits])
+    digests = {row.video_id: bytes.fromhex(row.digest) for row in frames.rows}
+    arrays = {
+        "views": np.array([[view.row() for view in of_video] for of_video in drawn], dtype="<i4"),
+        "pixel_digest": np.array([[pixel_digest(c.numpy()) for c in clip_V] for clip_V in clips], dtype="<u8"),
+        "frame_shape": np.array([frames.shape(name) for name in video_ids], dtype="<i4"),
+        "frames_digest": np.array([list(digests[name]) for name in video_ids], dtype="u1"),
+        **codec.pack(logits_NVMK),
+    }
+    error = PackingError()
+    error.add(logits_NVMK, codec.unpack({name: arrays[name] for name in codec.arrays()}))
+    policy = {**views.model_dump(), "seed": SEED, "version": VIEW_POLICY_VERSION}
+    attributes = {
+        "class_names": list(manifest.class_names),
+        "clip": CLIP.model_dump(),
+        "view_policy": policy,
+        "batch_size": BATCH_SIZE,
+        "teachers": [{"name": "r2plus1d_slim", "digest": t.digest, "top1_on_views": 0.5} for t in teachers],
+        "digests": {
+            "manifest": manifest.digest,
+            "frames": frames.digest,
+            "enhancer": digest_bytes(b"gamma"),
+            "class_names": digest_json(list(manifest.class_names)),
+            "view_policy": digest_json(policy),
+        },
+        "codec_error": error.attributes(),
+    }
+    rows = Rows(video_ids, arrays)
+    path = folder / "soft_targets.zarr"
+    write(path, rows, codec, attributes)
+    return Made(path, manifest, frames, teachers, rows, attributes)
+
+
+def write(path, rows, codec, attributes):
+    """Write rows as a store of one codec."""
+    _, num_views, num_teachers = next(rows.arrays[name] for name in codec.arrays()).shape[:3]
+    sizes = {"num_rows": len(rows), "num_views": num_views, "num_teachers": num_teachers}
+    return write_store(path, [rows], codec=codec, attributes=attributes, **sizes)
+
+
+def contents(folder):
+    """Bytes of every file by name."""
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
