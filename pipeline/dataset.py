@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from pipeline.digest import digest_json, digest_uint64
+from pipeline.digest import digest_uint64
 from pipeline.errors import DataError, StaleArtifactError
 from pipeline.frames import FrameStore
 from pipeline.manifest import Manifest
@@ -212,11 +212,6 @@ def in_order(num_samples: int, num_clips: int, batch_size: int) -> Iterator[list
     """Keys of all views of all samples, views of one sample after each other, in batches."""
     keys = [(index, number) for index in range(num_samples) for number in range(num_clips)]
     return iter([keys[start : start + batch_size] for start in range(0, len(keys), batch_size)])
-
-
-def geometry_digest(frames: FrameStore, video_ids: Sequence[str]) -> str:
-    """Digest of ids, lengths and sizes: equal for the dark and the enhanced frames of the same videos."""
-    return digest_json([[video_id, *frames.shape(video_id)] for video_id in video_ids])
 
 
 def pixel_statistics(

@@ -173,7 +173,14 @@ class PackingError:
         self.kl_sums = tuple(total + float(each.sum()) for total, each in zip(self.kl_sums, kl, strict=True))
         self.kl_max = tuple(max(most, float(each.max())) for most, each in zip(self.kl_max, kl, strict=True))
 
-    def attributes(self) -> dict[str, object]:
+    def __str__(self) -> str:
+        found = self.attributes()
+        return (
+            f"{found['top1_agreement']:.2%} of the top classes; mean KL in nats by temperature {found['mean_kl']}, "
+            f"largest {found['max_kl']}"
+        )
+
+    def attributes(self) -> dict[str, Any]:
         """For the store, rounded to what is meaningful; temperatures are the keys."""
         keys = [f"{temperature:g}" for temperature in self.TEMPERATURES]
         return {

@@ -15,14 +15,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.asking import ask
-from pipeline.dataset import BANK, ClipDataset, DrawnViews, Sample, ViewSource, in_order, load_batches
+from pipeline.asking import Answers, Bank, ask_views, described
+from pipeline.dataset import BANK, DrawnViews, ViewSource
 from pipeline.frames import FrameStore
 from pipeline.logit_codecs import LogitCodec, TopK
 from pipeline.models import ModelFile
 from pipeline.params import ClipParams, ViewsParams
 from pipeline.soft_targets import Rows, SoftTargetStore
-from pipeline.views import VIEW_POLICY_VERSION, View, pixel_digest
+from pipeline.views import VIEW_POLICY_VERSION, View
 
 # Another device, or another number of threads, rounds sums differently: how far a logit may move, over the largest
 # |logit| of its view. Factors of 11 bits, as TF32 has them, moved those of r2plus1d_slim and x3d_s by 0.0001, those of
@@ -93,16 +93,9 @@ class Asker:
         views = self.drawn_views
         assert views is not None
         assert len(self.teachers) == self.store.num_teachers
-        pixel_digest_NV, logits_NVMK = self._ask(video_ids, views, advance)
-        numbers = range(self.store.num_views)
-        views_NV7 = [[views.lookup(video_id, number)[0].row() for number in numbers] for video_id in video_ids]
-        arrays = {
-            "views": np.array(views_NV7, dtype="<i4"),
-            "pixel_digest": pixel_digest_NV,
-            "frame_shape": np.array([self.frames.shape(video_id) for video_id in video_ids], dtype="<i4"),
-            "frames_digest": np.stack([self.frames_digests[video_id] for video_id in video_ids]),
-            **self.store.codec.pack(logits_NVMK),
-        }
+        bank = self._bank(views)
+        answers = self._ask(video_ids, bank, advance)
+        arrays = {**described(bank, video_ids, answers), **self.store.codec.pack(answers.logits_NVMK)}
         return Rows(tuple(video_ids), {name: arrays[name] for name in self.store.layout})
 
     def compare(self, rows: Rows, advance: Advance) -> Comparison:
@@ -116,11 +109,11 @@ class Asker:
         findings += self._view_findings(rows)
         if not len(rows):
             return Comparison(0, 0, 0, 0.0, 0.0, tuple(findings))
-        pixel_digest_NV, asked_NVMK = self._ask(rows.video_ids, _StoredViews(rows), advance)
+        answers = self._ask(rows.video_ids, self._bank(_StoredViews(rows)), advance)
         axes = [axis for axis, _ in self._ordered]
         stored = {name: rows.arrays[name][:, :, axes] for name in self.store.codec.arrays()}
-        logits = compare_logits(self.store.codec, stored, asked_NVMK)
-        seen_NV = pixel_digest_NV == rows.arrays["pixel_digest"]
+        logits = compare_logits(self.store.codec, stored, answers.logits_NVMK)
+        seen_NV = answers.pixel_digest_NV == rows.arrays["pixel_digest"]
         for row, video_id in enumerate(rows.video_ids):
             if not seen_NV[row].all():
                 views = np.flatnonzero(~seen_NV[row]).tolist()
@@ -183,27 +176,13 @@ class Asker:
             if tuple(view) != (drawn := self.drawn_views.lookup(video_id, number)[0].row())
         ]
 
-    def _ask(
-        self, video_ids: Sequence[str], views: ViewSource, advance: Advance
-    ) -> tuple[NDArray[np.uint64], NDArray[np.float32]]:
-        """pixel_digest_NV and logits_NVMK, teachers in the order of the store."""
-        num_views, batch_size = self.store.num_views, int(self.store.attributes["batch_size"])
-        dataset = ClipDataset(self.frames, [Sample(video_id, 0) for video_id in video_ids], views, self._clip)
-        batches = in_order(len(video_ids), num_views, batch_size)
+    def _bank(self, views: ViewSource) -> Bank:
+        return Bank(self.frames, views, self._clip, self.store.num_views, int(self.store.attributes["batch_size"]))
+
+    def _ask(self, video_ids: Sequence[str], bank: Bank, advance: Advance) -> Answers:
+        """Logits of the given teachers in the order of the store."""
         recognizers = [teacher.recognizer.to(self.device).eval() for _, teacher in self._ordered]
-        digests, logits = [], []
-        with torch.inference_mode():
-            for batch in load_batches(dataset, batches, num_workers=0):
-                digests += [pixel_digest(clip_THWC.numpy()) for clip_THWC in batch.clip_BTHWC]
-                clip_BTHWC = batch.clip_BTHWC.to(self.device)
-                asked = [ask(recognizer, clip_BTHWC, batch_size=batch_size).cpu() for recognizer in recognizers]
-                logits.append(torch.stack(asked, dim=1))
-                advance(len(clip_BTHWC), "")
-        shape = (len(video_ids), num_views)
-        return (
-            np.array(digests, dtype="<u8").reshape(shape),
-            torch.cat(logits).numpy().reshape(*shape, len(recognizers), -1),
-        )
+        return ask_views(recognizers, bank, video_ids, device=self.device, num_workers=0, advance=advance)
 
 
 @dataclass(frozen=True)

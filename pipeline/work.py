@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from pipeline.digest import digest_json
+from pipeline.digest import digest_bytes, digest_json
 from pipeline.errors import EnvironmentProblem, Interrupted
 
 PARTIAL_SUFFIX = ".partial"
@@ -118,7 +118,7 @@ def work_root() -> Path:
 
 @dataclass(frozen=True)
 class WorkFolder:
-    """A locked folder for one stage run: `path` holds the progress."""
+    """A locked folder for one stage run: `path` holds the progress, and stays until `finish`."""
 
     path: Path
 
@@ -141,10 +141,35 @@ def work_folder(
         {"stage": stage, "format": format_version, "params": dict(params), "inputs": dict(inputs)}
     )
     path = work_root() / f"{stage}-{fingerprint[:16]}"
+    # the lock lies beside the folder, so that finishing does not remove a held one
+    with _locked(path.with_suffix(".lock"), stage, f"is already working in {path}"):
+        with _writing(path):
+            path.mkdir(exist_ok=True)
+        for leftover in path.rglob(f"*{PARTIAL_SUFFIX}"):
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        write_text_whole(
+            path / "fingerprint.json",
+            json.dumps({"stage": stage, "params": dict(params), "inputs": dict(inputs)}, indent=1, sort_keys=True),
+        )
+        yield WorkFolder(path)
+
+
+@contextmanager
+def out_lock(stage: str, out: Path) -> Iterator[None]:
+    """Hold the lock of a path that a stage will write; raises EnvironmentProblem where another process holds it.
+
+    Two runs with different parameters have different work folders, but the same out.
+    """
+    name = digest_bytes(str(out.absolute()).encode())[:16]
+    with _locked(work_root() / f"out-{name}.lock", stage, f"is already writing {out}"):
+        yield
+
+
+@contextmanager
+def _locked(path: Path, stage: str, what: str) -> Iterator[None]:
     with _writing(path):
-        path.mkdir(parents=True, exist_ok=True)
-        lock_path = path.with_suffix(".lock")  # beside the folder, so that finishing does not remove a held lock
-        descriptor = os.open(lock_path, os.O_RDWR | os.O_CREAT, 0o644)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         try:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -153,20 +178,13 @@ def work_folder(
                 raise
             holder = os.pread(descriptor, 4096, 0).decode(errors="replace").strip() or "an unknown process"
             raise EnvironmentProblem(
-                f"{stage}: {holder} is already working in {path}",
+                f"{stage}: {holder} {what}",
                 remedy="wait for it, or stop that process and run the command again: it goes on from there",
             ) from None
         with _writing(path):
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
-            path.mkdir(exist_ok=True)  # the holder before us may have finished it
-        for leftover in path.rglob(f"*{PARTIAL_SUFFIX}"):
-            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-        write_text_whole(
-            path / "fingerprint.json",
-            json.dumps({"stage": stage, "params": dict(params), "inputs": dict(inputs)}, indent=1, sort_keys=True),
-        )
-        yield WorkFolder(path)
+        yield
     finally:
         os.close(descriptor)
 

@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
+import torch
 import typer
 
-from pipeline.dataset import BANK, DrawnViews, Sample, geometry_digest, samples_of
-from pipeline.errors import StaleArtifactError
+from pipeline.dataset import samples_of
+from pipeline.errors import ParamsError, StaleArtifactError
 from pipeline.frames import FrameStore
+from pipeline.logit_codecs import LogitCodec, bytes_per_view, codec_of
 from pipeline.manifest import Manifest, read_manifest
 from pipeline.models import ModelFile, load_model
-from pipeline.params import ClipParams, load_params, stage_values
-from pipeline.precompute import Bank, Quality, compute_parts, read_parts
-from pipeline.soft_targets import FORMAT_VERSION, write_store
+from pipeline.params import ClipParams, PrecomputeSoftTargetsParams, load_params, stage_values
+from pipeline.precompute import Asking, Packing, Part, compute_part, keys_of, pack_store, parts_of
+from pipeline.row_cache import RowCache
+from pipeline.soft_targets import FORMAT_VERSION
 from pipeline.views import VIEW_POLICY_VERSION
-from pipeline.work import PARTIAL_SUFFIX, interruptible, publish, work_folder
+from pipeline.work import PARTIAL_SUFFIX, StopCheck, interruptible, out_lock, publish, work_folder
+from stages._cluster import SchedulerOption, WorkersOption, map_tasks
 from stages._device import DeviceOption, choose_device
+from stages._ranks import Ranks, joined_ranks
 from stages._shell import PARAMS_PATH, ParamsOption, progress, say
+
+STAGE = "precompute_soft_targets"
 
 
 def main(
@@ -30,64 +39,87 @@ def main(
     out: Annotated[Path, typer.Option(help="The soft-target store to write.")],
     params_path: ParamsOption = PARAMS_PATH,
     device: DeviceOption = "auto",
-    workers: Annotated[int, typer.Option(min=0, help="Data loader processes.")] = 0,
+    workers: WorkersOption = None,
+    scheduler: SchedulerOption = None,
 ) -> None:
     """Ask the teacher about every view of every training video, once, and keep its logits.
 
-    The store holds raw logits: temperature, weight and loss stay free for every student that learns from it.
+    The store holds raw logits: temperature, weight and loss stay free for every student that learns from it. What was
+    asked stays in the work folder: when videos come or go, or with another codec, the same teacher is asked about what
+    is new. On the CPU each process asks in one thread; on a GPU there is one process, or one for each under `torchrun`.
     """
-    params = load_params(params_path)
-    manifest, frames, teacher = read_manifest(manifest_path), FrameStore(frames_path), load_model(teacher_path)
-    _check_teacher(teacher_path, teacher, manifest, params.clip)
-    samples = samples_of(manifest, frames, "train")
-    bank = Bank(samples, DrawnViews(frames, params.clip, params.views, params.seed, purpose=BANK))
-    compute_device = choose_device(device)
-    digests = {"manifest": manifest.digest, "frames": frames.digest, "teacher": teacher.digest}
-    values = {**stage_values(params.clip, params.views, seed=params.seed), "device": compute_device.type}
-    with (
-        work_folder("precompute_soft_targets", params=values, inputs=digests, format_version=FORMAT_VERSION) as work,
-        interruptible() as stop,
-    ):
-        with progress("precompute_soft_targets", len(samples), "videos") as advance:
-            parts = compute_parts(
-                teacher.recognizer,
-                bank,
-                work.path,
-                device=compute_device,
-                num_workers=workers,
-                stop=stop,
-                advance=advance,
+    with joined_ranks() as ranks, interruptible() as stop:
+        if ranks.index > 0:
+            _on_ranks(ranks, None, stop)
+            return
+        params = load_params(params_path)
+        options = params.precompute_soft_targets
+        manifest, frames, teacher = read_manifest(manifest_path), FrameStore(frames_path), load_model(teacher_path)
+        codec = _codec(options, len(manifest.class_names))
+        _check_teacher(teacher_path, teacher, manifest, frames, params.clip)
+        samples = samples_of(manifest, frames, "train")
+        asked_on = choose_device(device)
+        values = stage_values(params.clip, params.views, seed=params.seed, batch_size=options.batch_size)
+        fingerprint = {**values, "device": asked_on.type}
+        inputs = {"teacher": teacher.digest}
+        with (
+            out_lock(STAGE, out),
+            work_folder(STAGE, params=fingerprint, inputs=inputs, format_version=FORMAT_VERSION) as work,
+        ):
+            cache, keys = RowCache(work.path), keys_of(samples, frames)
+            new = [video_id for video_id, digest in keys if (video_id, digest) not in cache]
+            how = Asking(
+                teacher=(teacher_path.absolute(), teacher.digest),
+                frames=(frames_path.absolute(), frames.digest),
+                folder=work.path.absolute(),
+                clip=params.clip,
+                views=params.views,
+                seed=params.seed,
+                batch_size=options.batch_size,
+                device=str(asked_on),
+                num_workers=options.num_workers,
             )
-        quality = _measure(parts, samples)
-        attributes = {
-            "class_names": list(manifest.class_names),
-            "clip": params.clip.model_dump(),
-            "view_policy": {**params.views.model_dump(), "seed": params.seed, "version": VIEW_POLICY_VERSION},
-            "geometry": geometry_digest(frames, [sample.video_id for sample in samples]),
-            "manifest": manifest.digest,
-            "digests": {**digests, "enhancer": frames.origin.get("enhancer")},
-            "teacher": teacher.recognizer.architecture.name,
-            **quality.attributes(),
-        }
-        built = work.path / f"soft_targets.zarr{PARTIAL_SUFFIX}"  # swept when a killed run left it
-        write_store(
-            built,
-            read_parts(parts),
-            num_rows=len(samples),
-            num_views=bank.num_views,
-            num_classes=len(manifest.class_names),
-            attributes=attributes,
-        )
-        publish(built, out)
-        work.finish()
+            parts = parts_of(new, how)
+            if ranks.count > 1:
+                _on_ranks(ranks, parts, stop)
+            else:
+                _on_workers(parts, stop, workers=workers, scheduler=scheduler)
+            cache.look()
+            packing = Packing(cache, keys, [sample.label for sample in samples], codec)
+            attributes = {
+                "class_names": list(manifest.class_names),
+                "clip": params.clip.model_dump(),
+                "view_policy": {**params.views.model_dump(), "seed": params.seed, "version": VIEW_POLICY_VERSION},
+                "batch_size": options.batch_size,
+                "digests": {
+                    "manifest": manifest.digest,
+                    "frames": frames.digest,
+                    "enhancer": frames.origin.get("enhancer"),
+                },
+            }
+            built = work.path / f"soft_targets.zarr{PARTIAL_SUFFIX}"  # swept when a killed run left it
+            digest = pack_store(built, packing, teacher, attributes, max_kl=options.max_kl)
+            publish(built, out)
+            cache.remove_others(keys)
     say(
-        f"precompute_soft_targets: {len(samples)} videos × {bank.num_views} views × {len(manifest.class_names)} "
-        f"classes; the teacher's top-1 on these views is {attributes['teacher_top1_on_views']:.1%} -> {out}"
+        f"{STAGE}: {len(keys)} videos × {params.views.num_views} views × {codec.num_classes} classes in "
+        f"{bytes_per_view(codec)} bytes a view; {len(new)} videos asked about, {len(keys) - len(new)} known before; "
+        f"the teacher's top-1 on these views is {packing.top1_on_views:.1%}"
     )
+    say(f"{STAGE}: {options.codec} keeps {packing.error} -> {out}, digest {digest}")
 
 
-def _check_teacher(path: Path, teacher: ModelFile, manifest: Manifest, clip: ClipParams) -> None:
-    """Refuse a teacher of other classes or clips than this run's."""
+def _codec(options: PrecomputeSoftTargetsParams, num_classes: int) -> LogitCodec:
+    try:
+        return codec_of({"name": options.codec, "k": options.top_k}, num_classes)
+    except ValueError as error:
+        raise ParamsError(
+            f"precompute_soft_targets: {error}", remedy="choose the codec float16, or a smaller top_k"
+        ) from None
+
+
+def _check_teacher(path: Path, teacher: ModelFile, manifest: Manifest, frames: FrameStore, clip: ClipParams) -> None:
+    """Refuse a teacher of other classes or clips than this run's; say where it learnt from other frames."""
     found = teacher.recognizer.architecture.clip
     findings = []
     if teacher.class_names != manifest.class_names:
@@ -100,12 +132,41 @@ def _check_teacher(path: Path, teacher: ModelFile, manifest: Manifest, clip: Cli
         raise StaleArtifactError(
             f"{path}: does not fit this run", findings=findings, remedy="`dvc repro train_teacher` trains one that fits"
         )
+    learnt_from = teacher.trained_on.get("digests", {}).get("frames")
+    if learnt_from not in (None, frames.digest):
+        say(
+            f"{STAGE}: {path} learnt from frames {learnt_from}, these are {frames.digest}: as it should be only where "
+            "videos came or went since then"
+        )
 
 
-def _measure(parts: list[Path], samples: list[Sample]) -> Quality:
-    quality, start = Quality(), 0
-    for rows in read_parts(parts):
-        labels_N = np.array([sample.label for sample in samples[start : start + len(rows.video_ids)]], dtype=np.int64)
-        quality.add(rows.logits_NVK.astype(np.float32), labels_N)
-        start += len(labels_N)
-    return quality
+def _on_workers(parts: Sequence[Part], stop: StopCheck, *, workers: int | None, scheduler: str | None) -> None:
+    """Ask in this process, on processes of this machine, or on those of a dask scheduler."""
+    if workers is None and parts and torch.device(parts[0].how.device).type != "cpu":
+        workers = 1  # processes would share the GPU
+    if scheduler is not None or workers != 1:
+        # dask's processes may have no child processes
+        parts = [replace(part, how=replace(part.how, num_workers=0)) for part in parts]
+    with _part_progress(STAGE, parts) as done:
+        map_tasks(
+            compute_part,
+            parts,
+            name=str,
+            done=lambda part, _: done(part),
+            stop=stop,
+            num_workers=workers,
+            scheduler=scheduler,
+        )
+
+
+def _on_ranks(ranks: Ranks, parts: Sequence[Part] | None, stop: StopCheck) -> None:
+    """Ask in this rank about its share of the parts, which rank 0 gives, and wait for the others."""
+    own = ranks.share(parts)
+    with _part_progress(f"{STAGE}, rank {ranks.index} of {ranks.count}", own) as done:
+        ranks.run(compute_part, own, done=done, stop=stop)
+
+
+@contextmanager
+def _part_progress(description: str, parts: Sequence[Part]) -> Iterator[Callable[[Part], None]]:
+    with progress(description, sum(len(part.video_ids) for part in parts), "videos") as advance:
+        yield lambda part: advance(len(part.video_ids), "")

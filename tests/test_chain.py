@@ -148,7 +148,7 @@ def start_and_kill(folder, stage, ready, kill):
             "precompute_soft_targets",
             "data/soft_targets.zarr",
             {"  num_views: 2\n": "  num_views: 96\n"},
-            lambda work: len(list(work.glob("part-*.safetensors"))) >= 2,
+            lambda work: len(list(work.glob("*.safetensors"))) >= 2,
         ),
         (
             "train_student",

@@ -11,7 +11,7 @@ import pytest
 from builders import noise_video, one_thread, write_frames  # noqa: F401 - a fixture
 from target_stores import contents, make_store, make_teacher, write
 
-from pipeline import soft_targets, target_asking, target_repair
+from pipeline import asking, soft_targets, target_repair
 from pipeline.digest import digest_json
 from pipeline.errors import DataError, ParamsError, StaleArtifactError
 from pipeline.manifest import write_manifest
@@ -58,20 +58,20 @@ every_kind = pytest.mark.parametrize("made", KINDS, indirect=True)
 def asked(monkeypatch):
     """Numbers of clips that teachers were asked about."""
     counted = []
-    ask = target_asking.ask
+    ask = asking.ask
 
     def counting(teacher, clip_BTHWC, *, batch_size):
         counted.append(len(clip_BTHWC))
         return ask(teacher, clip_BTHWC, batch_size=batch_size)
 
-    monkeypatch.setattr(target_asking, "ask", counting)
+    monkeypatch.setattr(asking, "ask", counting)
     return counted
 
 
 def answers(monkeypatch, change):
     """Teachers that answer on another device: `change` of their logits."""
-    ask = target_asking.ask
-    monkeypatch.setattr(target_asking, "ask", lambda *args, **options: change(ask(*args, **options)))
+    ask = asking.ask
+    monkeypatch.setattr(asking, "ask", lambda *args, **options: change(ask(*args, **options)))
 
 
 def flip(path, position, mask=1):
