@@ -34,6 +34,7 @@ COMMANDS = (
     "score_student",
     "score_baseline",
     "evaluate",
+    "targets",
     "recipe",
     "demo_videos",
     "darken",

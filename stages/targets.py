@@ -1,0 +1,265 @@
+"""Inspect, verify, repair, compare, merge, export and publish soft-target stores."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pipeline.errors import ParamsError, StaleArtifactError
+from pipeline.frames import FrameStore
+from pipeline.manifest import read_manifest
+from pipeline.models import load_model
+from pipeline.soft_targets import SoftTargetStore
+from pipeline.target_card import STORE_NAME, give_away
+from pipeline.target_checks import Depth
+from pipeline.target_checks import verify as verify_store
+from pipeline.target_diff import diff as compare
+from pipeline.target_export import export as export_store
+from pipeline.target_merge import merge_teachers, merge_videos, same_videos
+from pipeline.target_repair import repair as repair_store
+from pipeline.target_summary import summarise
+from pipeline.work import PARTIAL_SUFFIX, out_lock, publish
+from stages._device import DeviceOption, choose_device
+from stages._shell import progress, say
+from stages._target_tables import print_difference, print_summary
+
+app = typer.Typer(no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
+
+StoreArgument = Annotated[str, typer.Argument(help="A store: a path, or a URL that fsspec knows.")]
+FolderArgument = Annotated[Path, typer.Argument(help="A store in a folder.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+ManifestOption = Annotated[Path | None, typer.Option("--manifest", help="The manifest that the store was made for.")]
+TeachersOption = Annotated[list[Path] | None, typer.Option("--teacher", help="A teacher's model file; repeatable.")]
+EnhancedOption = Annotated[Path | None, typer.Option("--enhanced", help="The frames that the teachers saw.")]
+
+
+@app.command()
+def inspect(
+    store: StoreArgument,
+    manifest_path: ManifestOption = None,
+    temperature: Annotated[float, typer.Option(min=0.01, help="Of the soft targets whose entropy is shown.")] = 1.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Print what a store is, how large, how sure its teachers are and how right; all of it is read and checked.
+
+    Example: dlkdd targets inspect data/soft_targets.zarr --manifest data/manifest.csv
+    """
+    manifest = None if manifest_path is None else read_manifest(manifest_path)
+    found = summarise(SoftTargetStore(store), temperature=temperature, manifest=manifest, progress=progress)
+    if as_json:
+        _print_json(found.to_dict())
+    else:
+        print_summary(found)
+
+
+@app.command()
+def verify(
+    store: StoreArgument,
+    depth: Annotated[
+        Depth, typer.Option(help="attributes; checksums: also every row; teacher: also asks it again about some.")
+    ] = "checksums",
+    teachers: TeachersOption = None,
+    enhanced: EnhancedOption = None,
+    sample: Annotated[int, typer.Option(min=1, help="Videos that the teacher is asked about again.")] = 32,
+    seed: Annotated[int, typer.Option(min=0, help="Of the sample.")] = 0,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Check a store; exit code 5 where anything is wrong. Writes nothing.
+
+    Example: dlkdd targets verify data/soft_targets.zarr --depth teacher --teacher models/teacher.safetensors
+    --enhanced data/enhanced
+    """
+    if depth == "teacher" and not (teachers and enhanced):
+        raise ParamsError("--depth teacher asks the teachers again: it takes --teacher and --enhanced")
+    verdict = verify_store(
+        store,
+        depth,
+        teachers=[load_model(path) for path in teachers or ()],
+        frames=None if enhanced is None else FrameStore(enhanced),
+        num_sampled=sample,
+        seed=seed,
+        device=choose_device(device),
+        progress=progress,
+    )
+    if as_json:
+        _print_json(verdict.to_dict())
+    else:
+        for note in verdict.notes:
+            say(f"note: {note}")
+        if verdict.depth != "attributes":
+            typer.echo(f"{verdict.num_rows_checked} of {verdict.num_rows} rows checked, {verdict.num_rows_bad} bad")
+        if verdict.asked is not None:
+            asked = verdict.asked
+            typer.echo(
+                f"asked again about {asked.num_videos} videos: {asked.num_equal} of {asked.num_views} views have the "
+                f"same bits; the largest difference of a logit is {asked.max_difference:.3g}"
+            )
+        typer.echo(
+            f"{store}: {'whole' if verdict.whole else 'not whole'}, to the depth {depth}, digest {verdict.digest}"
+        )
+    if not verdict.whole:
+        raise StaleArtifactError(
+            f"{store}: {len(verdict.findings)} things are wrong",
+            findings=verdict.findings,
+            remedy="`dlkdd targets repair` mends rows; `dvc checkout` or `dvc pull` brings the store back",
+        )
+
+
+@app.command()
+def repair(
+    store: FolderArgument,
+    teachers: Annotated[list[Path], typer.Option("--teacher", help="A teacher's model file; all of the store's.")],
+    enhanced: Annotated[Path, typer.Option("--enhanced", help="The frames that the teachers saw.")],
+    manifest_path: Annotated[Path, typer.Option("--manifest", help="The manifest that the store was made for.")],
+    out: Annotated[Path | None, typer.Option(help="Where the mended store goes.", show_default="in place")] = None,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Ask the teachers again about bad and missing rows, and about no others.
+
+    Example: dlkdd targets repair data/soft_targets.zarr --teacher models/teacher.safetensors --enhanced data/enhanced
+    --manifest data/manifest.csv
+    """
+    with out_lock("targets repair", out or store):
+        done = repair_store(
+            store,
+            teachers=[load_model(path) for path in teachers],
+            frames=FrameStore(enhanced),
+            manifest=read_manifest(manifest_path),
+            out=out,
+            device=choose_device(device),
+            progress=progress,
+        )
+    if as_json:
+        _print_json(done.to_dict())
+        return
+    for finding in done.findings:
+        typer.echo(f"  - {finding}")
+    if done.out is None:
+        typer.echo(f"{store}: nothing to repair")
+        return
+    typer.echo(f"{done.out}: {done.num_rows_asked} of {done.num_rows} rows asked again, digest {done.new_digest}")
+    if done.outcome == "other device":
+        say(
+            f"warning: this is not the digest that it had, {done.digest}: another kind of device rounds otherwise. DVC "
+            "sees a changed store, and students that learnt from the old one name the old digest"
+        )
+
+
+@app.command()
+def diff(a: StoreArgument, b: StoreArgument, as_json: JsonOption = False) -> None:
+    """Print what differs between two stores: what they were made from, their rows, and what their teachers say.
+
+    Example: dlkdd targets diff data/soft_targets.zarr https://example.org/soft_targets.zarr
+    """
+    found = compare(SoftTargetStore(a), SoftTargetStore(b), progress=progress)
+    if as_json:
+        _print_json(found.to_dict())
+    else:
+        print_difference(a, b, found)
+
+
+@app.command()
+def merge(
+    stores: Annotated[list[str], typer.Argument(help="Stores: paths or URLs.")],
+    out: Annotated[Path, typer.Option(help="The store to write.")],
+    manifest_path: Annotated[
+        Path | None, typer.Option("--manifest", help="Of the merged store, where the stores have different videos.")
+    ] = None,
+    enhanced: Annotated[
+        Path | None, typer.Option("--enhanced", help="Frames of all videos, where the stores saw different ones.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Make one store of several: of their teachers, where they have the same videos, else of their videos.
+
+    Example: dlkdd targets merge first.zarr second.zarr --out ensemble.zarr
+    """
+    _require_free(out, force)
+    opened = [SoftTargetStore(store) for store in stores]
+    of_teachers = same_videos(opened)
+    if not of_teachers and manifest_path is None:
+        raise ParamsError(
+            "these stores were made for different manifests: --manifest names that of all their videos",
+            findings=[f"{store.location}: {store.attributes['digests']['manifest']}" for store in opened],
+        )
+    built = out.with_name(out.name + PARTIAL_SUFFIX)
+    with out_lock("targets merge", out):
+        _remove(built)
+        try:
+            if of_teachers or manifest_path is None:
+                digest = merge_teachers(opened, built, progress=progress)
+            else:
+                frames = None if enhanced is None else FrameStore(enhanced)
+                manifest = read_manifest(manifest_path)
+                digest = merge_videos(opened, built, manifest=manifest, frames=frames, progress=progress)
+            publish(built, out)
+        finally:
+            _remove(built)
+    kind = "teachers" if of_teachers else "videos"
+    if as_json:
+        _print_json({"out": str(out), "merged": kind, "digest": digest, "merged_from": [s.digest for s in opened]})
+    else:
+        typer.echo(f"{out}: the {kind} of {len(opened)} stores, digest {digest}")
+
+
+@app.command()
+def export(
+    store: StoreArgument,
+    out: Annotated[Path, typer.Option(help="The file to write: .parquet or .npz.")],
+    packed: Annotated[
+        bool, typer.Option("--packed", help="The codec's own arrays in place of float32 logits.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Write the soft targets to one file, for people without zarr.
+
+    Example: dlkdd targets export data/soft_targets.zarr --out soft_targets.parquet
+    """
+    opened = SoftTargetStore(store)
+    export_store(opened, out, packed=packed, progress=progress)
+    if as_json:
+        _print_json({"out": str(out), "bytes": out.stat().st_size, "digest": opened.digest})
+    else:
+        typer.echo(f"{out}: {out.stat().st_size:,} bytes")
+
+
+@app.command("publish")
+def publish_store(
+    store: FolderArgument,
+    out: Annotated[Path, typer.Option(help="The folder to write.")],
+    license_text: Annotated[str | None, typer.Option("--license", help="A sentence for the card.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Copy a store into a folder of its own with a card, README.md, to put on a web server or in a bucket.
+
+    Example: dlkdd targets publish data/soft_targets.zarr --out published --license "CC BY 4.0"
+    """
+    _require_free(out, force)
+    with out_lock("targets publish", out):
+        digest = give_away(store, out, license_text=license_text, progress=progress)
+    if as_json:
+        _print_json({"out": str(out), "store": str(out / STORE_NAME), "digest": digest})
+    else:
+        typer.echo(f"{out}: {STORE_NAME} and its card README.md, digest {digest}")
+
+
+def _print_json(values: dict[str, Any]) -> None:
+    typer.echo(json.dumps(values, indent=1, ensure_ascii=False))
+
+
+def _require_free(out: Path, force: bool) -> None:
+    if out.exists() and not force:
+        raise ParamsError(f"--out {out}: is there already", remedy="choose another name, or add --force to replace it")
+
+
+def _remove(folder: Path) -> None:
+    if folder.is_dir():
+        shutil.rmtree(folder)

@@ -1,0 +1,211 @@
+"""Merged stores hold what their parts held; what does not belong together is refused, with all that differs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from builders import one_thread, write_frames  # noqa: F401 - a fixture
+from target_stores import contents, make_store, write
+
+from pipeline import soft_targets
+from pipeline.cached_targets import load_targets
+from pipeline.errors import ParamsError, StaleArtifactError
+from pipeline.manifest import write_manifest
+from pipeline.soft_targets import Rows, SoftTargetStore
+from pipeline.target_checks import verify
+from pipeline.target_merge import merge_teachers, merge_videos, same_videos
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_shards():
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(soft_targets, "CHUNK_ROWS", 2)
+        patched.setattr(soft_targets, "SHARD_ROWS", 2)
+        yield
+
+
+@pytest.fixture(scope="module", params=["float16", "topk"])
+def made(request, tmp_path_factory):
+    """A store of two teachers."""
+    return make_store(tmp_path_factory.mktemp("made"), codec=request.param, num_teachers=2)
+
+
+def store_of(made, path, rows, **changes):
+    codec = SoftTargetStore(made.path).codec
+    write(path, rows, codec, {**made.attributes, **changes})
+    return SoftTargetStore(path)
+
+
+def of_teacher(made, path, axis, **changes):
+    """The store of one of its teachers."""
+    codec_arrays = SoftTargetStore(made.path).codec.arrays()
+    arrays = {
+        name: array[:, :, axis : axis + 1] if name in codec_arrays else array
+        for name, array in made.rows.arrays.items()
+    }
+    teachers = [made.attributes["teachers"][axis]]
+    return store_of(made, path, Rows(made.rows.video_ids, arrays), **{"teachers": teachers, **changes})
+
+
+# teachers
+
+
+def test_an_ensemble_is_the_store_that_is_made_at_once(made, tmp_path):
+    parts = [of_teacher(made, tmp_path / str(axis), axis) for axis in range(2)]
+    assert same_videos(parts)
+    digest = merge_teachers(parts, tmp_path / "merged")
+    merged, whole = SoftTargetStore(tmp_path / "merged"), SoftTargetStore(made.path)
+    assert merged.digest == digest
+    differing = {name for name, value in merged.attributes.items() if whole.attributes.get(name) != value}
+    assert differing == {"merged_from"}
+    assert merged.attributes["merged_from"] == [part.digest for part in parts]
+    assert verify(tmp_path / "merged", "checksums").whole
+    loaded = load_targets(merged, made.rows.video_ids, memory_bytes=2**20, folder=tmp_path, teachers="mean", seed=0)
+    _, logits_K = loaded.lookup(made.rows.video_ids[4], 1)
+    assert np.array_equal(logits_K, made.rows.logits(whole.codec)[4, 1].mean(axis=0))
+
+
+def test_the_same_stores_merge_into_the_same_bytes(made, tmp_path):
+    parts = [of_teacher(made, tmp_path / str(axis), axis) for axis in range(2)]
+    for name in ("a", "b"):
+        merge_teachers(parts, tmp_path / name)
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+
+
+def test_means_are_weighted_and_maxima_kept(made, tmp_path):
+    errors = [
+        {"top1_agreement": share, "mean_kl": {"1": mean}, "max_kl": {"1": most}}
+        for share, mean, most in [(1.0, 0.001, 0.5), (0.5, 0.003, 0.2)]
+    ]
+    parts = [of_teacher(made, tmp_path / str(axis), axis, codec_error=errors[axis]) for axis in range(2)]
+    merge_teachers(parts, tmp_path / "merged")
+    expected = {"top1_agreement": 0.75, "mean_kl": {"1": 0.002}, "max_kl": {"1": 0.5}}
+    assert SoftTargetStore(tmp_path / "merged").attributes["codec_error"] == expected
+
+
+def test_stores_that_differ_are_refused_with_all_that_differs(made, tmp_path):
+    a = of_teacher(made, tmp_path / "a", 0)
+    clip = {**made.attributes["clip"], "size": 99}
+    b = of_teacher(made, tmp_path / "b", 1, clip=clip, batch_size=77)
+    with pytest.raises(StaleArtifactError, match="cannot be merged") as caught:
+        merge_teachers([a, b], tmp_path / "merged")
+    assert [finding.partition(":")[0] for finding in caught.value.findings] == ["clip", "batch_size"]
+    assert "99" in caught.value.findings[0]
+    assert a.location in caught.value.findings[0]
+    assert not (tmp_path / "merged").exists()
+
+
+def test_a_teacher_is_in_an_ensemble_once(made, tmp_path):
+    a = of_teacher(made, tmp_path / "a", 0)
+    with pytest.raises(StaleArtifactError) as caught:
+        merge_teachers([a, a], tmp_path / "merged")
+    assert made.teachers[0].digest in caught.value.findings[0]
+
+
+def test_teachers_that_saw_other_pixels_are_refused_with_their_videos(made, tmp_path):
+    a, b = (of_teacher(made, tmp_path / str(axis), axis) for axis in range(2))
+    changed = made.rows.arrays["pixel_digest"].copy()
+    changed[5] += 1
+    rows = soft_targets.concatenate([b.read_shard(shard) for shard in range(b.num_shards)])
+    other = Rows(rows.video_ids, {**rows.arrays, "pixel_digest": changed})
+    c = store_of(made, tmp_path / "c", other, teachers=[made.attributes["teachers"][1]])
+    with pytest.raises(StaleArtifactError) as caught:
+        merge_teachers([a, c], tmp_path / "merged")
+    assert caught.value.findings == (f"{made.rows.video_ids[5]}: pixel_digest differs",)
+
+
+def test_one_store_is_not_merged(made, tmp_path):
+    with pytest.raises(ParamsError, match="at least two"):
+        merge_teachers([SoftTargetStore(made.path)], tmp_path / "merged")
+
+
+# videos
+
+
+def split(made, folder, *places):
+    """Stores of some of the videos each, with manifests of their own."""
+    parts = []
+    for number, rows in enumerate(places):
+        digests = {**made.attributes["digests"], "manifest": f"{number:032x}"}
+        parts.append(store_of(made, folder / str(number), made.rows.take(rows), digests=digests))
+    return parts
+
+
+def test_stores_of_different_videos_make_the_store_of_all(made, tmp_path):
+    parts = split(made, tmp_path, [1, 4, 5], [0, 6], [2, 3])
+    assert not same_videos(parts)
+    merge_videos(parts, tmp_path / "merged", manifest=made.manifest)
+    merged, whole = SoftTargetStore(tmp_path / "merged"), SoftTargetStore(made.path)
+    differing = {name for name, value in merged.attributes.items() if whole.attributes.get(name) != value}
+    assert differing == {"merged_from"}
+    for name, content in contents(made.path).items():
+        if not name.endswith("zarr.json"):
+            assert (tmp_path / "merged" / name).read_bytes() == content, name
+    assert verify(tmp_path / "merged", "checksums").whole
+
+
+def test_accuracy_is_that_of_all_videos(made, tmp_path):
+    parts = split(made, tmp_path, [0, 1, 2, 3, 4, 5], [6])
+    teachers = [[{**t, "top1_on_views": share} for t in made.attributes["teachers"]] for share in (0.7, 0.0)]
+    parts = [
+        store_of(made, tmp_path / f"t{i}", p_rows, teachers=teachers[i], digests=part.attributes["digests"])
+        for i, (part, p_rows) in enumerate(zip(parts, (made.rows.take(range(6)), made.rows.take([6])), strict=True))
+    ]
+    merge_videos(parts, tmp_path / "merged", manifest=made.manifest)
+    found = SoftTargetStore(tmp_path / "merged").attributes["teachers"]
+    assert [teacher["top1_on_views"] for teacher in found] == [0.6, 0.6]
+
+
+def test_missing_and_doubled_videos_are_named(made, tmp_path):
+    with pytest.raises(StaleArtifactError) as caught:
+        merge_videos(split(made, tmp_path, [0, 1, 2], [4, 5]), tmp_path / "merged", manifest=made.manifest)
+    assert caught.value.findings == ("the stores have 3 + 2 videos, the manifest 7 in train",)
+    with pytest.raises(StaleArtifactError) as caught:
+        merge_videos(split(made, tmp_path / "2", [0, 1, 2, 3], [3, 4, 5]), tmp_path / "m", manifest=made.manifest)
+    ids = made.rows.video_ids
+    assert f"{ids[3]} is where the manifest has {ids[4]}" in caught.value.findings
+
+
+def test_another_manifest_names_the_videos_that_it_has(made, tmp_path):
+    rows = [
+        replace(row, video_id=row.video_id + "x", path=f"{row.video_id}x.mp4")
+        if row.video_id == made.rows.video_ids[2]
+        else row
+        for row in made.manifest.rows
+    ]
+    manifest = write_manifest(tmp_path / "other.csv", rows)
+    with pytest.raises(StaleArtifactError) as caught:
+        merge_videos(split(made, tmp_path, [0, 1, 2, 3], [4, 5, 6]), tmp_path / "merged", manifest=manifest)
+    assert len(caught.value.findings) == 1
+    assert "x" in caught.value.findings[0]
+
+
+def test_different_frame_stores_take_one_that_holds_all(made, tmp_path):
+    parts = split(made, tmp_path, [0, 1, 2, 3], [4, 5, 6])
+    digests = {**parts[1].attributes["digests"], "frames": "f" * 32}
+    parts[1] = store_of(made, tmp_path / "other", made.rows.take([4, 5, 6]), digests=digests)
+    with pytest.raises(StaleArtifactError, match=r"digests\.frames"):
+        merge_videos(parts, tmp_path / "merged", manifest=made.manifest)
+    merge_videos(parts, tmp_path / "merged", manifest=made.manifest, frames=made.frames)
+    assert SoftTargetStore(tmp_path / "merged").attributes["digests"]["frames"] == made.frames.digest
+    videos = {name: made.frames.read(name, range(6)) for name in made.frames.video_ids}
+    changed = made.rows.video_ids[6]
+    videos[changed] = 255 - videos[changed]
+    with pytest.raises(StaleArtifactError) as caught:
+        merge_videos(parts, tmp_path / "m", manifest=made.manifest, frames=write_frames(tmp_path / "changed", videos))
+    assert len(caught.value.findings) == 1
+    assert caught.value.findings[0].startswith(f"{changed}: ")
+
+
+def test_other_teachers_are_refused(made, tmp_path):
+    parts = split(made, tmp_path, [0, 1, 2, 3], [4, 5, 6])
+    teachers = [{**made.attributes["teachers"][0], "digest": "0" * 32}, made.attributes["teachers"][1]]
+    other = store_of(
+        made, tmp_path / "other", made.rows.take([4, 5, 6]), teachers=teachers, digests=parts[1].attributes["digests"]
+    )
+    with pytest.raises(StaleArtifactError) as caught:
+        merge_videos([parts[0], other], tmp_path / "merged", manifest=made.manifest)
+    assert len(caught.value.findings) == 2
+    assert all(finding.startswith("teachers: ") for finding in caught.value.findings)

@@ -1,0 +1,177 @@
+"""`dlkdd targets` as a user calls it: output, exit codes, JSON, and a store that is given away and used from a URL."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import json
+import threading
+
+import pytest
+from builders import one_thread  # noqa: F401 - a fixture
+from target_stores import contents, make_store, write
+from typer.testing import CliRunner
+
+from pipeline.errors import DlkddError
+from pipeline.soft_targets import Rows, SoftTargetStore
+from stages import targets
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return make_store(tmp_path_factory.mktemp("made"), num_teachers=2)
+
+
+@pytest.fixture
+def made(base, tmp_path, monkeypatch):
+    """A copy of a store of two teachers; work folders are the test's."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    copy = tmp_path / "soft_targets.zarr"
+    for name, content in contents(base.path).items():
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        (copy / name).write_bytes(content)
+    return base.at(copy)
+
+
+def call(*arguments):
+    """Standard output of a command; raises its error."""
+    done = CliRunner().invoke(targets.app, [str(argument) for argument in arguments], env={"COLUMNS": "100"})
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def call_json(*arguments):
+    return json.loads(call(*arguments, "--json"))
+
+
+def origin(made):
+    teachers = [made.path.parent / f"teacher_{axis}.safetensors" for axis in range(2)]
+    for path, axis in zip(teachers, range(2), strict=True):
+        path.write_bytes((made.frames.path.parent / f"teacher_{axis}.safetensors").read_bytes())
+    return [*(a for path in teachers for a in ("--teacher", path)), "--enhanced", made.frames.path]
+
+
+def manifest_of(made):
+    return made.frames.path.parent / "manifest.csv"
+
+
+def damage(made):
+    path = next(path for path in sorted(made.path.glob("logits/c/**/*")) if path.is_file())
+    content = bytearray(path.read_bytes())
+    content[len(content) // 3] ^= 4
+    path.write_bytes(content)
+
+
+def test_inspect(made):
+    text = call("inspect", made.path, "--manifest", manifest_of(made))
+    store = SoftTargetStore(made.path)
+    for words in (store.digest, "7 videos × 3 views × 3 classes", "drink, jump, wave", "█", "top-1"):
+        assert words in text
+    values = call_json("inspect", made.path, "--temperature", 4)
+    assert values["digest"] == store.digest
+    assert values["attributes"] == store.attributes
+    assert values["entropy"]["temperature"] == 4
+    assert values["top1_by_class"] is None
+
+
+def test_verify_says_whole_or_ends_with_5(made):
+    assert "whole" in call("verify", made.path)
+    values = call_json("verify", made.path, "--depth", "teacher", *origin(made), "--sample", 3)
+    assert (values["whole"], values["asked"]["num_videos"], values["asked"]["num_equal"]) == (True, 3, 9)
+    damage(made)
+    with pytest.raises(DlkddError, match="things are wrong") as caught:
+        call("verify", made.path)
+    assert caught.value.exit_code == 5
+    assert caught.value.findings
+
+
+def test_verify_teacher_takes_a_teacher(made):
+    with pytest.raises(DlkddError, match="--teacher and --enhanced") as caught:
+        call("verify", made.path, "--depth", "teacher")
+    assert caught.value.exit_code == 2
+
+
+def test_repair_brings_the_bytes_back(made):
+    before = contents(made.path)
+    arguments = ("repair", made.path, *origin(made), "--manifest", manifest_of(made))
+    assert "nothing to repair" in call(*arguments)
+    damage(made)
+    assert contents(made.path) != before
+    assert call_json(*arguments, "--out", "mended.zarr")["outcome"] == "identical"
+    assert contents(made.path.parent / "mended.zarr") == before
+    assert "asked again" in call(*arguments)
+    assert contents(made.path) == before
+
+
+def test_diff(made, tmp_path):
+    assert call_json("diff", made.path, made.path)["same"] is True
+    other = make_store(tmp_path / "other", num_teachers=1)
+    text = call("diff", made.path, other.path)
+    for words in ("num_teachers", "7 with the same views", "mean KL(A ‖ B)", "videos that differ most"):
+        assert words in text
+
+
+def test_merge_refuses_to_replace_and_to_merge_a_teacher_twice(made, tmp_path):
+    (tmp_path / "there").mkdir()
+    with pytest.raises(DlkddError, match="is there already"):
+        call("merge", made.path, made.path, "--out", "there")
+    with pytest.raises(DlkddError, match="cannot be merged"):
+        call("merge", made.path, made.path, "--out", "there", "--force")
+    assert (tmp_path / "there").is_dir()
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_merge_of_teachers(tmp_path, monkeypatch):
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    one = make_store(tmp_path / "one")
+    # the second of two teachers, over the same views
+    two = make_store(tmp_path / "two", num_teachers=2)
+    arrays = {name: array[:, :, 1:] if name == "logits" else array for name, array in two.rows.arrays.items()}
+    attributes = {**two.attributes, "teachers": two.attributes["teachers"][1:]}
+    write(tmp_path / "second", Rows(two.rows.video_ids, arrays), SoftTargetStore(two.path).codec, attributes)
+    values = call_json("merge", one.path, tmp_path / "second", "--out", tmp_path / "ensemble.zarr")
+    merged = SoftTargetStore(tmp_path / "ensemble.zarr")
+    assert (values["merged"], values["digest"]) == ("teachers", merged.digest)
+    assert merged.num_teachers == 2
+    assert (merged.read_shard(0).digests() == two.rows.digests()).all()
+
+
+def test_export(made, tmp_path):
+    values = call_json("export", made.path, "--out", tmp_path / "x.npz")
+    assert values["bytes"] == (tmp_path / "x.npz").stat().st_size
+    assert "bytes" in call("export", made.path, "--out", tmp_path / "x.parquet", "--packed")
+
+
+def test_what_is_published_is_whole_and_says_what_it_is(made, tmp_path):
+    digest = call_json("publish", made.path, "--out", tmp_path / "given", "--license", "CC BY 4.0")["digest"]
+    assert contents(tmp_path / "given/soft_targets.zarr") == contents(made.path)
+    text = (tmp_path / "given/README.md").read_text()
+    store = SoftTargetStore(made.path)
+    for words in (digest, store.digest, "7 videos × 3 views × 3 classes", "`drink`, `jump`, `wave`", "CC BY 4.0"):
+        assert words in text
+    for said in store.attributes["teachers"]:
+        assert said["digest"] in text
+    assert "None was given" not in text
+    damage(made)
+    with pytest.raises(DlkddError, match="not given away"):
+        call("publish", made.path, "--out", tmp_path / "bad")
+    assert not (tmp_path / "bad").exists()
+
+
+def test_a_url_can_be_inspected_verified_and_compared(made, tmp_path):
+    call("publish", made.path, "--out", tmp_path / "given")
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_arguments):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=tmp_path)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/given/soft_targets.zarr"
+        assert call_json("inspect", url)["bytes_on_disk"] is None
+        assert call_json("verify", url)["whole"]
+        assert call_json("diff", url, made.path)["same"]
+        server.shutdown()
