@@ -316,19 +316,6 @@ class SoftTargetStore:
             bad_N[:] = True
         return Examined(start, rows, bad_N, tuple(findings))
 
-    def require(self, wanted: Mapping[str, object], *, remedy: str) -> None:
-        """Refuse to be used with what the store was not made from: raises StaleArtifactError naming every difference.
-
-        `wanted` maps names of attributes, dotted where they are nested, to the values that the run declares.
-        """
-        findings = [
-            f"{name}: the store has {_show(found)}, this run {_show(value)}"
-            for name, value in wanted.items()
-            if (found := _nested(self.attributes, name)) != value
-        ]
-        if findings:
-            raise StaleArtifactError(f"{self.location}: made for another run", findings=findings, remedy=remedy)
-
     def damaged(self, reason: str, findings: Sequence[str] = ()) -> StaleArtifactError:
         """The error for a store that is not whole."""
         shown = [*findings[:10], f"… and {len(findings) - 10} more"] if len(findings) > 10 else findings
@@ -471,17 +458,6 @@ async def _http_session(**options: Any) -> aiohttp.ClientSession:
 
 def _description(array: zarr.Array[Any]) -> str:
     return json.dumps(array.metadata.to_dict(), sort_keys=True, default=str)
-
-
-def _nested(attributes: Mapping[str, Any], name: str) -> object:
-    found: Any = attributes
-    for key in name.split("."):
-        found = found.get(key) if isinstance(found, Mapping) else None
-    return found
-
-
-def _show(value: object) -> str:
-    return json.dumps(value, sort_keys=True, ensure_ascii=False)
 
 
 def _short(error: BaseException) -> str:
