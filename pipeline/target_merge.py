@@ -5,7 +5,9 @@ Axes: N videos, V views, M teachers, K classes.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +33,15 @@ def merge_teachers(stores: Sequence[SoftTargetStore], path: Path, *, progress: P
 
     Raises StaleArtifactError with all that differs: the stores must have the same videos, views, pixels and codec.
     """
-    _require(stores, (*_COMMON, *_ENSEMBLE))
     teachers = [teacher for store in stores for teacher in store.attributes["teachers"]]
     digests = [teacher["digest"] for teacher in teachers]
     twice = sorted({digest for digest in digests if digests.count(digest) > 1})
-    _refuse([f"teacher {digest} is in more than one store" for digest in twice])
+    _refuse(
+        [
+            *_differences(stores, (*_COMMON, *_ENSEMBLE)),
+            *(f"teacher {digest} is in more than one store" for digest in twice),
+        ]
+    )
     codec_arrays = stores[0].codec.arrays()
 
     def rows() -> Iterator[Rows]:
@@ -53,9 +59,8 @@ def merge_teachers(stores: Sequence[SoftTargetStore], path: Path, *, progress: P
 
     attributes = {
         **_kept(stores[0].attributes),
+        **_gathered(stores),
         "teachers": teachers,
-        "codec_error": _codec_error(stores),
-        "merged_from": [store.digest for store in stores],
     }
     return _write(path, stores[0], rows(), attributes, num_rows=stores[0].num_rows, num_teachers=len(teachers))
 
@@ -73,14 +78,11 @@ def merge_videos(
     The stores must be of the same teachers and views. Where they were made from different frame stores, `frames` is
     one that holds all of their videos, bit for bit. Raises StaleArtifactError with all that differs.
     """
-    _require(stores, _COMMON)
-    findings = _unlike_teachers(stores)
+    findings = [*_differences(stores, _COMMON), *_unlike_teachers(stores)]
     expected = [row.video_id for row in manifest.rows_of("train")]
     if list(manifest.class_names) != stores[0].attributes["class_names"]:
-        findings.append(f"class_names: the manifest has {list(manifest.class_names)}, the stores others")
-    if sum(store.num_rows for store in stores) != len(expected):
-        have = " + ".join(str(store.num_rows) for store in stores)
-        findings.append(f"the stores have {have} videos, the manifest {len(expected)} in train")
+        had = stores[0].attributes["class_names"]
+        findings.append(f"class_names: {stores[0].location} has {had}, the manifest {list(manifest.class_names)}")
     all_frames = {store.attributes["digests"]["frames"] for store in stores}
     if len(all_frames) > 1 and frames is None:
         findings.append(f"digests.frames: {', '.join(sorted(all_frames))}: a frame store that holds all is needed")
@@ -94,22 +96,22 @@ def merge_videos(
             for parts in blocks(stores):
                 whole = concatenate([part for part in parts if len(part)])
                 whole = whole.take(np.argsort(np.array(whole.video_ids), kind="stable"))
-                wanted = expected[start : start + len(whole)]
-                pairs = zip(whole.video_ids, wanted, strict=False)
-                wrong += [f"{have} is where the manifest has {want}" for have, want in pairs if have != want]
+                stop = bisect_right(expected, whole.video_ids[-1])
+                wrong += _unlike_manifest(whole.video_ids, expected[start:stop])
                 for video_id, digest in zip(whole.video_ids, whole.arrays["frames_digest"], strict=True):
                     if frames is not None and digest_of.get(video_id) != digest.tobytes().hex():
                         wrong.append(f"{video_id}: {frames.path} has not the frames that its teacher saw")
-                start += len(whole)
+                start = stop
                 advance(len(whole), "")
                 if not wrong:
                     yield whole
-        _refuse(wrong)
+        _refuse([*wrong, *_unlike_manifest((), expected[start:])])
 
     first = stores[0].attributes
     frames_digest = first["digests"]["frames"] if frames is None else frames.digest
     attributes = {
         **_kept(first),
+        **_gathered(stores),
         "teachers": [
             {
                 **teacher,
@@ -118,8 +120,6 @@ def merge_videos(
             for axis, teacher in enumerate(first["teachers"])
         ],
         "digests": {**first["digests"], "manifest": manifest.digest, "frames": frames_digest},
-        "codec_error": _codec_error(stores),
-        "merged_from": [store.digest for store in stores],
     }
     return _write(path, stores[0], rows(), attributes, num_rows=len(expected), num_teachers=len(first["teachers"]))
 
@@ -138,8 +138,18 @@ def _kept(attributes: Mapping[str, Any]) -> dict[str, Any]:
     return {name: attributes[name] for name in names}
 
 
-def _require(stores: Sequence[SoftTargetStore], names: Sequence[str]) -> None:
-    """Raise StaleArtifactError naming each attribute in which the stores differ, with every value."""
+def _gathered(stores: Sequence[SoftTargetStore]) -> dict[str, Any]:
+    """What the merged store says of all its parts."""
+    repaired = sum(store.attributes.get("repaired_rows", 0) for store in stores)
+    return {
+        "codec_error": _codec_error(stores),
+        "merged_from": [store.digest for store in stores],
+        **({"repaired_rows": repaired} if repaired else {}),
+    }
+
+
+def _differences(stores: Sequence[SoftTargetStore], names: Sequence[str]) -> list[str]:
+    """Each attribute in which the stores differ, with every value."""
     if len(stores) < 2:
         raise ParamsError("merging takes at least two stores")
     findings = []
@@ -148,7 +158,7 @@ def _require(stores: Sequence[SoftTargetStore], names: Sequence[str]) -> None:
         if any(value != values[0] for value in values):
             shown = "; ".join(f"{store.location} has {value}" for store, value in zip(stores, values, strict=True))
             findings.append(f"{name}: {shown}")
-    _refuse(findings)
+    return findings
 
 
 def _refuse(findings: Sequence[str]) -> None:
@@ -185,6 +195,15 @@ def _unlike_teachers(stores: Sequence[SoftTargetStore]) -> list[str]:
     if all(each == digests[0] for each in digests):
         return []
     return [f"teachers: {store.location} has {each}" for store, each in zip(stores, digests, strict=True)]
+
+
+def _unlike_manifest(video_ids: Sequence[str], expected: Sequence[str]) -> list[str]:
+    """Videos of the stores that are not the manifest's, are there twice, or are missing; both ascend."""
+    return [
+        *(f"{name} is in more than one store" for name, after in pairwise(video_ids) if name == after),
+        *(f"{name} is no train video of the manifest" for name in sorted({*video_ids} - {*expected})),
+        *(f"{name} is a train video of the manifest and in no store" for name in sorted({*expected} - {*video_ids})),
+    ]
 
 
 def _mean(stores: Sequence[SoftTargetStore], values: Sequence[float]) -> float:

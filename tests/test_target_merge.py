@@ -88,10 +88,11 @@ def test_means_are_weighted_and_maxima_kept(made, tmp_path):
 def test_stores_that_differ_are_refused_with_all_that_differs(made, tmp_path):
     a = of_teacher(made, tmp_path / "a", 0)
     clip = {**made.attributes["clip"], "size": 99}
-    b = of_teacher(made, tmp_path / "b", 1, clip=clip, batch_size=77)
+    b = of_teacher(made, tmp_path / "b", 0, clip=clip, batch_size=77)
     with pytest.raises(StaleArtifactError, match="cannot be merged") as caught:
         merge_teachers([a, b], tmp_path / "merged")
-    assert [finding.partition(":")[0] for finding in caught.value.findings] == ["clip", "batch_size"]
+    twice = f"teacher {made.teachers[0].digest} is in more than one store"
+    assert [finding.partition(":")[0] for finding in caught.value.findings] == ["clip", "batch_size", twice]
     assert "99" in caught.value.findings[0]
     assert a.location in caught.value.findings[0]
     assert not (tmp_path / "merged").exists()
@@ -119,6 +120,16 @@ def test_teachers_that_saw_other_pixels_are_refused_with_their_videos(made, tmp_
 def test_one_store_is_not_merged(made, tmp_path):
     with pytest.raises(ParamsError, match="at least two"):
         merge_teachers([SoftTargetStore(made.path)], tmp_path / "merged")
+
+
+def test_a_store_whose_rows_do_not_ascend_is_refused(made, tmp_path, monkeypatch):
+    monkeypatch.setattr(soft_targets, "_check_rows", lambda *_: None)  # as another writer might leave them
+    a, b = (of_teacher(made, tmp_path / str(axis), axis) for axis in range(2))
+    for number, places in enumerate([[1, 0, 2, 3, 4, 5, 6], [2, 3, 0, 1, 4, 5, 6]]):  # in a shard, between two
+        rows = soft_targets.concatenate([b.read_shard(shard) for shard in range(b.num_shards)]).take(places)
+        c = store_of(made, tmp_path / f"c{number}", rows, teachers=[made.attributes["teachers"][1]])
+        with pytest.raises(StaleArtifactError, match="ascend"):
+            merge_teachers([a, c], tmp_path / f"merged{number}")
 
 
 # videos
@@ -159,13 +170,23 @@ def test_accuracy_is_that_of_all_videos(made, tmp_path):
 
 
 def test_missing_and_doubled_videos_are_named(made, tmp_path):
+    ids = made.rows.video_ids
+    missing = "is a train video of the manifest and in no store"
     with pytest.raises(StaleArtifactError) as caught:
         merge_videos(split(made, tmp_path, [0, 1, 2], [4, 5]), tmp_path / "merged", manifest=made.manifest)
-    assert caught.value.findings == ("the stores have 3 + 2 videos, the manifest 7 in train",)
-    with pytest.raises(StaleArtifactError) as caught:
-        merge_videos(split(made, tmp_path / "2", [0, 1, 2, 3], [3, 4, 5]), tmp_path / "m", manifest=made.manifest)
-    ids = made.rows.video_ids
-    assert f"{ids[3]} is where the manifest has {ids[4]}" in caught.value.findings
+    assert caught.value.findings == (f"{ids[3]} {missing}", f"{ids[6]} {missing}")
+    for number, places in enumerate([([0, 1, 2, 3], [3, 4, 5]), ([0, 1, 2, 3, 6], [3, 4, 5, 6])]):
+        with pytest.raises(StaleArtifactError) as caught:
+            merge_videos(split(made, tmp_path / f"{number}", *places), tmp_path / "m", manifest=made.manifest)
+        assert f"{ids[3]} is in more than one store" in caught.value.findings
+        assert caught.value.findings[-1] == (f"{ids[6]} is in more than one store" if number else f"{ids[6]} {missing}")
+        assert len(caught.value.findings) == 2
+
+
+def test_rows_that_were_asked_again_stay_counted(made, tmp_path):
+    parts = [of_teacher(made, tmp_path / str(axis), axis, repaired_rows=axis + 2) for axis in range(2)]
+    merge_teachers(parts, tmp_path / "merged")
+    assert SoftTargetStore(tmp_path / "merged").attributes["repaired_rows"] == 5
 
 
 def test_another_manifest_names_the_videos_that_it_has(made, tmp_path):
@@ -178,8 +199,11 @@ def test_another_manifest_names_the_videos_that_it_has(made, tmp_path):
     manifest = write_manifest(tmp_path / "other.csv", rows)
     with pytest.raises(StaleArtifactError) as caught:
         merge_videos(split(made, tmp_path, [0, 1, 2, 3], [4, 5, 6]), tmp_path / "merged", manifest=manifest)
-    assert len(caught.value.findings) == 1
-    assert "x" in caught.value.findings[0]
+    name = made.rows.video_ids[2]
+    assert caught.value.findings == (
+        f"{name} is no train video of the manifest",
+        f"{name}x is a train video of the manifest and in no store",
+    )
 
 
 def test_different_frame_stores_take_one_that_holds_all(made, tmp_path):
