@@ -176,8 +176,9 @@ def test_missing_and_doubled_videos_are_named(made, tmp_path):
         merge_videos(split(made, tmp_path, [0, 1, 2], [4, 5]), tmp_path / "merged", manifest=made.manifest)
     assert caught.value.findings == (f"{ids[3]} {missing}", f"{ids[6]} {missing}")
     for number, places in enumerate([([0, 1, 2, 3], [3, 4, 5]), ([0, 1, 2, 3, 6], [3, 4, 5, 6])]):
+        parts = split(made, tmp_path / f"parts{number}", *places)
         with pytest.raises(StaleArtifactError) as caught:
-            merge_videos(split(made, tmp_path / f"{number}", *places), tmp_path / "m", manifest=made.manifest)
+            merge_videos(parts, tmp_path / f"merged{number}", manifest=made.manifest)
         assert f"{ids[3]} is in more than one store" in caught.value.findings
         assert caught.value.findings[-1] == (f"{ids[6]} is in more than one store" if number else f"{ids[6]} {missing}")
         assert len(caught.value.findings) == 2
