@@ -21,10 +21,14 @@ PARAMS_PATH = Path("params.yaml")
 PLAIN_INTERVAL_SECONDS = 10.0
 
 
+def printable(text: str) -> str:
+    """The text without what a terminal would obey: names from files cannot inject escape sequences."""
+    return "".join(char if char.isprintable() or char == "\n" else "\N{REPLACEMENT CHARACTER}" for char in text)
+
+
 def say(message: str) -> None:
-    """One line of plain text to stderr; names from files cannot inject markup or escape sequences."""
-    printable = "".join(char if char.isprintable() or char == "\n" else "\N{REPLACEMENT CHARACTER}" for char in message)
-    console.print(printable, markup=False, emoji=False)
+    """One line of plain text to stderr, without markup."""
+    console.print(printable(message), markup=False, emoji=False)
 
 
 Advance = Callable[[int, str], None]

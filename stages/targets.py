@@ -41,7 +41,7 @@ EnhancedOption = Annotated[Path | None, typer.Option("--enhanced", help="The fra
 def inspect(
     store: StoreArgument,
     manifest_path: ManifestOption = None,
-    temperature: Annotated[float, typer.Option(min=0.01, help="Of the soft targets whose entropy is shown.")] = 1.0,
+    temperature: Annotated[float, typer.Option(min=0.01, help="Shows the entropy at this one, too.")] = 1.0,
     as_json: JsonOption = False,
 ) -> None:
     """Print what a store is, how large, how sure its teachers are and how right; all of it is read and checked.
@@ -49,7 +49,8 @@ def inspect(
     Example: dlkdd targets inspect data/soft_targets.zarr --manifest data/manifest.csv
     """
     manifest = None if manifest_path is None else read_manifest(manifest_path)
-    found = summarise(SoftTargetStore(store), temperature=temperature, manifest=manifest, progress=progress)
+    temperatures = tuple(dict.fromkeys((1.0, temperature)))
+    found = summarise(SoftTargetStore(store), temperatures=temperatures, manifest=manifest, progress=progress)
     if as_json:
         _print_json(found.to_dict())
     else:

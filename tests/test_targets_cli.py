@@ -73,7 +73,7 @@ def test_inspect(made):
     values = call_json("inspect", made.path, "--temperature", 4)
     assert values["digest"] == store.digest
     assert values["attributes"] == store.attributes
-    assert values["entropy"]["temperature"] == 4
+    assert [each["temperature"] for each in values["entropy"]] == [1, 4]
     assert values["top1_by_class"] is None
 
 
