@@ -28,9 +28,12 @@ def give_away(location: Path, out: Path, *, license_text: str | None, progress: 
     store = SoftTargetStore(location)
     built = out.with_name(out.name + PARTIAL_SUFFIX)
     shutil.rmtree(built, ignore_errors=True)
-    shutil.copytree(location, built / STORE_NAME, ignore=shutil.ignore_patterns(CARD_NAME))
-    (built / CARD_NAME).write_text(card(store, license_text), encoding="utf-8")
-    publish(built, out)
+    try:
+        shutil.copytree(location, built / STORE_NAME, ignore=shutil.ignore_patterns(CARD_NAME))
+        (built / CARD_NAME).write_text(card(store, license_text), encoding="utf-8")
+        publish(built, out)
+    finally:
+        shutil.rmtree(built, ignore_errors=True)
     return store.digest
 
 

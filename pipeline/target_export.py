@@ -31,12 +31,14 @@ _ATTRIBUTES = "attributes"
 def export(store: SoftTargetStore, path: Path, *, packed: bool = False, progress: Progress = no_progress) -> None:
     """Write a store to a file, by its suffix .parquet or .npz; logits are float32, or as the codec packed them.
 
-    Raises ParamsError for another suffix, EnvironmentProblem where pyarrow is missing for parquet, StaleArtifactError
-    for damaged rows.
+    Raises ParamsError for another suffix or a folder, EnvironmentProblem where pyarrow is missing for parquet,
+    StaleArtifactError for damaged rows.
     """
     writers: dict[str, Callable[..., None]] = {".parquet": _write_parquet, ".npz": _write_npz}
     if path.suffix not in writers:
         raise ParamsError(f"{path}: expected a name that ends with {' or '.join(writers)}")
+    if path.is_dir():
+        raise ParamsError(f"{path}: is a folder, expected the name of a file")
     with written_whole(path) as partial:
         writers[path.suffix](store, partial, packed, progress)
 
@@ -77,7 +79,11 @@ def _table(store: SoftTargetStore, rows: Rows) -> pyarrow.Table:
 
     num_rows, num_views, num_teachers = len(rows), store.num_views, store.num_teachers
     shape = (num_rows, num_views, num_teachers)
-    teachers = [teacher["digest"] for teacher in store.attributes["teachers"]]
+
+    def of_teacher(said: str) -> pa.Array:
+        """What the attributes say of the teacher of each row."""
+        values = [teacher[said] for teacher in store.attributes["teachers"]]
+        return pa.array(np.tile(np.array(values, dtype=object), num_rows * num_views), pa.string())
 
     def column(array: NDArray[Any], axes: int) -> pa.Array:
         """An array whose first `axes` axes are the first of (N, V, M), as a value or a list for each row."""
@@ -90,12 +96,12 @@ def _table(store: SoftTargetStore, rows: Rows) -> pyarrow.Table:
     columns = {
         "video_id": pa.array(np.repeat(np.array(rows.video_ids, dtype=object), num_views * num_teachers), pa.string()),
         "view": column(np.broadcast_to(np.arange(num_views, dtype=np.int32), (num_rows, num_views)), 2),
-        "teacher": pa.array(np.tile(np.array(teachers, dtype=object), num_rows * num_views), pa.string()),
+        "teacher": of_teacher("name"),
+        "teacher_digest": of_teacher("digest"),
         **{field.name: column(rows.arrays["views"][..., i], 2) for i, field in enumerate(fields(View))},
-        "pixel_digest": column(rows.arrays["pixel_digest"], 2),
     }
-    others = {name: array for name, array in rows.arrays.items() if name in ("logits", *store.codec.arrays())}
-    columns |= {name: column(array, 3) for name, array in others.items()}
+    axes = {"pixel_digest": 2, "frame_shape": 1, "frames_digest": 1}
+    columns |= {name: column(array, axes.get(name, 3)) for name, array in rows.arrays.items() if name != "views"}
     return pa.table(columns, metadata={_ATTRIBUTES: json.dumps(store.attributes, sort_keys=True)})
 
 

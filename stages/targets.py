@@ -15,7 +15,7 @@ from pipeline.manifest import read_manifest
 from pipeline.models import load_model
 from pipeline.soft_targets import SoftTargetStore
 from pipeline.target_card import STORE_NAME, give_away
-from pipeline.target_checks import Depth
+from pipeline.target_checks import CARD_NAME, Depth
 from pipeline.target_checks import verify as verify_store
 from pipeline.target_diff import diff as compare
 from pipeline.target_export import export as export_store
@@ -24,10 +24,10 @@ from pipeline.target_repair import repair as repair_store
 from pipeline.target_summary import summarise
 from pipeline.work import PARTIAL_SUFFIX, out_lock, publish
 from stages._device import DeviceOption, choose_device
-from stages._shell import progress, say
+from stages._shell import printable, progress, say
 from stages._target_tables import print_difference, print_summary
 
-app = typer.Typer(no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
+app = typer.Typer(no_args_is_help=True, help=__doc__, add_completion=False, pretty_exceptions_enable=False)
 
 StoreArgument = Annotated[str, typer.Argument(help="A store: a path, or a URL that fsspec knows.")]
 FolderArgument = Annotated[Path, typer.Argument(help="A store in a folder.")]
@@ -35,6 +35,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of 
 ManifestOption = Annotated[Path | None, typer.Option("--manifest", help="The manifest that the store was made for.")]
 TeachersOption = Annotated[list[Path] | None, typer.Option("--teacher", help="A teacher's model file; repeatable.")]
 EnhancedOption = Annotated[Path | None, typer.Option("--enhanced", help="The frames that the teachers saw.")]
+ForceOption = Annotated[bool, typer.Option("--force", help="Replace what is there, if it is of the same kind.")]
 
 
 @app.command()
@@ -118,6 +119,7 @@ def repair(
     enhanced: Annotated[Path, typer.Option("--enhanced", help="The frames that the teachers saw.")],
     manifest_path: Annotated[Path, typer.Option("--manifest", help="The manifest that the store was made for.")],
     out: Annotated[Path | None, typer.Option(help="Where the mended store goes.", show_default="in place")] = None,
+    force: ForceOption = False,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
@@ -126,6 +128,8 @@ def repair(
     Example: dlkdd targets repair data/soft_targets.zarr --teacher models/teacher.safetensors --enhanced data/enhanced
     --manifest data/manifest.csv
     """
+    if out is not None:
+        _require_free(out, force)
     with out_lock("targets repair", out or store):
         done = repair_store(
             store,
@@ -140,7 +144,7 @@ def repair(
         _print_json(done.to_dict())
         return
     for finding in done.findings:
-        typer.echo(f"  - {finding}")
+        typer.echo(printable(f"  - {finding}"))
     if done.out is None:
         typer.echo(f"{store}: nothing to repair")
         return
@@ -175,7 +179,7 @@ def merge(
     enhanced: Annotated[
         Path | None, typer.Option("--enhanced", help="Frames of all videos, where the stores saw different ones.")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
+    force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Make one store of several: of their teachers, where they have the same videos, else of their videos.
@@ -185,6 +189,11 @@ def merge(
     _require_free(out, force)
     opened = [SoftTargetStore(store) for store in stores]
     of_teachers = same_videos(opened)
+    if of_teachers and (manifest_path or enhanced):
+        raise ParamsError(
+            "these stores were made for one manifest, so it is their teachers that are merged: "
+            "--manifest and --enhanced are for stores of different videos"
+        )
     if not of_teachers and manifest_path is None:
         raise ParamsError(
             "these stores were made for different manifests: --manifest names that of all their videos",
@@ -194,7 +203,7 @@ def merge(
     with out_lock("targets merge", out):
         _remove(built)
         try:
-            if of_teachers or manifest_path is None:
+            if manifest_path is None:
                 digest = merge_teachers(opened, built, progress=progress)
             else:
                 frames = None if enhanced is None else FrameStore(enhanced)
@@ -215,14 +224,18 @@ def export(
     store: StoreArgument,
     out: Annotated[Path, typer.Option(help="The file to write: .parquet or .npz.")],
     packed: Annotated[
-        bool, typer.Option("--packed", help="The codec's own arrays in place of float32 logits.")
+        bool, typer.Option("--packed/--unpacked", help="The codec's own arrays, or all logits as float32.")
     ] = False,
+    force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Write the soft targets to one file, for people without zarr.
 
+    Parquet has a row for each view of each teacher. npz has the arrays of the store. Both hold its attributes as JSON.
+
     Example: dlkdd targets export data/soft_targets.zarr --out soft_targets.parquet
     """
+    _require_free(out, force)
     opened = SoftTargetStore(store)
     export_store(opened, out, packed=packed, progress=progress)
     if as_json:
@@ -236,7 +249,7 @@ def publish_store(
     store: FolderArgument,
     out: Annotated[Path, typer.Option(help="The folder to write.")],
     license_text: Annotated[str | None, typer.Option("--license", help="A sentence for the card.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
+    force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Copy a store into a folder of its own with a card, README.md, to put on a web server or in a bucket.
@@ -257,8 +270,17 @@ def _print_json(values: dict[str, Any]) -> None:
 
 
 def _require_free(out: Path, force: bool) -> None:
-    if out.exists() and not force:
+    """Nothing is at `out`, or it may be replaced: a file, a store, a published one, or an empty folder."""
+    if not out.exists():
+        return
+    if not force:
         raise ParamsError(f"--out {out}: is there already", remedy="choose another name, or add --force to replace it")
+    holds = {path.name for path in out.iterdir()} if out.is_dir() else set()
+    if not (holds <= {STORE_NAME, CARD_NAME} or "zarr.json" in holds):
+        raise ParamsError(
+            f"--out {out}: is a folder that holds other things than a store: {', '.join(sorted(holds)[:5])}",
+            remedy="choose another name: --force does not remove them",
+        )
 
 
 def _remove(folder: Path) -> None:

@@ -39,8 +39,12 @@ def test_parquet_has_a_row_for_each_view_of_each_teacher(made, tmp_path):
         for view in range(store.num_views)
         for teacher in made.teachers
     ]
-    columns = [table[name].to_pylist() for name in ("video_id", "view", "teacher")]
+    columns = [table[name].to_pylist() for name in ("video_id", "view", "teacher_digest")]
     assert list(zip(*columns, strict=True)) == expected
+    assert set(table["teacher"].to_pylist()) == {"r2plus1d_slim"}
+    for name in ("frame_shape", "frames_digest"):
+        of_views = np.repeat(made.rows.arrays[name], store.num_views * store.num_teachers, axis=0)
+        assert np.array_equal(np.array(table[name].to_pylist()), of_views), name
     fields = list(View.__dataclass_fields__)
     views = np.array([table[name].to_pylist() for name in fields]).T
     assert np.array_equal(views, np.repeat(made.rows.arrays["views"].reshape(-1, 7), store.num_teachers, axis=0))
@@ -87,6 +91,9 @@ def test_the_same_store_gives_the_same_file(made, tmp_path, name):
 def test_another_kind_of_file_is_refused(made, tmp_path):
     with pytest.raises(ParamsError, match=r"ends with \.parquet or \.npz"):
         export(SoftTargetStore(made.path), tmp_path / "x.csv")
+    (tmp_path / "x.npz").mkdir()
+    with pytest.raises(ParamsError, match="is a folder"):
+        export(SoftTargetStore(made.path), tmp_path / "x.npz")
 
 
 def test_parquet_without_pyarrow_says_what_helps(made, tmp_path, monkeypatch):

@@ -124,6 +124,60 @@ def test_merge_refuses_to_replace_and_to_merge_a_teacher_twice(made, tmp_path):
     assert not list(tmp_path.glob("*.partial"))
 
 
+def test_force_replaces_stores_and_nothing_else(made, tmp_path):
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work/thesis.tex").write_text("years")
+    teachers = [*origin(made), "--manifest", manifest_of(made)]
+    for command in (("merge", made.path, made.path), ("publish", made.path), ("export", made.path)):
+        with pytest.raises(DlkddError, match="is there already") as caught:
+            call(*command, "--out", "work")
+        assert caught.value.exit_code == 2
+        with pytest.raises(DlkddError, match=r"holds other things than a store: thesis\.tex"):
+            call(*command, "--out", "work", "--force")
+    with pytest.raises(DlkddError, match="is there already"):
+        call("repair", made.path, *teachers, "--out", "work")
+    assert (tmp_path / "work/thesis.tex").read_text() == "years"
+    for _ in range(2):
+        call("publish", made.path, "--out", "given", "--force")
+        call("export", made.path, "--out", "x.npz", "--force")
+    assert call_json("verify", tmp_path / "given/soft_targets.zarr")["whole"]
+    damage(made)
+    for _ in range(2):
+        call("repair", made.path, *teachers, "--out", made.path, "--force")
+    assert call_json("verify", made.path)["whole"]
+
+
+def test_names_from_a_store_do_not_command_the_terminal(made, tmp_path):
+    attributes = {**made.attributes, "class_names": ["\x1b[2Jdrink", "jump\x9b", "wave\x07"]}
+    write(tmp_path / "evil", made.rows, SoftTargetStore(made.path).codec, attributes)
+    for command in (("inspect", tmp_path / "evil"), ("diff", tmp_path / "evil", made.path)):
+        text = call(*command)
+        assert "drink" in text
+        assert all(char.isprintable() or char == "\n" for char in text)
+
+
+def test_merge_of_videos(made, tmp_path):
+    parts = []
+    codec = SoftTargetStore(made.path).codec
+    for number, rows in enumerate((made.rows.take([0, 3, 6]), made.rows.take([1, 2, 4, 5]))):
+        digests = {**made.attributes["digests"], "manifest": f"{number:032x}", "frames": f"{number:032x}"}
+        parts.append(tmp_path / f"part{number}")
+        write(parts[-1], rows, codec, {**made.attributes, "digests": digests})
+    with pytest.raises(DlkddError, match="--manifest names that of all their videos"):
+        call("merge", *parts, "--out", "all.zarr")
+    with pytest.raises(DlkddError, match=r"digests\.frames"):
+        call("merge", *parts, "--out", "all.zarr", "--manifest", manifest_of(made))
+    assert not list(tmp_path.glob("all.zarr*"))
+    arguments = ("--manifest", manifest_of(made), "--enhanced", made.frames.path)
+    values = call_json("merge", *parts, "--out", "all.zarr", *arguments)
+    merged = SoftTargetStore(tmp_path / "all.zarr")
+    assert (values["merged"], values["digest"]) == ("videos", merged.digest)
+    assert call_json("diff", "all.zarr", made.path)["attributes"].keys() == {"merged_from"}
+    assert "7 rows" in call("verify", "all.zarr")
+    with pytest.raises(DlkddError, match="made for one manifest"):
+        call("merge", made.path, "all.zarr", "--out", "x.zarr", *arguments)
+
+
 def test_merge_of_teachers(tmp_path, monkeypatch):
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     one = make_store(tmp_path / "one")
