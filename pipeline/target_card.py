@@ -46,9 +46,11 @@ def card(store: SoftTargetStore, license_text: str | None) -> str:
         for teacher in said["teachers"]
     )
     errors = "\n".join(f"| {key} | {mean:.3g} | {error['max_kl'][key]:.3g} |" for key, mean in error["mean_kl"].items())
+    parts = {f"merged store {number}": digest for number, digest in enumerate(said.get("merged_from", ()), start=1)}
     digests = "\n".join(
-        f"| {name} | {f'`{digest}`' if digest else 'none'} |" for name, digest in said["digests"].items()
+        f"| {name} | {f'`{digest}`' if digest else 'none'} |" for name, digest in {**said["digests"], **parts}.items()
     )
+    repaired = said.get("repaired_rows")
     mirrored = "mirrored half of the time" if policy["flip"] else "never mirrored"
     codec = " ".join(str(value) for value in said["codec"].values())
     return f"""# Soft targets: {store.num_rows} videos × {store.num_views} views × {len(store.class_names)} classes
@@ -94,7 +96,7 @@ Codec `{codec}`, {bytes_per_view(store.codec)} bytes for a view of a teacher. Af
 | | digest |
 |---|---|
 {digests}
-
+{f"{chr(10)}Rows that were asked again on another kind of device: {repaired}.{chr(10)}" if repaired else ""}
 ## Licence
 
 {license_text or "None was given by whoever published this folder: ask before you use it."}

@@ -108,10 +108,15 @@ def diff(a: SoftTargetStore, b: SoftTargetStore, *, progress: Progress = no_prog
 
 
 def attribute_differences(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:
-    """Attributes with other values, by their dotted names; what one lacks is None. Shards are told by the rows."""
+    """Attributes with other values, by their dotted names; what one lacks is None. Shards are told by the rows.
+
+    Teachers have their numbers as names: teachers.0.digest.
+    """
     found: dict[str, tuple[Any, Any]] = {}
     for name in sorted({*a, *b} - ({"shards"} if not prefix else set())):
         one, other = a.get(name), b.get(name)
+        if name == "teachers":
+            one, other = ({str(number): teacher for number, teacher in enumerate(each)} for each in (a[name], b[name]))
         if isinstance(one, dict) and isinstance(other, dict):
             found |= attribute_differences(one, other, f"{prefix}{name}.")
         elif one != other:

@@ -106,7 +106,7 @@ def verify(
         )
     if not verdict.whole:
         raise StaleArtifactError(
-            f"{store}: {len(verdict.findings)} things are wrong",
+            f"{store}: is not whole, findings: {len(verdict.findings)}",
             findings=verdict.findings,
             remedy="`dlkdd targets repair` mends rows; `dvc checkout` or `dvc pull` brings the store back",
         )

@@ -79,8 +79,13 @@ def test_what_the_teachers_say_is_compared_class_by_class(made, tmp_path):
 
 def test_attributes_that_differ_have_both_values(made, tmp_path):
     clip = {**made.attributes["clip"], "size": 32}
-    b = store_of(made, tmp_path / "b", made.rows, clip=clip, merged_from=["x"])
-    assert diff(SoftTargetStore(made.path), b).attributes == {"clip.size": (16, 32), "merged_from": (None, ["x"])}
+    teachers = [{**made.attributes["teachers"][0], "top1_on_views": 0.75}]
+    b = store_of(made, tmp_path / "b", made.rows, clip=clip, merged_from=["x"], teachers=teachers)
+    assert diff(SoftTargetStore(made.path), b).attributes == {
+        "clip.size": (16, 32),
+        "merged_from": (None, ["x"]),
+        "teachers.0.top1_on_views": (0.5, 0.75),
+    }
 
 
 def test_other_views_and_other_classes_are_not_compared(made, tmp_path):

@@ -82,7 +82,7 @@ def test_verify_says_whole_or_ends_with_5(made):
     values = call_json("verify", made.path, "--depth", "teacher", *origin(made), "--sample", 3)
     assert (values["whole"], values["asked"]["num_videos"], values["asked"]["num_equal"]) == (True, 3, 9)
     damage(made)
-    with pytest.raises(DlkddError, match="things are wrong") as caught:
+    with pytest.raises(DlkddError, match="is not whole, findings: 1") as caught:
         call("verify", made.path)
     assert caught.value.exit_code == 5
     assert caught.value.findings
@@ -208,7 +208,13 @@ def test_what_is_published_is_whole_and_says_what_it_is(made, tmp_path):
         assert words in text
     for said in store.attributes["teachers"]:
         assert said["digest"] in text
-    assert "None was given" not in text
+    assert not any(words in text for words in ("None was given", "merged store", "asked again"))
+    attributes = {**made.attributes, "merged_from": ["a" * 32, "b" * 32], "repaired_rows": 5}
+    write(tmp_path / "merged", made.rows, SoftTargetStore(made.path).codec, attributes)
+    call("publish", tmp_path / "merged", "--out", tmp_path / "given_merged")
+    text = (tmp_path / "given_merged/README.md").read_text()
+    for words in (f"| merged store 2 | `{'b' * 32}` |", "another kind of device: 5.", "None was given"):
+        assert words in text
     damage(made)
     with pytest.raises(DlkddError, match="not given away"):
         call("publish", made.path, "--out", tmp_path / "bad")
