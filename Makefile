@@ -6,14 +6,11 @@ INSTALLED := $(VENV)/.installed
 # dvc runs its stages with the `python` of the environment
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo smoke test test-slow lint install clean
+.PHONY: demo test test-slow lint install clean
 
 demo: install
 	dvc repro
 	dvc metrics show
-
-smoke: install
-	bash tests/smoke.sh
 
 test: lint
 	pytest
