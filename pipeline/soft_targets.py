@@ -314,6 +314,7 @@ class SoftTargetStore:
             # every row is right by itself, but they are not the rows that the attributes name
             findings.append(f"rows {start} to {stop - 1} are not the rows that the attributes name")
             bad_N[:] = True
+        self._examine_order(rows, shard, bad_N, findings)
         return Examined(start, rows, bad_N, tuple(findings))
 
     def damaged(self, reason: str, findings: Sequence[str] = ()) -> StaleArtifactError:
@@ -378,6 +379,21 @@ class SoftTargetStore:
                 reason = "has logits that are not finite: never written" if unwritten_N[row] else "fails its digest"
                 findings.append(f"{rows.video_ids[row] or 'a row without id'} {reason}")
         bad_N |= unwritten_N | wrong_N
+
+    def _examine_order(self, rows: Rows, shard: int, bad_N: NDArray[np.bool_], findings: list[str]) -> None:
+        """Another writer might give right digests to rows in an order in which nobody would find them."""
+        first, *after = self._first_ids[shard : shard + 2]
+        last_id = ""
+        for row in np.flatnonzero(~bad_N).tolist():
+            video_id = rows.video_ids[row]
+            if video_id < first or any(video_id >= next_first for next_first in after):
+                findings.append(f"{video_id} does not belong into the shard from {first} on: rows ascend by their ids")
+                bad_N[row] = True
+            elif video_id <= last_id:
+                findings.append(f"{video_id} comes after {last_id}: rows ascend by their ids")
+                bad_N[row] = True
+            else:
+                last_id = video_id
 
 
 # What zarr raises for a damaged store

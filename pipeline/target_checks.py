@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import pairwise, zip_longest
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -268,23 +268,11 @@ def _check_rows(
     """Read every shard; also returns the rows at the places in `sample`, those that are whole."""
     findings = list(verdict.findings)
     num_bad = num_chunks = 0
-    firsts = [entry["first"] for entry in store.attributes["shards"]]
     sampled = []
-    for shard, (first, next_first) in enumerate(zip_longest(firsts, firsts[1:])):
+    for shard in range(store.num_shards):
         examined = store.examine_shard(shard)
         findings += examined.findings
         bad_N = examined.bad_N | _check_values(examined, store, findings)
-        last_id = ""
-        for row in np.flatnonzero(~bad_N).tolist():
-            video_id = examined.rows.video_ids[row]
-            if video_id < first or (next_first is not None and video_id >= next_first):
-                findings.append(f"{video_id} does not belong into the shard that begins with {first}")
-                bad_N[row] = True
-            elif video_id <= last_id:
-                findings.append(f"{video_id} comes after {last_id}: rows ascend by their ids")
-                bad_N[row] = True
-            else:
-                last_id = video_id
         places = sample[(sample >= examined.start) & (sample < examined.start + len(bad_N))] - examined.start
         sampled.append(examined.rows.take(places[~bad_N[places]]))
         num_bad += int(bad_N.sum())

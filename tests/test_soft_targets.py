@@ -286,6 +286,14 @@ def test_the_shard_of_another_store_is_refused_though_its_rows_are_right(small_s
     assert caught.value.findings == ("rows 4 to 7 are not the rows that the attributes name",)
 
 
+@pytest.mark.parametrize("order", [[0, 2, 1, 3, 4, 5], [4, 5, 0, 1, 2, 3]], ids=str)
+def test_rows_in_another_order_are_refused_though_their_digests_are_right(small_shards, path, monkeypatch, order):
+    monkeypatch.setattr(soft_targets, "_check_rows", lambda *_: None)  # a writer without care
+    store = SoftTargetStore(write(path, rows_of(6).take(order)))
+    with pytest.raises(StaleArtifactError, match="rows ascend by their ids"):
+        store.read_shard(0)
+
+
 @pytest.mark.parametrize("what", ["nothing", "file", "folder", "array", "text"])
 def test_what_is_no_store_is_refused_with_the_command_that_makes_one(path, what):
     if what == "file":
