@@ -28,9 +28,11 @@ from pipeline.logit_codecs import LogitCodec, PackingError
 from pipeline.models import ModelFile, Recognizer, load_model
 from pipeline.params import ClipParams, ViewsParams
 from pipeline.row_cache import Key, RowCache, write_part
-from pipeline.soft_targets import Rows, row_layout, write_store
+from pipeline.soft_targets import Rows, concatenate, row_layout, write_store
 
 CLIPS_PER_PART = 512
+_ROWS_AT_ONCE = 512  # packed; a fixed number, since what they cost is summed in floats, in this order
+_NUM_NAMED = 10  # videos that an error names
 
 Artifact = tuple[Path, str]  # an absolute path, and the digest that is expected there
 
@@ -67,8 +69,11 @@ def parts_of(video_ids: Sequence[str], how: Asking) -> list[Part]:
     return [Part(tuple(video_ids[start : start + size]), how) for start in range(0, len(video_ids), size)]
 
 
-def compute_part(part: Part) -> None:
-    """Ask the teacher, and write the rows into the folder; raises DataError where a logit is not finite."""
+def compute_part(part: Part) -> tuple[str, ...]:
+    """Ask the teacher, and write the rows into the folder; the videos with a logit that is not finite have none.
+
+    Returns those videos.
+    """
     how, device = part.how, torch.device(part.how.device)
     frames = _frames(how.frames)
     views = DrawnViews(frames, how.clip, how.views, how.seed, purpose=BANK)
@@ -81,15 +86,27 @@ def compute_part(part: Part) -> None:
         num_workers=how.num_workers,
         advance=lambda _count, _note: None,
     )
-    _require_finite(answers.logits_NVMK, part.video_ids, "not finite")
-    arrays = {**described(bank, part.video_ids, answers), "logits": answers.logits_NVMK}
-    write_part(how.folder, Rows(part.video_ids, arrays))
+    finite_N = _finite(answers.logits_NVMK)
+    rows = Rows(part.video_ids, {**described(bank, part.video_ids, answers), "logits": answers.logits_NVMK})
+    if finite_N.any():
+        write_part(how.folder, rows.take(np.flatnonzero(finite_N)))
+    return rows.take(np.flatnonzero(~finite_N)).video_ids
+
+
+def refuse_not_finite(video_ids: Sequence[str]) -> None:
+    """Raise DataError where there are videos of which a logit is not finite."""
+    if video_ids:
+        raise DataError(
+            f"the teacher's logits are not finite on {len(video_ids)} videos:",
+            findings=_shortened(video_ids),
+            remedy="train the teacher again with a lower train_teacher.learning_rate",
+        )
 
 
 def keys_of(samples: Sequence[Sample], frames: FrameStore) -> list[Key]:
     """The keys under which these videos' rows are cached."""
     digest_of = {row.video_id: row.digest for row in frames.rows}
-    return [(sample.video_id, digest_of[sample.video_id]) for sample in samples]
+    return [(sample.video_id, digest_of[sample.video_id], tuple(frames.shape(sample.video_id))) for sample in samples]
 
 
 @lru_cache(maxsize=1)
@@ -128,19 +145,21 @@ class Packing:
     codec: LogitCodec
     error: PackingError = field(default_factory=PackingError)
     num_correct: int = 0
+    too_large: list[str] = field(default_factory=list)  # videos with logits that the codec's type cannot hold
 
     def rows(self) -> Iterator[Rows]:
-        """Packed rows in the order of the keys; raises DataError for logits that are too large for the codec."""
-        start = 0
-        for rows in self.cache.rows(self.keys):
+        """Packed rows in the order of the keys."""
+        for start in range(0, len(self.keys), _ROWS_AT_ONCE):
+            rows = concatenate(list(self.cache.rows(self.keys[start : start + _ROWS_AT_ONCE])))
             logits_NVMK = rows.arrays["logits"]
             packed = self.codec.pack(logits_NVMK)
             unpacked_NVMK = self.codec.unpack(packed)
-            _require_finite(unpacked_NVMK, rows.video_ids, "too large for the codec")
+            finite_N = _finite(unpacked_NVMK)
+            self.too_large += rows.take(np.flatnonzero(~finite_N)).video_ids
+            if finite_N.any():
+                self.error.add(logits_NVMK[finite_N], unpacked_NVMK[finite_N])
             labels_N11 = np.array(self.labels[start : start + len(rows)])[:, None, None]
-            self.error.add(logits_NVMK, unpacked_NVMK)
             self.num_correct += int((logits_NVMK.argmax(axis=-1) == labels_N11).sum())
-            start += len(rows)
             arrays = {**rows.arrays, **packed}
             layout = row_layout(self.codec, *logits_NVMK.shape[1:3])
             yield Rows(rows.video_ids, {name: arrays[name] for name in layout})
@@ -151,7 +170,18 @@ class Packing:
         return round(self.num_correct / self.error.num_views, 6)
 
     def require_small_error(self, max_kl: float) -> None:
-        """Raise DataError where the mean of KL(teacher ‖ unpacked) is above so many nats at any of the temperatures."""
+        """Raise DataError where the codec cannot hold some logits, or costs too much.
+
+        That is where the mean of KL(teacher ‖ unpacked) is above so many nats at any of the temperatures.
+        """
+        if self.too_large:
+            raise DataError(
+                f"the teacher's logits are too large for the codec {self.codec.attributes()['name']} on "
+                f"{len(self.too_large)} videos:",
+                findings=_shortened(self.too_large),
+                remedy="set precompute_soft_targets.codec to float32, which asks no teacher again, or train the "
+                "teacher with a lower train_teacher.learning_rate",
+            )
         means = [total / self.error.num_views for total in self.error.kl_sums]
         findings = [
             f"at temperature {temperature:g}: {mean:.3g} nats"
@@ -201,11 +231,10 @@ def pack_store(
     )
 
 
-def _require_finite(logits_NVMK: NDArray[np.float32], video_ids: Sequence[str], what: str) -> None:
-    finite_N = np.isfinite(logits_NVMK).all(axis=(1, 2, 3))
-    if not finite_N.all():
-        raise DataError(
-            f"the teacher's logits are {what} on these videos:",
-            findings=[video_ids[row] for row in np.flatnonzero(~finite_N).tolist()],
-            remedy="train the teacher again with a lower train_teacher.learning_rate",
-        )
+def _finite(logits_NVMK: NDArray[np.float32]) -> NDArray[np.bool_]:
+    return np.asarray(np.isfinite(logits_NVMK).all(axis=(1, 2, 3)))
+
+
+def _shortened(video_ids: Sequence[str]) -> list[str]:
+    more = [f"… and {len(video_ids) - _NUM_NAMED} more"] if len(video_ids) > _NUM_NAMED else []
+    return [*video_ids[:_NUM_NAMED], *more]

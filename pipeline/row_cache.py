@@ -1,9 +1,10 @@
 """Rows of soft targets that were worked out before, kept in a work folder whatever the videos of the next run.
 
-A row is found by its video's name and the digest of the frames that the teacher saw; everything else that it depends on
-(the teacher, the view policy, the clip, the batch size, the kind of device) is in the folder's fingerprint. A part is a
-file with the rows of some videos, the unit of work: it lies there whole or not at all. Logits are kept as float32, so
-that another codec takes no teacher.
+They stay when the store is published, since the next run has no store to take rows from: DVC deletes a stage's outs
+before the stage starts. A row is found by its video's name, and the digest and shape of the frames that the teacher
+saw; everything else that it depends on (the teacher, the view policy, the clip, the batch size, the kind of device) is
+in the folder's fingerprint. A part is a file with the rows of some videos, the unit of work: it lies there whole or not
+at all. Logits are kept as float32, so that another codec takes no teacher.
 
 Axes: N videos, V views, M teachers (here one), K classes.
 """
@@ -20,14 +21,15 @@ from pipeline.errors import StaleArtifactError
 from pipeline.soft_targets import Rows
 from pipeline.weights import load_weights, save_weights
 
-Key = tuple[str, str]  # a video's id, and the digest of its frames
+# A video's id, the digest of its frames' bytes, and their shape, which raw bytes do not tell: black is black
+Key = tuple[str, str, tuple[int, ...]]
 
 _NUM_HELD_PARTS = 16  # where a grown data set mixes rows of old and new parts
 
 
 def write_part(folder: Path, rows: Rows) -> None:
     """Keep rows: the arrays of a store, but with `logits` (N, V, M, K) float32. The same rows make the same file."""
-    name = digest_json([list(key) for key in _keys(rows)])[:16]
+    name = digest_json(_keys(rows))[:16]
     save_weights(folder / f"{name}.safetensors", rows.arrays, {"video_ids": list(rows.video_ids)})
 
 
@@ -76,7 +78,6 @@ def _read(path: Path) -> Rows:
 
 
 def _keys(rows: Rows) -> Sequence[Key]:
-    return [
-        (video_id, digest.tobytes().hex())
-        for video_id, digest in zip(rows.video_ids, rows.arrays["frames_digest"], strict=True)
-    ]
+    digests = [digest.tobytes().hex() for digest in rows.arrays["frames_digest"]]
+    shapes = map(tuple, rows.arrays["frame_shape"].tolist())
+    return list(zip(rows.video_ids, digests, shapes, strict=True))

@@ -2,7 +2,8 @@
 
     torchrun --nproc-per-node 4 -m stages precompute_soft_targets …
 
-Ranks talk through gloo on the CPU, and only at the beginning and the end; each uses the GPU of its local rank.
+Ranks talk through gloo on the CPU, and only at the beginning and the end; each uses the GPU of its local rank. A rank
+that has an error says so and ends; torchrun then stops the others.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 
-from pipeline.errors import DlkddError
+from pipeline.errors import EnvironmentProblem
 from pipeline.work import StopCheck
 
 Task = TypeVar("Task")
+Result = TypeVar("Result")
 
 LONGEST_SHARE = timedelta(days=7)  # ranks wait for the slowest one; torchrun ends all when one dies
 
@@ -32,30 +34,35 @@ class Ranks:
     index: int
     count: int
 
-    def share(self, tasks: Sequence[Task] | None) -> list[Task]:
-        """Rank 0 gives all tasks; every rank gets its own."""
+    def share(self, tasks: Sequence[Task] | None, *, stop: StopCheck) -> list[Task]:
+        """Rank 0 gives all tasks; every rank gets its own. Raises EnvironmentProblem where another rank ended."""
         given = [tasks]
-        dist.broadcast_object_list(given)
+        with _together(stop):
+            dist.broadcast_object_list(given)
         assert given[0] is not None
         return list(given[0][self.index :: self.count])
 
     def run(
-        self, function: Callable[[Task], None], tasks: Sequence[Task], *, done: Callable[[Task], None], stop: StopCheck
-    ) -> None:
-        """Run this rank's tasks and wait for the others; raises an error of the lowest rank that had one, on all."""
-        error = None
-        try:
-            for task in tasks:
-                stop()
-                function(task)
-                done(task)
-        except DlkddError as caught:
-            error = caught
-        errors: list[DlkddError | None] = [None] * self.count
-        dist.all_gather_object(errors, error)
-        for each in errors:
-            if each is not None:
-                raise each
+        self,
+        function: Callable[[Task], Result],
+        tasks: Sequence[Task],
+        *,
+        done: Callable[[Task], None],
+        stop: StopCheck,
+    ) -> list[Result]:
+        """Run this rank's tasks and wait for the others; the results of all ranks, on all.
+
+        Raises this rank's own error at once, and EnvironmentProblem where another rank ended.
+        """
+        results = []
+        for task in tasks:
+            stop()
+            results.append(function(task))
+            done(task)
+        of_all: list[list[Result]] = [[] for _ in range(self.count)]
+        with _together(stop):
+            dist.all_gather_object(of_all, results)
+        return [result for of_one in of_all for result in of_one]
 
 
 @contextmanager
@@ -72,3 +79,16 @@ def joined_ranks() -> Iterator[Ranks]:
         yield Ranks(dist.get_rank(), count)
     finally:
         dist.destroy_process_group()
+
+
+@contextmanager
+def _together(stop: StopCheck) -> Iterator[None]:
+    """All ranks come here, or those that do are told."""
+    try:
+        yield
+    except RuntimeError as error:  # what gloo raises when it loses a peer
+        stop()  # the signal that ended the other rank came to this one, too
+        raise EnvironmentProblem(
+            "another rank ended before its share was done",
+            remedy="look for its own message; the same command goes on from here",
+        ) from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
@@ -18,7 +19,16 @@ from pipeline.logit_codecs import LogitCodec, bytes_per_view, codec_of
 from pipeline.manifest import Manifest, read_manifest
 from pipeline.models import ModelFile, load_model
 from pipeline.params import ClipParams, PrecomputeSoftTargetsParams, load_params, stage_values
-from pipeline.precompute import Asking, Packing, Part, compute_part, keys_of, pack_store, parts_of
+from pipeline.precompute import (
+    Asking,
+    Packing,
+    Part,
+    compute_part,
+    keys_of,
+    pack_store,
+    parts_of,
+    refuse_not_finite,
+)
 from pipeline.row_cache import RowCache
 from pipeline.soft_targets import FORMAT_VERSION
 from pipeline.views import VIEW_POLICY_VERSION
@@ -52,6 +62,7 @@ def main(
         if ranks.index > 0:
             _on_ranks(ranks, None, stop)
             return
+        _check_options(ranks, workers, scheduler)
         params = load_params(params_path)
         options = params.precompute_soft_targets
         manifest, frames, teacher = read_manifest(manifest_path), FrameStore(frames_path), load_model(teacher_path)
@@ -59,15 +70,15 @@ def main(
         _check_teacher(teacher_path, teacher, manifest, frames, params.clip)
         samples = samples_of(manifest, frames, "train")
         asked_on = choose_device(device)
-        values = stage_values(params.clip, params.views, seed=params.seed, batch_size=options.batch_size)
-        fingerprint = {**values, "device": asked_on.type}
+        policy = {**params.views.model_dump(), "seed": params.seed, "version": VIEW_POLICY_VERSION}
+        fingerprint = stage_values(params.clip, view_policy=policy, batch_size=options.batch_size, device=asked_on.type)
         inputs = {"teacher": teacher.digest}
         with (
             out_lock(STAGE, out),
             work_folder(STAGE, params=fingerprint, inputs=inputs, format_version=FORMAT_VERSION) as work,
         ):
             cache, keys = RowCache(work.path), keys_of(samples, frames)
-            new = [video_id for video_id, digest in keys if (video_id, digest) not in cache]
+            new = [key[0] for key in keys if key not in cache]
             how = Asking(
                 teacher=(teacher_path.absolute(), teacher.digest),
                 frames=(frames_path.absolute(), frames.digest),
@@ -81,21 +92,18 @@ def main(
             )
             parts = parts_of(new, how)
             if ranks.count > 1:
-                _on_ranks(ranks, parts, stop)
+                refuse_not_finite(_on_ranks(ranks, parts, stop))
             else:
-                _on_workers(parts, stop, workers=workers, scheduler=scheduler)
+                refuse_not_finite(_on_workers(parts, stop, workers=workers, scheduler=scheduler))
             cache.look()
             packing = Packing(cache, keys, [sample.label for sample in samples], codec)
+            origin = {"manifest": manifest.digest, "frames": frames.digest, "enhancer": frames.origin.get("enhancer")}
             attributes = {
                 "class_names": list(manifest.class_names),
                 "clip": params.clip.model_dump(),
-                "view_policy": {**params.views.model_dump(), "seed": params.seed, "version": VIEW_POLICY_VERSION},
+                "view_policy": policy,
                 "batch_size": options.batch_size,
-                "digests": {
-                    "manifest": manifest.digest,
-                    "frames": frames.digest,
-                    "enhancer": frames.origin.get("enhancer"),
-                },
+                "digests": origin,
             }
             built = work.path / f"soft_targets.zarr{PARTIAL_SUFFIX}"  # swept when a killed run left it
             digest = pack_store(built, packing, teacher, attributes, max_kl=options.max_kl)
@@ -107,6 +115,14 @@ def main(
         f"the teacher's top-1 on these views is {packing.top1_on_views:.1%}"
     )
     say(f"{STAGE}: {options.codec} keeps {packing.error} -> {out}, digest {digest}")
+
+
+def _check_options(ranks: Ranks, workers: int | None, scheduler: str | None) -> None:
+    if ranks.count > 1 and (workers is not None or scheduler is not None):
+        raise ParamsError(
+            "--workers and --scheduler share work among dask's processes, torchrun among its own",
+            remedy="leave these options and DASK_SCHEDULER_ADDRESS away, or run without torchrun",
+        )
 
 
 def _codec(options: PrecomputeSoftTargetsParams, num_classes: int) -> LogitCodec:
@@ -140,7 +156,7 @@ def _check_teacher(path: Path, teacher: ModelFile, manifest: Manifest, frames: F
         )
 
 
-def _on_workers(parts: Sequence[Part], stop: StopCheck, *, workers: int | None, scheduler: str | None) -> None:
+def _on_workers(parts: Sequence[Part], stop: StopCheck, *, workers: int | None, scheduler: str | None) -> list[str]:
     """Ask in this process, on processes of this machine, or on those of a dask scheduler."""
     if workers is None and parts and torch.device(parts[0].how.device).type != "cpu":
         workers = 1  # processes would share the GPU
@@ -148,7 +164,7 @@ def _on_workers(parts: Sequence[Part], stop: StopCheck, *, workers: int | None, 
         # dask's processes may have no child processes
         parts = [replace(part, how=replace(part.how, num_workers=0)) for part in parts]
     with _part_progress(STAGE, parts) as done:
-        map_tasks(
+        not_finite = map_tasks(
             compute_part,
             parts,
             name=str,
@@ -157,13 +173,14 @@ def _on_workers(parts: Sequence[Part], stop: StopCheck, *, workers: int | None, 
             num_workers=workers,
             scheduler=scheduler,
         )
+    return list(chain(*not_finite))
 
 
-def _on_ranks(ranks: Ranks, parts: Sequence[Part] | None, stop: StopCheck) -> None:
+def _on_ranks(ranks: Ranks, parts: Sequence[Part] | None, stop: StopCheck) -> list[str]:
     """Ask in this rank about its share of the parts, which rank 0 gives, and wait for the others."""
-    own = ranks.share(parts)
+    own = ranks.share(parts, stop=stop)
     with _part_progress(f"{STAGE}, rank {ranks.index} of {ranks.count}", own) as done:
-        ranks.run(compute_part, own, done=done, stop=stop)
+        return sorted(chain(*ranks.run(compute_part, own, done=done, stop=stop)))
 
 
 @contextmanager

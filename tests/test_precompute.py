@@ -3,60 +3,37 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
-import time
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import yaml
-from builders import CLIP, VIEWS, noise_video, one_thread, tiny_data, write_frames  # noqa: F401 - a fixture
-from target_stores import BATCH_SIZE, SEED, contents, make_store, make_teacher
+from builders import CLIP, VIEWS, manifest_row, one_thread, tiny_data, write_frames  # noqa: F401 - a fixture
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from precompute_runs import NUM_TRAIN, ROOT, compute, make_project, write_params
+from target_stores import BATCH_SIZE, SEED, make_store, make_teacher
 
 from pipeline import asking, precompute
 from pipeline.asking import ask
 from pipeline.errors import DataError, EnvironmentProblem, ParamsError, StaleArtifactError
 from pipeline.frames import FrameStore
+from pipeline.logit_codecs import codec_of
 from pipeline.manifest import read_manifest, write_manifest
 from pipeline.models import load_model
-from pipeline.precompute import Asking, Part, compute_part
-from pipeline.soft_targets import SoftTargetStore
-from pipeline.work import out_lock
-from stages.precompute_soft_targets import main
-
-ROOT = Path(__file__).parent.parent
-NUM_TRAIN = 7
-
-
-def write_params(folder, **options):
-    values = yaml.safe_load((ROOT / "params.yaml").read_text())
-    values |= {"seed": SEED, "clip": CLIP.model_dump(), "views": VIEWS.model_dump()}
-    values["precompute_soft_targets"] |= {"batch_size": BATCH_SIZE, **options}
-    (folder / "params.yaml").write_text(yaml.safe_dump(values))
+from pipeline.precompute import Asking, Packing, Part, compute_part
+from pipeline.row_cache import RowCache, write_part
+from pipeline.soft_targets import Rows, SoftTargetStore, row_layout
+from stages import precompute_soft_targets as stage
 
 
 @pytest.fixture(autouse=True)
 def project(tmp_path, monkeypatch):
-    """A folder with data and a teacher, two videos a part."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("DVC_ROOT", raising=False)
-    monkeypatch.setattr(precompute, "CLIPS_PER_PART", 2 * VIEWS.num_views)
-    tiny_data(tmp_path, num_train=NUM_TRAIN, num_val=1, num_test=1, num_classes=3)
-    make_teacher(tmp_path / "teacher.safetensors")
-    write_params(tmp_path)
-    return tmp_path
-
-
-def compute(out="store.zarr", **options):
-    paths = {"manifest_path": Path("manifest.csv"), "frames_path": Path("frames"), "params_path": Path("params.yaml")}
-    main(
-        **{**paths, "teacher_path": Path("teacher.safetensors"), "device": "cpu", "workers": 1, "out": Path(out)}
-        | options
-    )
-    return contents(Path(out))
+    return make_project(tmp_path, monkeypatch)
 
 
 @pytest.fixture
@@ -117,6 +94,25 @@ def test_the_size_of_parts_does_not_show(project, monkeypatch, clips_per_part):
     assert compute("other.zarr") == expected
 
 
+@given(cuts=st.sets(st.integers(1, 29)))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_the_size_of_parts_does_not_show_in_sums(tmp_path_factory, cuts):
+    def error(cuts):
+        folder = tmp_path_factory.mktemp("parts")
+        for start, stop in pairwise([0, *sorted(cuts), 30]):
+            write_part(folder, rows.take(slice(start, stop)))
+        keys = [(name, "00" * 16, (0, 0, 0)) for name in rows.video_ids]
+        packing = Packing(RowCache(folder), keys, [0] * 30, codec_of({"name": "topk", "k": 2}, 5))
+        list(packing.rows())
+        return packing.error
+
+    names = tuple(f"{index:02}" for index in range(30))
+    layout = row_layout(codec_of({"name": "float32"}, 5), 2, 1)
+    rows = Rows(names, {name: np.zeros((30, *array.inner), array.dtype) for name, array in layout.items()})
+    rows.arrays["logits"][:] = np.random.default_rng(0).normal(size=(30, 2, 1, 5))
+    assert error(cuts) == error(())
+
+
 def test_neither_processes_nor_data_loaders_show(project, monkeypatch):
     expected = compute()
     monkeypatch.setenv("DVC_ROOT", str(project / "workers"))
@@ -138,19 +134,6 @@ def test_threads_do_not_show(project, threads):
         assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)
-
-
-@pytest.mark.slow
-def test_ranks_do_not_show(project):
-    expected = compute()
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "stages",
-        "precompute_soft_targets", "--manifest", "manifest.csv", "--frames", "frames",
-        "--teacher", "teacher.safetensors", "--out", "ranks.zarr",
-    ]  # fmt: skip
-    environment = {**os.environ, "DVC_ROOT": str(project / "ranks"), "PYTHONPATH": str(ROOT)}
-    subprocess.run(command, check=True, env=environment, timeout=120)
-    assert contents(Path("ranks.zarr")) == expected
 
 
 # growing, shrinking, other codecs
@@ -221,75 +204,50 @@ def test_another_teacher_is_asked_about_everything(project, asked):
     assert sum(asked) == NUM_TRAIN * VIEWS.num_views
 
 
+def test_black_frames_of_another_shape_are_other_frames(project, monkeypatch, asked):
+    rows, videos = [], {}
+    for split, shape in (("train", (6, 18, 22)), ("test", (6, 18, 22))):
+        rows.append(manifest_row(f"black_{split}", 0, split, shape))
+        videos[f"black_{split}"] = np.zeros((*shape, 3), dtype=np.uint8)
+    write_manifest(project / "manifest.csv", rows)
+    make_teacher(project / "teacher.safetensors", class_names=("drink",), num_classes=1)
+    write_frames(project / "frames", videos)
+    compute()
+    asked.clear()
+    turned = {name: video.transpose(0, 2, 1, 3) for name, video in videos.items()}
+    assert compute(frames_path=write_frames(project / "turned", turned).path) == from_scratch(
+        project, monkeypatch, frames_path=project / "turned"
+    )
+    assert sum(asked) == 2 * VIEWS.num_views
+
+
+@pytest.mark.parametrize("changed", ["version of the view policy", "seed", "batch_size", "num_views"])
+def test_rows_of_other_views_or_batches_are_not_taken(project, monkeypatch, asked, changed):
+    compute()
+    asked.clear()
+    if changed == "version of the view policy":
+        monkeypatch.setattr(stage, "VIEW_POLICY_VERSION", 2)
+    else:
+        values = yaml.safe_load(Path("params.yaml").read_text())
+        section = {"seed": values, "num_views": values["views"]}.get(changed, values["precompute_soft_targets"])
+        section[changed] += 1
+        Path("params.yaml").write_text(yaml.safe_dump(values))
+    compute()
+    assert sum(asked) == NUM_TRAIN * (VIEWS.num_views + (changed == "num_views"))
+
+
 # damage and interruption
 
 
 def test_a_damaged_part_is_worked_out_again(project, asked):
     expected = compute()
     asked.clear()
-    damaged = parts()[1]
+    damaged = max(parts(), key=lambda path: path.stat().st_size)  # of two videos, not the last one's
     content = bytearray(damaged.read_bytes())
     content[-1] ^= 1
     damaged.write_bytes(content)
     assert compute() == expected
     assert sum(asked) == 2 * VIEWS.num_views
-
-
-def start(folder, *options, parts_of=2):
-    code = (
-        "import sys, torch\n"
-        "from pipeline import precompute\n"
-        f"precompute.CLIPS_PER_PART = {parts_of * VIEWS.num_views}\n"
-        "from stages.__main__ import main\n"
-        "sys.argv[0] = 'dlkdd'\n"
-        "main()\n"
-    )
-    command = [
-        sys.executable, "-c", code, "precompute_soft_targets", "--manifest", "manifest.csv", "--frames", "frames",
-        "--teacher", "teacher.safetensors", "--out", "killed.zarr", "--workers", "1", "--device", "cpu", *options,
-    ]  # fmt: skip
-    environment = {**os.environ, "DVC_ROOT": str(folder / "killed"), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
-
-
-@pytest.mark.slow
-def test_killed_at_any_point_it_goes_on_and_ends_with_the_same_bytes(tmp_path):
-    tiny_data(tmp_path, num_train=60, num_val=1, num_test=1, num_classes=3, shape_THW=(12, 40, 50))
-    expected = compute()
-    rng = np.random.default_rng(0)
-    began = time.monotonic()
-    start(tmp_path).wait()
-    whole = time.monotonic() - began
-    (tmp_path / "killed.zarr").rename(tmp_path / "never_killed.zarr")
-    assert contents(tmp_path / "never_killed.zarr") == expected
-    for part in (tmp_path / "killed").rglob("*.safetensors"):
-        part.unlink()
-    num_whole = []
-    for _ in range(8):
-        process = start(tmp_path)
-        time.sleep(rng.uniform(0.5, 1.0) * whole)
-        process.kill()
-        process.wait()
-        num_whole.append(len(list((tmp_path / "killed").rglob("*.safetensors"))))
-        if (tmp_path / "killed.zarr").exists():
-            assert contents(tmp_path / "killed.zarr") == expected
-    assert num_whole == sorted(num_whole)
-    assert start(tmp_path).wait() == 0
-    assert contents(tmp_path / "killed.zarr") == expected
-    assert not list(tmp_path.rglob("*.partial"))
-
-
-@pytest.mark.slow
-def test_sigterm_keeps_what_is_done(tmp_path):
-    tiny_data(tmp_path, num_train=300, num_val=1, num_test=1, num_classes=3, shape_THW=(12, 40, 50))
-    process = start(tmp_path)
-    while not list((tmp_path / "killed").rglob("*.safetensors")):
-        assert process.poll() is None
-        time.sleep(0.01)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait() == 128 + signal.SIGTERM
-    assert list((tmp_path / "killed").rglob("*.safetensors"))
-    assert not (tmp_path / "killed.zarr").exists()
 
 
 def test_two_stages_on_one_store_the_second_is_told(project):
@@ -332,24 +290,35 @@ def test_as_many_classes_kept_as_there_are_is_refused_before_the_work(project, a
 
 
 @pytest.mark.parametrize(
-    ("value", "words"), [(np.nan, "not finite"), (np.inf, "not finite"), (1e5, "too large for the codec")]
+    ("value", "words", "num_new"),
+    [
+        (np.nan, "not finite on 2 videos", 2),
+        (np.inf, "not finite", 2),
+        (1e5, "too large for the codec float16 on 2", 0),
+    ],
 )
-def test_logits_that_cannot_be_kept_name_their_videos(project, monkeypatch, value, words):
+def test_all_videos_with_logits_that_cannot_be_kept_are_named(project, monkeypatch, asked, value, words, num_new):
     video_ids = [row.video_id for row in read_manifest(Path("manifest.csv")).rows_of("train")]
-    calls = []
+    counted = asking.ask
+    batches = []
 
     def broken(teacher, clip_BTHWC, *, batch_size):
-        logits_BK = ask(teacher, clip_BTHWC, batch_size=batch_size)
-        calls.append(len(logits_BK))
-        if len(calls) == 1:
-            logits_BK[VIEWS.num_views] = value  # the first view of the second video
+        logits_BK = counted(teacher, clip_BTHWC, batch_size=batch_size)
+        batches.append(len(logits_BK))
+        if len(batches) in (1, 4):  # of 4, 2, 4, 2, … clips: in the first part, and in the second
+            logits_BK[-1] = value
         return logits_BK
 
-    monkeypatch.setattr(asking, "ask", broken)
-    with pytest.raises(DataError, match=words) as caught:
-        compute()
-    assert caught.value.findings == (video_ids[1],)
+    with monkeypatch.context() as patched:
+        patched.setattr(asking, "ask", broken)
+        with pytest.raises(DataError, match=words) as caught:
+            compute()
+    assert caught.value.findings == (video_ids[1], video_ids[3])
     assert not Path("store.zarr").exists()
+    asked.clear()
+    write_params(project, codec="float32")
+    compute()
+    assert sum(asked) == num_new * VIEWS.num_views
 
 
 def test_another_teacher_is_refused_with_all_that_differs(project):
@@ -376,9 +345,3 @@ def test_a_file_that_changes_under_a_worker_is_noticed(project):
     )
     with pytest.raises(StaleArtifactError, match="has another digest here"):
         compute_part(Part(("video",), how))
-
-
-def test_the_lock_of_an_out_is_free_afterwards(project):
-    for _ in range(2):
-        with out_lock("stage", Path("store.zarr")):
-            pass
