@@ -16,6 +16,7 @@ from pipeline.errors import EnvironmentProblem, Interrupted
 from pipeline.work import (
     PARTIAL_SUFFIX,
     interruptible,
+    out_lock,
     publish,
     work_folder,
     work_root,
@@ -314,6 +315,62 @@ def test_the_lock_is_free_after_an_error():
     with pytest.raises(ValueError, match=r"^$"):
         failing_run()
     with holder():
+        pass
+
+
+OUT_HOLDER = """
+import sys
+from pathlib import Path
+from pipeline.work import out_lock
+with out_lock("stage", Path("store.zarr")):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@contextlib.contextmanager
+def out_holder(folder):
+    """Another process, started in a folder, that writes store.zarr there."""
+    command = [sys.executable, "-c", OUT_HOLDER]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": environment}
+    with subprocess.Popen(command, cwd=folder, **options) as process:
+        try:
+            assert process.stdout.readline() == "held\n"
+            yield process
+        finally:
+            process.kill()
+
+
+def write_out(out):
+    with out_lock("another stage", out):
+        pass
+
+
+def test_who_would_write_an_out_that_is_being_written_is_told(tmp_path, monkeypatch):
+    out = tmp_path / "store.zarr"
+    with out_holder(tmp_path) as process:
+        with pytest.raises(EnvironmentProblem) as caught:
+            write_out(out)
+        assert f"process {process.pid} on {os.uname().nodename} is already writing {out}" in str(caught.value)
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(EnvironmentProblem):
+            write_out(Path("store.zarr"))
+        write_out(tmp_path / "other.zarr")
+        process.kill()
+        process.wait()
+        write_out(out)
+    assert not out.exists()
+
+
+def test_an_out_is_free_after_an_error(tmp_path):
+    def failing_run():
+        with out_lock("stage", tmp_path / "store.zarr"):
+            raise ValueError
+
+    with pytest.raises(ValueError, match=r"^$"):
+        failing_run()
+    with out_holder(tmp_path):
         pass
 
 
