@@ -80,15 +80,14 @@ def publish(built: Path, out: Path) -> None:
 def _publish(built: Path, out: Path) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     _sync_tree(built)
+    old = built.with_name(f"{out.name}.old{PARTIAL_SUFFIX}")  # moved away: a kill must not leave half of it at the out
+    shutil.rmtree(old, ignore_errors=True)
     if out.is_dir() and not out.is_symlink():
-        shutil.rmtree(out)
+        if not _renamed(out, old):
+            shutil.rmtree(out)
     elif built.is_dir():
         out.unlink(missing_ok=True)  # a folder is not renamed onto a file or a link
-    try:
-        built.replace(out)
-    except OSError as error:
-        if error.errno != errno.EXDEV:  # the work folder may lie on another file system than an experiment's outs
-            raise
+    if not _renamed(built, out):
         beside = out.with_name(out.name + PARTIAL_SUFFIX)
         if built.is_dir():
             shutil.rmtree(beside, ignore_errors=True)
@@ -99,6 +98,18 @@ def _publish(built: Path, out: Path) -> None:
         beside.replace(out)
         shutil.rmtree(built) if built.is_dir() else built.unlink()
     sync_folder(out.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _renamed(path: Path, to: Path) -> bool:
+    """Rename; False where `to` lies on another file system: the work folder may, beside an experiment's outs."""
+    try:
+        path.replace(to)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        return False
+    return True
 
 
 def _sync_tree(path: Path) -> None:

@@ -180,6 +180,27 @@ def test_publish_replaces_a_link_and_not_what_it_points_to(tmp_path):
     assert (out.read_text(), cached.read_text()) == ("new", "old")
 
 
+def test_killed_while_it_replaces_a_folder_none_or_a_whole_one_is_there(tmp_path, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    def halfway(path, *_args, **_options):
+        """Removes a folder up to its first file, as a killed process would."""
+        for inner in sorted(path.rglob("*") if path.is_dir() else []):
+            if inner.is_file():
+                inner.unlink()
+                raise Killed
+
+    work, out = tmp_path / "work", tmp_path / "out"
+    work.mkdir()
+    build(out, "folder", "old")
+    monkeypatch.setattr("pipeline.work.shutil.rmtree", halfway)
+    with pytest.raises(Killed):
+        publish(build(work / "built", "folder", "new"), out)
+    assert tree(out) == {"inner": None, "inner/new": b"new"}
+    assert [path.name for path in work.iterdir()] == [f"out.old{PARTIAL_SUFFIX}"]
+
+
 def test_publish_of_something_that_was_not_built_changes_nothing(tmp_path):
     out = build(tmp_path / "out", "folder", "old")
     with pytest.raises(FileNotFoundError):
