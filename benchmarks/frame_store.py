@@ -12,6 +12,7 @@ import argparse
 import tempfile
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 import h5py
@@ -20,12 +21,12 @@ import simplejpeg
 from numpy.typing import NDArray
 
 from pipeline.demo import DemoVideo, DemoVideosParams, film, list_videos
-from pipeline.enhance import Gamma
+from pipeline.enhance import Gamma, enhance_frames
 from pipeline.frames import Codec, FrameStore, shard_path, write_index, write_shard
 from pipeline.video import read_frames, write_video
 
 Frames = NDArray[np.uint8]
-LIFT = Gamma(2.2)
+LIFT = partial(enhance_frames, Gamma(2.2))
 CLIP_FRAMES, CLIP_STRIDE = 16, 4
 QUALITIES = (90, 95, 98)
 REPEATS = 5

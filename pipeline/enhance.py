@@ -1,36 +1,89 @@
-"""Enhancers: dark frames → enhanced frames of the same shape, and the model file that a fitted one is.
+"""Enhancers: the dark frames of a video → enhanced frames of the same shape; the classical ones.
 
-Axes: T frames, H rows, W columns, C the channels red, green, blue; uint8 throughout. An enhancer treats each frame by
-itself, so that frames may come in batches of any size. Histogram methods work on luma (Y of ITU-R BT.601's YCbCr) and
-keep the colour differences.
+Axes: T frames, H rows, W columns, C the channels red, green, blue; uint8 throughout. Histogram methods work on luma (Y
+of ITU-R BT.601's YCbCr) and keep the colour differences. What an enhancer estimates from the frames it estimates once
+for a video, or for each frame from a window of frames around it, so that the light does not jump from frame to frame.
+How the frames come in batches changes nothing.
 """
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Protocol
 
 import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pipeline.errors import StaleArtifactError
-from pipeline.weights import read_attributes, save_weights
-
-FORMAT = "dlkdd enhancer"
-FORMAT_VERSION = 1
-
 Frames = NDArray[np.uint8]
+Frame = NDArray[np.uint8]
+Table = NDArray[np.uint8]  # (256,): a value for each level
+Counts = NDArray[np.int64]  # (256,): how often each level occurs
+Statistics = Literal["video", "frame"]
+
+SAMPLED_FRAMES = 32  # of which statistics of a whole video are made, evenly spread over it
+MAX_GAMMA = 10.0  # the strongest lift of gamma_auto: black frames have no gamma that brings them to any mean
+_BATCH_PIXELS = 1 << 22  # of frames in memory at a time
+_BATCH_FRAMES = 32
+
+
+class Video(Protocol):
+    """The dark frames of one video, read when asked for."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(T, H, W)."""
+
+    def read(self, numbers: Sequence[int]) -> Frames:
+        """The frames with these numbers: (T, H, W, C) uint8."""
+
+
+@dataclass(frozen=True)
+class FramesInMemory:
+    """A video whose frames are an array (T, H, W, C)."""
+
+    frames_THWC: Frames
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(T, H, W)."""
+        num_frames, height, width, _ = self.frames_THWC.shape
+        return num_frames, height, width
+
+    def read(self, numbers: Sequence[int]) -> Frames:
+        """The frames with these numbers."""
+        return self.frames_THWC[list(numbers)]
+
+
+FrameFunction = Callable[[Frames, int], Frames]
+"""Consecutive dark frames (T, H, W, C) of a video and the number of the first → the enhanced ones."""
 
 
 class Enhancer(Protocol):
-    """A function of frames; it does not change what it is given."""
+    """Makes a function of a video's frames; that function does not change what it is given."""
 
-    def __call__(self, frames_THWC: Frames) -> Frames:
-        """(T, H, W, C) uint8 → the same shape and type."""
+    def for_video(self, video: Video) -> FrameFunction:
+        """The function for this video, with what has to be known of the whole of it."""
+
+
+def enhanced_batches(enhancer: Enhancer, video: Video) -> Iterator[Frames]:
+    """The enhanced frames of a video in order, in batches (T, H, W, C): memory holds a few, however long it is."""
+    num_frames, height, width = video.shape
+    enhance = enhancer.for_video(video)
+    step = min(_BATCH_FRAMES, max(1, _BATCH_PIXELS // (height * width)))
+    for start in range(0, num_frames, step):
+        dark_THWC = video.read(range(start, min(start + step, num_frames)))
+        enhanced_THWC = enhance(dark_THWC, start)
+        assert enhanced_THWC.shape == dark_THWC.shape, (enhanced_THWC.shape, dark_THWC.shape)
+        yield enhanced_THWC
+
+
+def enhance_frames(enhancer: Enhancer, dark_THWC: Frames) -> Frames:
+    """A video that is in memory, enhanced: (T, H, W, C)."""
+    return np.concatenate(list(enhanced_batches(enhancer, FramesInMemory(dark_THWC))))
 
 
 @dataclass(frozen=True)
@@ -39,9 +92,9 @@ class Unchanged:
 
     name: ClassVar[str] = "none"
 
-    def __call__(self, frames_THWC: Frames) -> Frames:
-        """Return the frames themselves."""
-        return frames_THWC
+    def for_video(self, video: Video) -> FrameFunction:
+        """The identity."""
+        return lambda frames_THWC, first: frames_THWC
 
 
 @dataclass(frozen=True)
@@ -54,28 +107,70 @@ class Gamma:
     def __post_init__(self) -> None:
         _check_positive("gamma", self.gamma)
 
-    def __call__(self, frames_THWC: Frames) -> Frames:
-        """Look each value up."""
-        table = np.rint(255.0 * (np.arange(256) / 255.0) ** (1.0 / self.gamma)).astype(np.uint8)
-        return np.asarray(cv2.LUT(frames_THWC.reshape(1, -1), table), np.uint8).reshape(frames_THWC.shape)
+    def for_video(self, video: Video) -> FrameFunction:
+        """One table for all frames."""
+        table = gamma_table(self.gamma)
+        return lambda frames_THWC, first: _look_up(table, frames_THWC)
+
+
+@dataclass(frozen=True)
+class GammaAuto:
+    """The gamma between 1 and 10 that lifts the mean of all values to `target_mean`, a share of white.
+
+    statistics: "video" takes one gamma for a video, from 32 of its frames; "frame" one for each frame, from the
+    `smoothing` frames around it.
+    """
+
+    name: ClassVar[str] = "gamma_auto"
+    target_mean: float
+    statistics: Statistics
+    smoothing: int
+
+    def __post_init__(self) -> None:
+        _check_positive("target_mean", self.target_mean)
+        if self.target_mean >= 1:
+            raise ValueError(f"target_mean is below 1, not {self.target_mean!r}")
+        _check_statistics(self.statistics, self.smoothing)
+
+    def for_video(self, video: Video) -> FrameFunction:
+        """A table of the video, or of the frames around each."""
+
+        def make_table(counts: Counts) -> Table:
+            return gamma_table(gamma_to_mean(counts, self.target_mean))
+
+        return _by_counts(video, self.statistics, self.smoothing, _count_values, make_table, _look_up)
 
 
 @dataclass(frozen=True)
 class Equalize:
-    """Histogram equalisation of each frame's luma."""
+    """Histogram equalisation of luma: each level goes to its share of the pixels that are as dark or darker.
+
+    statistics: "video" counts 32 frames of the video and maps all frames alike; "frame" counts the `smoothing` frames
+    around each, and with a smoothing of 1 is OpenCV's equalizeHist of every frame.
+    """
 
     name: ClassVar[str] = "equalize"
+    statistics: Statistics
+    smoothing: int
 
-    def __call__(self, frames_THWC: Frames) -> Frames:
-        """Equalise frame by frame."""
-        return _map_luma(lambda luma_HW: cv2.equalizeHist(luma_HW), frames_THWC)
+    def __post_init__(self) -> None:
+        _check_statistics(self.statistics, self.smoothing)
+
+    def for_video(self, video: Video) -> FrameFunction:
+        """A table of the video, or of the frames around each."""
+
+        def apply(table: Table, frames_THWC: Frames) -> Frames:
+            return _map_luma(lambda luma_HW: cv2.LUT(luma_HW, table), frames_THWC)
+
+        return _by_counts(video, self.statistics, self.smoothing, _count_luma, equalization_table, apply)
 
 
 @dataclass(frozen=True)
 class Clahe:
     """Contrast-limited adaptive histogram equalisation of each frame's luma (Zuiderveld 1994), by OpenCV.
 
-    clip_limit: in multiples of a tile's mean histogram count. grid: tiles along either side.
+    clip_limit: in multiples of a tile's mean histogram count. grid: tiles along either side. Every frame by itself:
+    its statistics are those of small tiles through which things move.
     """
 
     name: ClassVar[str] = "clahe"
@@ -84,61 +179,100 @@ class Clahe:
 
     def __post_init__(self) -> None:
         _check_positive("clip_limit", self.clip_limit)
-        if isinstance(self.grid, bool) or not isinstance(self.grid, int) or self.grid < 1:
-            raise ValueError(f"grid is a whole number from 1, not {self.grid!r}")
+        _check_count("grid", self.grid)
 
-    def __call__(self, frames_THWC: Frames) -> Frames:
-        """Equalise frame by frame, tile by tile."""
+    def for_video(self, video: Video) -> FrameFunction:
+        """Equalises frame by frame, tile by tile."""
         clahe = cv2.createCLAHE(clipLimit=self.clip_limit, tileGridSize=(self.grid, self.grid))
-        return _map_luma(lambda luma_HW: clahe.apply(luma_HW), frames_THWC)
+        return lambda frames_THWC, first: _map_luma(lambda luma_HW: clahe.apply(luma_HW), frames_THWC)
 
 
-ENHANCERS: dict[str, type[Unchanged | Gamma | Equalize | Clahe]] = {
-    kind.name: kind for kind in (Unchanged, Gamma, Equalize, Clahe)
-}
+def gamma_table(gamma: float) -> Table:
+    """255 · (level / 255) ^ (1 / gamma), rounded."""
+    table: Table = np.rint(255.0 * (np.arange(256) / 255.0) ** (1.0 / gamma)).astype(np.uint8)
+    return table
 
 
-def make_enhancer(name: str, parameters: Mapping[str, Any]) -> Unchanged | Gamma | Equalize | Clahe:
-    """The enhancer of that name. Raises ValueError for an unknown one, or for other parameters than it takes."""
-    if name not in ENHANCERS:
-        raise ValueError(f"{name!r} is none of {', '.join(ENHANCERS)}")
-    try:
-        return ENHANCERS[name](**parameters)
-    except TypeError as error:
-        raise ValueError(str(error)) from None
+def gamma_to_mean(counts: Counts, target_mean: float) -> float:
+    """The gamma from 1 to 10 at which values with these counts have this mean, as a share of white, or the nearest."""
+    shares = counts / counts.sum()
+    levels = np.arange(256) / 255.0
+
+    def mean(gamma: float) -> float:
+        return float(shares @ levels ** (1.0 / gamma))
+
+    low, high = 1.0, MAX_GAMMA
+    if mean(low) >= target_mean:
+        return low
+    if mean(high) <= target_mean:
+        return high
+    for _ in range(40):  # the mean rises with gamma; 2^-40 of the range is far below what a table shows
+        middle = (low + high) / 2
+        low, high = (middle, high) if mean(middle) < target_mean else (low, middle)
+    return low
 
 
-def save_enhancer(path: Path, enhancer: Unchanged | Gamma | Equalize | Clahe) -> None:
-    """Write an enhancer's model file; classical enhancers have parameters and no tensors."""
-    attributes = {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
-        "enhancer": enhancer.name,
-        "parameters": asdict(enhancer),
-    }
-    save_weights(path, {}, attributes)
+def equalization_table(counts: Counts) -> Table:
+    """255 · the share of pixels that are as dark or darker; pixels of the darkest level count nowhere and become 0."""
+    darkest = int(counts.nonzero()[0][0])
+    others = int(counts.sum() - counts[darkest])
+    if others == 0:  # one level alone stays what it is
+        return np.arange(256, dtype=np.uint8)
+    above = np.maximum(counts.cumsum() - counts[darkest], 0)
+    table: Table = np.rint(above * (255.0 / others)).astype(np.uint8)
+    return table
 
 
-def load_enhancer(path: Path) -> Enhancer:
-    """Read an enhancer's model file. Raises StaleArtifactError where it is damaged or of another format."""
-    attributes = read_attributes(path)
-    found = attributes.get("format"), attributes.get("format_version")
-    if found != (FORMAT, FORMAT_VERSION):
-        raise StaleArtifactError(
-            f"{path}: {found[0]} of version {found[1]} where a {FORMAT} of version {FORMAT_VERSION} is expected",
-            remedy="make it again with `dvc repro`",
-        )
-    try:
-        return make_enhancer(attributes["enhancer"], attributes["parameters"])
-    except (KeyError, ValueError) as error:
-        raise StaleArtifactError(
-            f"{path}: no usable enhancer: {error}", remedy="make it again with `dvc repro`"
-        ) from None
+def _by_counts(
+    video: Video,
+    statistics: Statistics,
+    smoothing: int,
+    count: Callable[[Frame], Counts],
+    make_table: Callable[[Counts], Table],
+    apply: Callable[[Table, Frames], Frames],
+) -> FrameFunction:
+    """A function that applies the table of the video's counts, or to each frame that of the counts around it."""
+    num_frames = video.shape[0]
+    if statistics == "video":
+        numbers = np.unique(np.linspace(0, num_frames - 1, SAMPLED_FRAMES).round().astype(int))
+        # one at a time: 32 frames of a large video are a lot of memory
+        table = make_table(_sum(count(video.read([number])[0]) for number in numbers.tolist()))
+        return lambda frames_THWC, first: apply(table, frames_THWC)
+
+    reach = smoothing // 2
+    counted: dict[int, Counts] = {}
+
+    def around(number: int) -> Counts:
+        window = range(max(0, number - reach), min(num_frames, number + reach + 1))
+        for old in [frame for frame in counted if frame < window.start]:
+            del counted[old]
+        for frame in window:
+            if frame not in counted:
+                counted[frame] = count(video.read([frame])[0])
+        return _sum(counted[frame] for frame in window)
+
+    def enhance(frames_THWC: Frames, first: int) -> Frames:
+        counted.update(zip(range(first, first + len(frames_THWC)), map(count, frames_THWC), strict=True))
+        tables = [make_table(around(number)) for number in range(first, first + len(frames_THWC))]
+        return np.concatenate([apply(table, frames_THWC[k : k + 1]) for k, table in enumerate(tables)])
+
+    return enhance
 
 
-def _check_positive(name: str, value: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, float | int) or not (math.isfinite(value) and value > 0):
-        raise ValueError(f"{name} is a number above 0, not {value!r}")
+def _sum(counts: Iterable[Counts]) -> Counts:
+    return functools.reduce(np.add, counts)
+
+
+def _count_values(frame: Frame) -> Counts:
+    return np.bincount(frame.reshape(-1), minlength=256)
+
+
+def _count_luma(frame: Frame) -> Counts:
+    return np.bincount(cv2.cvtColor(frame, cv2.COLOR_RGB2YCrCb)[..., 0].reshape(-1), minlength=256)
+
+
+def _look_up(table: Table, frames_THWC: Frames) -> Frames:
+    return np.asarray(cv2.LUT(frames_THWC.reshape(1, -1), table), np.uint8).reshape(frames_THWC.shape)
 
 
 def _map_luma(function: Callable[[NDArray[np.uint8]], ArrayLike], frames_THWC: Frames) -> Frames:
@@ -148,3 +282,19 @@ def _map_luma(function: Callable[[NDArray[np.uint8]], ArrayLike], frames_THWC: F
         luma_HWC[..., 0] = function(np.ascontiguousarray(luma_HWC[..., 0]))
         cv2.cvtColor(luma_HWC, cv2.COLOR_YCrCb2RGB, dst=enhanced)
     return enhanced_THWC
+
+
+def _check_positive(name: str, value: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, float | int) or not (math.isfinite(value) and value > 0):
+        raise ValueError(f"{name} is a number above 0, not {value!r}")
+
+
+def _check_count(name: str, value: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} is a whole number from 1, not {value!r}")
+
+
+def _check_statistics(statistics: str, smoothing: int) -> None:
+    if statistics not in ("video", "frame"):
+        raise ValueError(f"statistics are those of the video or of a frame, not {statistics!r}")
+    _check_count("smoothing", smoothing)

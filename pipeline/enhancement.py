@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass
 from functools import partial
 from pathlib import Path
@@ -10,25 +10,13 @@ from pathlib import Path
 import cv2
 
 from pipeline.digest import digest_file, digest_json
-from pipeline.enhance import Enhancer, load_enhancer, make_enhancer, save_enhancer
+from pipeline.enhance import Enhancer, Frames, enhanced_batches
+from pipeline.enhancer_file import load_enhancer
 from pipeline.frames import Codec, Frame, FrameStore, IndexRow, shard_path, write_index, write_shard
-from pipeline.params import FitEnhancerParams
 from pipeline.shards import RunTasks, frames_folder, read_record, remove_strangers, write_record
 from pipeline.work import publish, work_folder
 
 ENHANCED_VERSION = 1  # raised when the same dark frames come to give other enhanced ones
-BATCH_FRAMES = 32  # frames in memory at a time; enhancers treat each by itself
-
-
-def fit_enhancer(name: str, params: FitEnhancerParams, out: Path) -> None:
-    """Write the model file of that enhancer. Classical ones learn nothing from the frames: parameters are all."""
-    parameters = {
-        "none": {},
-        "gamma": {"gamma": params.gamma},
-        "equalize": {},
-        "clahe": {"clip_limit": params.clahe_clip_limit, "grid": params.clahe_grid},
-    }
-    save_enhancer(out, make_enhancer(name, parameters[name]))
 
 
 def enhance(dark_path: Path, enhancer_path: Path, out: Path, *, run: RunTasks) -> FrameStore:
@@ -101,7 +89,7 @@ def enhance_shard(task: EnhanceTask) -> tuple[IndexRow, ...]:
     dark, enhancer = FrameStore(task.dark), load_enhancer(task.enhancer)
     result = write_shard(
         shard_path(frames_folder(task.work), task.shard),
-        [(row.video_id, partial(_enhanced, dark, enhancer, row)) for row in task.rows],
+        [(row.video_id, partial(_enhanced, enhancer, _StoredVideo(dark, row.video_id))) for row in task.rows],
         shard=task.shard,
         codec=task.codec,
         jpeg_quality=task.jpeg_quality,
@@ -112,9 +100,23 @@ def enhance_shard(task: EnhanceTask) -> tuple[IndexRow, ...]:
     return result.rows
 
 
-def _enhanced(dark: FrameStore, enhancer: Enhancer, row: IndexRow) -> Iterator[Frame]:
-    for start in range(0, row.frames, BATCH_FRAMES):
-        dark_THWC = dark.read(row.video_id, range(start, min(start + BATCH_FRAMES, row.frames)))
-        enhanced_THWC = enhancer(dark_THWC)
-        assert enhanced_THWC.shape == dark_THWC.shape, (enhanced_THWC.shape, dark_THWC.shape)
-        yield from enhanced_THWC
+@dataclass(frozen=True)
+class _StoredVideo:
+    """A video of the dark store, as an enhancer reads it."""
+
+    store: FrameStore
+    video_id: str
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(T, H, W)."""
+        return self.store.shape(self.video_id)
+
+    def read(self, numbers: Sequence[int]) -> Frames:
+        """The frames with these numbers."""
+        return self.store.read(self.video_id, numbers)
+
+
+def _enhanced(enhancer: Enhancer, video: _StoredVideo) -> Iterator[Frame]:
+    for batch_THWC in enhanced_batches(enhancer, video):
+        yield from batch_THWC

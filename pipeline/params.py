@@ -22,6 +22,9 @@ NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 ModelName = Literal["r2plus1d_slim", "r2plus1d_18", "r3d_18", "mc3_18", "x3d_xs", "x3d_s", "x3d_m", "x3d_l"]
 
 
+EnhancerName = Literal["none", "gamma", "gamma_auto", "equalize", "clahe", "zero_dce", "zero_dce_pp", "sci"]
+
+
 class Section(BaseModel):
     """Frozen, refuses unknown keys, and takes no string for a number nor a float for a count."""
 
@@ -49,8 +52,19 @@ class FitEnhancerParams(Section):
     """Parameters of the enhancers."""
 
     gamma: Positive
+    target_mean: Annotated[float, Field(gt=0, lt=1)]
     clahe_clip_limit: Positive
     clahe_grid: Count
+    statistics: Literal["video", "frame"]
+    smoothing: Count
+    weights: str | None
+    exposure: Annotated[float, Field(gt=0, lt=1)]
+    steps: Count
+    batch_size: Count
+    learning_rate: Positive
+    size: Annotated[int, Field(ge=16)]
+    curve_reduction: Count
+    precision: Literal["float32", "bfloat16"]
 
 
 class ClipParams(Section):
@@ -125,7 +139,7 @@ class Params(Section):
     """All of params.yaml. A stage uses just the fields that dvc.yaml lists for it (tests/test_wiring.py compares)."""
 
     seed: Annotated[int, Field(ge=0, lt=2**32)]
-    enhancer: Literal["none", "gamma", "equalize", "clahe"]
+    enhancer: EnhancerName
     teacher: ModelName
     student: ModelName
     soft_loss: Literal["kl"]
