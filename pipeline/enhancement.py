@@ -2,41 +2,67 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import astuple, dataclass
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import cv2
 
-from pipeline.digest import digest_file, digest_json
+from pipeline.digest import digest_file
 from pipeline.enhance import Enhancer, Frames, enhanced_batches
 from pipeline.enhancer_file import load_enhancer
-from pipeline.frames import Codec, Frame, FrameStore, IndexRow, shard_path, write_index, write_shard
-from pipeline.shards import RunTasks, frames_folder, read_record, remove_strangers, write_record
-from pipeline.work import publish, work_folder
+from pipeline.errors import DataError, StaleArtifactError
+from pipeline.frames import Codec, Frame, FrameStore, IndexRow
+from pipeline.shards import RunTasks, new_run, publish_store, read_record, update_shard, write_record
+from pipeline.stopwatch import Stopwatch, summed
+from pipeline.work import work_folder
 
-ENHANCED_VERSION = 1  # raised when the same dark frames come to give other enhanced ones
+ENHANCED_VERSION = 2  # raised when the same dark frames come to give other enhanced ones
+MAX_FINDINGS = 20  # printed ones
 
 
-def enhance(dark_path: Path, enhancer_path: Path, out: Path, *, run: RunTasks) -> FrameStore:
+@dataclass(frozen=True)
+class Enhanced:
+    """The store that was made, the frames that were enhanced for it, and the seconds of work by kind."""
+
+    store: FrameStore
+    num_frames: int
+    seconds: Mapping[str, float]
+
+
+def enhance(dark_path: Path, enhancer_path: Path, out: Path, *, device: str = "cpu", run: RunTasks) -> Enhanced:
     """Enhance every video of a dark store and publish the enhanced store, in the same shards and codec.
 
-    Raises StaleArtifactError where store or enhancer are damaged. Shards that are done stay in the work folder then.
+    Videos that the same enhancer enhanced before are taken over. Raises StaleArtifactError where store or enhancer are
+    damaged, with all videos that cannot be enhanced; the others are done and stay in the work folder then.
     """
     dark = FrameStore(dark_path)
     load_enhancer(enhancer_path)  # refused here rather than by every worker
-    origin = {"dark": dark.digest, "enhancer": digest_file(enhancer_path)}
-    inputs = {**origin, "shards": digest_json([astuple(row) for row in dark.rows])}
-    coding = {"codec": dark.codec, "jpeg_quality": dark.jpeg_quality}
-    with work_folder("enhance", params=coding, inputs=inputs, format_version=ENHANCED_VERSION) as work:
-        rows = [row for shard in run(enhance_shard, _tasks(dark, dark_path, enhancer_path, work.path)) for row in shard]
-        built = frames_folder(work.path)
-        remove_strangers(work.path, rows)
-        write_index(built, rows, codec=dark.codec, jpeg_quality=_quality(dark), origin=origin)
-        publish(built, out)
-        work.finish()
-    return FrameStore(out)
+    enhancer = digest_file(enhancer_path)
+    how = {"codec": dark.codec, "jpeg_quality": dark.jpeg_quality, "device": device.partition(":")[0]}
+    with work_folder("enhance", params=how, inputs={"enhancer": enhancer}, format_version=ENHANCED_VERSION) as work:
+        reports = run(enhance_shard, _tasks(dark, dark_path, enhancer_path, device, work.path))
+        _check_broken([item for report in reports for item in report.broken], len(dark.rows))
+        rows = [row for report in reports for row in report.rows]
+        origin = {"dark": dark.digest, "enhancer": enhancer}
+        publish_store(work, out, rows, codec=dark.codec, jpeg_quality=_quality(dark), origin=origin)
+    num_frames = sum(report.num_frames for report in reports)
+    return Enhanced(FrameStore(out), num_frames, summed(report.seconds for report in reports))
+
+
+def _check_broken(broken: Sequence[tuple[str, str]], num_videos: int) -> None:
+    if broken:
+        findings = [f"{name}: {reason}" for name, reason in broken[:MAX_FINDINGS]]
+        if len(broken) > MAX_FINDINGS:
+            findings.append(f"… and {len(broken) - MAX_FINDINGS} more")
+        raise StaleArtifactError(
+            f"{len(broken)} of {num_videos} videos could not be enhanced; the others are done and kept",
+            findings=findings,
+            remedy="mend the dark frames with `dvc checkout` or `dvc repro`, or take these videos off the lists; "
+            "then run the same command again: it does what is missing",
+        )
 
 
 @dataclass(frozen=True)
@@ -45,8 +71,10 @@ class EnhanceTask:
 
     shard: int
     work: Path
+    run: str
     dark: Path
     enhancer: Path
+    device: str
     rows: tuple[IndexRow, ...]
     codec: Codec
     jpeg_quality: int
@@ -60,14 +88,30 @@ class EnhanceTask:
         return f"shard {self.shard} ({self.rows[0].video_id} … {self.rows[-1].video_id})"
 
 
-def _tasks(dark: FrameStore, dark_path: Path, enhancer_path: Path, work: Path) -> list[EnhanceTask]:
+@dataclass(frozen=True)
+class EnhanceReport:
+    """What a task made: rows of the index, and the videos that could not be enhanced with their reasons.
+
+    num_frames, seconds: of this run; what was taken over costs none.
+    """
+
+    rows: tuple[IndexRow, ...]
+    broken: tuple[tuple[str, str], ...]
+    num_frames: int
+    seconds: Mapping[str, float]
+
+
+def _tasks(dark: FrameStore, dark_path: Path, enhancer_path: Path, device: str, work: Path) -> list[EnhanceTask]:
     rows = sorted(dark.rows, key=lambda row: (row.shard, row.row))
+    run = new_run()
     return [
         EnhanceTask(
             shard,
             work.absolute(),
+            run,
             dark_path.absolute(),
             enhancer_path.absolute(),
+            device,
             tuple(row for row in rows if row.shard == shard),
             dark.codec,
             _quality(dark),
@@ -80,24 +124,42 @@ def _quality(store: FrameStore) -> int:
     return 100 if store.jpeg_quality is None else store.jpeg_quality  # raw frames use none
 
 
-def enhance_shard(task: EnhanceTask) -> tuple[IndexRow, ...]:
-    """Make one shard of the enhanced store, or keep the one that is there."""
-    kept = read_record(task.work, task.shard)
-    if kept is not None:
-        return kept[0]
-    cv2.setNumThreads(1)  # a worker is one thread of work; OpenCV would start one for each CPU in all of them
-    dark, enhancer = FrameStore(task.dark), load_enhancer(task.enhancer)
-    result = write_shard(
-        shard_path(frames_folder(task.work), task.shard),
-        [(row.video_id, partial(_enhanced, enhancer, _StoredVideo(dark, row.video_id))) for row in task.rows],
-        shard=task.shard,
+def enhance_shard(task: EnhanceTask) -> EnhanceReport:
+    """Make one shard of the enhanced store; videos whose dark frames are the same are taken over."""
+    record = read_record(task.work, task.shard)
+    # raw bytes do not tell the shape: black is black
+    sources = {row.video_id: [row.digest, row.frames, row.height, row.width] for row in task.rows}
+    enhanced_before = {row.video_id for row in record.rows}  # and not what was broken: it may have been mended
+    unchanged = {name for name in enhanced_before & sources.keys() if record.notes[name] == sources[name]}
+    dark, enhancer = FrameStore(task.dark), load_enhancer(task.enhancer, device=task.device)
+    _use_one_thread()
+    watch, enhanced = Stopwatch(), _Count()
+    result = update_shard(
+        task.work,
+        task.shard,
+        [(name, partial(_enhance, enhancer, _StoredVideo(dark, name, watch), watch, enhanced)) for name in sources],
+        record=record,
+        unchanged=unchanged,
+        run=task.run,
         codec=task.codec,
         jpeg_quality=task.jpeg_quality,
         min_frames=1,
+        watch=watch,
     )
-    assert not result.broken, result.broken
-    write_record(task.work, task.shard, result.rows)
-    return result.rows
+    write_record(task.work, task.shard, result, sources)
+    return EnhanceReport(result.rows, result.broken, enhanced.frames, watch.seconds)
+
+
+def _use_one_thread() -> None:
+    """A worker is one thread of work; the libraries would start one for each CPU in every worker."""
+    cv2.setNumThreads(1)
+    if "torch" in sys.modules:  # a learned enhancer's
+        sys.modules["torch"].set_num_threads(1)
+
+
+@dataclass
+class _Count:
+    frames: int = 0
 
 
 @dataclass(frozen=True)
@@ -106,6 +168,7 @@ class _StoredVideo:
 
     store: FrameStore
     video_id: str
+    watch: Stopwatch
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -114,9 +177,14 @@ class _StoredVideo:
 
     def read(self, numbers: Sequence[int]) -> Frames:
         """The frames with these numbers."""
-        return self.store.read(self.video_id, numbers)
+        with self.watch.time("decode"):
+            return self.store.read(self.video_id, numbers)
 
 
-def _enhanced(enhancer: Enhancer, video: _StoredVideo) -> Iterator[Frame]:
-    for batch_THWC in enhanced_batches(enhancer, video):
-        yield from batch_THWC
+def _enhance(enhancer: Enhancer, video: _StoredVideo, watch: Stopwatch, count: _Count) -> Iterator[Frame]:
+    try:
+        for batch_THWC in watch.each("enhance", enhanced_batches(enhancer, video)):
+            yield from batch_THWC
+            count.frames += len(batch_THWC)
+    except StaleArtifactError as error:  # of this video: the others go on
+        raise DataError(str(error).partition("\n")[0]) from None

@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 
 from pipeline.digest import DIGEST_BYTES, digest_bytes, digest_json, digest_uint64
 from pipeline.errors import DataError, StaleArtifactError
+from pipeline.stopwatch import Stopwatch
 from pipeline.work import write_text_whole, written_whole
 
 FORMAT = "dlkdd frame store"
@@ -38,6 +39,7 @@ FORMAT_VERSION = 1
 Codec = Literal["raw", "jpeg"]
 Frame = NDArray[np.uint8]
 Frames = NDArray[np.uint8]
+OpenFrames = Callable[[], Iterator["Frame | EncodedFrame"]]
 
 _INDEX_NAME = "index.csv"
 _DESCRIPTION_NAME = "store.json"
@@ -65,6 +67,15 @@ class IndexRow:
 
 
 @dataclass(frozen=True)
+class EncodedFrame:
+    """A frame as a shard of the same codec holds it: it goes into another shard as it is."""
+
+    content: bytes
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
 class ShardResult:
     """What a shard holds, and the videos that could not enter it, each with the reason."""
 
@@ -84,19 +95,22 @@ def shard_path(folder: Path, shard: int) -> Path:
 
 def write_shard(
     path: Path,
-    videos: Iterable[tuple[str, Callable[[], Iterator[Frame]]]],
+    videos: Iterable[tuple[str, OpenFrames]],
     *,
     shard: int,
     codec: Codec,
     jpeg_quality: int,
     min_frames: int,
+    watch: Stopwatch | None = None,
 ) -> ShardResult:
-    """Write one shard whole, from pairs of video id and a function that yields its (H, W, C) frames.
+    """Write one shard whole, from pairs of video id and a function that yields its (H, W, C) frames, or encoded ones.
 
     A video goes through a scratch file beside the shard and enters only when its last frame is there; one that raises
     DataError, changes its size or has fewer than `min_frames` frames is left out and reported. The same videos give
     the same bytes; a shard without any video is not written. Memory holds a frame, whatever the videos' length.
+    `watch` is told of the seconds of `encode` and `write`.
     """
+    watch = watch or Stopwatch()
     rows: list[IndexRow] = []
     taken: list[_Taken] = []
     broken: list[tuple[str, str]] = []
@@ -108,11 +122,12 @@ def write_shard(
     ):
         for video_id, open_frames in videos:
             try:
-                video = _take(open_frames(), scratch, codec=codec, jpeg_quality=jpeg_quality, min_frames=min_frames)
+                video = _take(open_frames(), scratch, watch, codec, jpeg_quality, min_frames)
             except DataError as error:
                 broken.append((video_id, " ".join(str(error).split())))
                 continue
-            _store(file, len(rows), video, scratch, codec)
+            with watch.time("write"):
+                _store(file, len(rows), video, scratch, codec)
             rows.append(IndexRow(video_id, shard, len(rows), len(video.frame_ends), *video.size, video.digest))
             taken.append(video)
         _store_tables(file, rows, taken, codec)
@@ -131,7 +146,14 @@ class _Taken:
     digest: str
 
 
-def _take(frames: Iterator[Frame], scratch: IO[bytes], *, codec: Codec, jpeg_quality: int, min_frames: int) -> _Taken:
+def _take(
+    frames: Iterator[Frame | EncodedFrame],
+    scratch: IO[bytes],
+    watch: Stopwatch,
+    codec: Codec,
+    jpeg_quality: int,
+    min_frames: int,
+) -> _Taken:
     scratch.seek(0)
     scratch.truncate()
     size: tuple[int, int] | None = None
@@ -139,26 +161,30 @@ def _take(frames: Iterator[Frame], scratch: IO[bytes], *, codec: Codec, jpeg_qua
     checksums: list[int] = []
     digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
     for frame in frames:
-        if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
-            raise TypeError(f"a frame must be (H, W, 3) uint8, not {frame.shape} {frame.dtype}")
-        size = size or (frame.shape[0], frame.shape[1])
-        if frame.shape[:2] != size:
-            raise DataError(f"frame {len(ends)} is {frame.shape[1]}×{frame.shape[0]}, those before {size[1]}×{size[0]}")
-        content = _encode(np.ascontiguousarray(frame), codec, jpeg_quality)
-        scratch.write(content)
-        ends.append((ends[-1] if ends else 0) + len(content))
-        checksums.append(google_crc32c.value(content))
-        digest.update(content)
+        with watch.time("encode"):
+            encoded = frame if isinstance(frame, EncodedFrame) else _encode(frame, codec, jpeg_quality)
+            checksums.append(google_crc32c.value(encoded.content))
+            digest.update(encoded.content)
+        size = size or (encoded.height, encoded.width)
+        if (encoded.height, encoded.width) != size:
+            raise DataError(f"frame {len(ends)} is {encoded.width}×{encoded.height}, those before {size[1]}×{size[0]}")
+        with watch.time("write"):
+            scratch.write(encoded.content)
+        ends.append((ends[-1] if ends else 0) + len(encoded.content))
     if size is None or len(ends) < min_frames:
         raise DataError(f"{len(ends)} frames, fewer than the {min_frames} of prepare.min_frames")
     return _Taken(size, ends, checksums, digest.hexdigest())
 
 
-def _encode(frame: Frame, codec: Codec, jpeg_quality: int) -> bytes:
+def _encode(frame: Frame, codec: Codec, jpeg_quality: int) -> EncodedFrame:
+    if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
+        raise TypeError(f"a frame must be (H, W, 3) uint8, not {frame.shape} {frame.dtype}")
+    frame = np.ascontiguousarray(frame)
     if codec == "raw":
-        return frame.tobytes()
-    content: bytes = simplejpeg.encode_jpeg(frame, quality=jpeg_quality, colorspace="RGB", colorsubsampling=_CHROMA)
-    return content
+        content = frame.tobytes()
+    else:
+        content = simplejpeg.encode_jpeg(frame, quality=jpeg_quality, colorspace="RGB", colorsubsampling=_CHROMA)
+    return EncodedFrame(content, *frame.shape[:2])
 
 
 def _new_shard(path: Path) -> h5py.File:
@@ -247,7 +273,7 @@ class FrameStore:
         self.codec: Codec = description["codec"]
         self.jpeg_quality: int | None = description["jpeg_quality"]
         self.origin: dict[str, str] = description["origin"]
-        self._open: OrderedDict[int, _Shard] = OrderedDict()
+        self._open: OrderedDict[int, Shard] = OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_open": OrderedDict()}
@@ -312,18 +338,11 @@ class FrameStore:
         """Read everything again and compare with the index; raises StaleArtifactError with all that is damaged."""
         findings: list[str] = []
         for row in self.rows:
-            digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
             try:
-                shard = self._shard(row)
-                for number in range(row.frames):
-                    content = shard.content(row, number)
-                    self._decode(row, content)
-                    digest.update(content)
+                for frame in self._shard(row).encoded_frames(row):
+                    self._decode(row, frame.content)
             except StaleArtifactError as error:
                 findings.append(str(error).partition("\n")[0])
-                continue
-            if digest.hexdigest() != row.digest:
-                findings.append(f"{shard.path}: {row.video_id} does not have the digest that the index names")
         if findings:
             raise StaleArtifactError(
                 f"{self.path}: {len(findings)} of {len(self.rows)} videos are damaged",
@@ -340,10 +359,10 @@ class FrameStore:
                 remedy="the store was made from other videos: `dvc repro` brings store and manifest together",
             ) from None
 
-    def _shard(self, row: IndexRow) -> _Shard:
+    def _shard(self, row: IndexRow) -> Shard:
         shard = self._open.get(row.shard)
         if shard is None:
-            shard = self._open[row.shard] = _Shard(shard_path(self.path, row.shard))
+            shard = self._open[row.shard] = Shard(shard_path(self.path, row.shard))
             if len(self._open) > _MAX_OPEN_SHARDS:
                 self._open.popitem(last=False)
         self._open.move_to_end(row.shard)
@@ -359,8 +378,11 @@ class FrameStore:
         return frame
 
 
-class _Shard:
-    """A shard's tables in memory and a descriptor of its file; frames are read by position."""
+class Shard:
+    """A shard's tables in memory and a descriptor of its file; frames are read by position.
+
+    Raises StaleArtifactError where the file is missing, damaged or of another format.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -394,6 +416,19 @@ class _Shard:
         if google_crc32c.value(content) != self._checksum[place]:
             raise _damaged(self.path, f"frame {number} of {row.video_id} does not have its checksum")
         return content
+
+    def encoded_frames(self, row: IndexRow) -> Iterator[EncodedFrame]:
+        """The frames of one video as they are stored.
+
+        Raises StaleArtifactError where they are damaged or, after the last one, where they are not those of the row.
+        """
+        digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
+        for number in range(row.frames):
+            content = self.content(row, number)
+            digest.update(content)
+            yield EncodedFrame(content, row.height, row.width)
+        if digest.hexdigest() != row.digest:
+            raise _damaged(self.path, f"{row.video_id} does not have the digest that the index names")
 
     def _holds(self, row: IndexRow) -> bool:
         return (

@@ -1,14 +1,14 @@
 """Videos and annotation lists → manifest, quarantine and the dark frame store.
 
-Each video is read once. A shard of the store is a task; it is kept from an earlier run that was killed or that failed,
-as long as its videos are the same, so that a repaired or added video costs one shard.
+Each video is read once. A shard of the store is a task. What an earlier run read, killed, failed or finished, is taken
+over video by video as long as their files are the same: an added or repaired video is the only one that is decoded.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,27 +16,29 @@ from typing import Any
 from pipeline.annotations import LAYOUTS
 from pipeline.digest import digest_file, digest_json
 from pipeline.errors import DataError
-from pipeline.frames import Codec, Frame, IndexRow, shard_of, shard_path, write_index, write_shard
+from pipeline.frames import Codec, Frame, IndexRow, shard_of
 from pipeline.listing import ListedVideo
 from pipeline.manifest import Manifest, ManifestRow, QuarantineRow, video_id, write_manifest, write_quarantine
 from pipeline.params import PrepareParams
-from pipeline.shards import RunTasks, frames_folder, read_record, remove_strangers, write_record
+from pipeline.shards import RunTasks, new_run, publish_store, read_record, update_shard, write_record
 from pipeline.splits import Leak, complete_splits, find_leakage
+from pipeline.stopwatch import Stopwatch, summed
 from pipeline.video import BrokenVideoError, VideoInfo, probe, read_frames
-from pipeline.work import publish, work_folder
+from pipeline.work import work_folder
 
-PREPARED_VERSION = 1  # raised when the same videos come to give other frames or records
+PREPARED_VERSION = 2  # raised when the same videos come to give other frames or records
 MAX_FINDINGS = 20  # printed ones; more hide the message above them
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """What came of it: the tables, what the splits share, and notes about the lists."""
+    """What came of it: the tables, what the splits share, notes about the lists, and seconds of work by kind."""
 
     manifest: Manifest
     quarantine: tuple[QuarantineRow, ...]
     leaks: tuple[Leak, ...]
     notes: tuple[str, ...]
+    seconds: Mapping[str, float]
 
 
 def prepare(
@@ -72,16 +74,12 @@ def prepare(
         _check_quarantine(broken, videos, params.max_quarantined)
         manifest = write_manifest(manifest_path, [_manifest_row(row, videos, sources) for row in rows])
         write_quarantine(quarantine_path, broken)
-        built = frames_folder(work.path)
-        remove_strangers(work.path, rows)
         origin = {"videos": digest_json(sorted((row.video_id, row.digest) for row in manifest.rows))}
-        write_index(built, rows, codec=params.codec, jpeg_quality=params.jpeg_quality, origin=origin)
-        publish(built, dark_path)
-        work.finish()
+        publish_store(work, dark_path, rows, codec=params.codec, jpeg_quality=params.jpeg_quality, origin=origin)
     # The groups of these layouts are the videos themselves: only the names tell which come from one source.
     stems = params.layout in ("frame_folders", "class_folders", "csv")
     leaks = tuple(find_leakage(manifest.rows, stems=stems))
-    return Prepared(manifest, tuple(broken), leaks, listing.notes)
+    return Prepared(manifest, tuple(broken), leaks, listing.notes, summed(report.seconds for report in reports))
 
 
 def counts_text(manifest: Manifest) -> str:
@@ -168,6 +166,7 @@ class PrepareTask:
 
     shard: int
     work: Path
+    run: str
     videos: tuple[SourceVideo, ...]
     short_side: int
     min_frames: int
@@ -196,14 +195,19 @@ class Source:
 
 @dataclass(frozen=True)
 class ShardReport:
-    """What a task made: rows of the index, broken videos with their reasons, and all of its sources by video id."""
+    """What a task made: rows of the index, broken videos with their reasons, and all of its sources by video id.
+
+    seconds: of this run, by kind of work.
+    """
 
     rows: tuple[IndexRow, ...]
     broken: tuple[tuple[str, str], ...]
     sources: Mapping[str, Source]
+    seconds: Mapping[str, float]
 
 
 def _tasks(videos: Mapping[str, ListedVideo], params: PrepareParams, root: Path, work: Path) -> list[PrepareTask]:
+    run = new_run()
     shards: dict[int, list[SourceVideo]] = defaultdict(list)
     for name in sorted(videos):
         path = (root / videos[name].path).absolute()
@@ -212,6 +216,7 @@ def _tasks(videos: Mapping[str, ListedVideo], params: PrepareParams, root: Path,
         PrepareTask(
             shard,
             work.absolute(),
+            run,
             tuple(shards[shard]),
             params.short_side,
             params.min_frames,
@@ -223,52 +228,48 @@ def _tasks(videos: Mapping[str, ListedVideo], params: PrepareParams, root: Path,
 
 
 def prepare_shard(task: PrepareTask) -> ShardReport:
-    """Make one shard, or keep the one that is there where it was made of the same files."""
-    kept = _kept(task)
-    if kept is not None:
-        return kept
+    """Make one shard; videos that an earlier run read are taken over where their files are the same."""
+    record = read_record(task.work, task.shard)
+    before = {name: _source(**source) for name, source in record.notes.items()}
+    unchanged = {
+        video.video_id
+        for video in task.videos
+        if video.video_id in before and _unchanged(video, before[video.video_id])
+    }
+    sources = {
+        video.video_id: before[video.video_id]
+        if video.video_id in unchanged
+        else Source(*_stamp(video.path), _digest(video.path), video.listed_frames, None)
+        for video in task.videos
+    }
     infos: dict[str, VideoInfo] = {}
-    stamps = {video.video_id: _stamp(video.path) for video in task.videos}
-    result = write_shard(
-        shard_path(frames_folder(task.work), task.shard),
-        [(video.video_id, partial(_frames, video, task.short_side, infos)) for video in task.videos],
-        shard=task.shard,
+    watch = Stopwatch()
+    result = update_shard(
+        task.work,
+        task.shard,
+        [(video.video_id, partial(_frames, video, task.short_side, infos, watch)) for video in task.videos],
+        record=record,
+        unchanged=unchanged,
+        run=task.run,
         codec=task.codec,
         jpeg_quality=task.jpeg_quality,
         min_frames=task.min_frames,
+        watch=watch,
     )
-    sources = {
-        video.video_id: Source(
-            *stamps[video.video_id], _digest(video.path), video.listed_frames, infos.get(video.video_id)
-        )
-        for video in task.videos
-    }
-    values = {name: asdict(source) for name, source in sources.items()}
-    write_record(task.work, task.shard, result.rows, broken=result.broken, sources=values)
-    return ShardReport(result.rows, result.broken, sources)
+    sources |= {name: replace(sources[name], info=info) for name, info in infos.items()}
+    write_record(task.work, task.shard, result, {name: asdict(source) for name, source in sources.items()})
+    return ShardReport(result.rows, result.broken, sources, watch.seconds)
 
 
-def _frames(video: SourceVideo, short_side: int, infos: dict[str, VideoInfo]) -> Iterator[Frame]:
-    infos[video.video_id] = probe(video.path)
+def _frames(video: SourceVideo, short_side: int, infos: dict[str, VideoInfo], watch: Stopwatch) -> Iterator[Frame]:
+    with watch.time("decode"):
+        infos[video.video_id] = probe(video.path)
     count = 0
-    for frame in read_frames(video.path, short_side=short_side):
+    for frame in watch.each("decode", read_frames(video.path, short_side=short_side)):
         yield frame
         count += 1
     if video.listed_frames not in (None, count):
         raise BrokenVideoError(f"its list states {video.listed_frames} frames, it has {count}")
-
-
-def _kept(task: PrepareTask) -> ShardReport | None:
-    record = read_record(task.work, task.shard)
-    if record is None:
-        return None
-    rows, values = record
-    sources = {name: _source(**source) for name, source in values["sources"].items()}
-    if sources.keys() != {video.video_id for video in task.videos}:
-        return None
-    if not all(_unchanged(video, sources[video.video_id]) for video in task.videos):
-        return None
-    return ShardReport(rows, tuple((name, reason) for name, reason in values["broken"]), sources)
 
 
 def _source(*, info: dict[str, Any] | None, **values: Any) -> Source:

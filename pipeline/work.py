@@ -15,7 +15,7 @@ import shutil
 import signal
 import socket
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -24,6 +24,7 @@ from pipeline.digest import digest_bytes, digest_json
 from pipeline.errors import EnvironmentProblem, Interrupted
 
 PARTIAL_SUFFIX = ".partial"
+_KEPT_NAME = "kept.json"  # marks a work folder of a finished run
 
 
 def sync_folder(folder: Path) -> None:
@@ -131,11 +132,19 @@ def work_root() -> Path:
 class WorkFolder:
     """A locked folder for one stage run: `path` holds the progress, and stays until `finish`."""
 
+    stage: str
     path: Path
 
     def finish(self) -> None:
         """Remove the progress, once the outs are published."""
         shutil.rmtree(self.path)
+
+    def keep(self) -> None:
+        """Leave what was made for the next run; what earlier runs of the stage, with other parameters, left goes."""
+        for marker in self.path.parent.glob(f"{self.stage}-*/{_KEPT_NAME}"):
+            with suppress(EnvironmentProblem), _locked(marker.parent.with_suffix(".lock"), self.stage, "is at work"):
+                shutil.rmtree(marker.parent)
+        write_text_whole(self.path / _KEPT_NAME, "{}\n")
 
 
 @contextmanager
@@ -158,11 +167,12 @@ def work_folder(
             path.mkdir(exist_ok=True)
         for leftover in path.rglob(f"*{PARTIAL_SUFFIX}"):
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        (path / _KEPT_NAME).unlink(missing_ok=True)
         write_text_whole(
             path / "fingerprint.json",
             json.dumps({"stage": stage, "params": dict(params), "inputs": dict(inputs)}, indent=1, sort_keys=True),
         )
-        yield WorkFolder(path)
+        yield WorkFolder(stage, path)
 
 
 @contextmanager

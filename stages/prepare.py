@@ -10,6 +10,7 @@ import typer
 from pipeline.params import load_params
 from pipeline.preparation import counts_text, prepare
 from pipeline.splits import leakage_text
+from pipeline.stopwatch import shares_text
 from pipeline.work import interruptible
 from stages._cluster import SchedulerOption, WorkersOption, shard_runner
 from stages._shell import PARAMS_PATH, ParamsOption, say
@@ -44,5 +45,7 @@ def main(
     say(f"prepare: between the splits: {leakage_text(prepared.leaks)}")
     for row in prepared.quarantine:
         say(f"prepare: quarantined {row.path} ({row.split}): {row.reason}")
+    if prepared.seconds:
+        say(f"prepare: time went to {shares_text(prepared.seconds)}")
     num_videos, num_broken = len(prepared.manifest.rows), len(prepared.quarantine)
     say(f"prepare: {num_videos} videos, {num_broken} in quarantine -> {manifest_path}, {dark_path}")

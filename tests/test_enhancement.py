@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shutil
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from pipeline import enhancement
 from pipeline.enhance import Clahe, Equalize, Gamma, enhance_frames
 from pipeline.enhancement import enhance
 from pipeline.enhancer_file import save_enhancer
@@ -18,15 +20,18 @@ SHAPES = {f"Run/Run_{number}_1": (5 + number, 16, 20) for number in range(7)} | 
 NUM_SHARDS = 3
 
 
+def noise(shape, seed=0):
+    return np.random.default_rng(seed).gamma(1.2, 12, (*shape, 3)).clip(0, 255).astype(np.uint8)
+
+
 def dark_videos():
-    rng = np.random.default_rng(0)
-    return {name: rng.gamma(1.2, 12, (*shape, 3)).clip(0, 255).astype(np.uint8) for name, shape in SHAPES.items()}
+    return {name: noise(shape, seed) for seed, (name, shape) in enumerate(SHAPES.items(), 1)}
 
 
-def write_dark(folder, *, codec="raw"):
+def write_dark(folder, *, videos=None, codec="raw"):
     rows = []
     for shard in range(NUM_SHARDS):
-        members = [(name, lambda frames=frames: iter(frames)) for name, frames in dark_videos().items()
+        members = [(name, lambda frames=frames: iter(frames)) for name, frames in (videos or dark_videos()).items()
                    if shard_of(name, NUM_SHARDS) == shard]  # fmt: skip
         options = {"shard": shard, "codec": codec, "jpeg_quality": 90, "min_frames": 1}
         rows += write_shard(shard_path(folder, shard), members, **options).rows
@@ -48,7 +53,7 @@ def run_here(function, tasks):
 
 
 def run_enhance(out="enhanced", run=run_here):
-    return enhance(Path("dark"), Path("enhancer.safetensors"), Path(out), run=run)
+    return enhance(Path("dark"), Path("enhancer.safetensors"), Path(out), run=run).store
 
 
 def contents(folder):
@@ -66,7 +71,6 @@ def test_each_frame_is_enhanced_and_keeps_its_place(project, enhancer):
     for name, frames in dark_videos().items():
         assert enhanced.shape(name) == dark.shape(name)
         np.testing.assert_array_equal(enhanced.read(name, range(len(frames))), enhance_frames(enhancer, frames))
-    assert not list(Path(".work").glob("*/*"))
 
 
 def test_no_enhancer_gives_the_dark_frames(project):
@@ -92,6 +96,7 @@ def test_jpeg_stays_jpeg(project):
 @pytest.mark.parametrize("done", [1, 2])
 def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(project, done):
     run_enhance("whole")
+    shutil.rmtree(".work")
     made = []
 
     def run(function, tasks):
@@ -113,15 +118,121 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(project, done):
     assert contents("enhanced") == contents("whole")
 
 
-def test_a_damaged_dark_store_is_not_enhanced(project):
-    row = FrameStore(Path("dark")).rows[0]
+@pytest.fixture
+def enhanced_names(monkeypatch):
+    """The ids of the videos that are enhanced, as they are."""
+    names = []
+    batches = enhancement.enhanced_batches
+
+    def noted(enhancer, video):
+        names.append(video.video_id)
+        return batches(enhancer, video)
+
+    monkeypatch.setattr(enhancement, "enhanced_batches", noted)
+    return names
+
+
+def run_from_scratch(out="scratch"):
+    shutil.rmtree(".work", ignore_errors=True)
+    store = run_enhance(out)
+    shutil.rmtree(".work")
+    return store
+
+
+def replace_dark(videos, **options):
+    shutil.rmtree("dark")
+    return write_dark(Path("dark"), videos=videos, **options)
+
+
+@pytest.mark.parametrize("codec", ["raw", "jpeg"])
+def test_an_added_video_is_the_only_one_that_is_enhanced(project, enhanced_names, codec):
+    replace_dark(dark_videos(), codec=codec)
+    run_enhance("before")
+    replace_dark({**dark_videos(), "Run/new": noise((9, 16, 20))}, codec=codec)
+    enhanced_names.clear()
+    run_enhance("after")
+    assert enhanced_names == ["Run/new"]
+    run_from_scratch()
+    assert contents("after") == contents("scratch")
+
+
+def test_a_changed_video_is_enhanced_again_and_a_removed_one_goes(project, enhanced_names):
+    run_enhance("before")
+    videos = dark_videos()
+    del videos["long"]
+    videos["Run/Run_2_1"] = noise((7, 16, 20))
+    replace_dark(videos)
+    enhanced_names.clear()
+    run_enhance("after")
+    assert enhanced_names == ["Run/Run_2_1"]
+    run_from_scratch()
+    assert contents("after") == contents("scratch")
+
+
+def test_frames_of_the_same_bytes_in_another_shape_are_others(project, enhanced_names):
+    videos = dark_videos()
+    videos["long"] = np.zeros((2, 12, 16, 3), np.uint8)
+    replace_dark(videos)
+    run_enhance("before")
+    videos["long"] = np.zeros((2, 16, 12, 3), np.uint8)
+    replace_dark(videos)
+    enhanced_names.clear()
+    assert run_enhance("after").shape("long") == (2, 16, 12)
+    assert enhanced_names == ["long"]
+
+
+def test_another_enhancer_enhances_all(project, enhanced_names):
+    run_enhance("before")
+    save_enhancer(Path("enhancer.safetensors"), Gamma(2.3), fitted_on={})
+    enhanced_names.clear()
+    run_enhance("after")
+    assert sorted(enhanced_names) == sorted(SHAPES)
+
+
+def damage_dark(name):
+    row = next(row for row in FrameStore(Path("dark")).rows if row.video_id == name)
     path = shard_path(Path("dark"), row.shard)
     content = path.read_bytes()
-    frame = dark_videos()[row.video_id][0].tobytes()
+    frame = dark_videos()[name][0].tobytes()
     path.write_bytes(content.replace(frame, bytes(len(frame))))
-    with pytest.raises(StaleArtifactError, match=path.name):
+    return lambda: path.write_bytes(content)
+
+
+def test_damaged_videos_are_named_together_while_the_others_finish(project, enhanced_names):
+    mend = [damage_dark(name) for name in ("Run/Run_1_1", "Run/Run_4_1")]
+    with pytest.raises(StaleArtifactError, match="2 of 8 videos could not be enhanced") as error:
         run_enhance()
+    assert [finding.partition(":")[0] for finding in sorted(error.value.findings)] == ["Run/Run_1_1", "Run/Run_4_1"]
     assert not Path("enhanced").exists()
+    for undo in reversed(mend):
+        undo()
+    enhanced_names.clear()
+    run_enhance()
+    assert sorted(enhanced_names) == ["Run/Run_1_1", "Run/Run_4_1"]
+    run_from_scratch()
+    assert contents("enhanced") == contents("scratch")
+
+
+def test_the_report_counts_frames_and_time(project):
+    first = enhance(Path("dark"), Path("enhancer.safetensors"), Path("enhanced"), run=run_here)
+    assert first.num_frames == sum(shape[0] for shape in SHAPES.values())
+    assert set(first.seconds) == {"decode", "enhance", "encode", "write"}
+    again = enhance(Path("dark"), Path("enhancer.safetensors"), Path("enhanced"), run=run_here)
+    assert (again.num_frames, again.seconds) == (0, {})
+
+
+def test_memory_does_not_grow_with_the_length_of_a_video(project, monkeypatch):
+    monkeypatch.setattr("pipeline.frames._COPY_BYTES", 1 << 20)  # a bound of its own, 16 MiB
+    peaks = []
+    for num_frames in (200, 800):
+        videos = {"one": np.zeros((num_frames, 90, 120, 3), np.uint8)}
+        replace_dark(videos)
+        del videos
+        tracemalloc.start()
+        run_enhance()
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.1 * peaks[0]
 
 
 def test_a_missing_enhancer_is_found_before_any_task(project):

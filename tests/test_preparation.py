@@ -102,17 +102,25 @@ def add_line(line):
 
 
 @pytest.fixture
-def written(monkeypatch):
-    """The numbers of the shards that are written, as they are."""
-    shards = []
-    write_shard = preparation.write_shard
+def decoded(monkeypatch):
+    """The ids of the videos that are decoded, as they are."""
+    names = []
+    read = preparation.read_frames
 
-    def counted(path, videos, *, shard, **options):
-        shards.append(shard)
-        return write_shard(path, videos, shard=shard, **options)
+    def noted(path, **options):
+        names.append(f"{path.parent.name}/{path.stem}")
+        return read(path, **options)
 
-    monkeypatch.setattr(preparation, "write_shard", counted)
-    return shards
+    monkeypatch.setattr(preparation, "read_frames", noted)
+    return names
+
+
+def run_from_scratch(out="scratch"):
+    """As on another machine: nothing of earlier runs is there."""
+    shutil.rmtree(".work", ignore_errors=True)
+    prepared = run_prepare(out)
+    shutil.rmtree(".work")
+    return prepared
 
 
 def test_every_video_is_in_the_manifest_with_its_frames(project):
@@ -133,57 +141,93 @@ def test_every_video_is_in_the_manifest_with_its_frames(project):
         assert dark.shape(row.video_id) == frames.shape[:3]
         np.testing.assert_array_equal(dark.read(row.video_id, range(NUM_FRAMES)), frames)
     assert read_quarantine(Path("out/quarantine.csv")) == prepared.quarantine == ()
-    assert not list(Path(".work").glob("*/*"))
 
 
 @pytest.mark.parametrize("done", [1, 2])
-def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(project, written, done):
-    run_prepare("whole")
-    num_shards = len(written)
-    assert num_shards > done
-    written.clear()
+def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(project, decoded, done):
+    run_from_scratch()
+    assert len(decoded) == len(set(decoded)) == 8
+    decoded.clear()
     with pytest.raises(Interrupted):
         run_prepare(run=stopped_after(done))
+    assert 0 < len(decoded) < 8
     assert not Path("out").exists()
     run_prepare()
-    assert sorted(written) == sorted(set(written))
-    assert len(written) == num_shards
-    assert contents("out") == contents("whole")
+    assert len(decoded) == len(set(decoded)) == 8
+    assert contents("out") == contents("scratch")
 
 
-def test_a_shard_without_its_record_is_made_again(project, written):
-    run_prepare("whole")
+@pytest.mark.parametrize("missing", ["records", "frames"])
+def test_a_shard_without_its_record_or_a_record_without_its_shard_is_made_again(project, decoded, missing):
+    run_from_scratch()
     with pytest.raises(Interrupted):
         run_prepare(run=stopped_after(2))
     (work,) = Path(".work").glob("prepare-*/")
-    record = min((work / "records").iterdir())
-    record.unlink()
-    written.clear()
+    lost = min((work / missing).iterdir())
+    lost.unlink()
+    decoded.clear()
     run_prepare()
-    assert int(record.stem) in written
-    assert contents("out") == contents("whole")
+    number = int(re.search(r"\d+", lost.stem)[0])
+    assert {name for name in FrameStore(Path("out/dark")).video_ids if shard_of(name, NUM_SHARDS) == number} <= set(
+        decoded
+    )
+    assert contents("out") == contents("scratch")
 
 
-def test_an_added_video_touches_one_shard(project, written):
+def test_a_run_with_nothing_new_decodes_nothing(project, decoded):
+    run_prepare("first")
+    decoded.clear()
+    run_prepare("second")
+    assert decoded == []
+    assert contents("second") == contents("first")
+
+
+def test_an_added_video_is_the_only_one_that_is_decoded(project, decoded):
     run_prepare("before")
-    with pytest.raises(Interrupted):
-        run_prepare(run=lambda function, tasks: run_here(function, tasks) and stopped_after(0)(function, tasks))
     shutil.copy("data/jump/jump_0.mp4", "data/jump/jump_9.mp4")
     add_line("jump/jump_9.mp4,jump,jump9,train")
-    written.clear()
+    decoded.clear()
     run_prepare("after")
-    shard = shard_of("jump/jump_9", NUM_SHARDS)
-    assert written == [shard]
+    assert decoded == ["jump/jump_9"]
     before, after = contents("before/dark"), contents("after/dark")
     changed = {name for name in after if after[name] != before.get(name)}
-    assert changed == {shard_path(Path(), shard).name, "index.csv", "store.json"}
+    assert changed == {shard_path(Path(), shard_of("jump/jump_9", NUM_SHARDS)).name, "index.csv", "store.json"}
+    run_from_scratch()
+    assert contents("after") == contents("scratch")
 
 
-def test_files_are_known_by_their_content(project, written):
+def test_a_removed_video_costs_no_decoding(project, decoded):
+    run_prepare("before")
+    table = Path("data/videos.csv")
+    lines = table.read_text().splitlines(keepends=True)
+    table.write_text("".join(line for line in lines if not line.startswith("jump/jump_0.mp4")))
+    decoded.clear()
+    run_prepare("after")
+    assert decoded == []
+    run_from_scratch()
+    assert contents("after") == contents("scratch")
+
+
+def test_what_is_taken_over_is_checked(project, decoded):
+    """A flipped bit in what an earlier run left is made again, not handed on."""
+    run_prepare("before")
+    (work,) = Path(".work").glob("prepare-*/")
+    store = FrameStore(Path("before/dark"))
+    row = store.rows[0]
+    path = shard_path(work / "frames", row.shard)
+    frame = store.read(row.video_id, [2])[0].tobytes()
+    content = path.read_bytes()
+    path.unlink()  # the published store has the same file
+    path.write_bytes(content.replace(frame, bytes([frame[0] ^ 1]) + frame[1:], 1))
+    decoded.clear()
+    run_prepare("after")
+    assert decoded == [row.video_id]
+    assert contents("after") == contents("before")
+
+
+def test_files_are_known_by_their_content(project, decoded):
     """Other times mean nothing, other bytes of the same size do."""
-    with pytest.raises(Interrupted):
-        run_prepare(run=lambda function, tasks: run_here(function, tasks) and stopped_after(0)(function, tasks))
-    written.clear()
+    run_prepare("before")
     for path in Path("data").rglob("*.mp4"):
         os.utime(path, (1, 1))
     changed = Path("data/wave/wave_1.mp4")
@@ -191,25 +235,33 @@ def test_files_are_known_by_their_content(project, written):
     place = content.index(b"x264")  # the encoder's comment: other bytes, same frames
     content[place : place + 4] = b"X264"
     changed.write_bytes(content)
+    decoded.clear()
     prepared = run_prepare()
-    assert written == [shard_of("wave/wave_1", NUM_SHARDS)]
+    assert decoded == ["wave/wave_1"]
     assert prepared.manifest.by_id["wave/wave_1"].digest == digest_file(changed)
 
 
-def test_the_same_shards_serve_other_splits(project, written):
+def test_the_same_shards_serve_other_splits(project, decoded):
     """What does not change the frames does not make them again."""
-    with pytest.raises(Interrupted):
-        run_prepare(run=lambda function, tasks: run_here(function, tasks) and stopped_after(0)(function, tasks))
-    written.clear()
+    run_prepare("before")
+    decoded.clear()
     table = Path("data/videos.csv")
     table.write_text(table.read_text().replace("jump/jump_0.mp4,jump,jump0,train", "jump/jump_0.mp4,jump,jump0,val"))
     assert run_prepare().manifest.by_id["jump/jump_0"].split == "val"
-    assert written == []
+    assert decoded == []
+
+
+def test_what_other_parameters_left_goes(project, decoded):
+    run_prepare("before")
+    run_prepare("other", short_side=20)
+    assert len(list(Path(".work").glob("prepare-*/"))) == 1
+    decoded.clear()
+    run_prepare("again")
+    assert len(decoded) == 8
 
 
 def test_shards_of_earlier_lists_are_not_published(project):
-    with pytest.raises(Interrupted):
-        run_prepare(run=lambda function, tasks: run_here(function, tasks) and stopped_after(0)(function, tasks))
+    run_prepare("before")
     table = Path("data/videos.csv")
     lines = table.read_text().splitlines()
     kept = {line.split(",")[0] for line in lines[1:] if line.endswith("train") and line.split(",")[2][-1] == "0"}
@@ -246,7 +298,7 @@ def test_a_broken_video_goes_to_the_quarantine_and_nothing_else_changes(project)
         np.testing.assert_array_equal(dark.read(name, range(NUM_FRAMES)), whole.read(name, range(NUM_FRAMES)))
 
 
-def test_too_many_broken_videos_fail_the_stage_and_a_repair_costs_one_shard(project, written):
+def test_too_many_broken_videos_fail_the_stage_and_a_repair_costs_one_video(project, decoded):
     good = Path("data/jump/jump_1.mp4").read_bytes()
     Path("data/jump/jump_1.mp4").write_bytes(b"no video")
     with pytest.raises(DataError, match=r"1 of 8 videos are broken: 12\.50%") as error:
@@ -254,19 +306,19 @@ def test_too_many_broken_videos_fail_the_stage_and_a_repair_costs_one_shard(proj
     assert any("jump/jump_1.mp4 (train)" in finding for finding in error.value.findings)
     assert "prepare.max_quarantined" in str(error.value)
     assert not Path("out").exists()
-    written.clear()
+    decoded.clear()
     Path("data/jump/jump_1.mp4").write_bytes(good)
     run_prepare(max_quarantined=0.1)
-    assert written == [shard_of("jump/jump_1", NUM_SHARDS)]
+    assert decoded == ["jump/jump_1"]
 
 
-def test_raising_the_limit_keeps_all_shards(project, written):
+def test_raising_the_limit_reads_nothing_again(project, decoded):
     Path("data/jump/jump_1.mp4").write_bytes(b"no video")
     with pytest.raises(DataError, match="are broken"):
         run_prepare(max_quarantined=0.0)
-    written.clear()
+    decoded.clear()
     assert len(run_prepare(max_quarantined=0.2).quarantine) == 1
-    assert written == []
+    assert decoded == []
 
 
 def test_a_class_must_not_vanish_from_a_split(project):
