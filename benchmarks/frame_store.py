@@ -10,42 +10,28 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
 import h5py
 import numpy as np
 import simplejpeg
-from numpy.typing import NDArray
 
-from pipeline.demo import DemoVideo, DemoVideosParams, film, list_videos
+from benchmarks.material import Frames, best_seconds, render_videos
 from pipeline.enhance import Gamma, enhance_frames
 from pipeline.frames import Codec, FrameStore, shard_path, write_index, write_shard
-from pipeline.video import read_frames, write_video
+from pipeline.video import read_frames
 
-Frames = NDArray[np.uint8]
 LIFT = partial(enhance_frames, Gamma(2.2))
 CLIP_FRAMES, CLIP_STRIDE = 16, 4
 QUALITIES = (90, 95, 98)
-REPEATS = 5
 
 
-def render_videos(folder: Path, count: int) -> dict[str, Frames]:
+def dark_videos(folder: Path, count: int) -> dict[str, Frames]:
     """Dark demo videos, once through H.264."""
-    params = DemoVideosParams(
-        seed=0, classes=["Drink", "Jump", "Push", "Wave"], num_groups=max(2, -(-count // 4)), num_test_groups=1,
-        clips_per_group=1, width=228, height=170, min_frames=64, max_frames=64, fps=30.0, dark=True, exposure=0.0,
-        nuisance=0.6, crf=25,
-    )  # fmt: skip
-
-    def through_codec(video: DemoVideo) -> Frames:
-        path = folder / f"{video.performer}.mp4"
-        write_video(path, film(params, video), fps=params.fps, crf=params.crf)
-        return np.stack(list(read_frames(path, short_side=128)))
-
-    return {video.stem: through_codec(video) for video in list_videos(params)[:count]}
+    paths = render_videos(folder, count, width=228, height=170, num_frames=64)
+    return {path.stem: np.stack(list(read_frames(path, short_side=128))) for path in paths}
 
 
 def build(folder: Path, videos: dict[str, Frames], codec: Codec, quality: int) -> tuple[FrameStore, float, int]:
@@ -58,17 +44,6 @@ def build(folder: Path, videos: dict[str, Frames], codec: Codec, quality: int) -
 
     seconds = best_seconds(write, number=1)
     return FrameStore(folder), seconds, shard_path(folder, 0).stat().st_size
-
-
-def best_seconds(function: Callable[[], object], *, number: int) -> float:
-    """CPU seconds of a call: the best of some repeats, the one least disturbed."""
-    times = []
-    for _ in range(REPEATS):
-        start = time.process_time()
-        for _ in range(number):
-            function()
-        times.append((time.process_time() - start) / number)
-    return min(times)
 
 
 def errors(original: Iterable[Frames], decoded: Iterable[Frames]) -> tuple[float, float]:
@@ -159,7 +134,7 @@ def main() -> None:
     count = parser.parse_args().videos
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        dark = render_videos(folder, count)
+        dark = dark_videos(folder, count)
         lifted = {name: LIFT(frames) for name, frames in dark.items()}
         for material, videos in (("dark", dark), ("lifted", lifted)):
             compare_codecs(folder, material, videos)

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.frame_store import best_seconds
+from benchmarks.material import best_seconds, peak_mib
 from pipeline.cached_targets import CachedTargets, load_targets
 from pipeline.digest import DIGEST_BYTES
 from pipeline.logit_codecs import LogitCodec, bytes_per_view, codec_of
@@ -160,12 +160,6 @@ def measure(what: str, path: Path, num_rows: int) -> None:
         for shard in range(store.num_shards):
             store.read_shard(shard)
     print(peak_mib() - before)
-
-
-def peak_mib() -> float:
-    """The most memory that this process has held; getrusage would tell that of the parent where it was more."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
 def main() -> None:

@@ -1,0 +1,60 @@
+"""What the benchmarks measure on: dark videos of the built-in demo, and how time and memory are read."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.demo import DemoVideosParams, film, list_videos
+from pipeline.params import load_section
+from pipeline.video import write_video
+
+Frames = NDArray[np.uint8]
+
+DEMO_PARAMS = Path(__file__).parent.parent / "demo/params.yaml"
+REPEATS = 5
+
+
+def render_videos(folder: Path, count: int, *, width: int, height: int, num_frames: int) -> list[Path]:
+    """Videos as dark as ARID's of four actions, as H.264 files, each of another performer."""
+    wanted = {
+        "classes": ["Drink", "Jump", "Push", "Wave"],
+        "num_groups": max(2, -(-count // 4)),
+        "num_test_groups": 1,
+        "clips_per_group": 1,
+        "width": width,
+        "height": height,
+        "min_frames": num_frames,
+        "max_frames": num_frames,
+        "fps": 30.0,
+        "exposure": 0.0,
+    }
+    shipped = load_section(DEMO_PARAMS, "demo_videos", DemoVideosParams)
+    params = DemoVideosParams.model_validate({**shipped.model_dump(), **wanted})
+    paths = []
+    for video in list_videos(params)[:count]:
+        paths.append(folder / f"{video.stem}.mp4")
+        paths[-1].parent.mkdir(parents=True, exist_ok=True)
+        write_video(paths[-1], film(params, video), fps=params.fps, crf=params.crf)
+    return paths
+
+
+def best_seconds(function: Callable[[], object], *, number: int) -> float:
+    """CPU seconds of a call: the best of some repeats, the one least disturbed."""
+    times = []
+    for _ in range(REPEATS):
+        start = time.process_time()
+        for _ in range(number):
+            function()
+        times.append((time.process_time() - start) / number)
+    return min(times)
+
+
+def peak_mib() -> float:
+    """The most memory that this process has held; getrusage would tell that of the parent where it was more."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
