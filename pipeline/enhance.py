@@ -28,6 +28,7 @@ SAMPLED_FRAMES = 32  # of which statistics of a whole video are made, evenly spr
 MAX_GAMMA = 10.0  # the strongest lift of gamma_auto: black frames have no gamma that brings them to any mean
 _BATCH_PIXELS = 1 << 22  # of frames in memory at a time
 _BATCH_FRAMES = 32
+_EXACT_COUNT = 1 << 24  # whole numbers that float32 holds
 
 
 class Video(Protocol):
@@ -264,11 +265,18 @@ def _sum(counts: Iterable[Counts]) -> Counts:
 
 
 def _count_values(frame: Frame) -> Counts:
-    return np.bincount(frame.reshape(-1), minlength=256)
+    return _count(frame.reshape(len(frame), -1))
 
 
 def _count_luma(frame: Frame) -> Counts:
-    return np.bincount(cv2.cvtColor(frame, cv2.COLOR_RGB2YCrCb)[..., 0].reshape(-1), minlength=256)
+    return _count(np.asarray(cv2.cvtColor(frame, cv2.COLOR_RGB2YCrCb)[..., 0], np.uint8))
+
+
+def _count(values_HW: NDArray[np.uint8]) -> Counts:
+    """How often each level occurs: ten times faster than bincount, which makes 8 bytes of each value."""
+    rows = max(1, _EXACT_COUNT // values_HW.shape[1])  # OpenCV counts in float32
+    blocks = (np.ascontiguousarray(values_HW[start : start + rows]) for start in range(0, len(values_HW), rows))
+    return _sum(cv2.calcHist([block], [0], None, [256], [0, 256]).ravel().astype(np.int64) for block in blocks)
 
 
 def _look_up(table: Table, frames_THWC: Frames) -> Frames:

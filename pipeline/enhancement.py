@@ -19,7 +19,7 @@ from pipeline.shards import RunTasks, new_run, publish_store, read_record, updat
 from pipeline.stopwatch import Stopwatch, summed
 from pipeline.work import work_folder
 
-ENHANCED_VERSION = 2  # raised when the same dark frames come to give other enhanced ones
+ENHANCED_VERSION = 3  # raised when the same dark frames come to give other enhanced ones
 MAX_FINDINGS = 20  # printed ones
 
 
