@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from dask_runs import Cluster
 
 
 @pytest.fixture(scope="session")
@@ -16,3 +18,12 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data in {folder}; DLKDD_SHARED_DATA may name another folder")
     return folder
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    """A dask scheduler and workers, to be started; they end with the test."""
+    folder = tmp_path / "cluster"
+    folder.mkdir()
+    with ExitStack() as stack:
+        yield Cluster(folder, stack)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pickle
 import signal
@@ -12,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from dask_runs import wait_for
 
 from pipeline.errors import DataError, EnvironmentProblem, Interrupted, StaleArtifactError
 from stages import _cluster
@@ -106,30 +106,9 @@ def test_an_existing_scheduler_does_the_work():
         assert run_map(square, [1, 2, 3], scheduler=cluster.scheduler_address) == [1, 4, 9]
 
 
-@pytest.fixture
-def start_scheduler(tmp_path):
-    """Starts a scheduler as an engineer would, with that PYTHONPATH; gives its process and address."""
-    started = []
-
-    def start(python_path):
-        address = tmp_path / "address.json"
-        options = ["--host", "127.0.0.1", "--port", "0", "--dashboard-address", "127.0.0.1:0", "--no-dashboard"]
-        command = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--scheduler-file", str(address), *options]
-        environment = {**os.environ, "PYTHONPATH": python_path}
-        with (tmp_path / "err").open("w") as err:
-            started.append(subprocess.Popen(command, stderr=err, cwd=tmp_path, env=environment))
-        wait_for(address.is_file, bool)
-        return started[-1], json.loads(address.read_text())["address"]
-
-    yield start
-    for scheduler in started:
-        scheduler.kill()
-        scheduler.wait()
-
-
 @pytest.mark.slow
-def test_a_scheduler_that_goes_away_is_a_problem_of_the_environment(start_scheduler):
-    scheduler, address = start_scheduler(f"{ROOT}:{ROOT / 'tests'}")
+def test_a_scheduler_that_goes_away_is_a_problem_of_the_environment(cluster):
+    scheduler, address = cluster.start_scheduler()
     asked = time.monotonic()
 
     def stop():
@@ -141,10 +120,10 @@ def test_a_scheduler_that_goes_away_is_a_problem_of_the_environment(start_schedu
 
 
 @pytest.mark.slow
-def test_a_cluster_without_this_package_is_found_before_work_starts(start_scheduler, monkeypatch):
+def test_a_cluster_without_this_package_is_found_before_work_starts(cluster, monkeypatch):
     monkeypatch.setattr(_cluster._is_here, "__module__", "not_installed_there")
     monkeypatch.setitem(sys.modules, "not_installed_there", _cluster)
-    _, address = start_scheduler(str(ROOT))
+    _, address = cluster.start_scheduler(python_path=str(ROOT))
     with pytest.raises(EnvironmentProblem, match="cannot import this package"):
         run_map(square, [1, 2], scheduler=address)
 
@@ -196,14 +175,6 @@ def test_no_worker_outlives_a_stage_that_is_killed(tmp_path, number, exit_code):
     wait_for(lambda: [pid for pid in workers if is_running(pid)], lambda running: not running)
     if number != signal.SIGKILL:
         assert (tmp_path / "err").read_text() == ""
-
-
-def wait_for(look, good):
-    deadline = time.monotonic() + 60
-    while not good(seen := look()):
-        assert time.monotonic() < deadline, seen
-        time.sleep(0.1)
-    return seen
 
 
 def is_running(pid):

@@ -1,0 +1,202 @@
+"""The enhance stage: frames a second over a plain loop, where its time goes, and what a second worker brings.
+
+    python -m benchmarks.enhance_stage
+
+The plain loop does what a script would: OpenCV decodes a video, OpenCV or the network at full size in float32 enhances
+frame by frame, and the frames are saved raw. The stage reads the dark store and writes the enhanced one; `with prepare`
+adds to it what reading the videos into the dark store took, which is paid once for all enhancers. Both on one thread,
+CPU time, material 320×240 as dark as ARID's. Networks have the weights that they start from: what is timed does not
+depend on them. Workers are measured by the clock, start of the cluster included: run it on an idle machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from benchmarks.material import Frames, render_videos
+from pipeline.enhance import gamma_table
+from pipeline.enhancement import Enhanced, enhance
+from pipeline.enhancer_file import ENHANCERS, LEARNED, classical_from_params, save_enhancer
+from pipeline.enhancer_fitting import initialise_curves
+from pipeline.frames import FrameStore, shard_of, shard_path, write_index, write_shard
+from pipeline.learned_enhancers import NETWORKS, CurveNetwork, LearnedEnhancer
+from pipeline.params import load_params
+from pipeline.shards import RunTasks
+from pipeline.stopwatch import shares_text
+from pipeline.video import read_frames
+from stages._cluster import shard_runner
+
+PARAMS = load_params(Path(__file__).parent.parent / "params.yaml").fit_enhancer
+NUM_SHARDS = 8
+NAIVE_NETWORK_FRAMES = 20  # of a video: at full size one takes a third of a second
+
+PlainEnhancer = Callable[[Frames], Frames]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Frames a second of CPU time."""
+
+    plain: float
+    stage: float
+    with_prepare: float
+    shares: str
+
+
+def new_network(name: str) -> torch.nn.Module:
+    torch.manual_seed(0)
+    network = NETWORKS[name]()
+    if isinstance(network, CurveNetwork):
+        initialise_curves(network)
+    return network.eval()
+
+
+def save(name: str, path: Path) -> None:
+    if name in LEARNED:
+        network = new_network(name)
+        enhancer = LearnedEnhancer(name, network, PARAMS.curve_reduction, PARAMS.precision)  # type: ignore[arg-type]
+        save_enhancer(path, enhancer, fitted_on={})
+    else:
+        save_enhancer(path, classical_from_params(name, PARAMS), fitted_on={})
+
+
+def plain_enhancer(name: str) -> PlainEnhancer | None:
+    """What a script would call for each frame; None where OpenCV has nothing of the kind."""
+    table = gamma_table(PARAMS.gamma)
+    clahe = cv2.createCLAHE(PARAMS.clahe_clip_limit, (PARAMS.clahe_grid, PARAMS.clahe_grid))
+
+    def on_luma(function: Callable[[Frames], Frames]) -> PlainEnhancer:
+        def enhance_luma(frame: Frames) -> Frames:
+            luma, red, blue = cv2.split(cv2.cvtColor(frame, cv2.COLOR_RGB2YCrCb))
+            return np.asarray(cv2.cvtColor(cv2.merge([function(luma), red, blue]), cv2.COLOR_YCrCb2RGB))
+
+        return enhance_luma
+
+    if name in LEARNED:
+        full_size = LearnedEnhancer(name, new_network(name), 1, "float32")  # type: ignore[arg-type]
+
+        @torch.inference_mode()
+        def run_network(frame: Frames) -> Frames:
+            dark_BCHW = torch.from_numpy(frame).permute(2, 0, 1)[None].float() / 255
+            bright_CHW = full_size.brighten(dark_BCHW.contiguous())[0]
+            return np.asarray((bright_CHW * 255).clamp(0, 255).byte().permute(1, 2, 0).numpy())
+
+        return run_network
+    return {
+        "none": lambda frame: frame,
+        "gamma": lambda frame: np.asarray(cv2.LUT(frame, table)),
+        "equalize": on_luma(lambda luma: np.asarray(cv2.equalizeHist(luma))),
+        "clahe": on_luma(lambda luma: np.asarray(clahe.apply(luma))),
+    }.get(name)
+
+
+def plain_loop(paths: Sequence[Path], out: Path, enhancer: PlainEnhancer, *, most_frames: int | None) -> int:
+    """Decode, enhance and save every video; returns the number of frames."""
+    num_frames = 0
+    for path in paths:
+        capture = cv2.VideoCapture(str(path))
+        frames = []
+        while len(frames) != most_frames and (decoded := capture.read())[0]:
+            frames.append(enhancer(cv2.cvtColor(decoded[1], cv2.COLOR_BGR2RGB)))
+        np.save(out / f"{path.stem}.npy", np.stack(frames))
+        num_frames += len(frames)
+    return num_frames
+
+
+def write_dark(paths: Sequence[Path], folder: Path) -> FrameStore:
+    """The dark store, as `prepare` writes it."""
+    rows = []
+    for shard in range(NUM_SHARDS):
+        mine = [(path.stem, lambda path=path: read_frames(path)) for path in paths]
+        mine = [(name, frames) for name, frames in mine if shard_of(name, NUM_SHARDS) == shard]
+        if mine:
+            rows += write_shard(
+                shard_path(folder, shard), mine, shard=shard, codec="raw", jpeg_quality=0, min_frames=1
+            ).rows
+    write_index(folder, rows, codec="raw", jpeg_quality=0, origin={})
+    return FrameStore(folder)
+
+
+def run_stage(folder: Path, name: str, run: RunTasks) -> Enhanced:
+    path = folder / f"{name}.safetensors"
+    save(name, path)
+    with contextlib.chdir(folder):  # the work folder lies in the current one
+        done = enhance(folder / "dark", path, folder / "enhanced", run=run)
+    for path in (folder / ".work").rglob("*.h5"):
+        path.unlink()  # a second run would take them over
+    return done
+
+
+def here(function: Callable[..., object], tasks: Sequence[object]) -> list[object]:
+    return [function(task) for task in tasks]
+
+
+def cpu_seconds(function: Callable[[], object]) -> tuple[object, float]:
+    start = time.process_time()
+    return function(), time.process_time() - start
+
+
+def measure(folder: Path, name: str, paths: Sequence[Path], prepare_seconds: float) -> Measured:
+    plain, rate = plain_enhancer(name), float("nan")
+    if plain is not None:
+        most = NAIVE_NETWORK_FRAMES if name in LEARNED else None
+        num_frames, seconds = cpu_seconds(lambda: plain_loop(paths, folder, plain, most_frames=most))
+        rate = int(str(num_frames)) / seconds
+    done, seconds = cpu_seconds(lambda: run_stage(folder, name, here))  # type: ignore[arg-type]
+    assert isinstance(done, Enhanced)
+    count = done.num_frames
+    return Measured(rate, count / seconds, count / (seconds + prepare_seconds), shares_text(done.seconds))
+
+
+def compare_with_loop(folder: Path, paths: Sequence[Path], prepare_seconds: float) -> None:
+    print("frames a second of CPU time, 320×240\n")
+    print("enhancer       stage   over the plain loop   with prepare   where the stage's time goes")
+    for name in ENHANCERS:
+        found = measure(folder, name, paths, prepare_seconds)
+        ratios = [found.stage / found.plain, found.with_prepare / found.plain]
+        cells = ["–" if np.isnan(ratio) else f"{ratio:.1f}" for ratio in ratios]
+        print(f"{name:12} {found.stage:7.0f} {cells[0]:>21} {cells[1]:>14}   {found.shares}", flush=True)
+
+
+def compare_workers(folder: Path, names: Sequence[str]) -> None:
+    print("\none worker and two, by the clock")
+    print("enhancer     frames/s with one    two over one")
+    for name in names:
+        rates = []
+        for num_workers in (1, 2):
+            run = shard_runner("enhance", num_workers=num_workers, scheduler=None, stop=lambda: None)
+            start = time.monotonic()
+            done = run_stage(folder, name, run)
+            rates.append(done.num_frames / (time.monotonic() - start))
+        print(f"{name:12} {rates[0]:17.0f} {rates[1] / rates[0]:15.2f}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--videos", type=int, default=16, help="how many (default: 16)")
+    parser.add_argument("--frames", type=int, default=90, help="of each video (default: 90)")
+    options = parser.parse_args()
+    os.environ.pop("DVC_ROOT", None)
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        paths = render_videos(folder, options.videos, width=320, height=240, num_frames=options.frames)
+        _, prepare_seconds = cpu_seconds(lambda: write_dark(paths, folder / "dark"))
+        compare_with_loop(folder, paths, prepare_seconds)
+        compare_workers(folder, ("gamma", "clahe", "zero_dce_pp", "zero_dce"))
+
+
+if __name__ == "__main__":
+    main()
