@@ -117,8 +117,12 @@ def test_an_interrupted_fit_goes_on_to_the_same_bytes(name, done, store, tmp_pat
     with pytest.raises(Interrupted):
         fitter(store, name, tmp_path).run(stop=stop, advance=lambda count, note: steps.append(count))
     again = []
-    enhancer, curve = fitter(store, name, tmp_path).run(stop=never, advance=lambda count, note: again.append(count))
-    assert again == [done, *[1] * (12 - done)]
+
+    def advance(count, note, *, earlier=False):
+        again.append((count, earlier))
+
+    enhancer, curve = fitter(store, name, tmp_path).run(stop=never, advance=advance)
+    assert again == [(done, True), *[(1, False)] * (12 - done)]
     assert same(enhancer, whole)
     assert curve == whole_curve
 
