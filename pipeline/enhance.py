@@ -162,7 +162,7 @@ class Equalize:
         def apply(table: Table, frames_THWC: Frames) -> Frames:
             return _map_luma(lambda luma_HW: cv2.LUT(luma_HW, table), frames_THWC)
 
-        return _by_counts(video, self.statistics, self.smoothing, _count_luma, equalization_table, apply)
+        return _by_counts(video, self.statistics, self.smoothing, count_luma, equalization_table, apply)
 
 
 @dataclass(frozen=True)
@@ -267,7 +267,8 @@ def _count_values(frame: Frame) -> Counts:
     return np.bincount(frame.reshape(-1), minlength=256)
 
 
-def _count_luma(frame: Frame) -> Counts:
+def count_luma(frame: Frame) -> Counts:
+    """How many pixels of a frame (H, W, C) have each luma, 0 to 255: (256,)."""
     return np.bincount(cv2.cvtColor(frame, cv2.COLOR_RGB2YCrCb)[..., 0].reshape(-1), minlength=256)
 
 
