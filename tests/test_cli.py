@@ -20,25 +20,10 @@ from pipeline.errors import DataError, EnvironmentProblem, Interrupted, ParamsEr
 from pipeline.manifest import write_manifest
 from pipeline.predictions import Predictions, write_predictions
 from stages import _shell
-from stages.__main__ import COMMANDS, main
+from stages.__main__ import COMMANDS
 
 ROOT = Path(__file__).parent.parent
 HEAVY = ("torch", "torchvision", "torchmetrics", "h5py", "zarr", "dask", "distributed", "av", "cv2", "hypothesis")
-
-
-@pytest.fixture
-def call(monkeypatch, capsys):
-    """Run the command line in this process; returns exit code, stdout and stderr."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["dlkdd", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
-            main()
-        printed = capsys.readouterr()
-        return caught.value.code, printed.out, printed.err
-
-    monkeypatch.setenv("COLUMNS", "200")  # no line of help is broken
-    return run
 
 
 def first_line(name):
