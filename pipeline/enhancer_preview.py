@@ -109,11 +109,17 @@ def spread_videos(luma: Mapping[str, float], count: int) -> list[str]:
 
 
 def preview(
-    dark: FrameStore, video_ids: Sequence[str], shown: Sequence[Column], *, progress: Progress = no_progress
+    dark: FrameStore,
+    video_ids: Sequence[str],
+    shown: Sequence[Column],
+    *,
+    among: str,
+    progress: Progress = no_progress,
 ) -> Sheet:
     """A row for each video: its middle frame as each enhancer makes it, with the statistics of its own video.
 
-    Raises StaleArtifactError where a frame that is read is damaged.
+    among: of how many and what kind of videos these are, for the heading. Raises StaleArtifactError where a frame that
+    is read is damaged.
     """
     with progress("preview", len(video_ids), "videos") as advance:
         frames = []
@@ -121,7 +127,7 @@ def preview(
             frames.append(list(_middle_frames(dark, name, shown)))
             advance(1, name)
     heading = (
-        f"{len(video_ids)} of {len(dark.video_ids):,} videos, from dark to bright: middle frames, "
+        f"{len(video_ids)} of {among}, from dark to bright: middle frames, "
         "histograms of luma 0 to 255 (root of the share), and mean luma"
     )
     titles = [Title(column.enhancer.name, (column.note,)) for column in shown]

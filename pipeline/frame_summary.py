@@ -75,7 +75,7 @@ def summarise_frames(store: FrameStore, *, num_sampled: int, progress: Progress 
     lengths = [row.frames for row in store.rows]
     sizes = Counter((row.height, row.width) for row in store.rows)
     by_count = sorted(sizes.items(), key=lambda item: (-item[1], item[0]))
-    means = list(sampled_luma(store, num_sampled=num_sampled, progress=progress).values())
+    means = list(sampled_luma(store, store.video_ids, num_sampled=num_sampled, progress=progress).values())
     return FrameSummary(
         location=str(store.path),
         digest=store.digest,
@@ -92,15 +92,19 @@ def summarise_frames(store: FrameStore, *, num_sampled: int, progress: Progress 
     )
 
 
-def sampled_luma(store: FrameStore, *, num_sampled: int, progress: Progress = no_progress) -> dict[str, float]:
-    """Mean luma of the middle frame, by video id: of all videos or, evenly spread over the ids, of so many."""
-    places = np.linspace(0, len(store.rows) - 1, min(num_sampled, len(store.rows))).round().astype(int)
+def sampled_luma(
+    store: FrameStore, video_ids: Sequence[str], *, num_sampled: int, progress: Progress = no_progress
+) -> dict[str, float]:
+    """Mean luma of the middle frame, by video id: of these videos or, evenly spread over them, of so many.
+
+    Raises StaleArtifactError where the store lacks a video, or a frame that is read is damaged.
+    """
+    places = np.linspace(0, len(video_ids) - 1, min(num_sampled, len(video_ids))).round().astype(int)
     means = {}
     with progress("luma", len(places), "videos") as advance:
-        for place in places.tolist():
-            row = store.rows[place]
-            counts = count_luma(store.read(row.video_id, [row.frames // 2])[0])
-            means[row.video_id] = float(counts @ np.arange(256) / counts.sum())
+        for name in (video_ids[place] for place in places.tolist()):
+            counts = count_luma(store.read(name, [store.shape(name)[0] // 2])[0])
+            means[name] = float(counts @ np.arange(256) / counts.sum())
             advance(1, "")
     return means
 

@@ -49,7 +49,8 @@ def main(
     with the same enhancer, are taken over.
 
     With --preview, a picture instead: N videos from the darkest to the brightest, in the light of every enhancer.
-    Learned ones are fitted as fit_enhancer would, and kept for the next preview.
+    Learned ones are fitted as fit_enhancer would, and kept for the next preview. With a manifest the videos are of
+    train and val: test is for the scores.
 
     Example: dlkdd enhance --preview 6 --dark data/dark --manifest data/manifest.csv --out preview.png
     """

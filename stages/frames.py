@@ -51,11 +51,11 @@ def verify(store: StoreArgument, as_json: JsonOption = False) -> None:
     verdict = check_frames(store, progress=progress)
     if as_json:
         _print_json(verdict.to_dict())
+    if verdict.digest is None:
+        raise StaleArtifactError(verdict.findings[0], remedy="`dvc checkout` or `dvc pull` brings the store back")
     if verdict.findings:
         raise StaleArtifactError(
-            f"{store}: is not whole: {len(verdict.findings)} of {verdict.num_videos} videos are damaged"
-            if verdict.digest
-            else f"{store}: cannot be opened",
+            f"{store}: is not whole: {len(verdict.findings)} of {verdict.num_videos} videos are damaged",
             findings=verdict.findings,
             remedy="`dvc checkout` or `dvc pull` brings the store back, `dvc repro` makes it again",
         )

@@ -45,8 +45,11 @@ def test_a_summary_counts_what_was_written(store):
 
 
 def test_luma_is_that_of_the_middle_frames_of_videos_spread_over_the_ids(store):
-    assert sampled_luma(store, num_sampled=99) == pytest.approx({name: luma_by_hand(name) for name in SHAPES})
-    assert list(sampled_luma(store, num_sampled=2)) == ["a/1", "b/2"]
+    assert sampled_luma(store, store.video_ids, num_sampled=99) == pytest.approx(
+        {name: luma_by_hand(name) for name in SHAPES}
+    )
+    assert list(sampled_luma(store, store.video_ids, num_sampled=2)) == ["a/1", "b/2"]
+    assert list(sampled_luma(store, ["b/1"], num_sampled=2)) == ["b/1"]
 
 
 def test_a_store_without_videos_has_nothing_to_measure(tmp_path):

@@ -56,7 +56,7 @@ def test_verify_says_whole_or_ends_with_5(store):
 
 
 def test_what_is_no_store_is_5(store, tmp_path):
-    with pytest.raises(DlkddError, match="cannot be opened") as caught:
+    with pytest.raises(DlkddError, match="no whole frame store") as caught:
         call("verify", tmp_path / "none")
     assert caught.value.exit_code == 5
 

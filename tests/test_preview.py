@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import cv2
@@ -78,7 +79,7 @@ def test_the_sheet_shows_the_middle_frames_that_each_enhancer_makes_of_its_video
     shown = columns_now()
     assert [column.enhancer.name for column in shown] == list(ENHANCERS)
     names = ["a/2", "b/2", "c/1"]
-    sheet = preview(FrameStore(Path("dark")), names, shown)
+    sheet = preview(FrameStore(Path("dark")), names, shown, among="5 videos")
     assert [len(boxes) for boxes in sheet.boxes] == [len(ENHANCERS)] * 3
     for name, boxes in zip(names, sheet.boxes, strict=True):
         for column, box in zip(shown, boxes, strict=True):
@@ -205,11 +206,32 @@ def test_wrong_options_are_2_and_write_nothing(project, call, arguments, message
     assert sorted(Path().iterdir()) == before
 
 
+def test_test_videos_are_not_shown(project, succeed, monkeypatch):
+    """Whoever looks at them to choose an enhancer has tuned on them."""
+    shown = []
+
+    def noted(dark, video_ids, *others, **options):
+        shown.extend(video_ids)
+        return preview(dark, video_ids, *others, **options)
+
+    monkeypatch.setattr(import_module("stages._preview"), "preview", noted)
+    succeed(*PREVIEW[:2], 9, *PREVIEW[3:], "--manifest", "manifest.csv")
+    assert shown == ["a/2", "b/2", "a/1", "b/1"]  # from dark to bright, without c/1
+
+
 def test_a_store_without_videos_is_3(project, call):
     write_frames(Path("none"), {})
     code, _, err = call(*PREVIEW[:4], "none", *PREVIEW[5:])
     assert code == 3
-    assert err == "error: none: holds no videos\nhelp: `dvc repro prepare` makes it\n"
+    assert err.startswith("error: none: there are no videos to show")
+
+
+def test_a_manifest_of_other_videos_is_5_before_anything_is_fitted(project, call, fits):
+    rows = [manifest_row(name, 0, "train", SHAPE) for name in (*LEVELS, "x", "y")]
+    write_manifest(Path("manifest.csv"), rows)
+    code, _, err = call(*PREVIEW, "--manifest", "manifest.csv")
+    assert (code, fits) == (5, [])
+    assert "lacks 2 videos of manifest.csv\n  - x\n  - y\n" in err
 
 
 def test_the_stage_does_not_import_the_preview(project, call, monkeypatch):
