@@ -3,6 +3,8 @@
 A stage builds in `.work/<stage>-<fingerprint>/`, outside of what DVC tracks, so that a killed run goes on where it was:
 DVC deletes a stage's outs before it starts, but never looks in here. The fingerprint names everything that the result
 depends on; with any other parameter, input or format the stage starts a folder of its own.
+
+At the end of this file: what long work is asked (to stop) and what it tells (how far it is).
 """
 
 from __future__ import annotations
