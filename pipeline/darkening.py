@@ -23,7 +23,7 @@ from pipeline.digest import digest_file
 from pipeline.errors import DataError, EnvironmentProblem
 from pipeline.pool import run_jobs
 from pipeline.video import IMAGE_SUFFIXES, VIDEO_SUFFIXES, BrokenVideoError, probe, read_frames, write_video
-from pipeline.work import interruptible, written_whole
+from pipeline.work import Advance, interruptible, written_whole
 
 FORMAT_VERSION = 1
 LEDGER = "darken.jsonl"
@@ -71,7 +71,7 @@ def darken_folder(
     *,
     copy_others: bool,
     num_processes: int,
-    begin: Callable[[int], Callable[[int, str], None]],
+    begin: Callable[[int], Advance],
 ) -> DarkCopy:
     """Darken every video below `source` into `target`, under the same relative name with the suffix .mp4.
 
@@ -89,7 +89,7 @@ def darken_folder(
         ]
         todo = [job for job in jobs if not _is_done(job, rows.get(job.video_id))]
         advance = begin(len(jobs))
-        advance(len(jobs) - len(todo), "")
+        advance(len(jobs) - len(todo), "", earlier=True)
         broken = []
         with closing(run_jobs(_darken_video, todo, num_processes=num_processes)) as outcomes:
             for job, outcome in outcomes:

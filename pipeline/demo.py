@@ -7,7 +7,7 @@ wallpaper, and it did (LOG.md). `nuisance` scales how much all of this varies.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,7 +24,7 @@ from pipeline.params import Count, NotNegative, Positive, Section
 from pipeline.pool import run_jobs
 from pipeline.scenes import SUPERSAMPLING, Backdrop, Frame, Lens, Look, draw, dressed
 from pipeline.video import write_video
-from pipeline.work import interruptible, publish, work_folder, write_text_whole, written_whole
+from pipeline.work import Advance, interruptible, publish, work_folder, write_text_whole, written_whole
 
 FORMAT_VERSION = 1  # one more whenever the same parameters make other videos
 LISTS = Path("list_cvt")
@@ -226,7 +226,7 @@ def _with_clutter(motion: Motion, rng: np.random.Generator, strength: float) -> 
     return replace(motion, props=(*motion.props, Prop(kind, place=np.tile(place, (len(motion.yaw), 1)))))
 
 
-def write_demo(params: DemoVideosParams, out: Path, *, num_processes: int, advance: Callable[[int, str], None]) -> None:
+def write_demo(params: DemoVideosParams, out: Path, *, num_processes: int, advance: Advance) -> None:
     """Write the videos and lists of ARID's layout to the folder `out`, replacing it; a killed run goes on.
 
     `advance(count, note)` is called for every video. Files end in .mp4, lists say .avi: so it is with the copies of
@@ -239,7 +239,7 @@ def write_demo(params: DemoVideosParams, out: Path, *, num_processes: int, advan
         root = work.path / "videos"
         videos = list_videos(params)
         jobs = [(params, video, root) for video in videos if not _path(root, video).exists()]  # files are written whole
-        advance(len(videos) - len(jobs), "")
+        advance(len(videos) - len(jobs), "", earlier=True)
         with closing(run_jobs(_write_one, jobs, num_processes=num_processes)) as written:
             for (_, video, _), _ in written:
                 advance(1, video.stem)

@@ -163,7 +163,7 @@ class Equalize:
         def apply(table: Table, frames_THWC: Frames) -> Frames:
             return _map_luma(lambda luma_HW: cv2.LUT(luma_HW, table), frames_THWC)
 
-        return _by_counts(video, self.statistics, self.smoothing, _count_luma, equalization_table, apply)
+        return _by_counts(video, self.statistics, self.smoothing, count_luma, equalization_table, apply)
 
 
 @dataclass(frozen=True)
@@ -268,7 +268,8 @@ def _count_values(frame: Frame) -> Counts:
     return _count(frame.reshape(len(frame), -1))
 
 
-def _count_luma(frame: Frame) -> Counts:
+def count_luma(frame: Frame) -> Counts:
+    """How many pixels of a frame (H, W, C) have each luma, 0 to 255: (256,)."""
     return _count(np.asarray(cv2.cvtColor(frame, cv2.COLOR_RGB2YCrCb)[..., 0], np.uint8))
 
 

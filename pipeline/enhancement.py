@@ -137,7 +137,7 @@ def enhance_shard(task: EnhanceTask) -> EnhanceReport:
     result = update_shard(
         task.work,
         task.shard,
-        [(name, partial(_enhance, enhancer, _StoredVideo(dark, name, watch), watch, enhanced)) for name in sources],
+        [(name, partial(_enhance, enhancer, StoredVideo(dark, name, watch), watch, enhanced)) for name in sources],
         record=record,
         unchanged=unchanged,
         run=task.run,
@@ -163,7 +163,7 @@ class _Count:
 
 
 @dataclass(frozen=True)
-class _StoredVideo:
+class StoredVideo:
     """A video of the dark store, as an enhancer reads it."""
 
     store: FrameStore
@@ -181,7 +181,7 @@ class _StoredVideo:
             return self.store.read(self.video_id, numbers)
 
 
-def _enhance(enhancer: Enhancer, video: _StoredVideo, watch: Stopwatch, count: _Count) -> Iterator[Frame]:
+def _enhance(enhancer: Enhancer, video: StoredVideo, watch: Stopwatch, count: _Count) -> Iterator[Frame]:
     try:
         for batch_THWC in watch.each("enhance", enhanced_batches(enhancer, video)):
             yield from batch_THWC

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.enhance import Clahe, Enhancer, Equalize, Gamma, GammaAuto, Unchanged
+from pipeline.enhance import Clahe, Equalize, Gamma, GammaAuto, Unchanged
 from pipeline.errors import StaleArtifactError
 from pipeline.params import FitEnhancerParams
 from pipeline.weights import Tensors, load_weights, save_weights
@@ -65,7 +65,7 @@ def save_enhancer(path: Path, enhancer: Classical | LearnedEnhancer, *, fitted_o
     save_weights(path, tensors, attributes)
 
 
-def load_enhancer(path: Path, *, device: str = "cpu") -> Enhancer:
+def load_enhancer(path: Path, *, device: str = "cpu") -> Classical | LearnedEnhancer:
     """Read a model file. Raises StaleArtifactError where it is damaged or of another format.
 
     device: where a network computes; classical enhancers compute on the CPU.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,7 +30,7 @@ from pipeline.learned_enhancers import (
     estimate_curves,
 )
 from pipeline.params import FitEnhancerParams
-from pipeline.work import StopCheck
+from pipeline.work import Advance, StopCheck
 
 WEIGHT_DECAY = 1e-4
 CLIP_GRAD_NORM = 0.1
@@ -86,7 +86,7 @@ class Fitter:
         )
         self.progress = Progress()
 
-    def run(self, *, stop: StopCheck, advance: Callable[[int, str], None]) -> tuple[LearnedEnhancer, Curve]:
+    def run(self, *, stop: StopCheck, advance: Advance) -> tuple[LearnedEnhancer, Curve]:
         """Fit to the end, from the checkpoint where there is one; the enhancer and the curve of its losses.
 
         `stop` raises Interrupted when the run must end: then the progress is saved first. `advance` is told of every
@@ -95,7 +95,7 @@ class Fitter:
         self._load_checkpoint()
         progress, params = self.progress, self.params
         if progress.step:
-            advance(progress.step, "from the checkpoint")
+            advance(progress.step, "from the checkpoint", earlier=True)
         interval = max(1, params.steps // NUM_CURVE_POINTS)
         saved = time.monotonic()
         self.learners.train()

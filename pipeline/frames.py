@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from pipeline.digest import DIGEST_BYTES, digest_bytes, digest_json, digest_uint64
 from pipeline.errors import DataError, StaleArtifactError
 from pipeline.stopwatch import Stopwatch
-from pipeline.work import write_text_whole, written_whole
+from pipeline.work import Advance, write_text_whole, written_whole
 
 FORMAT = "dlkdd frame store"
 FORMAT_VERSION = 1
@@ -281,6 +281,9 @@ class FrameStore:
     def __repr__(self) -> str:
         return f"FrameStore({str(self.path)!r}: {len(self._rows)} videos, {self.codec})"
 
+    def __contains__(self, video_id: str) -> bool:
+        return video_id in self._rows
+
     @property
     def video_ids(self) -> tuple[str, ...]:
         """The ids of the videos, sorted."""
@@ -334,15 +337,20 @@ class FrameStore:
             clip_THWC[position] = frame[top : top + height, left : left + width]
         return clip_THWC
 
-    def verify(self) -> None:
-        """Read everything again and compare with the index; raises StaleArtifactError with all that is damaged."""
+    def verify(self, advance: Advance | None = None) -> None:
+        """Read everything again and compare with the index; `advance` is told of each video.
+
+        Raises StaleArtifactError whose findings name every damaged video.
+        """
         findings: list[str] = []
         for row in self.rows:
             try:
                 for frame in self._shard(row).encoded_frames(row):
                     self._decode(row, frame.content)
             except StaleArtifactError as error:
-                findings.append(str(error).partition("\n")[0])
+                findings.append(f"{row.video_id}: {str(error).partition(chr(10))[0]}")
+            if advance is not None:
+                advance(1, row.video_id)
         if findings:
             raise StaleArtifactError(
                 f"{self.path}: {len(findings)} of {len(self.rows)} videos are damaged",

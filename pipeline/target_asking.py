@@ -5,11 +5,10 @@ Axes: N videos, V views, M teachers, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +22,7 @@ from pipeline.models import ModelFile
 from pipeline.params import ClipParams, ViewsParams
 from pipeline.soft_targets import Rows, SoftTargetStore
 from pipeline.views import VIEW_POLICY_VERSION, View
+from pipeline.work import Advance
 
 # Another device, or another number of threads, rounds sums differently: how far a logit may move, over the largest
 # |logit| of its view. Factors of 11 bits, as TF32 has them, moved those of r2plus1d_slim and x3d_s by 0.0001, those of
@@ -30,20 +30,6 @@ from pipeline.views import VIEW_POLICY_VERSION, View
 RELATIVE_TOLERANCE = 2e-3
 
 _MOST = float(np.finfo(np.float32).max)  # stands for what is not finite, which JSON has no word for
-
-Advance = Callable[[int, str], None]
-
-
-class Progress(Protocol):
-    """Shows how far the work is: within the context `advance(count, note)` says that `count` more units are done."""
-
-    def __call__(self, description: str, total: int, unit: str, /) -> AbstractContextManager[Advance]: ...  # noqa: D102
-
-
-@contextmanager
-def no_progress(_description: str, _total: int, _unit: str, /) -> Iterator[Advance]:
-    """Shows nothing."""
-    yield lambda _count, _note: None
 
 
 @dataclass(frozen=True)

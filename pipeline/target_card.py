@@ -8,9 +8,8 @@ from pathlib import Path
 from pipeline.errors import StaleArtifactError
 from pipeline.logit_codecs import bytes_per_view
 from pipeline.soft_targets import FORMAT_VERSION, MAKE_REMEDY, SoftTargetStore
-from pipeline.target_asking import Progress, no_progress
 from pipeline.target_checks import CARD_NAME, verify
-from pipeline.work import PARTIAL_SUFFIX, publish
+from pipeline.work import PARTIAL_SUFFIX, Progress, no_progress, publish
 
 STORE_NAME = "soft_targets.zarr"
 

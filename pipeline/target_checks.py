@@ -30,7 +30,8 @@ from pipeline.logit_codecs import TopK, codec_of
 from pipeline.models import ModelFile
 from pipeline.params import ClipParams, Count, NotNegative, Share
 from pipeline.soft_targets import Examined, Rows, SoftTargetStore, concatenate, files_of
-from pipeline.target_asking import Advance, Asker, Comparison, Progress, no_progress
+from pipeline.target_asking import Asker, Comparison
+from pipeline.work import Advance, Progress, no_progress
 
 Depth = Literal["attributes", "checksums", "teacher"]
 

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from pipeline.logit_codecs import kl_divergence
 from pipeline.soft_targets import Rows, SoftTargetStore
-from pipeline.target_asking import Progress, no_progress
 from pipeline.target_blocks import blocks
+from pipeline.work import Progress, no_progress
 
 NUM_NAMED = 10  # of videos that only one store has, and of those that differ most
 

@@ -18,9 +18,8 @@ from numpy.typing import NDArray
 
 from pipeline.errors import EnvironmentProblem, ParamsError
 from pipeline.soft_targets import Rows, SoftTargetStore
-from pipeline.target_asking import Progress, no_progress
 from pipeline.views import View
-from pipeline.work import written_whole
+from pipeline.work import Progress, no_progress, written_whole
 
 if TYPE_CHECKING:
     import pyarrow

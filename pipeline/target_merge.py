@@ -17,8 +17,8 @@ from pipeline.errors import ParamsError, StaleArtifactError
 from pipeline.frames import FrameStore
 from pipeline.manifest import Manifest
 from pipeline.soft_targets import Rows, SoftTargetStore, concatenate, write_store
-from pipeline.target_asking import Progress, no_progress
 from pipeline.target_blocks import blocks
+from pipeline.work import Progress, no_progress
 
 _REMEDY = "`dlkdd targets diff` shows two stores side by side"
 _MOST_NAMED = 10

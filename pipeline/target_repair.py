@@ -25,10 +25,10 @@ from pipeline.frames import FrameStore
 from pipeline.manifest import Manifest
 from pipeline.models import ModelFile
 from pipeline.soft_targets import FORMAT_VERSION, Rows, SoftTargetStore, concatenate, files_of, write_store
-from pipeline.target_asking import Asker, Comparison, Progress, no_progress
+from pipeline.target_asking import Asker, Comparison
 from pipeline.target_checks import CARD_NAME, attribute_findings, file_findings, read_attributes, verify
 from pipeline.views import VIEW_POLICY_VERSION
-from pipeline.work import PARTIAL_SUFFIX, publish, work_folder
+from pipeline.work import PARTIAL_SUFFIX, Progress, no_progress, publish, work_folder
 
 NUM_CONTROL_ROWS = 32
 

@@ -19,7 +19,7 @@ from pipeline.errors import StaleArtifactError
 from pipeline.logit_codecs import bytes_per_view, log_softmax
 from pipeline.manifest import Manifest
 from pipeline.soft_targets import SoftTargetStore
-from pipeline.target_asking import Progress, no_progress
+from pipeline.work import Progress, no_progress
 
 NUM_BINS = 1000  # the quartiles of the entropy are known to a thousandth of its range
 

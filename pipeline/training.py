@@ -21,7 +21,7 @@ from pipeline.errors import Interrupted, ParamsError
 from pipeline.frames import FrameStore
 from pipeline.models import Recognizer
 from pipeline.params import TrainParams
-from pipeline.work import StopCheck
+from pipeline.work import Advance, StopCheck
 
 LossFunction = Callable[[Tensor, Batch], Tensor]
 Curve = list[dict[str, float]]
@@ -89,7 +89,7 @@ class Trainer:
         self.best_weights: dict[str, Tensor] = {}
         torch.manual_seed(seed)  # for dropout, all that is drawn outside of named streams
 
-    def run(self, *, stop: StopCheck, advance: Callable[[int, str], None]) -> Trained:
+    def run(self, *, stop: StopCheck, advance: Advance) -> Trained:
         """Train to the end, from the checkpoint where there is one.
 
         `stop` raises Interrupted when the run must end: then the progress is saved first. `advance` is told of every
@@ -98,7 +98,7 @@ class Trainer:
         self._load_checkpoint()
         progress, epochs = self.progress, self.params.epochs
         if progress.step:
-            advance(progress.step, "from the checkpoint")
+            advance(progress.step, "from the checkpoint", earlier=True)
         clip = self.recognizer.architecture.clip
         data = self.data
         dataset = ClipDataset(data.frames, data.train, data.source, clip, data.teacher_frames)

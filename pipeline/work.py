@@ -3,6 +3,8 @@
 A stage builds in `.work/<stage>-<fingerprint>/`, outside of what DVC tracks, so that a killed run goes on where it was:
 DVC deletes a stage's outs before it starts, but never looks in here. The fingerprint names everything that the result
 depends on; with any other parameter, input or format the stage starts a folder of its own.
+
+At the end of this file: what long work is asked (to stop) and what it tells (how far it is).
 """
 
 from __future__ import annotations
@@ -15,10 +17,11 @@ import shutil
 import signal
 import socket
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import Protocol
 
 from pipeline.digest import digest_bytes, digest_json
 from pipeline.errors import EnvironmentProblem, Interrupted
@@ -211,6 +214,31 @@ def _locked(path: Path, stage: str, what: str) -> Iterator[None]:
 
 
 StopCheck = Callable[[], None]
+
+
+class Advance(Protocol):
+    """Told by long work that `count` more units are done; `note` says something about the newest.
+
+    earlier: a run before this one did them, so that they say nothing about this one's speed.
+    """
+
+    def __call__(self, count: int, note: str, /, *, earlier: bool = False) -> None: ...  # noqa: D102
+
+
+class Progress(Protocol):
+    """Shows how far work of `total` units is; within the context its `Advance` is told of them."""
+
+    def __call__(self, description: str, total: int, unit: str, /) -> AbstractContextManager[Advance]: ...  # noqa: D102
+
+
+@contextmanager
+def no_progress(_description: str, _total: int, _unit: str, /) -> Iterator[Advance]:
+    """Shows nothing."""
+
+    def advance(_count: int, _note: str, /, *, earlier: bool = False) -> None:
+        return None
+
+    yield advance
 
 
 @contextmanager

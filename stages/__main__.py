@@ -35,6 +35,7 @@ COMMANDS = (
     "score_baseline",
     "evaluate",
     "targets",
+    "frames",
     "recipe",
     "demo_videos",
     "darken",

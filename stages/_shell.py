@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from pipeline.work import Advance
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -31,17 +34,51 @@ def say(message: str) -> None:
     console.print(printable(message), markup=False, emoji=False)
 
 
-Advance = Callable[[int, str], None]
+@dataclass
+class _Pace:
+    """How far the units are, how fast they come and when the last one will be there."""
+
+    total: int
+    unit: str  # in the plural
+    done: int = 0
+    earlier: int = 0  # of these: by an earlier run, which says nothing about the speed of this one
+    started: float = field(default_factory=lambda: time.monotonic())
+
+    def add(self, count: int, *, earlier: bool) -> None:
+        """So many more are done."""
+        self.done += count
+        self.earlier += count if earlier else 0
+
+    def __str__(self) -> str:
+        own, seconds = self.done - self.earlier, time.monotonic() - self.started
+        if own <= 0 or seconds <= 0:
+            return ""
+        return f"{_rate(own / seconds, self.unit)}, {_duration((self.total - self.done) * seconds / own)} left"
+
+
+def _rate(per_second: float, unit: str) -> str:
+    if per_second < 1:
+        seconds = 1 / per_second
+        return f"{seconds:.{1 if seconds < 100 else 0}f} s/{unit.removesuffix('s')}"
+    return f"{per_second:,.{1 if per_second < 100 else 0}f} {unit}/s"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 @contextmanager
 def progress(description: str, total: int, unit: str) -> Iterator[Advance]:
     """Show progress: a bar on a terminal, a plain line at once and every ten seconds elsewhere.
 
-    Yields `advance(count, note)`: `count` more units are done, `note` says something about the newest.
+    Yields `advance(count, note)`: `count` more units are done, `note` says something about the newest. `earlier=True`
+    says that an earlier run did them: they count, but not in the rate and the time left.
     """
+    pace = _Pace(total, unit)
     if not console.is_terminal:
-        with _plain_progress(description, total, unit) as advance:
+        with _plain_progress(description, pace) as advance:
             yield advance
         return
     columns = (
@@ -49,27 +86,31 @@ def progress(description: str, total: int, unit: str) -> Iterator[Advance]:
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn(unit),
+        TextColumn("{task.fields[pace]}"),
         TextColumn("{task.fields[note]}", style="dim"),
         TimeElapsedColumn(),
-        TimeRemainingColumn(),
     )
     with Progress(*columns, console=console) as bar:
-        task = bar.add_task(escape(description), total=total, note="")
-        yield lambda count, note: bar.update(task, advance=count, note=escape(note))
+        task = bar.add_task(escape(description), total=total, pace="", note="")
+
+        def advance(count: int, note: str, *, earlier: bool = False) -> None:
+            pace.add(count, earlier=earlier)
+            bar.update(task, completed=pace.done, pace=str(pace), note=escape(printable(note)))
+
+        yield advance
 
 
 @contextmanager
-def _plain_progress(description: str, total: int, unit: str) -> Iterator[Advance]:
-    started, shown = time.monotonic(), -PLAIN_INTERVAL_SECONDS  # the first line comes at once
-    done = 0
+def _plain_progress(description: str, pace: _Pace) -> Iterator[Advance]:
+    shown = -PLAIN_INTERVAL_SECONDS  # the first line comes at once
 
-    def advance(count: int, note: str) -> None:
-        nonlocal done, shown
-        done += count
+    def advance(count: int, note: str, *, earlier: bool = False) -> None:
+        nonlocal shown
+        pace.add(count, earlier=earlier)
         now = time.monotonic()
-        if now - shown >= PLAIN_INTERVAL_SECONDS or done == total:
+        if now - shown >= PLAIN_INTERVAL_SECONDS or pace.done == pace.total:
             shown = now
-            left = (total - done) * (now - started) / max(done, 1)
-            say(f"{description}: {done}/{total} {unit}, {left:.0f} s left{'; ' + note if note else ''}")
+            speed = f", {pace}" if str(pace) else ""
+            say(f"{description}: {pace.done}/{pace.total} {pace.unit}{speed}{'; ' + note if note else ''}")
 
     yield advance

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
@@ -12,6 +11,7 @@ import typer
 from pipeline.camera import ARID_CRF, ARID_LIKE, at_exposure
 from pipeline.darkening import Darkening, darken_folder
 from pipeline.pool import default_processes
+from pipeline.work import Advance
 from stages._shell import progress, say
 
 
@@ -38,7 +38,7 @@ def main(
     how = Darkening(at_exposure(ARID_LIKE, exposure), seed, crf)
     with ExitStack() as stack:
 
-        def begin(total: int) -> Callable[[int, str], None]:
+        def begin(total: int) -> Advance:
             return stack.enter_context(progress("darken", total, "videos"))
 
         done = darken_folder(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
@@ -10,28 +11,81 @@ import typer
 
 from pipeline.enhancement import enhance
 from pipeline.enhancer_file import is_learned
+from pipeline.errors import ParamsError
 from pipeline.stopwatch import shares_text
 from pipeline.work import interruptible
 from stages._cluster import SchedulerOption, WorkersOption, shard_runner
-from stages._shell import say
+from stages._shell import PARAMS_PATH, say
 
 
 def main(
     *,
     dark_path: Annotated[Path, typer.Option("--dark", help="The dark frames.")],
-    enhancer_path: Annotated[Path, typer.Option("--enhancer", help="The enhancer's model file.")],
-    out: Annotated[Path, typer.Option(help="The store of enhanced frames to write.")],
+    enhancer_path: Annotated[
+        Path | None, typer.Option("--enhancer", help="The enhancer's model file; a preview needs none.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="The store of enhanced frames to write; of a preview: a PNG.")],
     device: Annotated[
         str, typer.Option(help="Of a learned enhancer: cpu, cuda, cuda:N, or auto: cuda where there is one.")
     ] = "auto",
     workers: WorkersOption = None,
     scheduler: SchedulerOption = None,
+    num_previewed: Annotated[
+        int | None,
+        typer.Option("--preview", min=1, metavar="N", help="Write a picture of N videos in all enhancers, no store."),
+    ] = None,
+    manifest_path: Annotated[
+        Path | None,
+        typer.Option("--manifest", help="Of a preview: whose train videos the learned enhancers are fitted to."),
+    ] = None,
+    params_path: Annotated[
+        Path | None,
+        typer.Option("--params", help="Of a preview: the parameters of the enhancers.", show_default=str(PARAMS_PATH)),
+    ] = None,
 ) -> None:
     """Enhance the dark frames: the store that the teacher learns from.
 
     Same videos, same frame numbers, same sizes, same codec: only the light differs. Videos that were enhanced before,
     with the same enhancer, are taken over.
+
+    With --preview, a picture instead: N videos from the darkest to the brightest, in the light of every enhancer.
+    Learned ones are fitted as fit_enhancer would, and kept for the next preview. With a manifest the videos are of
+    train and val: test is for the scores.
+
+    Example: dlkdd enhance --preview 6 --dark data/dark --manifest data/manifest.csv --out preview.png
     """
+    if num_previewed is not None:
+        _refuse("--preview", {"--workers": workers})  # --scheduler may come from the environment
+        # by name: an import would make the preview, and the parameters that it reads, dependencies of this stage
+        import_module("stages._preview").show(
+            num_previewed,
+            dark_path=dark_path,
+            manifest_path=manifest_path,
+            enhancer_path=enhancer_path,
+            params_path=params_path or PARAMS_PATH,
+            out=out,
+            device=device,
+        )
+        return
+    _refuse("an enhanced store", {"--manifest": manifest_path, "--params": params_path})
+    if enhancer_path is None:
+        raise ParamsError(
+            "--enhancer is missing: an enhanced store is made with the model file of an enhancer",
+            remedy="`dlkdd fit-enhancer` writes it, models/enhancer.safetensors; --preview N shows all enhancers first",
+        )
+    _enhance(dark_path, enhancer_path, out, device, workers, scheduler)
+
+
+def _refuse(what: str, options: dict[str, object]) -> None:
+    """Nothing that is given goes unused."""
+    given = [name for name, value in options.items() if value is not None]
+    if given:
+        raise ParamsError(f"{what} does not take {' and '.join(given)}", remedy="--help says which option is for what")
+
+
+def _enhance(
+    dark_path: Path, enhancer_path: Path, out: Path, device: str, workers: int | None, scheduler: str | None
+) -> None:
     started = time.monotonic()
     with interruptible() as stop:
         run = shard_runner("enhance", num_workers=workers, scheduler=scheduler, stop=stop)

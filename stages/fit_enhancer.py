@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from pipeline.digest import digest_file, digest_json
+from pipeline.digest import digest_file
 from pipeline.enhancer_file import LEARNED, classical_from_params, save_enhancer
+from pipeline.fitted_enhancer import CHECKPOINT_SECONDS, Fit, fitted, read_curve, write_curve
 from pipeline.frames import FrameStore
 from pipeline.manifest import read_manifest
-from pipeline.params import EnhancerName, FitEnhancerParams, load_params, stage_values
-from pipeline.work import interruptible, publish, work_folder, written_whole
+from pipeline.params import EnhancerName, FitEnhancerParams, load_params
+from pipeline.work import interruptible, publish
 from stages._shell import PARAMS_PATH, ParamsOption, progress, say
-
-if TYPE_CHECKING:
-    from pipeline.enhancer_fitting import Curve
-
-FITTED_VERSION = 1  # raised when the same frames come to give other weights
-CHECKPOINT_SECONDS = 20.0
 
 
 def main(
@@ -43,76 +37,41 @@ def main(
     params = load_params(params_path)
     name, options = params.enhancer, params.fit_enhancer
     frames = FrameStore(dark_path)
-    train = [row.video_id for row in read_manifest(manifest_path).rows_of("train")]
+    train = tuple(row.video_id for row in read_manifest(manifest_path).rows_of("train"))
     if name not in LEARNED:
         save_enhancer(out, classical_from_params(name, options), fitted_on={})
-        _write_curve(curve_path, [])
+        write_curve(curve_path, [])
         say(f"fit_enhancer: {name} -> {out}")
     elif options.weights is not None:
         _take_weights(name, options, out)
-        _write_curve(curve_path, [])
+        write_curve(curve_path, [])
         say(f"fit_enhancer: {name} with the weights of {options.weights} -> {out}")
     else:
-        curve = _fit(name, options, frames, train, params.seed, device, checkpoint_seconds, out, curve_path)
-        say(f"fit_enhancer: {name}, loss {curve[0]['loss']:.4f} to {curve[-1]['loss']:.4f} -> {out}")
+        from stages._device import choose_device  # here and below: classical ones need no torch
+
+        fit = Fit(name, options, params.seed, frames, train, choose_device(device))
+        losses = _fit(fit, checkpoint_seconds, out, curve_path)
+        say(f"fit_enhancer: {name}, loss {losses[0]:.4f} to {losses[-1]:.4f} -> {out}")
+
+
+def _fit(fit: Fit, checkpoint_seconds: float, out: Path, curve_path: Path) -> list[float]:
+    """Publish the fitted model and its curve; returns the losses."""
+    with (
+        interruptible() as stop,
+        fitted("fit_enhancer", fit, stop=stop, progress=progress, checkpoint_seconds=checkpoint_seconds) as found,
+    ):
+        losses = [point["loss"] for point in read_curve(found.curve_path)]
+        publish(found.curve_path, curve_path)
+        publish(found.model_path, out)
+        found.work.finish()
+    return losses
 
 
 def _take_weights(name: EnhancerName, options: FitEnhancerParams, out: Path) -> None:
-    from pipeline.enhancer_weights import enhancer_from_weights  # here and below: classical ones need no torch
+    from pipeline.enhancer_weights import enhancer_from_weights
 
     weights = Path(str(options.weights))
     enhancer = enhancer_from_weights(
         weights, name, curve_reduction=options.curve_reduction, precision=options.precision
     )
     save_enhancer(out, enhancer, fitted_on={"weights": digest_file(weights)})
-
-
-def _fit(
-    name: EnhancerName,
-    options: FitEnhancerParams,
-    frames: FrameStore,
-    train: list[str],
-    seed: int,
-    device_name: str,
-    checkpoint_seconds: float,
-    out: Path,
-    curve_path: Path,
-) -> Curve:
-    """Fit in the stage's work folder, and publish the model and its curve."""
-    from pipeline.enhancer_fitting import Fitter
-    from stages._device import choose_device
-
-    device = choose_device(device_name)
-    inputs = {"dark": frames.digest, "train": digest_json(train)}
-    values = {**stage_values(options, seed=seed, enhancer=name), "device": device.type}
-    with (
-        work_folder("fit_enhancer", params=values, inputs=inputs, format_version=FITTED_VERSION) as work,
-        interruptible() as stop,
-    ):
-        fitter = Fitter(
-            name,
-            frames,
-            train,
-            options,
-            seed=seed,
-            device=device,
-            checkpoint_path=work.path / "checkpoint.pt",
-            checkpoint_seconds=checkpoint_seconds,
-        )
-        with progress("fit_enhancer", options.steps, "steps") as advance:
-            enhancer, curve = fitter.run(stop=stop, advance=advance)
-        built_model, built_curve = work.path / "enhancer.safetensors", work.path / "curve.csv"
-        save_enhancer(built_model, enhancer, fitted_on={**inputs, "seed": seed, "steps": options.steps})
-        _write_curve(built_curve, curve)
-        publish(built_curve, curve_path)
-        publish(built_model, out)
-        work.finish()
-    return curve
-
-
-def _write_curve(path: Path, curve: Curve) -> None:
-    """The losses, a line a point; the heading alone where nothing was fitted."""
-    with written_whole(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(curve[0]) if curve else ["step", "loss"], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({key: f"{value:.6g}" for key, value in row.items()} for row in curve)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from dask_runs import Cluster
+
+from stages.__main__ import main
 
 
 @pytest.fixture(scope="session")
@@ -27,3 +30,18 @@ def cluster(tmp_path):
     folder.mkdir()
     with ExitStack() as stack:
         yield Cluster(folder, stack)
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """Run the command line in this process; returns exit code, stdout and stderr."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["dlkdd", *map(str, arguments)])
+        with pytest.raises(SystemExit) as caught:
+            main()
+        printed = capsys.readouterr()
+        return caught.value.code, printed.out, printed.err
+
+    monkeypatch.setenv("COLUMNS", "200")  # no line of help is broken
+    return run

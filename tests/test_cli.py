@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import io
 import json
 import subprocess
 import sys
@@ -13,30 +14,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from builders import manifest_row
+from rich.console import Console
 
 from pipeline.errors import DataError, EnvironmentProblem, Interrupted, ParamsError, StaleArtifactError
 from pipeline.manifest import write_manifest
 from pipeline.predictions import Predictions, write_predictions
 from stages import _shell
-from stages.__main__ import COMMANDS, main
+from stages.__main__ import COMMANDS
 
 ROOT = Path(__file__).parent.parent
 HEAVY = ("torch", "torchvision", "torchmetrics", "h5py", "zarr", "dask", "distributed", "av", "cv2", "hypothesis")
-
-
-@pytest.fixture
-def call(monkeypatch, capsys):
-    """Run the command line in this process; returns exit code, stdout and stderr."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["dlkdd", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
-            main()
-        printed = capsys.readouterr()
-        return caught.value.code, printed.out, printed.err
-
-    monkeypatch.setenv("COLUMNS", "200")  # no line of help is broken
-    return run
 
 
 def first_line(name):
@@ -211,20 +198,75 @@ def test_evaluate_prints_json_and_nothing_else_when_asked(call, evaluation, tmp_
 # progress
 
 
-def test_progress_off_a_terminal_is_plain_lines(capsys, monkeypatch):
-    now = 0.0
-    monkeypatch.setattr(_shell.time, "monotonic", lambda: now)
+@pytest.fixture
+def clock(monkeypatch):
+    """Seconds that pass when a test says so."""
+    now = [0.0]
+    monkeypatch.setattr(_shell.time, "monotonic", lambda: now[0])
+
+    def wait(seconds):
+        now[0] += seconds
+
+    return wait
+
+
+def test_progress_off_a_terminal_is_plain_lines(capsys, clock):
     with _shell.progress("train_teacher", 10, "steps") as advance:
         for step in range(10):
-            now += 4.0
+            clock(4.0)
             advance(1, f"loss {step}")
     lines = capsys.readouterr().err.splitlines()
     assert lines == [
-        "train_teacher: 1/10 steps, 36 s left; loss 0",
-        "train_teacher: 4/10 steps, 24 s left; loss 3",
-        "train_teacher: 7/10 steps, 12 s left; loss 6",
-        "train_teacher: 10/10 steps, 0 s left; loss 9",
+        "train_teacher: 1/10 steps, 4.0 s/step, 36 s left; loss 0",
+        "train_teacher: 4/10 steps, 4.0 s/step, 24 s left; loss 3",
+        "train_teacher: 7/10 steps, 4.0 s/step, 12 s left; loss 6",
+        "train_teacher: 10/10 steps, 4.0 s/step, 0 s left; loss 9",
     ]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "count", "expected"),
+    [
+        (10.0, 123, "123/10000 videos, 12.3 videos/s, 13 min left"),
+        (0.01, 20, "20/10000 videos, 2,000 videos/s, 5 s left"),
+        (5.0, 5, "5/10000 videos, 1.0 videos/s, 2.8 h left"),
+        (900.0, 6, "6/10000 videos, 150 s/video, 416.4 h left"),
+    ],
+)
+def test_a_rate_has_the_unit_that_suits_it(capsys, clock, seconds, count, expected):
+    with _shell.progress("enhance", 10_000, "videos") as advance:
+        clock(seconds)
+        advance(count, "")
+    assert capsys.readouterr().err == f"enhance: {expected}\n"
+
+
+def test_what_an_earlier_run_did_counts_but_not_in_the_rate(capsys, clock):
+    with _shell.progress("train_student", 100, "steps") as advance:
+        clock(1.0)
+        advance(80, "from the checkpoint", earlier=True)
+        clock(14.0)
+        advance(5, "")
+        clock(5.0)
+        advance(15, "")
+    assert capsys.readouterr().err.splitlines() == [
+        "train_student: 80/100 steps; from the checkpoint",
+        "train_student: 85/100 steps, 3.0 s/step, 45 s left",
+        "train_student: 100/100 steps, 1.0 steps/s, 0 s left",
+    ]
+
+
+def test_progress_on_a_terminal_shows_the_same(monkeypatch, clock):
+    screen = io.StringIO()
+    monkeypatch.setattr(_shell, "console", Console(file=screen, force_terminal=True, width=120))
+    with _shell.progress("enhance", 100, "videos") as advance:
+        advance(80, "from [before]", earlier=True)
+        clock(4.0)
+        advance(10, "[shard] 3\x1b[31m")
+    shown = screen.getvalue()
+    assert "90/100" in shown
+    assert "2.5 videos/s, 4 s left" in shown
+    assert "[shard] 3" in shown
+    assert "\x1b[31m" not in shown
 
 
 def test_progress_that_ends_early_says_nothing_wrong(capsys):

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import fcntl
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ from pipeline.darkening import LEDGER, DarkCopy, Darkening, darken_folder
 from pipeline.digest import digest_file
 from pipeline.errors import DataError
 from pipeline.video import probe, read_frames, write_video
+from pipeline.work import Advance
 
 HOW = Darkening(ARID_LIKE, seed=0, crf=25)
 
@@ -31,10 +31,10 @@ def bright(tmp_path: Path) -> Path:
 
 
 def run(source: Path, target: Path, how: Darkening = HOW, *, copy_others: bool = True, stop_at: int = -1) -> DarkCopy:
-    def begin(_total: int) -> Callable[[int, str], None]:
+    def begin(_total: int) -> Advance:
         seen = 0
 
-        def advance(count: int, _note: str) -> None:
+        def advance(count: int, _note: str, *, earlier: bool = False) -> None:
             nonlocal seen
             seen += count
             if seen == stop_at:

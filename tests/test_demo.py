@@ -35,7 +35,7 @@ TINY = SHIPPED.model_copy(
 )
 
 
-def ignore_progress(_count: int, _note: str) -> None:
+def ignore_progress(_count: int, _note: str, *, earlier: bool = False) -> None:
     pass
 
 
@@ -102,7 +102,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(
     monkeypatch.chdir(tmp_path)
     seen: list[str] = []
 
-    def stop_after_three(count: int, note: str) -> None:
+    def stop_after_three(count: int, note: str, *, earlier: bool = False) -> None:
         seen.extend([note] * count)
         if len(seen) == 3:
             raise KeyboardInterrupt
@@ -111,7 +111,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(
         write_demo(TINY, tmp_path / "out", num_processes=1, advance=stop_after_three)
     assert not (tmp_path / "out").exists()
     steps: list[int] = []
-    write_demo(TINY, tmp_path / "out", num_processes=1, advance=lambda count, _: steps.append(count))
+    write_demo(TINY, tmp_path / "out", num_processes=1, advance=lambda count, _, **__: steps.append(count))
     assert steps == [3] + [1] * 9
     assert digests(tmp_path / "out") == digests(tiny_demo)
 

@@ -22,12 +22,14 @@ from safetensors.numpy import save_file
 from pipeline.enhance import enhance_frames
 from pipeline.enhancer_file import CLASSICAL, LEARNED, load_enhancer
 from pipeline.enhancer_fitting import Fitter
-from pipeline.errors import Interrupted, ParamsError
+from pipeline.errors import DataError, Interrupted, ParamsError
+from pipeline.fitted_enhancer import Fit, fitted
 from pipeline.frames import FrameStore
 from pipeline.learned_enhancers import NETWORKS, CalibrationNetwork
 from pipeline.manifest import write_manifest
 from pipeline.params import load_params
 from pipeline.weights import load_weights
+from pipeline.work import no_progress
 from stages import fit_enhancer
 
 ROOT = Path(__file__).parent.parent
@@ -117,8 +119,12 @@ def test_an_interrupted_fit_goes_on_to_the_same_bytes(name, done, store, tmp_pat
     with pytest.raises(Interrupted):
         fitter(store, name, tmp_path).run(stop=stop, advance=lambda count, note: steps.append(count))
     again = []
-    enhancer, curve = fitter(store, name, tmp_path).run(stop=never, advance=lambda count, note: again.append(count))
-    assert again == [done, *[1] * (12 - done)]
+
+    def advance(count, note, *, earlier=False):
+        again.append((count, earlier))
+
+    enhancer, curve = fitter(store, name, tmp_path).run(stop=never, advance=advance)
+    assert again == [(done, True), *[(1, False)] * (12 - done)]
     assert same(enhancer, whole)
     assert curve == whole_curve
 
@@ -198,6 +204,29 @@ def test_the_stage_writes_model_and_curve(name, project):
     assert not list(Path(".work").glob("*/*"))
     run_stage()
     assert Path("m.safetensors").read_bytes() == first
+
+
+def test_a_fit_that_is_kept_is_found_again_whatever_the_classical_parameters(project, store):
+    def fit_of(**changes):
+        return Fit("sci", params(steps=3, **changes), 0, store, VIDEOS, torch.device("cpu"))
+
+    models, fits = [], []
+
+    def progress(description, total, unit):
+        fits.append(total)
+        return no_progress(description, total, unit)
+
+    for changes in ({}, {"gamma": 3.0, "statistics": "frame"}, {"learning_rate": 0.01}):
+        with fitted("preview", fit_of(**changes), stop=never, progress=progress) as found:
+            models.append(found.model_path.read_bytes())
+            found.work.keep()
+    assert models[0] == models[1] != models[2]
+    assert fits == [3, 3]
+
+
+def test_no_train_videos_are_an_error(project, store):
+    with pytest.raises(DataError, match="nothing to learn from"):
+        Fit("sci", params(), 0, store, (), torch.device("cpu"))
 
 
 def test_only_train_videos_are_learnt_from(project):

@@ -64,7 +64,7 @@ class Run:
             if steps >= interrupt_after:
                 raise Interrupted(15)
 
-        def advance(count, note):
+        def advance(count, note, *, earlier=False):
             nonlocal steps
             steps += not note.startswith("from")
 

@@ -63,7 +63,7 @@ class Run:
             if steps >= interrupt_after:
                 raise Interrupted(15)
 
-        def advance(count, note):
+        def advance(count, note, *, earlier=False):
             nonlocal steps
             self.told.append((count, note))
             steps += not note.startswith("from")

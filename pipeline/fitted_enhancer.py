@@ -1,0 +1,129 @@
+"""A learned enhancer's fit as a piece of restartable work: what decides it, and its files in a work folder.
+
+The stage publishes these files, the preview keeps them; both are the same bytes. PyTorch is imported when there is
+something to fit.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.digest import digest_json
+from pipeline.enhancer_file import save_enhancer
+from pipeline.errors import DataError
+from pipeline.frames import FrameStore
+from pipeline.params import FitEnhancerParams
+from pipeline.work import Progress, StopCheck, WorkFolder, work_folder, written_whole
+
+if TYPE_CHECKING:
+    import torch
+
+    from pipeline.enhancer_fitting import Curve
+
+FITTED_VERSION = 1  # raised when the same frames come to give other weights
+CHECKPOINT_SECONDS = 20.0
+# Parameters that say nothing about a fit: whoever tries gammas in previews need not wait for the networks each time
+_OF_OTHERS = {"gamma", "target_mean", "clahe_clip_limit", "clahe_grid", "statistics", "smoothing", "weights"}
+
+
+@dataclass(frozen=True)
+class Fit:
+    """All that decides the weights of the network `name`; `train` are the videos that it learns from, and no others."""
+
+    name: str
+    options: FitEnhancerParams
+    seed: int
+    frames: FrameStore
+    train: tuple[str, ...]
+    device: torch.device
+
+    def __post_init__(self) -> None:
+        if not self.train:
+            raise DataError(
+                f"{self.name} has nothing to learn from: the manifest has no train videos",
+                remedy="`dvc repro prepare` makes a manifest; docs/datasets.md says how the splits come about",
+            )
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """Digests of what it learns from."""
+        return {"dark": self.frames.digest, "train": digest_json(list(self.train))}
+
+    @property
+    def values(self) -> dict[str, object]:
+        """The parameters, for a fingerprint."""
+        own = self.options.model_dump(exclude=_OF_OTHERS)
+        return {"enhancer": self.name, "options": own, "seed": self.seed, "device": self.device.type}
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """The files of a finished fit, in its work folder."""
+
+    work: WorkFolder
+
+    @property
+    def model_path(self) -> Path:
+        """The enhancer's model file."""
+        return self.work.path / "enhancer.safetensors"
+
+    @property
+    def curve_path(self) -> Path:
+        """The CSV of its losses."""
+        return self.work.path / "curve.csv"
+
+
+@contextmanager
+def fitted(
+    stage: str, fit: Fit, *, stop: StopCheck, progress: Progress, checkpoint_seconds: float = CHECKPOINT_SECONDS
+) -> Iterator[Fitted]:
+    """Fit in the work folder of that stage, or find there what an earlier run fitted and kept.
+
+    Yields the files, in the locked folder: to publish, keep or finish it is the caller's. Their bytes do not depend on
+    the stage's name. Raises what `Fitter.run` raises, and EnvironmentProblem where the folder is in use.
+    """
+    with work_folder(stage, params=fit.values, inputs=fit.inputs, format_version=FITTED_VERSION) as work:
+        found = Fitted(work)
+        if not (found.curve_path.exists() and found.model_path.exists()):
+            _fit_into(found, stage, fit, stop, progress, checkpoint_seconds)
+        yield found
+
+
+def _fit_into(
+    found: Fitted, stage: str, fit: Fit, stop: StopCheck, progress: Progress, checkpoint_seconds: float
+) -> None:
+    from pipeline.enhancer_fitting import Fitter
+
+    fitter = Fitter(
+        fit.name,
+        fit.frames,
+        fit.train,
+        fit.options,
+        seed=fit.seed,
+        device=fit.device,
+        checkpoint_path=found.work.path / "checkpoint.pt",
+        checkpoint_seconds=checkpoint_seconds,
+    )
+    with progress(stage, fit.options.steps, "steps") as advance:
+        enhancer, curve = fitter.run(stop=stop, advance=advance)
+    write_curve(found.curve_path, curve)
+    save_enhancer(found.model_path, enhancer, fitted_on={**fit.inputs, "seed": fit.seed, "steps": fit.options.steps})
+
+
+def write_curve(path: Path, curve: Curve) -> None:
+    """The losses as a CSV, a line a point; the heading alone where nothing was fitted."""
+    with written_whole(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(curve[0]) if curve else ["step", "loss"], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({key: f"{value:.6g}" for key, value in row.items()} for row in curve)
+
+
+def read_curve(path: Path) -> Curve:
+    """The losses that `write_curve` wrote."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
