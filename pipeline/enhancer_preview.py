@@ -18,6 +18,7 @@ from pipeline.enhance import Frame
 from pipeline.enhancement import StoredVideo
 from pipeline.enhancer_file import ENHANCERS, LEARNED, Classical, classical_from_params, load_enhancer
 from pipeline.fitted_enhancer import Fit, fitted
+from pipeline.flicker import Flicker, flicker_text, measure_flicker
 from pipeline.frames import FrameStore
 from pipeline.params import EnhancerName, FitEnhancerParams
 from pipeline.stopwatch import Stopwatch
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     import torch
 
     from pipeline.learned_enhancers import LearnedEnhancer
+
+
+FLICKER_FRAMES = 16  # around the middle of a video
 
 
 @dataclass(frozen=True)
@@ -118,27 +122,48 @@ def preview(
 ) -> Sheet:
     """A row for each video: its middle frame as each enhancer makes it, with the statistics of its own video.
 
+    Below an enhancer's name is its flicker (pipeline/flicker.py) over the middle frames, the mean of the videos shown.
+
     among: of how many and what kind of videos these are, for the heading. Raises StaleArtifactError where a frame that
     is read is damaged.
     """
     with progress("preview", len(video_ids), "videos") as advance:
-        frames = []
+        samples = []
         for name in video_ids:
-            frames.append(list(_middle_frames(dark, name, shown)))
+            samples.append(list(_samples(dark, name, shown)))
             advance(1, name)
     heading = (
         f"{len(video_ids)} of {among}, from dark to bright: middle frames, "
         "histograms of luma 0 to 255 (root of the share), and mean luma"
     )
-    titles = [Title(column.enhancer.name, (column.note,)) for column in shown]
+    titles = [
+        Title(
+            column.enhancer.name, (column.note, flicker_text([s.flicker for s in of_column if s.flicker is not None]))
+        )
+        for column, of_column in zip(shown, zip(*samples, strict=True), strict=True)
+    ]
+    frames = [[sample.frame for sample in row] for row in samples]
     return draw_sheet(heading, [_row_title(dark, name) for name in video_ids], titles, frames)
 
 
-def _middle_frames(dark: FrameStore, video_id: str, shown: Sequence[Column]) -> Iterator[Frame]:
+@dataclass(frozen=True)
+class _Sample:
+    """What is shown of a video in the light of one enhancer; flicker: None of a video of one frame."""
+
+    frame: Frame
+    flicker: Flicker | None
+
+
+def _samples(dark: FrameStore, video_id: str, shown: Sequence[Column]) -> Iterator[_Sample]:
     video = StoredVideo(dark, video_id, Stopwatch())
-    middle = video.shape[0] // 2
+    num_frames = video.shape[0]
+    middle = num_frames // 2
+    first = max(0, middle - FLICKER_FRAMES // 2)
+    dark_THWC = video.read(range(first, min(first + FLICKER_FRAMES, num_frames)))
     for column in shown:
-        yield column.enhancer.for_video(video)(video.read([middle]), middle)[0]
+        enhanced_THWC = column.enhancer.for_video(video)(dark_THWC, first)
+        flicker = measure_flicker(dark_THWC, enhanced_THWC) if num_frames > 1 else None
+        yield _Sample(enhanced_THWC[middle - first], flicker)
 
 
 def _row_title(dark: FrameStore, video_id: str) -> Title:

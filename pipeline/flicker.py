@@ -5,6 +5,7 @@ Axes: T frames, H rows, W columns, C the channels red, green, blue. Luma is Y of
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,6 +50,24 @@ def measure_flicker(dark_THWC: Frames, enhanced_THWC: Frames) -> Flicker:
     light = np.abs(np.diff(luma_TP.mean(axis=1))).mean()
     grain = np.abs(np.diff(luma_TP, axis=0)).mean()
     return Flicker(float(light), float(grain), float(still_HW.mean()))
+
+
+def mean_flicker(found: Iterable[Flicker]) -> Flicker | None:
+    """The mean over the videos that have a background; None where none has."""
+    still = [flicker for flicker in found if flicker.background > 0]
+    if not still:
+        return None
+    return Flicker(
+        light=float(np.mean([flicker.light for flicker in still])),
+        grain=float(np.mean([flicker.grain for flicker in still])),
+        background=float(np.mean([flicker.background for flicker in still])),
+    )
+
+
+def flicker_text(found: Iterable[Flicker]) -> str:
+    """For a person: `flicker 0.12, grain 1.6`, the mean of some videos in levels; empty where none has a background."""
+    mean = mean_flicker(found)
+    return "" if mean is None else f"flicker {mean.light:.2f}, grain {mean.grain:.1f}"
 
 
 def background(dark_THWC: Frames) -> NDArray[np.bool_]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pipeline.enhance import Equalize, GammaAuto, Unchanged, enhance_frames
-from pipeline.flicker import background, measure_flicker
+from pipeline.flicker import Flicker, background, flicker_text, measure_flicker
 
 
 def scene(num_frames=12, *, shape=(24, 32)):
@@ -79,6 +79,12 @@ def test_statistics_of_a_video_flicker_less_than_those_of_its_frames():
     }
     assert light["none"] <= light["video"] < light["smoothed"] < light["frame"]
     assert light["equalized video"] < light["equalized frame"]
+
+
+def test_videos_without_background_are_left_out_of_the_mean():
+    nothing = Flicker(math.nan, math.nan, 0.0)
+    assert flicker_text([Flicker(1.0, 2.0, 0.5), nothing, Flicker(0.5, 4.0, 1.0)]) == "flicker 0.75, grain 3.0"
+    assert flicker_text([nothing]) == flicker_text([]) == ""
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8, 3), (4, 8, 9, 3)])
