@@ -128,11 +128,9 @@ def write_dark(paths: Sequence[Path], folder: Path) -> FrameStore:
     return FrameStore(folder)
 
 
-def run_stage(folder: Path, name: str, run: RunTasks) -> Enhanced:
-    path = folder / f"{name}.safetensors"
-    save(name, path)
+def run_stage(folder: Path, enhancer: Path, run: RunTasks) -> Enhanced:
     with contextlib.chdir(folder):  # the work folder lies in the current one
-        done = enhance(folder / "dark", path, folder / "enhanced", run=run)
+        done = enhance(folder / "dark", enhancer, folder / "enhanced", run=run)
     for path in (folder / ".work").rglob("*.h5"):
         path.unlink()  # a second run would take them over
     return done
@@ -153,7 +151,9 @@ def measure(folder: Path, name: str, paths: Sequence[Path], prepare_seconds: flo
         most = NAIVE_NETWORK_FRAMES if name in LEARNED else None
         num_frames, seconds = cpu_seconds(lambda: plain_loop(paths, folder, plain, most_frames=most))
         rate = int(str(num_frames)) / seconds
-    done, seconds = cpu_seconds(lambda: run_stage(folder, name, here))  # type: ignore[arg-type]
+    path = folder / f"{name}.safetensors"
+    save(name, path)
+    done, seconds = cpu_seconds(lambda: run_stage(folder, path, here))  # type: ignore[arg-type]
     assert isinstance(done, Enhanced)
     count = done.num_frames
     return Measured(rate, count / seconds, count / (seconds + prepare_seconds), shares_text(done.seconds))
@@ -173,11 +173,12 @@ def compare_workers(folder: Path, names: Sequence[str]) -> None:
     print("\none worker and two, by the clock")
     print("enhancer     frames/s with one    two over one")
     for name in names:
-        rates = []
+        rates, path = [], folder / f"{name}.safetensors"
+        save(name, path)
         for num_workers in (1, 2):
             run = shard_runner("enhance", num_workers=num_workers, scheduler=None, stop=lambda: None)
             start = time.monotonic()
-            done = run_stage(folder, name, run)
+            done = run_stage(folder, path, run)
             rates.append(done.num_frames / (time.monotonic() - start))
         print(f"{name:12} {rates[0]:17.0f} {rates[1] / rates[0]:15.2f}", flush=True)
 

@@ -21,7 +21,7 @@ Colour = tuple[int, int, int]
 
 LONG_SIDE = 200  # of a shown frame, about
 MARGIN, GUTTER, GAP, ROW_GAP = 24, 168, 16, 28
-HEADING, TITLES = 44, 48  # heights above the grid
+HEADING = 44  # height above the titles of the columns
 HISTOGRAM = 60  # its height, with a line above the bars for the mean
 NUM_BINS = 64
 
@@ -34,6 +34,7 @@ DIM: Colour = (148, 152, 158)
 
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _LARGE, _SMALL = 11, 9  # heights of capitals
+_LARGE_LINE, _SMALL_LINE = _LARGE + 8, _SMALL + 7
 _FINER = 4  # text is drawn so many times larger and shrunk: OpenCV's own small text is ragged
 
 
@@ -73,7 +74,8 @@ def draw_sheet(
     """
     sizes = [shown_size(*row[0].shape[:2]) for row in frames]
     cell = max(max(width for _, width in sizes), 150)  # histogram and titles need some room
-    tops = np.cumsum([MARGIN + HEADING + TITLES, *(height + HISTOGRAM + ROW_GAP for height, _ in sizes)]).tolist()
+    titles = _LARGE_LINE + _SMALL_LINE * max(len(title.notes) for title in columns) + 12  # their height
+    tops = np.cumsum([MARGIN + HEADING + titles, *(height + HISTOGRAM + ROW_GAP for height, _ in sizes)]).tolist()
     lefts = [MARGIN + GUTTER + column * (cell + GAP) for column in range(len(columns))]
     picture_HWC = np.full((tops[-1] - ROW_GAP + MARGIN, lefts[-1] + cell + MARGIN, 3), BACKGROUND, np.uint8)
     fitting = _cut(plain(heading), _LARGE, picture_HWC.shape[1] - 2 * MARGIN)
@@ -136,10 +138,10 @@ def _write_title(picture_HWC: Picture, title: Title, left: int, top: int, width:
     baseline = top + _LARGE
     for line in _wrapped(title.name, _LARGE, width):
         _write(picture_HWC, line, left, baseline, _LARGE, BRIGHT)
-        baseline += _LARGE + 8
+        baseline += _LARGE_LINE
     for note in title.notes:
         _write(picture_HWC, _cut(plain(note), _SMALL, width), left, baseline, _SMALL, DIM)
-        baseline += _SMALL + 7
+        baseline += _SMALL_LINE
 
 
 def plain(text: str) -> str:
