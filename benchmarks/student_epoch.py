@@ -24,11 +24,12 @@ from torch import Tensor
 from pipeline.asking import ask
 from pipeline.cached_targets import load_targets
 from pipeline.dataset import BANK, Batch, ClipDataset, DrawnViews, EpochPlan, Sample, load_batches
+from pipeline.distillation import distillation_loss
 from pipeline.frames import FrameStore, shard_path, write_index, write_shard
 from pipeline.logit_codecs import codec_of
-from pipeline.losses import distillation_loss, hard_loss
+from pipeline.losses import hard_loss
 from pipeline.models import Architecture, Recognizer, load_model, save_model
-from pipeline.params import ClipParams, TrainParams, ViewsParams
+from pipeline.params import ClipParams, TrainParams, ViewsParams, load_params
 from pipeline.precompute import Asking, Packing, compute_part, keys_of, pack_store, parts_of
 from pipeline.row_cache import RowCache
 from pipeline.soft_targets import SoftTargetStore
@@ -36,7 +37,8 @@ from pipeline.training import Trainer, TrainingData
 
 NUM_CLASSES = 11
 VIEWS = ViewsParams(num_views=1, min_scale=0.6, max_aspect=1.2, flip=True)
-TARGETS: dict[str, Any] = {"soft_loss": "kl", "temperature": 4.0, "soft_weight": 0.5}
+OPTIONS = load_params(Path(__file__).parent.parent / "params.yaml").distillation
+TARGETS: dict[str, Any] = {"soft_loss": "kl", "temperature": 4.0, "soft_weight": 0.5, "options": OPTIONS}
 
 
 def write_noise(folder: Path, count: int, shape_THW: tuple[int, int, int]) -> FrameStore:
@@ -93,17 +95,19 @@ class Epochs:
 
     def baseline(self) -> float:
         data = TrainingData(self.dark, self.samples, self.samples[:1], self.drawn)
-        return self.train(data, lambda logits_BK, batch: hard_loss(logits_BK, batch.labels_B, label_smoothing=0.0))
+        return self.train(
+            data, lambda logits_BK, batch, epoch: hard_loss(logits_BK, batch.labels_B, label_smoothing=0.0)
+        )
 
     def cache(self) -> float:
-        def loss(logits_BK: Tensor, batch: Batch) -> Tensor:
+        def loss(logits_BK: Tensor, batch: Batch, epoch: float) -> Tensor:
             assert batch.teacher_BK is not None
             return distillation_loss(logits_BK, batch.labels_B, batch.teacher_BK, **TARGETS)
 
         return self.train(TrainingData(self.dark, self.samples, self.samples[:1], self.cached), loss)
 
     def online(self) -> float:
-        def loss(logits_BK: Tensor, batch: Batch) -> Tensor:
+        def loss(logits_BK: Tensor, batch: Batch, epoch: float) -> Tensor:
             return distillation_loss(logits_BK, batch.labels_B, self.ask(batch.teacher_clip_BTHWC), **TARGETS)
 
         return self.train(TrainingData(self.dark, self.samples, self.samples[:1], self.cached, self.enhanced), loss)

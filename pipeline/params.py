@@ -122,6 +122,19 @@ class SoftTargetsParams(Section):
     teachers: Literal["mean", "draw"]
 
 
+class DistillationParams(Section):
+    """Options of the soft loss, and the course of soft_weight."""
+
+    standardize: bool
+    extra_temperatures: Annotated[list[Positive], Field(min_length=1)] | None
+    dkd_alpha: NotNegative
+    dkd_beta: NotNegative
+    dist_inter: NotNegative
+    dist_intra: NotNegative
+    schedule: Literal["constant", "warmup", "decay"]
+    schedule_epochs: NotNegative
+
+
 class ScoreParams(Section):
     """Test views of every model."""
 
@@ -142,7 +155,7 @@ class Params(Section):
     enhancer: EnhancerName
     teacher: ModelName
     student: ModelName
-    soft_loss: Literal["kl"]
+    soft_loss: Literal["kl", "dkd", "dist", "wttm", "mse"]
     temperature: Positive
     soft_weight: Share
     prepare: PrepareParams
@@ -152,9 +165,20 @@ class Params(Section):
     train_teacher: TrainParams
     precompute_soft_targets: PrecomputeSoftTargetsParams
     soft_targets: SoftTargetsParams
+    distillation: DistillationParams
     train_student: TrainParams
     score: ScoreParams
     evaluate: EvaluateParams
+
+    @model_validator(mode="after")
+    def _schedule_ends(self) -> Params:
+        chosen, epochs = self.distillation, self.train_student.epochs
+        if chosen.schedule != "constant" and chosen.schedule_epochs > epochs:
+            raise ValueError(
+                f"distillation.schedule_epochs ({chosen.schedule_epochs:g}) must not be above "
+                f"train_student.epochs ({epochs})"
+            )
+        return self
 
 
 def load_params(path: Path) -> Params:
@@ -251,6 +275,8 @@ def _finding(detail: ErrorDetails, lines: dict[Place, int], model: type[BaseMode
         hint = f"; did you mean {_dotted((*place[:-1], nearest[0]))}?" if nearest else ""
         return f"{where}{name} is not a parameter{hint}"
     message = detail["msg"].removeprefix("Value error, ")
+    if not detail["loc"]:  # about several sections: the message has their values
+        return message
     return f"{where}{name}: {message[0].lower()}{message[1:]}, not {detail['input']!r}{_yaml_trap(detail)}"
 
 

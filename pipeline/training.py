@@ -23,7 +23,7 @@ from pipeline.models import Recognizer
 from pipeline.params import TrainParams
 from pipeline.work import Advance, StopCheck
 
-LossFunction = Callable[[Tensor, Batch], Tensor]
+LossFunction = Callable[[Tensor, Batch, float], Tensor]  # logits_BK, the batch, epochs done with their fraction
 Curve = list[dict[str, float]]
 
 
@@ -125,7 +125,7 @@ class Trainer:
         self.recognizer.train()
         batch = batch.to(self.device)
         logits_BK = self.recognizer(batch.clip_BTHWC)
-        loss = self.loss(logits_BK, batch)
+        loss = self.loss(logits_BK, batch, progress.step / self.plan.steps_per_epoch)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         norm = torch.nn.utils.clip_grad_norm_(self.recognizer.parameters(), params.clip_grad_norm)

@@ -52,7 +52,7 @@ def read_inputs(manifest_path: Path, frames_path: Path) -> Inputs:
 def label_loss(label_smoothing: float) -> LossFunction:
     """The loss of a network that learns from hard labels alone: the teacher's and the baseline's."""
 
-    def loss(logits_BK: Tensor, batch: Batch) -> Tensor:
+    def loss(logits_BK: Tensor, batch: Batch, epoch: float) -> Tensor:
         return hard_loss(logits_BK, batch.labels_B, label_smoothing=label_smoothing)
 
     return loss

@@ -13,9 +13,9 @@ from pipeline.asking import ask
 from pipeline.cached_targets import CachedTargets, differences, load_targets
 from pipeline.dataset import Batch
 from pipeline.digest import digest_file
+from pipeline.distillation import distillation_loss, soft_weight_at
 from pipeline.errors import ParamsError
 from pipeline.frames import FrameStore
-from pipeline.losses import distillation_loss
 from pipeline.models import Recognizer, load_model
 from pipeline.params import load_params
 from pipeline.soft_targets import SoftTargetStore
@@ -84,6 +84,10 @@ def main(
     soft_loss, temperature, soft_weight = params.soft_loss, params.temperature, params.soft_weight
     smoothing, seed, teachers = params.train_student.label_smoothing, params.seed, params.soft_targets.teachers
 
+    options, epochs = params.distillation, params.train_student.epochs
+    if soft_loss == "dist" and options.dist_intra > 0:
+        _check_batches(len(inputs.train), params.train_student.batch_size)
+
     def source(work: Path) -> CachedTargets:
         return load_targets(
             store,
@@ -96,7 +100,7 @@ def main(
             findings=findings,
         )
 
-    def loss(logits_BK: Tensor, batch: Batch) -> Tensor:
+    def loss(logits_BK: Tensor, batch: Batch, epoch: float) -> Tensor:
         teacher_BK = batch.teacher_BK if online is None else online.logits(batch)
         assert teacher_BK is not None
         return distillation_loss(
@@ -105,7 +109,8 @@ def main(
             teacher_BK,
             soft_loss=soft_loss,
             temperature=temperature,
-            soft_weight=soft_weight,
+            soft_weight=soft_weight_at(epoch, soft_weight=soft_weight, epochs=epochs, options=options),
+            options=options,
             label_smoothing=smoothing,
         )
 
@@ -127,6 +132,7 @@ def main(
             "temperature": temperature,
             "soft_weight": soft_weight,
             "soft_targets": params.soft_targets.model_dump(),
+            "distillation": options.model_dump(),
         },
         device_name=device,
         checkpoint_seconds=checkpoint_seconds,
@@ -134,6 +140,16 @@ def main(
         curve_path=curve_path,
         teacher_frames=None if online is None else online.frames,
     )
+
+
+def _check_batches(num_train: int, batch_size: int) -> None:
+    """Raise ParamsError where the smallest batch has one row, in which dist can compare no columns."""
+    smallest = num_train // -(-num_train // batch_size)
+    if smallest < 2:
+        raise ParamsError(
+            f"soft_loss dist compares the clips of a batch; {num_train} videos by {batch_size} leave a clip alone",
+            remedy="raise train_student.batch_size, or set distillation.dist_intra to 0",
+        )
 
 
 @dataclass(frozen=True)

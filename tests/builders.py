@@ -10,7 +10,7 @@ from pipeline.digest import digest_bytes, digest_uint64
 from pipeline.frames import FrameStore, shard_of, shard_path, write_index, write_shard
 from pipeline.manifest import ManifestRow, write_manifest
 from pipeline.models import Architecture, Recognizer
-from pipeline.params import ClipParams, TrainParams, ViewsParams
+from pipeline.params import ClipParams, DistillationParams, TrainParams, ViewsParams
 
 CLIP = ClipParams(num_frames=2, frame_stride=2, size=16)
 VIEWS = ViewsParams(num_views=3, min_scale=0.5, max_aspect=1.25, flip=True)
@@ -24,6 +24,21 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+def distillation_params(**changes):
+    """A soft loss without extras at a constant weight; `changes` replace single values."""
+    values = {
+        "standardize": False,
+        "extra_temperatures": None,
+        "dkd_alpha": 1.0,
+        "dkd_beta": 8.0,
+        "dist_inter": 1.0,
+        "dist_intra": 1.0,
+        "schedule": "constant",
+        "schedule_epochs": 2.0,
+    }
+    return DistillationParams(**{**values, **changes})
 
 
 def train_params(**changes):

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import pytest
 import torch
-from builders import CLIP, one_thread, tiny_recognizer, train_params  # noqa: F401 - a fixture
+from builders import CLIP, distillation_params, one_thread, tiny_recognizer, train_params  # noqa: F401 - a fixture
 from student_runs import StudentRun, dark_frames
 from target_stores import BATCH_SIZE, make_store, make_teacher
 
 from pipeline.cached_targets import load_targets
 from pipeline.checkpoint import load_checkpoint
 from pipeline.dataset import ClipDataset, load_batches, samples_of
+from pipeline.distillation import distillation_loss
 from pipeline.errors import Interrupted, ParamsError, StaleArtifactError
-from pipeline.losses import distillation_loss
 from pipeline.soft_targets import SoftTargetStore
 from pipeline.training import Trainer, TrainingData
 from stages.train_student import OnlineTeacher
@@ -52,9 +52,9 @@ class Run:
         self.data = TrainingData(dark, train, val, targets, made.frames if online else None)
         self.online = OnlineTeacher(made.teachers[0].recognizer, made.frames, BATCH_SIZE) if online else None
 
-    def loss(self, logits_BK, batch):
+    def loss(self, logits_BK, batch, epoch):
         teacher_BK = self.online.logits(batch) if self.online else batch.teacher_BK
-        options = {"soft_loss": "kl", "temperature": 2.0, "soft_weight": 0.7}
+        options = {"soft_loss": "kl", "temperature": 2.0, "soft_weight": 0.7, "options": distillation_params()}
         return distillation_loss(logits_BK, batch.labels_B, teacher_BK, **options)
 
     def start(self, *, interrupt_after=NUM_STEPS + 1):

@@ -77,7 +77,7 @@ TRAPS = [
     ("enhancer", "no", "put quotes around"),
     ("enhancer", "gama", "'gamma'"),
     ("teacher", "r2plus1d", "'r2plus1d_18'"),
-    ("soft_loss", "mse", "'kl'"),
+    ("soft_loss", "hinton", "'kl'"),
     ("clip.size", "64.5", "valid integer"),
     ("clip.size", "'64'", "valid integer"),
     ("clip.size", "8", "greater than or equal to 16"),

@@ -6,11 +6,20 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from builders import CLIP, VIEWS, manifest_row, noise_video, one_thread, write_frames  # noqa: F401 - a fixture
+from builders import (  # noqa: F401 - a fixture
+    CLIP,
+    VIEWS,
+    distillation_params,
+    manifest_row,
+    noise_video,
+    one_thread,
+    train_params,
+    write_frames,
+)
 from student_runs import StudentRun
 from target_stores import SEED, make_store, make_teacher
 
-from pipeline.errors import Interrupted, StaleArtifactError
+from pipeline.errors import Interrupted, ParamsError, StaleArtifactError
 from pipeline.manifest import write_manifest
 from pipeline.models import load_model
 from pipeline.soft_targets import SoftTargetStore
@@ -186,3 +195,58 @@ def test_other_class_names_are_refused(run, tmp_path):
         run.train(manifest_path=tmp_path / "manifest.csv")
     assert any(finding.startswith("class_names: ") for finding in caught.value.findings)
     assert str(list(manifest.class_names)).replace("'", '"') in caught.value.findings[0]
+
+
+# the soft loss and its schedule
+
+
+@pytest.mark.parametrize("schedule", ["warmup", "decay"])
+def test_interrupted_in_a_schedule_it_goes_on_to_the_same_student(run, expected, monkeypatch, schedule):
+    changes = {
+        "distillation": distillation_params(schedule=schedule, schedule_epochs=3.0).model_dump()
+    }  # from the first step on
+    run.train(name="whole", changes=changes)
+    assert content(run, "whole") != expected
+    steps = 0
+
+    @contextmanager
+    def interruptible():
+        def stop():
+            nonlocal steps
+            steps += 1
+            if steps == 3:
+                raise Interrupted(15)
+
+        yield stop
+
+    with monkeypatch.context() as patched:
+        patched.setattr(_train, "interruptible", interruptible)
+        with pytest.raises(Interrupted):
+            run.train(changes=changes)
+    run.train(changes=changes)
+    assert content(run, "student") == content(run, "whole")
+
+
+@pytest.mark.parametrize("soft_loss", ["dkd", "dist", "wttm", "mse"])
+def test_every_loss_trains_another_student(run, expected, soft_loss):
+    run.train(name=soft_loss, changes={"soft_loss": soft_loss, "distillation": distillation_params().model_dump()})
+    assert content(run, soft_loss) != expected
+
+
+UNFIT = {
+    "a schedule that outlasts the training": {
+        "distillation": distillation_params(schedule="decay", schedule_epochs=99.0).model_dump()
+    },
+    "no extra temperatures": {"distillation": {**distillation_params().model_dump(), "extra_temperatures": []}},
+    "extra temperature 0": {"distillation": {**distillation_params().model_dump(), "extra_temperatures": [0.0]}},
+    "a loss that is not known": {"soft_loss": "hinton"},
+    "columns of one clip": {"soft_loss": "dist", "train_student": train_params(batch_size=1).model_dump()},
+}
+
+
+@pytest.mark.parametrize("changes", UNFIT.values(), ids=UNFIT.keys())
+def test_parameters_that_make_no_loss_are_refused_before_a_step(run, work_root, changes):
+    with pytest.raises(ParamsError) as caught:
+        run.train(name="refused", changes=changes)
+    assert caught.value.exit_code == 2
+    assert not list(work_root.rglob("checkpoint*"))

@@ -7,15 +7,16 @@ import math
 import numpy as np
 import pytest
 import torch
-from builders import CLIP, VIEWS, one_thread, tiny_data, tiny_recognizer, train_params  # noqa: F401 - a fixture
+from builders import CLIP, VIEWS, distillation_params, one_thread, tiny_data, tiny_recognizer, train_params  # noqa: F401 - a fixture
 from hypothesis import given
 from hypothesis import strategies as st
 from target_stores import SEED, make_store
 
 from pipeline.cached_targets import load_targets
 from pipeline.dataset import BANK, DrawnViews, UniformViews, samples_of
+from pipeline.distillation import distillation_loss
 from pipeline.errors import Interrupted, ParamsError
-from pipeline.losses import distillation_loss, hard_loss
+from pipeline.losses import hard_loss
 from pipeline.scoring import score
 from pipeline.soft_targets import SoftTargetStore
 from pipeline.training import Trainer, TrainingData, learning_rate
@@ -31,7 +32,7 @@ def data(tmp_path_factory):
     return TrainingData(frames, train, val, DrawnViews(frames, CLIP, VIEWS, seed=0, purpose=BANK))
 
 
-def baseline_loss(logits_BK, batch):
+def baseline_loss(logits_BK, batch, epoch):
     return hard_loss(logits_BK, batch.labels_B, label_smoothing=0.0)
 
 
@@ -201,8 +202,13 @@ def test_a_student_without_soft_weight_is_the_baseline_bit_by_bit(tmp_path):
         return Run(tmp_path / name, TrainingData(made.frames, train, val, source), loss, num_classes=3).start()
 
     def student(soft_weight):
-        def loss(logits_BK, batch):
-            options = {"soft_loss": "kl", "temperature": 2.0, "soft_weight": soft_weight}
+        def loss(logits_BK, batch, epoch):
+            options = {
+                "soft_loss": "kl",
+                "temperature": 2.0,
+                "soft_weight": soft_weight,
+                "options": distillation_params(),
+            }
             return distillation_loss(logits_BK, batch.labels_B, batch.teacher_BK, **options)
 
         return trained(str(soft_weight), targets, loss)
@@ -227,9 +233,9 @@ def test_weight_decay_is_for_matrices_and_kernels(data, tmp_path):
 def test_a_loss_that_is_not_finite_names_its_videos(data, tmp_path, value):
     seen = []
 
-    def loss(logits_BK, batch):
+    def loss(logits_BK, batch, epoch):
         seen.append(batch.video_ids)
-        return baseline_loss(logits_BK, batch) * (value if len(seen) == 3 else 1)
+        return baseline_loss(logits_BK, batch, epoch) * (value if len(seen) == 3 else 1)
 
     run = Run(tmp_path, data, loss)
     with pytest.raises(ParamsError, match=r"step 2: the loss is (nan|inf)") as caught:
@@ -240,8 +246,10 @@ def test_a_loss_that_is_not_finite_names_its_videos(data, tmp_path, value):
 
 
 def test_a_gradient_that_is_not_finite_is_noticed_where_the_loss_is(data, tmp_path):
-    def loss(logits_BK, batch):
-        return baseline_loss(logits_BK, batch) + torch.sqrt((logits_BK - logits_BK).sum())  # slope of a root at 0
+    def loss(logits_BK, batch, epoch):
+        return baseline_loss(logits_BK, batch, epoch) + torch.sqrt(
+            (logits_BK - logits_BK).sum()
+        )  # slope of a root at 0
 
     with pytest.raises(ParamsError, match="norm of its gradient nan"):
         Run(tmp_path, data, loss).start()

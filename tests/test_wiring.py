@@ -75,7 +75,7 @@ def test_commands_and_modules_are_the_same():
 
 
 # The baseline reads train_student, and must not be trained again for what it does not have.
-OWN_SECTIONS = {"soft_targets": {"train_student"}}
+OWN_SECTIONS = {"soft_targets": {"train_student"}, "distillation": {"train_student"}}
 
 
 def test_every_section_is_a_stage_or_shared_by_several():
