@@ -63,7 +63,7 @@ class Epochs:
         self.dark = write_noise(folder / "dark", options.videos, shape)
         self.enhanced = write_noise(folder / "enhanced", options.videos, shape)
         self.samples = [Sample(name, index % NUM_CLASSES) for index, name in enumerate(self.dark.video_ids)]
-        self.architecture = Architecture(options.network, NUM_CLASSES, clip, self.params.width, 0.0)
+        self.architecture = Architecture(options.network, NUM_CLASSES, clip, self.params.width, 0.0, 0.0)
         save_model(folder / "teacher", self.new(), class_names=[f"{k}" for k in range(NUM_CLASSES)], trained_on={})
         self.teacher = load_model(folder / "teacher")
         self.drawn = DrawnViews(self.dark, clip, VIEWS, seed=0, purpose=BANK)
