@@ -88,7 +88,13 @@ def read_pretrained(weights: str, name: ModelName) -> Pretrained:
         class_names = tuple(attributes.get("class_names", ()))
     else:
         tensors = read_tensors(path, parameter=PARAMETER)
-    return Pretrained(path.name, digest_file(path), _our_names(tensors, MODELS[name].renamed), class_names)
+    ours = _our_names(tensors, MODELS[name].renamed)
+    if len(ours) < len(tensors):
+        raise StaleArtifactError(
+            f"weights: {path} holds {len(tensors)} tensors of {len(ours)} names, prefixes apart",
+            remedy="keep one network's tensors in it",
+        )
+    return Pretrained(path.name, digest_file(path), ours, class_names)
 
 
 def fit(pretrained: Pretrained, architecture: Architecture, *, class_names: Sequence[str]) -> Fit:
@@ -122,7 +128,7 @@ def fit(pretrained: Pretrained, architecture: Architecture, *, class_names: Sequ
         )
     skipped = tuple(name for name in tensors if name not in wanted and name not in _OURS)
     classifier = f"{kind.classifier}.weight"
-    num_classes = len(tensors[classifier]) if classifier in replaced else None
+    num_classes = next(iter(tensors[classifier].shape), None) if classifier in replaced else None
     return Fit(tuple(loaded), tuple(replaced), skipped, tuple(missing), num_classes)
 
 
@@ -195,7 +201,7 @@ def _downloaded(name: ModelName) -> Path:
     if not path.exists():
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(url, str(path), progress=False)
+            torch.hub.download_url_to_file(url, str(path), _digest_start(path.name), progress=False)
         except Exception as error:  # urllib, http and ssl raise what they like
             raise EnvironmentProblem(
                 f"weights: {url} cannot be downloaded: {error}",
@@ -217,12 +223,16 @@ def torchvision_url(name: ModelName) -> str:
 
 
 def _check_name(path: Path) -> None:
-    """Compare a file with the start of its SHA-256, which torchvision puts into its name."""
-    start = re.search(r"-([0-9a-f]{8,})\.", path.name)
+    """Compare a file with the digest in its name."""
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
-    if start is None or not found.startswith(start[1]):
+    if not found.startswith(_digest_start(path.name)):
         raise StaleArtifactError(
             f"weights: {path} is damaged: its SHA-256 starts with {found[:8]}, not as its name says",
             remedy="delete the file, and it is downloaded again",
         )
+
+
+def _digest_start(name: str) -> str:
+    """The start of the SHA-256 that torchvision puts into the name of a file: name-0123abcd.pth."""
+    return re.sub(r".*-([0-9a-f]{8,})\.pth", r"\1", name)

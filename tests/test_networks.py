@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from builders import CLIP, one_thread  # noqa: F401 - a fixture
@@ -17,6 +19,7 @@ from pipeline.torchvision_compat import StochasticDepth, get_model_weights
 # pytorchvideo compiles a function with it when it is imported
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
 
+DOCS = Path(__file__).parent.parent / "docs/models.md"
 FRAMES_AND_SIZES = {
     "x3d_xs": (4, 160),
     "x3d_s": (13, 160),
@@ -133,6 +136,27 @@ def test_a_factorised_convolution_has_no_more_weights_than_a_full_one():
         middle = channels_in * channels_out * 27 // (channels_in * 9 + 3 * channels_out)
         weights = 9 * channels_in * middle + 3 * middle * channels_out
         assert 0.95 * 27 * channels_in * channels_out < weights <= 27 * channels_in * channels_out
+
+
+ROWS = [line.split(" | ") for line in DOCS.read_text().splitlines() if line.startswith("| `")]
+
+
+def test_the_table_of_models_is_complete():
+    assert sorted(row[0].strip("| `") for row in ROWS) == sorted(MODELS)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=[row[0].strip("| `") for row in ROWS])
+def test_the_table_of_models_is_true(row):
+    name, _, millions, cost, clip, needs, depth, source, _ = (cell.strip("| `") for cell in row)
+    num_frames, size = map(int, clip.rstrip("²").split("×"))
+    network = on_meta(name, clip=clip_of(num_frames, size))
+    assert f"{num_parameters(network) / 1e6:.2f}" == millions
+    assert f"{gmac(network, num_frames, size):.2f}" == cost
+    kind = MODELS[name]
+    assert (depth == "yes", source == "torchvision") == (kind.has_drop_path, kind.in_torchvision)
+    wanted = [str(number) for number in (kind.needs.min_frames, kind.needs.min_size) if number > 1]
+    assert [word for word in needs.split() if word.isdigit()] == wanted
+    assert ("or more" in needs) == (bool(wanted) and not kind.needs.exact)
 
 
 # R(2+1)D-34 and its BERT head

@@ -287,6 +287,21 @@ def test_a_head_alone_fits_nothing(tmp_path):
         fitted(tmp_path / "head.pth", arch("r3d_18"))
 
 
+def test_two_networks_in_one_file_are_refused(tmp_path):
+    state = tiny_recognizer().network.state_dict()
+    torch.save({**state, **{f"module.{name}": value for name, value in state.items()}}, tmp_path / "two.pth")
+    with pytest.raises(StaleArtifactError, match="prefixes apart"):
+        read_pretrained(str(tmp_path / "two.pth"), "r2plus1d_slim")
+
+
+def test_a_head_of_any_shape_is_replaced(tmp_path):
+    state = {**tiny_recognizer().network.state_dict(), "head.3.weight": torch.tensor(1.0)}
+    torch.save(state, tmp_path / "odd.pth")
+    weights, found = fitted(tmp_path / "odd.pth", tiny_recognizer().architecture)
+    assert found.replaced == ("head.3.weight",)
+    assert "head replaced: 1 (head.3.weight)" in found.summary(weights, 3)
+
+
 def test_a_missing_file_is_a_wrong_parameter():
     with pytest.raises(ParamsError, match=r"weights: nowhere\.pth: no such file"):
         read_pretrained("nowhere.pth", "r3d_18")
@@ -327,6 +342,14 @@ def test_a_damaged_download_is_noticed(server, tmp_path):
         file.write(b"\0")
     with pytest.raises(StaleArtifactError, match=r"is damaged(.|\n)*delete the file"):
         read_pretrained("torchvision", "mc3_18")
+
+
+def test_what_is_not_the_file_is_not_kept(server, tmp_path):
+    """As a login page that answers in its place."""
+    server.write_text("please log in")
+    with pytest.raises(EnvironmentProblem, match="cannot be downloaded: invalid hash value"):
+        read_pretrained("torchvision", "mc3_18")
+    assert not cached(server, tmp_path).exists()
 
 
 @pytest.mark.parametrize(

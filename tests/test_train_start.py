@@ -12,6 +12,7 @@ from builders import CLASSES, CLIP, one_thread, tiny_data, tiny_recognizer, trai
 from pipeline.digest import digest_file
 from pipeline.errors import ParamsError, StaleArtifactError
 from pipeline.models import load_model, save_model
+from pipeline.params import ClipParams
 from pipeline.pretrained import PUBLISHED_STATISTICS
 from stages import train_baseline
 
@@ -31,9 +32,10 @@ def train(data, tmp_path, monkeypatch):
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     out = tmp_path / "model.safetensors"
 
-    def call(**changes):
+    def call(network="r2plus1d_slim", clip=CLIP, **changes):
         values = yaml.safe_load((ROOT / "params.yaml").read_text())
-        values |= {"clip": CLIP.model_dump(), "train_student": {**train_params(epochs=2).model_dump(), **changes}}
+        values |= {"clip": clip.model_dump(), "student": network}
+        values["train_student"] = {**train_params(epochs=2).model_dump(), **changes}
         (tmp_path / "params.yaml").write_text(yaml.safe_dump(values))
         train_baseline.main(
             manifest_path=data / "manifest.csv",
@@ -97,6 +99,29 @@ def test_published_statistics_go_into_the_model_file(train, name):
     mean_C, std_C = PUBLISHED_STATISTICS[name]
     assert recognizer.mean_C.tolist() == pytest.approx(list(mean_C))
     assert recognizer.std_C.tolist() == pytest.approx(list(std_C))
+
+
+OTHERS = {  # one of each way to build, with what it adds
+    "r2plus1d_34_bert": {"frozen_stages": 4, "batch_size": 2},
+    "swin3d_t": {"drop_path": 0.5},
+    "slowfast_r50": {"frozen_stages": 1, "batch_size": 2},
+    "x3d_xs": {"input_statistics": "pytorchvideo"},
+    "csn_r101": {"batch_size": 2},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")  # pytorchvideo's, both
+@pytest.mark.filterwarnings("ignore:'saved_variables' is deprecated:DeprecationWarning")
+@pytest.mark.parametrize("network", OTHERS)
+def test_other_networks_train_and_come_back(train, network):
+    clip = ClipParams(num_frames=4, frame_stride=1, size=32)
+    options = {"width": None, "learning_rate": 1e-4, "clip_grad_norm": 100.0, **OTHERS[network]}
+    model = train(network, clip, **options)
+    assert model.recognizer.architecture.name == network
+    assert model.recognizer.architecture.drop_path == options.get("drop_path", 0.0)
+    with torch.inference_mode():
+        assert model.recognizer(torch.zeros(1, 4, 32, 32, 3, dtype=torch.uint8)).isfinite().all()
 
 
 REFUSED = {
