@@ -298,10 +298,11 @@ def _block_stages(network: Any) -> Stages:
 
 # the entries of one family
 
+_FC_NAMES = {"fc.weight": "fc.1.weight", "fc.bias": "fc.1.bias"}  # our last layer has dropout before it
+
 
 def _of_torchvision(build: Callable[[Architecture], nn.Module], stages: Callable[[Any], Stages]) -> NetworkKind:
-    renamed = {"fc.weight": "fc.1.weight", "fc.bias": "fc.1.bias"}
-    return NetworkKind(build, stages, "fc.1", renamed=renamed, in_torchvision=True)
+    return NetworkKind(build, stages, "fc.1", renamed=_FC_NAMES, in_torchvision=True)
 
 
 def _of_swin(name: str) -> NetworkKind:
@@ -323,14 +324,12 @@ def _of_pytorchvideo(module: str, builder: str, **fixed: Any) -> NetworkKind:
     return NetworkKind(_pytorchvideo_resnet(module, builder, **fixed), _block_stages, "blocks.5.proj")
 
 
-_IG65M_NAMES = {"fc.weight": "fc.1.weight", "fc.bias": "fc.1.bias"}
-
 MODELS: dict[str, NetworkKind] = {
     "r2plus1d_slim": NetworkKind(_slim, _slim_stages, "head.3", has_width=True),
     "r2plus1d_18": _of_torchvision(_video_resnet("r2plus1d_18"), _resnet_stages),
     "r3d_18": _of_torchvision(_video_resnet("r3d_18"), _resnet_stages),
     "mc3_18": _of_torchvision(_video_resnet("mc3_18"), _resnet_stages),
-    "r2plus1d_34": NetworkKind(_r2plus1d_34, _resnet_stages, "fc.1", renamed=_IG65M_NAMES),
+    "r2plus1d_34": NetworkKind(_r2plus1d_34, _resnet_stages, "fc.1", renamed=_FC_NAMES),
     "r2plus1d_34_bert": NetworkKind(_r2plus1d_34_bert, _resnet_stages, "head.classifier", head="head."),
     # the last average covers 2×7×7 of what is left of the clip
     "s3d": NetworkKind(
