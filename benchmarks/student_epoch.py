@@ -59,13 +59,13 @@ class Epochs:
         self.params = TrainParams(
             epochs=1, batch_size=options.batch_size, learning_rate=0.001, weight_decay=0.05, warmup_epochs=0.5,
             label_smoothing=0.0, clip_grad_norm=1.0, width=16 if "slim" in options.network else None, dropout=0.0,
-            num_workers=options.num_workers,
+            drop_path=0.0, weights=None, input_statistics="train", frozen_stages=0, num_workers=options.num_workers,
         )  # fmt: skip
         shape = (2 * options.frames + 8, options.size + 16, options.size * 4 // 3)
         self.dark = write_noise(folder / "dark", options.videos, shape)
         self.enhanced = write_noise(folder / "enhanced", options.videos, shape)
         self.samples = [Sample(name, index % NUM_CLASSES) for index, name in enumerate(self.dark.video_ids)]
-        self.architecture = Architecture(options.network, NUM_CLASSES, clip, self.params.width, 0.0)
+        self.architecture = Architecture(options.network, NUM_CLASSES, clip, self.params.width, 0.0, 0.0)
         save_model(folder / "teacher", self.new(), class_names=[f"{k}" for k in range(NUM_CLASSES)], trained_on={})
         self.teacher = load_model(folder / "teacher")
         self.drawn = DrawnViews(self.dark, clip, VIEWS, seed=0, purpose=BANK)

@@ -5,21 +5,17 @@ The authors' checkpoints fit as they are. No code is loaded from a file: PyTorch
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
+from torch import Tensor
 
 from pipeline.errors import ParamsError
+from pipeline.foreign_weights import read_tensors
 from pipeline.learned_enhancers import NETWORKS, LearnedEnhancer, Precision, fit_of_tensors, make_learned
 
-_WRAPPERS = ("state_dict", "model", "model_state", "params")  # keys under which checkpoints keep the weights
 _PREFIXES = ("module.", "enhance.")  # of DataParallel, and of SCI's whole network
 _IGNORED = ("calibrate.", "blocks.")  # SCI's helper in fitting, and its shared block by a second name
 
@@ -27,9 +23,10 @@ _IGNORED = ("calibrate.", "blocks.")  # SCI's helper in fitting, and its shared 
 def enhancer_from_weights(path: Path, name: str, *, curve_reduction: int, precision: Precision) -> LearnedEnhancer:
     """The learned enhancer of that name with the weights of a file.
 
-    Raises ParamsError where the file cannot be read or holds other weights, with all that is missing or strange.
+    Raises ParamsError where there is no such file or it holds other weights, with all that is missing or strange, and
+    StaleArtifactError where it cannot be read.
     """
-    tensors = _plain_names(_read(path))
+    tensors = _plain_names(read_tensors(path, parameter="fit_enhancer.weights"))
     findings = fit_of_tensors(NETWORKS[name](), tensors)
     if findings:
         raise ParamsError(
@@ -40,32 +37,11 @@ def enhancer_from_weights(path: Path, name: str, *, curve_reduction: int, precis
     return make_learned(name, {"curve_reduction": curve_reduction, "precision": precision}, tensors)
 
 
-def _read(path: Path) -> dict[str, NDArray[Any]]:
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise ParamsError(f"fit_enhancer.weights: {path}: no such file") from None
-    except (OSError, SafetensorError, pickle.UnpicklingError, RuntimeError, ValueError, EOFError, KeyError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ParamsError(
-            f"fit_enhancer.weights: {path}: cannot be read as tensors alone: {reason}",
-            remedy="give a .safetensors file, or a .pth file that torch.save wrote of a state dict",
-        ) from None
-    for wrapper in _WRAPPERS:
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
-    if not isinstance(content, Mapping):
-        raise ParamsError(f"fit_enhancer.weights: {path} holds a {type(content).__name__}, not a state dict")
-    return {str(name): value.numpy() for name, value in content.items() if isinstance(value, torch.Tensor)}
-
-
-def _plain_names(tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+def _plain_names(tensors: Mapping[str, Tensor]) -> dict[str, NDArray[Any]]:
     plain: dict[str, NDArray[Any]] = {}
     for name, value in tensors.items():
         for prefix in _PREFIXES:
             name = name.removeprefix(prefix)
         if not name.startswith(_IGNORED):
-            plain[name] = np.asarray(value)
+            plain[name] = value.float().numpy()
     return plain

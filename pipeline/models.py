@@ -1,167 +1,27 @@
-"""The networks, by name, and the files they are kept in.
+"""A network with what belongs to it, uint8 clips in and logits out, and the file it is kept in.
 
 Axes: B batch, C channels, T frames, H, W, K classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.digest import digest_file
 from pipeline.errors import ParamsError, StaleArtifactError
-from pipeline.params import ClipParams, ModelName
+from pipeline.networks import MODELS as MODELS
+from pipeline.networks import Architecture as Architecture
+from pipeline.networks import build_network
+from pipeline.params import ClipParams
 from pipeline.weights import load_weights, save_weights
 
-MODEL_FORMAT_VERSION = 1
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """What is needed to build a network again: its name, classes, options and the geometry of its clips."""
-
-    name: ModelName
-    num_classes: int
-    clip: ClipParams
-    width: int | None
-    dropout: float
-
-    def __post_init__(self) -> None:
-        if self.num_classes < 1:
-            raise ValueError(f"a network needs at least one class, not {self.num_classes}")
-        if (self.name == "r2plus1d_slim") != (self.width is not None):
-            wanted = "a number" if self.width is None else "null"
-            raise ParamsError(f"{self.name}: width must be {wanted}", remedy="set width in the section of its training")
-
-
-class Conv2Plus1D(nn.Sequential):
-    """A 3×3×3 convolution as a spatial and a temporal one with as many weights.
-
-    Tran et al., "A closer look at spatiotemporal convolutions for action recognition", CVPR 2018.
-    """
-
-    def __init__(self, in_channels: int, out_channels: int, *, stride: int) -> None:
-        middle = (in_channels * out_channels * 27) // (in_channels * 9 + 3 * out_channels)
-        super().__init__(
-            nn.Conv3d(in_channels, middle, (1, 3, 3), (1, stride, stride), (0, 1, 1), bias=False),
-            nn.BatchNorm3d(middle),
-            nn.ReLU(inplace=True),
-            nn.Conv3d(middle, out_channels, (3, 1, 1), (stride, 1, 1), (1, 0, 0), bias=False),
-        )
-
-
-class SlimBlock(nn.Module):
-    """A residual block of two (2+1)D convolutions."""
-
-    def __init__(self, in_channels: int, out_channels: int, *, stride: int) -> None:
-        super().__init__()
-        self.residual = nn.Sequential(
-            Conv2Plus1D(in_channels, out_channels, stride=stride),
-            nn.BatchNorm3d(out_channels),
-            nn.ReLU(inplace=True),
-            Conv2Plus1D(out_channels, out_channels, stride=1),
-            nn.BatchNorm3d(out_channels),
-        )
-        self.shortcut = (
-            nn.Identity()
-            if stride == 1 and in_channels == out_channels
-            else nn.Sequential(
-                nn.Conv3d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm3d(out_channels)
-            )
-        )
-
-    def forward(self, x_BCTHW: Tensor) -> Tensor:  # noqa: D102
-        out: Tensor = torch.relu(self.residual(x_BCTHW) + self.shortcut(x_BCTHW))
-        return out
-
-
-class SlimR2Plus1D(nn.Module):
-    """R(2+1)D for small clips: three blocks with channels of width × (2, 4, 8), each halving T, H and W.
-
-    0.89 M parameters at width 16; 0.11 GMAC for a clip of 8×64×64.
-    """
-
-    def __init__(self, num_classes: int, *, width: int, dropout: float) -> None:
-        super().__init__()
-        self.stem = nn.Sequential(
-            nn.Conv3d(3, width, (1, 5, 5), (1, 2, 2), (0, 2, 2), bias=False),
-            nn.BatchNorm3d(width),
-            nn.ReLU(inplace=True),
-            nn.Conv3d(width, width, (3, 1, 1), 1, (1, 0, 0), bias=False),
-            nn.BatchNorm3d(width),
-            nn.ReLU(inplace=True),
-        )
-        channels = [width, 2 * width, 4 * width, 8 * width]
-        self.blocks = nn.Sequential(*(SlimBlock(channels[i], channels[i + 1], stride=2) for i in range(3)))
-        self.head = nn.Sequential(
-            nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Dropout(dropout), nn.Linear(channels[-1], num_classes)
-        )
-
-    def forward(self, x_BCTHW: Tensor) -> Tensor:  # noqa: D102
-        logits_BK: Tensor = self.head(self.blocks(self.stem(x_BCTHW)))
-        return logits_BK
-
-
-def _slim(arch: Architecture) -> nn.Module:
-    assert arch.width is not None
-    return SlimR2Plus1D(arch.num_classes, width=arch.width, dropout=arch.dropout)
-
-
-def _torchvision(name: str) -> Callable[[Architecture], nn.Module]:
-    def build(arch: Architecture) -> nn.Module:
-        from pipeline.torchvision_compat import video_models  # slow to import, and the slim network needs none of it
-
-        network: nn.Module = getattr(video_models, name)(weights=None, num_classes=arch.num_classes)
-        network.fc = nn.Sequential(nn.Dropout(arch.dropout), nn.Linear(512, arch.num_classes))
-        return network
-
-    return build
-
-
-def _x3d(depth_factor: float) -> Callable[[Architecture], nn.Module]:
-    """X3D with the expansion of pytorchvideo's hub builders, for clips of any length and size (no softmax in the head).
-
-    Feichtenhofer, "X3D: Expanding architectures for efficient video recognition", CVPR 2020.
-    """
-
-    def build(arch: Architecture) -> nn.Module:
-        import pipeline.torchvision_compat  # noqa: F401 - before pytorchvideo, which imports torchvision
-
-        # isort: split
-        from pytorchvideo.models.x3d import create_x3d
-
-        if arch.clip.size < 32:
-            raise ParamsError(f"{arch.name}: clip.size must be at least 32 (the network halves it five times)")
-        network: nn.Module = create_x3d(
-            input_clip_length=arch.clip.num_frames,
-            input_crop_size=arch.clip.size,
-            model_num_class=arch.num_classes,
-            dropout_rate=arch.dropout,
-            width_factor=2.0,
-            depth_factor=depth_factor,
-            head_activation=None,
-        )
-        return network
-
-    return build
-
-
-MODELS: dict[str, Callable[[Architecture], nn.Module]] = {
-    "r2plus1d_slim": _slim,
-    "r2plus1d_18": _torchvision("r2plus1d_18"),
-    "r3d_18": _torchvision("r3d_18"),
-    "mc3_18": _torchvision("mc3_18"),
-    "x3d_xs": _x3d(2.2),
-    "x3d_s": _x3d(2.2),
-    "x3d_m": _x3d(2.2),
-    "x3d_l": _x3d(5.0),
-}
-assert set(MODELS) == set(get_args(ModelName))
+MODEL_FORMAT_VERSION = 2  # 1 had no stochastic depth; it is still read
 
 
 class Recognizer(nn.Module):
@@ -178,8 +38,34 @@ class Recognizer(nn.Module):
         self.architecture = architecture
         self.register_buffer("mean_C", torch.tensor(mean_C, dtype=torch.float32))
         self.register_buffer("std_C", torch.tensor(std_C, dtype=torch.float32))
-        self.network = MODELS[architecture.name](architecture)
+        self.network = build_network(architecture)
+        self.frozen: list[nn.Module] = []
         self.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+
+    def freeze(self, num_stages: int) -> None:
+        """Keep the stem (1), and the stages behind it (2, 3, …), as they are: weights and batch statistics.
+
+        Raises ParamsError when the network has fewer stages.
+        """
+        name = self.architecture.name
+        stages = MODELS[name].stages(self.network)
+        if num_stages > len(stages):
+            raise ParamsError(
+                f"{name} has {len(stages)} stages, its stem included: frozen_stages cannot be {num_stages}",
+                remedy=f"set frozen_stages to a number from 0 to {len(stages)} in the section of its training",
+            )
+        # in a list that nn.Module does not look into: they are part of the network already
+        self.frozen = [module for stage in stages[:num_stages] for module in stage]
+        for module in self.frozen:
+            module.requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch between training and eval mode; what is frozen stays in eval mode."""
+        super().train(mode)
+        for module in self.frozen:
+            module.eval()
+        return self
 
     def forward(self, clip_BTHWC: Tensor) -> Tensor:
         """Logits (B, K) of uint8 clips (B, T, H, W, 3)."""
@@ -190,7 +76,7 @@ class Recognizer(nn.Module):
 
     @property
     def num_parameters(self) -> int:
-        """Trainable numbers."""
+        """Numbers of its weights, frozen ones included."""
         return sum(parameter.numel() for parameter in self.parameters())
 
 
@@ -228,13 +114,14 @@ def load_model(path: Path) -> ModelFile:
     Raises StaleArtifactError when the file is damaged, not a model, or of another format.
     """
     tensors, attributes = load_weights(path)
-    if (attributes.get("format"), attributes.get("format_version")) != ("dlkdd-model", MODEL_FORMAT_VERSION):
+    version = attributes.get("format_version")
+    if attributes.get("format") != "dlkdd-model" or version not in (1, MODEL_FORMAT_VERSION):
         raise StaleArtifactError(
-            f"{path}: expected a dlkdd-model of format {MODEL_FORMAT_VERSION}, "
-            f"not {attributes.get('format')} {attributes.get('format_version')}",
+            f"{path}: expected a dlkdd-model of format 1 or {MODEL_FORMAT_VERSION}, "
+            f"not {attributes.get('format')} {version}",
             remedy="train it again with `dvc repro`",
         )
-    fields = attributes["architecture"]
+    fields = ({"drop_path": 0.0} if version == 1 else {}) | attributes["architecture"]
     if fields["name"] not in MODELS:
         raise StaleArtifactError(f"{path}: unknown architecture {fields['name']!r}; known are {', '.join(MODELS)}")
     arch = Architecture(**{**fields, "clip": ClipParams(**fields["clip"])})
@@ -248,20 +135,30 @@ def load_model(path: Path) -> ModelFile:
     return ModelFile(recognizer, tuple(attributes["class_names"]), attributes["trained_on"], digest_file(path))
 
 
-def check_geometry(architecture: Architecture, *, smallest_batch: int = 2) -> None:
+def check_geometry(architecture: Architecture, *, smallest_batch: int = 2, frozen_stages: int = 0) -> None:
     """Build the network without memory and train it on the shape of its smallest batch, before any work starts.
 
-    Raises ParamsError when a clip is too short or too small for it, or the batch for its batch normalisation.
+    Raises ParamsError when a clip is too short or too small for it, the batch for its batch normalisation, or when it
+    has fewer stages than are frozen.
     """
-    clip = architecture.clip
+    clip, name = architecture.clip, architecture.name
+    shape = f"{clip.num_frames}×{clip.size}×{clip.size}"
+    findings = MODELS[name].needs.findings(clip)
+    if findings:
+        raise ParamsError(
+            f"{name} cannot take clips of {shape}",
+            findings=findings,
+            remedy="change them, or choose another model: docs/models.md says what each needs",
+        )
     with torch.device("meta"):
-        network = MODELS[architecture.name](architecture).train()
+        recognizer = Recognizer(architecture, mean_C=[0.0] * 3, std_C=[1.0] * 3)
+        recognizer.freeze(frozen_stages)
+        recognizer.train()
         try:
-            logits_BK = network(torch.empty(smallest_batch, 3, clip.num_frames, clip.size, clip.size))
+            logits_BK = recognizer(torch.empty(smallest_batch, clip.num_frames, clip.size, clip.size, 3))
         except (RuntimeError, ValueError) as error:
-            shape = f"{clip.num_frames}×{clip.size}×{clip.size}"
             raise ParamsError(
-                f"{architecture.name} does not train on batches of {smallest_batch} clips of {shape}: {error}",
+                f"{name} does not train on batches of {smallest_batch} clips of {shape}: {error}",
                 remedy="raise clip.num_frames, clip.size or batch_size, or choose another model",
             ) from None
     assert logits_BK.shape == (smallest_batch, architecture.num_classes)

@@ -19,8 +19,28 @@ Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
-ModelName = Literal["r2plus1d_slim", "r2plus1d_18", "r3d_18", "mc3_18", "x3d_xs", "x3d_s", "x3d_m", "x3d_l"]
-
+ModelName = Literal[
+    "r2plus1d_slim",
+    "r2plus1d_18",
+    "r3d_18",
+    "mc3_18",
+    "r2plus1d_34",
+    "r2plus1d_34_bert",
+    "s3d",
+    "mvit_v1_b",
+    "mvit_v2_s",
+    "swin3d_t",
+    "swin3d_s",
+    "swin3d_b",
+    "x3d_xs",
+    "x3d_s",
+    "x3d_m",
+    "x3d_l",
+    "slow_r50",
+    "csn_r101",
+    "r2plus1d_r50",
+    "slowfast_r50",
+]
 
 EnhancerName = Literal["none", "gamma", "gamma_auto", "equalize", "clahe", "zero_dce", "zero_dce_pp", "sci"]
 
@@ -96,6 +116,10 @@ class TrainParams(Section):
     clip_grad_norm: Positive
     width: Count | None
     dropout: Annotated[float, Field(ge=0, lt=1)]
+    drop_path: Annotated[float, Field(ge=0, lt=1)]
+    weights: Annotated[str, Field(min_length=1)] | None
+    input_statistics: Literal["train", "kinetics", "imagenet", "pytorchvideo"]
+    frozen_stages: Annotated[int, Field(ge=0)]
     num_workers: Annotated[int, Field(ge=0)]
 
     @model_validator(mode="after")

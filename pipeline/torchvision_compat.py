@@ -32,6 +32,8 @@ if not _native_library_loads():
     _schemas.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     _schemas.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
+from torchvision.models import get_model_weights  # noqa: E402
 from torchvision.models import video as video_models  # noqa: E402
+from torchvision.ops import StochasticDepth  # noqa: E402
 
-__all__ = ["video_models"]
+__all__ = ["StochasticDepth", "get_model_weights", "video_models"]

@@ -217,8 +217,8 @@ def learning_rate(step: int, steps_per_epoch: int, params: TrainParams) -> float
 
 
 def _parameter_groups(recognizer: Recognizer, weight_decay: float) -> list[dict[str, object]]:
-    """Weight decay for matrices and kernels; none for biases and the scales of normalisations."""
-    parameters = list(recognizer.parameters())
+    """Weight decay for matrices and kernels; none for biases and the scales of normalisations; frozen ones left out."""
+    parameters = [parameter for parameter in recognizer.parameters() if parameter.requires_grad]
     return [
         {"params": [parameter for parameter in parameters if parameter.ndim > 1], "weight_decay": weight_decay},
         {"params": [parameter for parameter in parameters if parameter.ndim <= 1], "weight_decay": 0.0},

@@ -44,6 +44,15 @@ def read_attributes(path: Path) -> dict[str, Any]:
     return attributes
 
 
+def is_model_file(path: Path) -> bool:
+    """Whether a file says that it is one of ours; it may still be damaged."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return _KEY in (file.metadata() or {})
+    except (SafetensorError, OSError):
+        return False
+
+
 def load_weights(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     """Tensors and attributes. Raises StaleArtifactError when the file is damaged or its tensors are not those saved."""
     header = _read_header(path)

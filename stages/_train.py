@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -18,6 +18,7 @@ from pipeline.losses import hard_loss
 from pipeline.manifest import Manifest, read_manifest
 from pipeline.models import MODEL_FORMAT_VERSION, Architecture, Recognizer, check_geometry, save_model
 from pipeline.params import ClipParams, ModelName, TrainParams, stage_values
+from pipeline.pretrained import PUBLISHED_STATISTICS, Fit, Pretrained, fit, load_into, read_pretrained
 from pipeline.training import Curve, LossFunction, Trainer, TrainingData
 from pipeline.work import interruptible, publish, work_folder, written_whole
 from stages._device import choose_device
@@ -83,17 +84,19 @@ def train_network(
     fingerprint, and the model file keeps the digests. With `teacher_frames` the loss gets their clips as well.
     """
     device = choose_device(device_name)
-    architecture = Architecture(name, len(inputs.manifest.class_names), clip, options.width, options.dropout)
-    num_train = len(inputs.train)
-    check_geometry(architecture, smallest_batch=num_train // -(-num_train // options.batch_size))
-    digests = {"manifest": inputs.manifest.digest, "frames": inputs.frames.digest, **learnt_from}
+    class_names, num_train = inputs.manifest.class_names, len(inputs.train)
+    architecture = Architecture(name, len(class_names), clip, options.width, options.dropout, options.drop_path)
+    smallest_batch = num_train // -(-num_train // options.batch_size)
+    check_geometry(architecture, smallest_batch=smallest_batch, frozen_stages=options.frozen_stages)
+    start = _read_start(architecture, options, class_names)
+    digests = {"manifest": inputs.manifest.digest, "frames": inputs.frames.digest, **learnt_from, **start.digests}
     fingerprint = {**stage_values(clip, options, seed=seed, network=name), **values, "device": device.type}
     with (
         work_folder(stage, params=fingerprint, inputs=digests, format_version=MODEL_FORMAT_VERSION) as work,
         interruptible() as stop,
     ):
         data = TrainingData(inputs.frames, inputs.train, inputs.val, source(work.path), teacher_frames)
-        recognizer = _new_recognizer(architecture, inputs, seed)
+        recognizer = _new_recognizer(architecture, inputs, options, start, seed)
         trainer = Trainer(
             recognizer,
             data,
@@ -108,7 +111,8 @@ def train_network(
             trained = trainer.run(stop=stop, advance=advance)
         built_model, built_curve = work.path / "model.safetensors", work.path / "curve.csv"
         trained_on = {"stage": stage, "seed": seed, "best_epoch": trained.best_epoch, "digests": digests}
-        save_model(built_model, trained.recognizer, class_names=inputs.manifest.class_names, trained_on=trained_on)
+        trained_on |= start.named
+        save_model(built_model, trained.recognizer, class_names=class_names, trained_on=trained_on)
         _write_curve(built_curve, trained.curve)
         publish(built_curve, curve_path)
         publish(built_model, out)
@@ -120,11 +124,46 @@ def train_network(
     )
 
 
-def _new_recognizer(architecture: Architecture, inputs: Inputs, seed: int) -> Recognizer:
-    """A network with the pixel statistics of its training videos, and weights that depend on the seed alone."""
-    mean_C, std_C = pixel_statistics(inputs.frames, inputs.train, architecture.clip)
+@dataclass(frozen=True)
+class Start:
+    """What a network starts from: pretrained weights with how they fit it, or nothing."""
+
+    pretrained: Pretrained | None
+    fit: Fit | None
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """By which the weights are named among what the network learnt from."""
+        return {} if self.pretrained is None else {"weights": self.pretrained.digest}
+
+    @property
+    def named(self) -> dict[str, str]:
+        """The name of the weights' file, for the model file."""
+        return {} if self.pretrained is None else {"weights": self.pretrained.name}
+
+
+def _read_start(architecture: Architecture, options: TrainParams, class_names: Sequence[str]) -> Start:
+    """Read pretrained weights and compare them with the network, before any work starts; say what becomes of them."""
+    if options.weights is None:
+        return Start(None, None)
+    pretrained = read_pretrained(options.weights, architecture.name)
+    found = fit(pretrained, architecture, class_names=class_names)
+    say(found.summary(pretrained, architecture.num_classes))
+    return Start(pretrained, found)
+
+
+def _new_recognizer(
+    architecture: Architecture, inputs: Inputs, options: TrainParams, start: Start, seed: int
+) -> Recognizer:
+    """A network as its training begins; weights that are not pretrained depend on the seed alone."""
+    statistics = PUBLISHED_STATISTICS.get(options.input_statistics)
+    mean_C, std_C = statistics or pixel_statistics(inputs.frames, inputs.train, architecture.clip)
     torch.manual_seed(seed)
-    return Recognizer(architecture, mean_C=mean_C, std_C=std_C)
+    recognizer = Recognizer(architecture, mean_C=mean_C, std_C=std_C)
+    if start.pretrained is not None and start.fit is not None:
+        load_into(recognizer.network, start.pretrained, start.fit)
+    recognizer.freeze(options.frozen_stages)
+    return recognizer
 
 
 def _write_curve(path: Path, curve: Curve) -> None:

@@ -53,6 +53,10 @@ def train_params(**changes):
         "clip_grad_norm": 5.0,
         "width": 4,
         "dropout": 0.3,
+        "drop_path": 0.0,
+        "weights": None,
+        "input_statistics": "train",
+        "frozen_stages": 0,
         "num_workers": 0,
     }
     return TrainParams(**{**values, **changes})
@@ -61,7 +65,7 @@ def train_params(**changes):
 def tiny_recognizer(*, clip=CLIP, num_classes=3, width=4, dropout=0.3, seed=0):
     """A network of width 4 with weights that depend on the seed."""
     torch.manual_seed(seed)
-    arch = Architecture("r2plus1d_slim", num_classes, clip, width, dropout)
+    arch = Architecture("r2plus1d_slim", num_classes, clip, width, dropout, 0.0)
     return Recognizer(arch, mean_C=[0.4, 0.5, 0.6], std_C=[0.2, 0.25, 0.3])
 
 

@@ -22,7 +22,7 @@ from safetensors.numpy import save_file
 from pipeline.enhance import enhance_frames
 from pipeline.enhancer_file import CLASSICAL, LEARNED, load_enhancer
 from pipeline.enhancer_fitting import Fitter
-from pipeline.errors import DataError, Interrupted, ParamsError
+from pipeline.errors import DataError, Interrupted, ParamsError, StaleArtifactError
 from pipeline.fitted_enhancer import Fit, fitted
 from pipeline.frames import FrameStore
 from pipeline.learned_enhancers import NETWORKS, CalibrationNetwork
@@ -344,26 +344,29 @@ def test_our_own_model_file_gives_its_weights(name, project):
     assert all(np.array_equal(first[key], second[key]) for key in first)
 
 
+UNREADABLE = "cannot be read as tensors alone"
+
+
 class Canary:
     def __reduce__(self):
         return (Path("canary").touch, ())
 
 
 @pytest.mark.parametrize(
-    ("write", "message"),
+    ("write", "error", "message"),
     [
-        (lambda path: None, "no such file"),
-        (lambda path: path.write_bytes(b"no weights"), "cannot be read as tensors alone"),
-        (lambda path: torch.save(state_of("zero_dce_pp"), path), "does not hold the weights of zero_dce"),
-        (lambda path: torch.save([1, 2], path), "holds a list, not a state dict"),
-        (lambda path: path.write_bytes(pickle.dumps({"a": Canary()}, protocol=2)), "cannot be read as tensors alone"),
-        (lambda path: torch.save({"a": Canary()}, path), "cannot be read as tensors alone"),
+        (lambda path: None, ParamsError, "no such file"),
+        (lambda path: path.write_bytes(b"no weights"), StaleArtifactError, UNREADABLE),
+        (lambda path: torch.save(state_of("zero_dce_pp"), path), ParamsError, "does not hold the weights of zero_dce"),
+        (lambda path: torch.save([1, 2], path), StaleArtifactError, "holds a list, not a state dict"),
+        (lambda path: path.write_bytes(pickle.dumps({"a": Canary()}, protocol=2)), StaleArtifactError, UNREADABLE),
+        (lambda path: torch.save({"a": Canary()}, path), StaleArtifactError, UNREADABLE),
     ],
 )
-def test_other_files_are_refused_and_run_no_code(write, message, project):
+def test_other_files_are_refused_and_run_no_code(write, error, message, project):
     write(Path("weights.pth"))
     write_params(enhancer="zero_dce", weights="weights.pth")
-    with pytest.raises(ParamsError, match=message):
+    with pytest.raises(error, match=message):
         run_stage()
     assert not Path("m.safetensors").exists()
     assert not Path("canary").exists()
