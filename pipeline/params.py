@@ -299,7 +299,7 @@ def _finding(detail: ErrorDetails, lines: dict[Place, int], model: type[BaseMode
         hint = f"; did you mean {_dotted((*place[:-1], nearest[0]))}?" if nearest else ""
         return f"{where}{name} is not a parameter{hint}"
     message = detail["msg"].removeprefix("Value error, ")
-    if not detail["loc"]:  # about several sections: the message has their values
+    if not place:  # about several sections: the message has their values
         return message
     return f"{where}{name}: {message[0].lower()}{message[1:]}, not {detail['input']!r}{_yaml_trap(detail)}"
 

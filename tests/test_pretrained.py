@@ -20,7 +20,6 @@ from pipeline.params import ClipParams
 from pipeline.pretrained import PUBLISHED_STATISTICS, fit, load_into, read_pretrained
 from pipeline.torchvision_compat import get_model_weights, video_models
 
-# pytorchvideo compiles a function with it when it is imported
 
 OTHERS = ("eat", "sleep", "walk")
 
