@@ -49,15 +49,23 @@ class ShardTask(Protocol):
         """How many videos go through it: the unit of progress."""
 
 
+class TimedReport(Protocol):
+    """What came of a task."""
+
+    @property
+    def seconds(self) -> Mapping[str, float]:
+        """Of this run, by kind of work; empty where all was taken over from an earlier one."""
+
+
 Task = TypeVar("Task", bound=ShardTask)
-Result = TypeVar("Result")
+Report = TypeVar("Report", bound=TimedReport)
 
 
 class RunTasks(Protocol):
     """How tasks are run: here, on processes, or on a cluster."""
 
-    def __call__(self, function: Callable[[Task], Result], tasks: Sequence[Task]) -> list[Result]:
-        """The function's results in the order of the tasks."""
+    def __call__(self, function: Callable[[Task], Report], tasks: Sequence[Task]) -> list[Report]:
+        """The function's reports in the order of the tasks."""
 
 
 @dataclass(frozen=True)

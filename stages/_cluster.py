@@ -19,13 +19,14 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from pipeline.errors import DlkddError, EnvironmentProblem
-from pipeline.shards import RunTasks, ShardTask
+from pipeline.shards import RunTasks, ShardTask, TimedReport
 from pipeline.work import StopCheck
 from stages._shell import progress
 
 Task = TypeVar("Task")
 OneShard = TypeVar("OneShard", bound=ShardTask)
 Result = TypeVar("Result")
+Report = TypeVar("Report", bound=TimedReport)
 
 WorkersOption = Annotated[
     int | None, typer.Option("--workers", min=1, help="Processes on this machine.", show_default="as many as CPUs")
@@ -68,13 +69,17 @@ def map_tasks(
 def shard_runner(stage: str, *, num_workers: int | None, scheduler: str | None, stop: StopCheck) -> RunTasks:
     """`map_tasks` for the shards of a stage, with its progress shown in videos."""
 
-    def run(function: Callable[[OneShard], Result], tasks: Sequence[OneShard]) -> list[Result]:
+    def run(function: Callable[[OneShard], Report], tasks: Sequence[OneShard]) -> list[Report]:
         with progress(stage, sum(task.num_videos for task in tasks), "videos") as advance:
+
+            def done(task: OneShard, report: Report) -> None:
+                advance(task.num_videos, f"shard {task.shard}", earlier=not report.seconds)
+
             return map_tasks(
                 function,
                 tasks,
                 name=str,
-                done=lambda task, _: advance(task.num_videos, f"shard {task.shard}"),
+                done=done,
                 stop=stop,
                 num_workers=num_workers,
                 scheduler=scheduler,

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,33 @@ def test_an_absent_scheduler_is_a_problem_of_the_environment(monkeypatch):
     monkeypatch.setattr("stages._cluster.CONNECT_SECONDS", 0.5)
     with pytest.raises(EnvironmentProblem, match="no dask scheduler answers at tcp://127"):
         run_map(square, [1, 2], scheduler="tcp://127.0.0.1:9")
+
+
+@dataclass(frozen=True)
+class Shard:
+    shard: int
+    num_videos: int = 1
+
+
+@dataclass(frozen=True)
+class Timed:
+    seconds: dict
+
+
+def take_over_the_first(task):
+    return Timed({} if task.shard < 5 else {"work": 1.0})
+
+
+def test_what_was_taken_over_does_not_count_in_the_rate(capfd, monkeypatch):
+    """Five of six shards take no time: the rate is that of the sixth."""
+    seconds = iter(range(0, 600, 10))
+    monkeypatch.setattr("stages._shell.time.monotonic", lambda: next(seconds))
+    run = _cluster.shard_runner("enhance", num_workers=1, scheduler=None, stop=go_on)
+    run(take_over_the_first, [Shard(number) for number in range(6)])
+    lines = capfd.readouterr().err.splitlines()
+    assert lines[-1].startswith("enhance: 6/6 videos, ")
+    assert "videos/s" not in lines[-2]
+    assert "s/video" in lines[-1]
 
 
 @pytest.mark.slow

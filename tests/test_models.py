@@ -14,7 +14,6 @@ from pipeline.networks import ClipNeeds
 from pipeline.params import ClipParams
 from pipeline.weights import load_weights, save_weights
 
-
 NAMES = ("drink", "jump", "wave")
 BIG = ClipParams(num_frames=16, frame_stride=1, size=112)
 

@@ -16,7 +16,6 @@ from pipeline.networks import MODELS, Architecture, TwoPathways, build_network
 from pipeline.params import ClipParams
 from pipeline.torchvision_compat import StochasticDepth, get_model_weights
 
-
 DOCS = Path(__file__).parent.parent / "docs/models.md"
 FRAMES_AND_SIZES = {
     "x3d_xs": (4, 160),

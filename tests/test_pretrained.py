@@ -20,7 +20,6 @@ from pipeline.params import ClipParams
 from pipeline.pretrained import PUBLISHED_STATISTICS, fit, load_into, read_pretrained
 from pipeline.torchvision_compat import get_model_weights, video_models
 
-
 OTHERS = ("eat", "sleep", "walk")
 
 
