@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import resource
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 from dask_runs import wait_for
 
@@ -122,6 +124,21 @@ def test_what_was_taken_over_does_not_count_in_the_rate(capfd, monkeypatch):
 @pytest.mark.slow
 def test_results_come_in_the_order_of_the_tasks():
     assert run_map(square, list(range(20)), num_workers=2) == [number * number for number in range(20)]
+
+
+def new_pages(megabytes):
+    """Page faults of using and freeing that much memory a hundred times."""
+    before = resource.getrusage(resource.RUSAGE_THREAD).ru_minflt
+    for _ in range(100):
+        np.empty(megabytes << 20, np.uint8)[::4096] = 1
+    return resource.getrusage(resource.RUSAGE_THREAD).ru_minflt - before
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's allocator")
+def test_workers_keep_freed_memory_for_the_next_allocation():
+    pages_of_one = 4 * 2**20 // resource.getpagesize()
+    assert max(run_map(new_pages, [4, 4], num_workers=2)) < 3 * pages_of_one
 
 
 @pytest.mark.slow
