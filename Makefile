@@ -12,8 +12,9 @@ demo: install
 	dvc repro
 	dvc metrics show
 
+# a process for each core, with a thread each
 test: lint
-	pytest
+	OMP_NUM_THREADS=1 pytest -n auto
 
 test-slow: install
 	pytest -m slow

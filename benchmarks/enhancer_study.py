@@ -74,12 +74,14 @@ def interval(differences: list[float]) -> str:
 
 
 def main() -> None:
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", help="of these alone (default: all that there are)")
+    wanted = parser.parse_args().seeds
     found = read_outcomes()
     print("| enhancer | seeds | teacher, val | teacher | minus `none` | student | baseline | student − baseline |")
     print("|---|---|---|---|---|---|---|---|")
     for name in ENHANCERS:
-        seeds = sorted(found.get(name, {}))
+        seeds = [seed for seed in sorted(found.get(name, {})) if wanted is None or seed in wanted]
         if not seeds:
             continue
         rows = [found[name][seed] for seed in seeds]
