@@ -20,6 +20,7 @@ from pipeline.enhance import (
     Gamma,
     GammaAuto,
     Unchanged,
+    _count_values,
     enhance_frames,
     enhanced_batches,
     gamma_to_mean,
@@ -98,6 +99,19 @@ def test_grey_frames_stay_grey(enhancer):
 @each_enhancer
 def test_the_smallest_frame(enhancer):
     assert enhance_frames(enhancer, np.full((1, 1, 1, 3), 7, np.uint8)).shape == (1, 1, 1, 3)
+
+
+@each_enhancer
+def test_a_frame_of_4k(enhancer):
+    frames = dark_frames((1, 2160, 3840))
+    assert enhance_frames(enhancer, frames).shape == frames.shape
+
+
+def test_levels_are_counted_exactly_beyond_what_float32_can():
+    """OpenCV counts in float32, which a large frame of one level passes."""
+    black = np.zeros((2200, 2600, 3), np.uint8)
+    assert black.size > 2**24
+    assert _count_values(black)[0] == black.size
 
 
 @given(gamma=st.floats(0.2, 10), level=st.integers(0, 255))
