@@ -126,10 +126,11 @@ class TopK:
             }
 
     def unpack(self, packed: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
-        """The kept logits in their places, the others' mean elsewhere, never above the smallest that was kept."""
+        """The kept logits in their places, the others' mean elsewhere, always below the smallest that was kept."""
         kept_k = packed["topk_logits"].astype(np.float32)
         rest = packed["rest_logsumexp"].astype(np.float32) - np.float32(np.log(self.num_classes - self.k))
-        rest = np.minimum(rest, kept_k[..., -1])  # rounding a kept logit down must not change who comes first
+        # below it, since of equal ones the lower class comes first: rounding must not change who does
+        rest = np.minimum(rest, np.nextafter(kept_k[..., -1], np.float32(-np.inf)))
         logits_K = np.repeat(rest[..., None], self.num_classes, axis=-1)
         np.put_along_axis(logits_K, packed["topk_classes"].astype(np.int64), kept_k, axis=-1)
         return logits_K

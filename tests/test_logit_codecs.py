@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -83,6 +83,7 @@ def test_of_equal_logits_those_of_the_lower_classes_are_kept():
 
 
 @given(logits_and_k())
+@example((np.array([[-5.9604645e-08, 0.0, 0.0, 0.0]], np.float32), 1))  # the rest's mean rounds to what was kept
 def test_the_top_class_stays(case):
     logits, k = case
     _, unpacked = both(TopK(logits.shape[-1], k), logits)
