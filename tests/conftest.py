@@ -9,14 +9,8 @@ from pathlib import Path
 
 import pytest
 from dask_runs import Cluster
-from hypothesis import settings
 
 from stages.__main__ import main
-
-# CI tries the same examples each time, so that it fails for what a change did; elsewhere new ones are drawn
-settings.register_profile("ci", derandomize=True)
-if os.environ.get("CI"):
-    settings.load_profile("ci")
 
 
 @pytest.fixture(scope="session")
