@@ -19,25 +19,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.material import Frames, best_seconds, render_videos
+from benchmarks.material import Frames, best_seconds, render_videos, write_store
 from pipeline.enhance import enhance_frames
 from pipeline.enhancer_fitting import Fitter
-from pipeline.frames import FrameStore, shard_path, write_index, write_shard
+from pipeline.frames import FrameStore
 from pipeline.learned_enhancers import LearnedEnhancer
 from pipeline.params import load_params
-from pipeline.video import read_frames
 
 PARAMS = load_params(Path(__file__).parent.parent / "params.yaml").fit_enhancer
 REDUCTIONS = (1, 2, 4, 8, 12)
 SIZES = ((320, 240), (172, 128))  # as filmed, and as the recipes store them
 COMPARED_FRAMES = 6  # of each video
-
-
-def write_store(paths: Sequence[Path], folder: Path) -> FrameStore:
-    videos = [(path.stem, lambda path=path: read_frames(path)) for path in paths]
-    rows = write_shard(shard_path(folder, 0), videos, shard=0, codec="raw", jpeg_quality=0, min_frames=1).rows
-    write_index(folder, rows, codec="raw", jpeg_quality=0, origin={})
-    return FrameStore(folder)
 
 
 def fit(name: str, store: FrameStore, steps: int, folder: Path) -> LearnedEnhancer:
@@ -83,7 +75,7 @@ def main() -> None:
         folder = Path(temporary)
         for width, height in SIZES:
             paths = render_videos(folder / f"{height}", options.videos, width=width, height=height, num_frames=24)
-            store = write_store(paths, folder / f"{height}" / "dark")
+            store = write_store(paths, folder / f"{height}" / "dark", num_shards=1)
             numbers = np.linspace(0, 23, COMPARED_FRAMES).round().astype(int).tolist()
             videos = [store.read(name, numbers) for name in store.video_ids]
             for name in ("zero_dce", "zero_dce_pp"):

@@ -24,17 +24,15 @@ import cv2
 import numpy as np
 import torch
 
-from benchmarks.material import Frames, render_videos
+from benchmarks.material import Frames, render_videos, write_store
 from pipeline.enhance import gamma_table
 from pipeline.enhancement import Enhanced, enhance
 from pipeline.enhancer_file import ENHANCERS, LEARNED, classical_from_params, save_enhancer
 from pipeline.enhancer_fitting import initialise_curves
-from pipeline.frames import FrameStore, shard_of, shard_path, write_index, write_shard
 from pipeline.learned_enhancers import NETWORKS, CurveNetwork, LearnedEnhancer
 from pipeline.params import load_params
 from pipeline.shards import RunTasks
 from pipeline.stopwatch import shares_text
-from pipeline.video import read_frames
 from stages._cluster import shard_runner
 
 PARAMS = load_params(Path(__file__).parent.parent / "params.yaml").fit_enhancer
@@ -114,20 +112,6 @@ def plain_loop(paths: Sequence[Path], out: Path, enhancer: PlainEnhancer, *, mos
     return num_frames
 
 
-def write_dark(paths: Sequence[Path], folder: Path) -> FrameStore:
-    """The dark store, as `prepare` writes it."""
-    rows = []
-    for shard in range(NUM_SHARDS):
-        mine = [(path.stem, lambda path=path: read_frames(path)) for path in paths]
-        mine = [(name, frames) for name, frames in mine if shard_of(name, NUM_SHARDS) == shard]
-        if mine:
-            rows += write_shard(
-                shard_path(folder, shard), mine, shard=shard, codec="raw", jpeg_quality=0, min_frames=1
-            ).rows
-    write_index(folder, rows, codec="raw", jpeg_quality=0, origin={})
-    return FrameStore(folder)
-
-
 def run_stage(folder: Path, enhancer: Path, run: RunTasks) -> Enhanced:
     with contextlib.chdir(folder):  # the work folder lies in the current one
         done = enhance(folder / "dark", enhancer, folder / "enhanced", run=run)
@@ -194,7 +178,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         paths = render_videos(folder, options.videos, width=320, height=240, num_frames=options.frames)
-        _, prepare_seconds = cpu_seconds(lambda: write_dark(paths, folder / "dark"))
+        _, prepare_seconds = cpu_seconds(lambda: write_store(paths, folder / "dark", num_shards=NUM_SHARDS))
         compare_with_loop(folder, paths, prepare_seconds)
         compare_workers(folder, ("gamma", "clahe", "zero_dce_pp", "zero_dce"))
 

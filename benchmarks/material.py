@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.demo import DemoVideosParams, film, list_videos
+from pipeline.frames import FrameStore, IndexRow, OpenFrames, shard_of, shard_path, write_index, write_shard
 from pipeline.params import load_section
-from pipeline.video import write_video
+from pipeline.video import read_frames, write_video
 
 Frames = NDArray[np.uint8]
 
@@ -41,6 +44,19 @@ def render_videos(folder: Path, count: int, *, width: int, height: int, num_fram
         paths[-1].parent.mkdir(parents=True, exist_ok=True)
         write_video(paths[-1], film(params, video), fps=params.fps, crf=params.crf)
     return paths
+
+
+def write_store(paths: Sequence[Path], folder: Path, *, num_shards: int) -> FrameStore:
+    """A raw store of these videos, by the names of their files, as `prepare` writes it."""
+    shards: dict[int, list[tuple[str, OpenFrames]]] = defaultdict(list)
+    for path in paths:
+        shards[shard_of(path.stem, num_shards)].append((path.stem, partial(read_frames, path)))
+    rows: list[IndexRow] = []
+    for shard, videos in sorted(shards.items()):
+        target = shard_path(folder, shard)
+        rows += write_shard(target, videos, shard=shard, codec="raw", jpeg_quality=0, min_frames=1).rows
+    write_index(folder, rows, codec="raw", jpeg_quality=0, origin={})
+    return FrameStore(folder)
 
 
 def best_seconds(function: Callable[[], object], *, number: int) -> float:

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.enhance import Frame, count_luma
+from pipeline.enhance import Frame, count_luma, mean_level
 from pipeline.work import written_whole
 
 Picture = NDArray[np.uint8]
@@ -119,7 +119,7 @@ def _show(picture_HWC: Picture, box: Box, frame: Frame) -> None:
 def _draw_histogram(picture_HWC: Picture, frame: Frame, box: Box) -> None:
     """Bars of luma from 0 to 255, as high as the root of their share of the highest; a line at the mean."""
     counts = count_luma(frame)
-    mean = float(counts @ np.arange(256) / counts.sum())
+    mean = mean_level(counts)
     bins = counts.reshape(NUM_BINS, -1).sum(axis=1)
     heights = np.ceil(np.sqrt(bins / bins.max()) * (box.height - _SMALL - 10)).astype(int)
     heights_W = heights[np.arange(box.width) * NUM_BINS // box.width]

@@ -72,14 +72,20 @@ class Enhancer(Protocol):
 
 def enhanced_batches(enhancer: Enhancer, video: Video) -> Iterator[Frames]:
     """The enhanced frames of a video in order, in batches (T, H, W, C): memory holds a few, however long it is."""
-    num_frames, height, width = video.shape
     enhance = enhancer.for_video(video)
-    step = min(_BATCH_FRAMES, max(1, _BATCH_PIXELS // (height * width)))
-    for start in range(0, num_frames, step):
-        dark_THWC = video.read(range(start, min(start + step, num_frames)))
-        enhanced_THWC = enhance(dark_THWC, start)
+    for numbers in frame_batches(video.shape):
+        dark_THWC = video.read(numbers)
+        enhanced_THWC = enhance(dark_THWC, numbers.start)
         assert enhanced_THWC.shape == dark_THWC.shape, (enhanced_THWC.shape, dark_THWC.shape)
         yield enhanced_THWC
+
+
+def frame_batches(shape: tuple[int, int, int]) -> Iterator[range]:
+    """The frame numbers of a video of that (T, H, W), in order, in batches of at most 32 frames and 4 megapixels."""
+    num_frames, height, width = shape
+    step = min(_BATCH_FRAMES, max(1, _BATCH_PIXELS // (height * width)))
+    for start in range(0, num_frames, step):
+        yield range(start, min(start + step, num_frames))
 
 
 def enhance_frames(enhancer: Enhancer, dark_THWC: Frames) -> Frames:
@@ -271,6 +277,11 @@ def _count_values(frame: Frame) -> Counts:
 def count_luma(frame: Frame) -> Counts:
     """How many pixels of a frame (H, W, C) have each luma, 0 to 255: (256,)."""
     return _count(np.asarray(cv2.cvtColor(frame, cv2.COLOR_RGB2YCrCb)[..., 0], np.uint8))
+
+
+def mean_level(counts: Counts) -> float:
+    """The mean of the levels that were counted."""
+    return float(counts @ np.arange(256) / counts.sum())
 
 
 def _count(values_HW: NDArray[np.uint8]) -> Counts:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.enhance import frame_batches
 from pipeline.errors import DataError, ParamsError, StaleArtifactError
 from pipeline.frames import Frames, FrameStore
 from pipeline.listing import path_problem
@@ -21,8 +22,6 @@ from pipeline.video import write_video
 from pipeline.work import Progress, no_progress
 
 MAX_FINDINGS = 20  # printed ones
-_BATCH_PIXELS = 1 << 22  # of frames in memory at a time
-_BATCH_FRAMES = 32
 
 
 @dataclass(frozen=True)
@@ -202,10 +201,7 @@ def write_export(export: Export, *, progress: Progress = no_progress) -> Exporte
 def _frames(export: Export, video_id: str) -> Iterator[Frames]:
     """Frames (H, W, C) of even size: the store's, or to their right those of the other."""
     stores = [export.store] if export.beside is None else [export.store, export.beside]
-    num_frames, height, width = export.store.shape(video_id)
-    step = min(_BATCH_FRAMES, max(1, _BATCH_PIXELS // (height * width)))
-    for start in range(0, num_frames, step):
-        numbers = range(start, min(start + step, num_frames))
+    for numbers in frame_batches(export.store.shape(video_id)):
         halves = [_evened(store.read(video_id, numbers)) for store in stores]
         yield from np.concatenate(halves, axis=2)
 

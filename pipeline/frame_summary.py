@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.enhance import count_luma
+from pipeline.enhance import count_luma, mean_level
 from pipeline.errors import StaleArtifactError
 from pipeline.frames import FrameStore
 from pipeline.work import Progress, no_progress
@@ -103,8 +103,7 @@ def sampled_luma(
     means = {}
     with progress("luma", len(places), "videos") as advance:
         for name in (video_ids[place] for place in places.tolist()):
-            counts = count_luma(store.read(name, [store.shape(name)[0] // 2])[0])
-            means[name] = float(counts @ np.arange(256) / counts.sum())
+            means[name] = mean_level(count_luma(store.read(name, [store.shape(name)[0] // 2])[0]))
             advance(1, "")
     return means
 

@@ -86,23 +86,28 @@ def test_the_teacher_and_its_frames_are_not_needed(run, expected, tmp_path):
     assert content(run, "beside") == expected
 
 
-@pytest.mark.parametrize("teachers", ["mean", "draw"])
-@pytest.mark.parametrize("memory_mib", [0, 100])
-def test_interrupted_it_goes_on_to_the_same_student(run_of_two, monkeypatch, work_root, teachers, memory_mib):
-    run_of_two.train(name="whole", teachers=teachers, memory_mib=memory_mib)
-    steps = 0
+def interruptible_at(step):
+    """In place of `interruptible`: a check that raises once, the `step`th time that it is asked."""
+    asked = 0
 
     @contextmanager
     def interruptible():
         def stop():
-            nonlocal steps
-            steps += 1
-            if steps == 3:
+            nonlocal asked
+            asked += 1
+            if asked == step:
                 raise Interrupted(15)
 
         yield stop
 
-    monkeypatch.setattr(_train, "interruptible", interruptible)
+    return interruptible
+
+
+@pytest.mark.parametrize("teachers", ["mean", "draw"])
+@pytest.mark.parametrize("memory_mib", [0, 100])
+def test_interrupted_it_goes_on_to_the_same_student(run_of_two, monkeypatch, work_root, teachers, memory_mib):
+    run_of_two.train(name="whole", teachers=teachers, memory_mib=memory_mib)
+    monkeypatch.setattr(_train, "interruptible", interruptible_at(3))
     with pytest.raises(Interrupted):
         run_of_two.train(teachers=teachers, memory_mib=memory_mib)
     (work,) = [path for path in work_root.iterdir() if path.is_dir()]
@@ -207,20 +212,8 @@ def test_interrupted_in_a_schedule_it_goes_on_to_the_same_student(run, expected,
     }  # from the first step on
     run.train(name="whole", changes=changes)
     assert content(run, "whole") != expected
-    steps = 0
-
-    @contextmanager
-    def interruptible():
-        def stop():
-            nonlocal steps
-            steps += 1
-            if steps == 3:
-                raise Interrupted(15)
-
-        yield stop
-
     with monkeypatch.context() as patched:
-        patched.setattr(_train, "interruptible", interruptible)
+        patched.setattr(_train, "interruptible", interruptible_at(3))
         with pytest.raises(Interrupted):
             run.train(changes=changes)
     run.train(changes=changes)
