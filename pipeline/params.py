@@ -108,24 +108,46 @@ class TrainParams(Section):
     """One network's training; the baseline takes the student's."""
 
     epochs: Count
+    patience: Count | None
     batch_size: Count
+    accumulate: Count
+    optimizer: Literal["adamw", "sgd"]
     learning_rate: Positive
+    momentum: Annotated[float, Field(ge=0, lt=1)]
+    layer_decay: Annotated[float, Field(gt=0, le=1)]
     weight_decay: NotNegative
     warmup_epochs: NotNegative
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
     clip_grad_norm: Positive
+    max_skipped: Annotated[int, Field(ge=0)]
+    ema: Annotated[float, Field(ge=0, lt=1)]
+    class_weights: Literal["none", "balanced"]
+    mixup: NotNegative
+    cutmix: NotNegative
+    gain: NotNegative
+    noise: NotNegative
+    darken: Share
     width: Count | None
     dropout: Annotated[float, Field(ge=0, lt=1)]
     drop_path: Annotated[float, Field(ge=0, lt=1)]
     weights: Annotated[str, Field(min_length=1)] | None
     input_statistics: Literal["train", "kinetics", "imagenet", "pytorchvideo"]
     frozen_stages: Annotated[int, Field(ge=0)]
+    precision: Literal["float32", "bfloat16", "float16"]
+    compile: bool
+    checkpoint_activations: bool
     num_workers: Annotated[int, Field(ge=0)]
 
     @model_validator(mode="after")
     def _warmup_ends(self) -> TrainParams:
         if self.warmup_epochs >= self.epochs:
             raise ValueError(f"warmup_epochs ({self.warmup_epochs:g}) must be below epochs ({self.epochs})")
+        return self
+
+    @model_validator(mode="after")
+    def _parts_are_not_empty(self) -> TrainParams:
+        if self.accumulate > self.batch_size:
+            raise ValueError(f"accumulate ({self.accumulate}) must not be above batch_size ({self.batch_size})")
         return self
 
 
