@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -236,6 +236,36 @@ def load_params(path: Path) -> Params:
     return _validated(Params, values, lines, path, ())
 
 
+def params_text(params: Params) -> str:
+    """The parameters as a file that `load_params` reads, without comments."""
+    return yaml.safe_dump(params.model_dump(), sort_keys=False)
+
+
+def read_override(text: str) -> tuple[str, object]:
+    """A `key=value` or `section.key=value`, the value as in a parameter file; raises ParamsError."""
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise ParamsError(f"{text!r} is not key=value")
+    try:
+        return key, yaml.safe_load(value)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        raise ParamsError(f"{text!r}: the value is not YAML") from None
+
+
+def overridden(params: Params, overrides: Mapping[str, object], *, name: str) -> Params:
+    """The parameters with other values under dotted keys, checked like a file; `name` is what an error calls them."""
+    values = params.model_dump()
+    for dotted, value in overrides.items():
+        *sections, key = dotted.split(".")
+        inner = values
+        for section in sections:
+            if not isinstance(inner.get(section), dict):
+                inner[section] = {}
+            inner = inner[section]
+        inner[key] = value
+    return _validated(Params, values, {}, name, ())
+
+
 SectionT = TypeVar("SectionT", bound=Section)
 
 
@@ -259,7 +289,9 @@ def _read_text(path: Path) -> str:
         raise ParamsError(f"{path}: cannot be read as UTF-8 text: {error}") from None
 
 
-def _validated(model: type[SectionT], values: object, lines: dict[Place, int], path: Path, section: Place) -> SectionT:
+def _validated(
+    model: type[SectionT], values: object, lines: dict[Place, int], path: Path | str, section: Place
+) -> SectionT:
     try:
         return model.model_validate(values)
     except ValidationError as error:

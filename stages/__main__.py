@@ -38,6 +38,7 @@ COMMANDS = (
     "score_student",
     "score_baseline",
     "evaluate",
+    "study",
     "targets",
     "frames",
     "recipe",
