@@ -5,7 +5,7 @@
 All loaders give the random views of training, of the same videos, in batches of the same size from as many workers:
 clips of 16 frames at a stride of 2, resized to 112×112. Ours reads a frame store of 128 pixels on the short side.
 "PyAV" decodes a file from its start as far as the clip's last frame, converts the frames that it needs, and goes on as
-ours: its pixels are the same, which is checked. (Our files have one key frame, so a seek would decode the same.)
+ours: its pixels are the same, which is checked. It does not seek: these files have a key frame or two.
 "pytorchvideo" is its LabeledVideoDataset with its PyAV decoder, followed by one crop and resize: its own transforms
 do not import beside today's torchvision.
 
