@@ -273,10 +273,10 @@ def pixel_statistics(
 def _collate(items: Sequence[Item]) -> Batch:
     clips, labels, teachers, teacher_clips, video_ids = zip(*items, strict=True)
     return Batch(
-        default_collate(clips),  # in a worker straight into the memory that it shares with the loop
+        default_collate(list(clips)),  # in a worker straight into the memory that it shares with the loop
         torch.tensor(labels, dtype=torch.int64),
         None if teachers[0] is None else torch.stack(teachers),
-        None if teacher_clips[0] is None else default_collate(teacher_clips),
+        None if teacher_clips[0] is None else default_collate(list(teacher_clips)),
         tuple(video_ids),
     )
 

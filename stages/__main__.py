@@ -39,6 +39,7 @@ COMMANDS = (
     "score_baseline",
     "evaluate",
     "study",
+    "predict",
     "targets",
     "frames",
     "recipe",
