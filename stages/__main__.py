@@ -30,6 +30,7 @@ COMMANDS = (
     "precompute_soft_targets",
     "train_student",
     "train_baseline",
+    "measure_light",
     "score_teacher",
     "score_student",
     "score_baseline",
