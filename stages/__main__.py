@@ -35,6 +35,7 @@ COMMANDS = (
     "score_student",
     "score_baseline",
     "evaluate",
+    "evaluate_model",
     "targets",
     "frames",
     "recipe",
