@@ -36,6 +36,7 @@ COMMANDS = (
     "score_baseline",
     "evaluate",
     "evaluate_model",
+    "mean_splits",
     "targets",
     "frames",
     "recipe",
