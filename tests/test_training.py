@@ -261,8 +261,8 @@ def test_the_average_is_what_is_validated_and_kept(data, tmp_path):
     assert [row["train_loss"] for row in trained.curve] == [row["train_loss"] for row in plain.curve]
     assert [row["val_loss"] for row in trained.curve] != [row["val_loss"] for row in plain.curve]
     found = score(
-        trained.recognizer, data.frames, data.val, class_names=("a", "b"), num_clips=1, batch_size=3, device=CPU,
-        stop=lambda: None, advance=lambda _count, _note: None,
+        trained.recognizer, data.frames, data.val, class_names=("a", "b"), num_clips=1, num_crops=1, batch_size=3,
+        device=CPU, stop=lambda: None, advance=lambda _count, _note: None,
     )  # fmt: skip
     loss = -np.log(found.probs_NK[np.arange(len(found.labels_N)), found.labels_N]).mean()
     assert loss == pytest.approx(trained.curve[trained.best_epoch]["val_loss"], rel=1e-4)
