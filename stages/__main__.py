@@ -34,6 +34,7 @@ COMMANDS = (
     "score_student",
     "score_baseline",
     "evaluate",
+    "report",
     "targets",
     "frames",
     "recipe",
