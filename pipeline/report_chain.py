@@ -84,10 +84,8 @@ def _soft_targets(paths: ReportPaths, found: Artifacts) -> Artifact:
     store = found.soft_targets
     attributes = store.attributes
     right = ", ".join(f"{100 * teacher['top1_on_views']:.1f} %" for teacher in attributes["teachers"])
-    what = (
-        f"logits for {store.num_views} views of each of {store.num_rows} videos, {attributes['codec']['name']}; "
-        f"the teacher is right about {right} of these views"
-    )
+    views = f"{store.num_views} view{'s' * (store.num_views != 1)} of each of {store.num_rows} videos"
+    what = f"logits for {views}, {attributes['codec']['name']}; the teacher is right about {right} of these views"
     named = _named(attributes["digests"], ("manifest", "frames"))
     teachers = tuple(Source("teacher", teacher["digest"]) for teacher in attributes["teachers"])
     return Artifact(str(paths.soft_targets), what, store.digest, (*named, *teachers))

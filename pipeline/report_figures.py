@@ -89,12 +89,12 @@ def training_curves(curves: Mapping[str, Sequence[Epoch]], column: str, title: s
     drawing = Drawing(WIDTH, 230, f"{title} by epoch; the table below has the numbers of each model's best epoch.")
     x = Scale(1, max([last for line in lines.values() for last, _ in line[-1:]] or [1]), 44, WIDTH - 12)
     y = Scale(0 if percent else min(values), max(values), 190, 14)
-    _x_axis(drawing, x, 10, 194, lambda value: f"{value:.0f}")
+    _x_axis(drawing, x, 10, 194, lambda value: f"{value:.0f}", least_step=1)
     _y_axis(drawing, y, 44, WIDTH - 12, lambda value: f"{100 * value:.0f} %" if percent else f"{value:.3g}")
     for name, line in lines.items():
-        if len(line) == 1:
-            drawing.mark(x(line[0][0]), y(line[0][1]), SHAPES[name], f"mark {name}", size=4)
         drawing.path([(x(epoch), y(value)) for epoch, value in line], f"curve {name}")
+        for epoch, value in line[-1:]:
+            drawing.mark(x(epoch), y(value), SHAPES[name], f"mark {name}", size=4)
     drawing.text(WIDTH - 12, 226, "epoch", "dim", anchor="end")
     return drawing.markup()
 
@@ -155,7 +155,7 @@ def class_gains(classes: Sequence[ClassShares]) -> Markup:
         y = 12 + height * (index + 0.5)
         before, after = found.top1["baseline"], found.top1["student"]
         won = "good" if after > before else "bad" if after < before else "unsure"
-        drawing.text(0, y + 4, shortened(found.class_name, 16), "small", note=found.class_name)
+        drawing.text(0, y + 4, shortened(found.class_name, 15), "small", note=found.class_name)
         drawing.line(scale(before), y, scale(after), y, f"step {won}")
         drawing.mark(scale(before), y, SHAPES["baseline"], "mark baseline", size=4)
         drawing.mark(scale(after), y, SHAPES["student"], "mark student", size=4.5)
@@ -241,8 +241,10 @@ def _turned(drawing: Drawing, x: float, y: float, content: str) -> None:
     drawing.parts.append(Markup("</g>"))
 
 
-def _x_axis(drawing: Drawing, scale: Scale, top: float, bottom: float, text: Format) -> None:
-    for value in ticks(scale.low, scale.high, 6):
+def _x_axis(
+    drawing: Drawing, scale: Scale, top: float, bottom: float, text: Format, *, least_step: float = 1e-4
+) -> None:
+    for value in ticks(scale.low, scale.high, 6, least_step=least_step):
         drawing.line(scale(value), top, scale(value), bottom, "grid-line")
         drawing.text(scale(value), bottom + 14, text(value), "small dim", anchor="middle")
 

@@ -6,6 +6,7 @@ light and dark, does the rest. Texts are escaped here, whatever they hold. Lengt
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -42,16 +43,12 @@ class Scale:
         return self.start + share * (self.stop - self.start)
 
 
-def ticks(low: float, high: float, most: int) -> list[float]:
-    """Round values within low and high, at equal steps of 1, 2 or 5 times a power of ten, at most so many."""
-    exponent = -4
-    while exponent < 9:
-        for factor in (1, 2, 5):
-            step = factor * 10.0**exponent
-            first, last = round(low / step + 0.4999), round(high / step - 0.4999)
-            if last - first + 1 <= most:
-                return [number * step for number in range(first, last + 1)]
-        exponent += 1
+def ticks(low: float, high: float, most: int, *, least_step: float = 1e-4) -> list[float]:
+    """Round values within low and high, at most so many, at equal steps of 1, 2 or 5 times a power of ten."""
+    for step in (factor * 10.0**exponent for exponent in range(-4, 9) for factor in (1, 2, 5)):
+        first, last = math.ceil(low / step - 1e-6), math.floor(high / step + 1e-6)
+        if step >= least_step and last - first < most:
+            return [number * step for number in range(first, last + 1)]
     return []
 
 

@@ -510,6 +510,11 @@ def test_ticks_are_round_within_the_axis_and_few(low, high, most):
     assert round(step / 10 ** np.floor(np.log10(step) + 1e-9)) in (1, 2, 5)
 
 
+def test_ticks_of_counts_are_whole():
+    assert ticks(1, 2, 6, least_step=1) == [1, 2]
+    assert ticks(1, 20, 6, least_step=1) == [5, 10, 15, 20]
+
+
 def test_an_axis_without_length_is_drawn():
     assert ticks(1, 1, 6) == [1]
     assert Scale(1, 1, 0, 100)(1) == 50
