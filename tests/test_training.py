@@ -165,8 +165,8 @@ def test_the_weights_are_those_of_the_best_epoch_on_val(data, tmp_path):
     trained = Run(tmp_path, data, epochs=6, learning_rate=0.05).start()
     assert not trained.recognizer.training
     found = score(
-        trained.recognizer, data.frames, data.val, class_names=("a", "b"), num_clips=1, batch_size=3, device=CPU,
-        stop=lambda: None, advance=lambda _count, _note: None,
+        trained.recognizer, data.frames, data.val, class_names=("a", "b"), num_clips=1, num_crops=1, batch_size=3,
+        device=CPU, stop=lambda: None, advance=lambda _count, _note: None,
     )  # fmt: skip
     best = max(trained.curve, key=lambda row: (row["val_top1"], -row["val_loss"]))
     assert trained.curve[trained.best_epoch] == best
