@@ -20,13 +20,18 @@ from builders import noise_video, tiny_recognizer, write_frames
 from report_runs import GAIN, make_run, paths_in, write_csv, write_metrics
 
 from pipeline.errors import DataError, ParamsError, StaleArtifactError
+from pipeline.evaluation import ScoringProtocol, compare
+from pipeline.evaluation import write_metrics as write_evaluated
+from pipeline.evaluation_tables import make_tables, write_tables
+from pipeline.manifest import read_manifest
 from pipeline.models import save_model
 from pipeline.networks import MODELS as NETWORKS
 from pipeline.networks import Architecture, build_network
 from pipeline.params import ClipParams
+from pipeline.predictions import Predictions
 from pipeline.report import count_confusions, make_report, most_frequent, most_lost, most_won, verdict, worst
 from pipeline.report_figures import points, wilson
-from pipeline.report_inputs import MODELS, Metrics, ScoredVideo, count_parameters, read_table
+from pipeline.report_inputs import MODELS, Metrics, ScoredVideo, count_parameters, read_results, read_table
 from pipeline.report_pictures import GAP, MOST_FRAMES, moving_pair, shown_frames, still_pair
 from pipeline.svg import Scale, printable, shortened, ticks
 from pipeline.weights import read_shapes, save_weights
@@ -384,6 +389,33 @@ def test_a_table_that_cannot_be_used_is_named_with_its_line(tmp_path, text, word
     with pytest.raises(StaleArtifactError, match=words) as caught:
         read_table(path, {"a": int, "b": str})
     assert str(path) in str(caught.value)
+
+
+def test_what_evaluate_writes_is_what_the_report_reads(run):
+    manifest = read_manifest(run.manifest)
+    rows = manifest.rows_of("test")
+    labels_N = np.array([manifest.class_index(row) for row in rows])
+    ids = tuple(row.video_id for row in rows)
+    drawn = {
+        name: np.random.default_rng(seed).dirichlet(np.ones(3), len(rows)).round(6) for seed, name in enumerate(MODELS)
+    }
+    found = {name: Predictions(ids, labels_N, probs_NK, manifest.class_names) for name, probs_NK in drawn.items()}
+    tables = make_tables(found, rows, {name: float(index) for index, name in enumerate(ids)})
+    protocol = ScoringProtocol("test", 3, 1, manifest.digest)
+    metrics = compare(found, protocol=protocol, num_bootstraps=200, seed=0)
+    shutil.rmtree(run.tables)
+    write_tables(run.tables, tables)
+    write_evaluated(run.metrics, metrics)
+    results = read_results(run)
+    assert results.metrics.student.top1 == pytest.approx(metrics["student"]["top1"], abs=1e-6)
+    assert [band.num_videos for band in results.by_light] == [3, 3, 3, 3]
+    assert [row.class_name for row in results.per_class] == list(manifest.class_names)
+    counted = {name: sum(one.num_videos for one in bins) for name, bins in results.reliability.items()}
+    assert counted == dict.fromkeys(MODELS, 12)
+    for video, index in zip(results.videos, range(12), strict=True):
+        assert video.predicted["student"] == manifest.class_names[found["student"].predicted_N[index]]
+        assert video.p_true["teacher"] == pytest.approx(drawn["teacher"][index, labels_N[index]])
+    make_report(run)
 
 
 # videos one by one
