@@ -33,7 +33,7 @@ from pipeline.report import count_confusions, make_report, most_frequent, most_l
 from pipeline.report_figures import points, wilson
 from pipeline.report_inputs import MODELS, Metrics, ScoredVideo, count_parameters, read_results, read_table
 from pipeline.report_pictures import GAP, MOST_FRAMES, moving_pair, shown_frames, still_pair
-from pipeline.svg import Scale, printable, shortened, ticks
+from pipeline.svg import Drawing, Scale, printable, shortened, ticks
 from pipeline.weights import read_shapes, save_weights
 
 VOID = {"meta", "img", "input", "br", "hr", "link"}
@@ -475,13 +475,15 @@ def decoded(uri):
     return np.frombuffer(base64.b64decode(uri.partition(",")[2]), np.uint8)
 
 
+RED = np.array([230, 40, 20], np.uint8)
+
+
 @pytest.fixture(scope="module")
 def stores(tmp_path_factory):
-    """Dark frames that grow lighter from black, and enhanced ones that are white."""
+    """Dark frames that grow lighter from black, and enhanced ones that are red."""
     folder = tmp_path_factory.mktemp("stores")
     dark = np.stack([np.full((30, 40, 3), 4 * number, np.uint8) for number in range(60)])
-    videos = {"v": dark}
-    return write_frames(folder / "dark", videos), write_frames(folder / "enhanced", {"v": np.full_like(dark, 250)})
+    return write_frames(folder / "dark", {"v": dark}), write_frames(folder / "enhanced", {"v": dark * 0 + RED})
 
 
 def test_halves_are_dark_and_enhanced_in_step(stores):
@@ -492,9 +494,10 @@ def test_halves_are_dark_and_enhanced_in_step(stores):
     assert animation.loop_count == 0
     for frame, number in zip(animation.frames, shown_frames(60, 25.0), strict=True):
         assert frame[:, :36, :3].mean() == pytest.approx(4 * number, abs=3)
-        assert frame[:, 46:, :3].mean() == pytest.approx(250, abs=3)
+        assert frame[:, 46:, 2::-1].mean(axis=(0, 1)) == pytest.approx(RED, abs=8)  # OpenCV has blue first
     still_HWC = cv2.imdecode(decoded(still_pair(*stores, "v").still), cv2.IMREAD_COLOR)
     assert still_HWC[:, :36].mean() == pytest.approx(4 * 30, abs=3)
+    assert still_HWC[:, 46:, ::-1].mean(axis=(0, 1)) == pytest.approx(RED, abs=8)
     assert still_HWC.shape == (30, 80 + GAP, 3)
 
 
@@ -567,6 +570,17 @@ def test_texts_are_shortened_in_the_middle():
     assert shortened("abcdefghij", 10) == "abcdefghij"
     assert shortened("abcdefghijk", 6) == "abc…jk"
     assert printable("a\x1b\tb\xa0c\u202e") == "a\N{REPLACEMENT CHARACTER}\tb\xa0c\N{REPLACEMENT CHARACTER}"
+
+
+def test_texts_of_a_figure_are_escaped_and_without_control_characters():
+    drawing = Drawing(10, 10, "<a\x1b")
+    drawing.text(1, 2, "<b\x1b", note="<c\x1b")
+    drawing.rect(0, 0, 1, 1, "x", note="<d\x1b")
+    drawing.mark(0, 0, "diamond", "x", note="<e\x1b")
+    text = str(drawing.markup())
+    assert "\x1b" not in text
+    for letter in "abcde":
+        assert f"&lt;{letter}\N{REPLACEMENT CHARACTER}" in text
 
 
 def test_hundreds_of_classes_have_a_page(tmp_path):
