@@ -23,9 +23,7 @@ import dvc.api
 import numpy as np
 
 from pipeline.enhancer_file import ENHANCERS
-
-# Student's t at 97.5 % for 1, 2, … degrees of freedom (two-sided 95 %); tables of any textbook
-T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+from pipeline.seed_statistics import estimate
 
 
 @dataclass(frozen=True)
@@ -66,11 +64,10 @@ def teacher_val(revision: str) -> float:
 
 def interval(differences: list[float]) -> str:
     """Mean and 95 % interval of the mean."""
-    mean = float(np.mean(differences))
-    if len(differences) < 2:
-        return f"{mean:+.1f}"
-    half = T_975[len(differences) - 2] * float(np.std(differences, ddof=1)) / len(differences) ** 0.5
-    return f"{mean:+.1f} ({mean - half:+.1f} to {mean + half:+.1f})"
+    found = estimate(differences)
+    if found.half is None:
+        return f"{found.mean:+.1f}"
+    return f"{found.mean:+.1f} ({found.mean - found.half:+.1f} to {found.mean + found.half:+.1f})"
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ Axes: B batch, T frames, H, W, C channels, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -66,6 +66,17 @@ class Batch:
     teacher_BK: Tensor | None
     teacher_clip_BTHWC: Tensor | None  # the same views of other frames
     video_ids: tuple[str, ...]
+
+    def part(self, clips: slice) -> Batch:
+        """Some of its clips."""
+        teacher_BK, teacher_clip_BTHWC = self.teacher_BK, self.teacher_clip_BTHWC
+        return Batch(
+            self.clip_BTHWC[clips],
+            self.labels_B[clips],
+            None if teacher_BK is None else teacher_BK[clips],
+            None if teacher_clip_BTHWC is None else teacher_clip_BTHWC[clips],
+            self.video_ids[clips],
+        )
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device."""
@@ -131,11 +142,15 @@ class UniformViews:
 BANK = "bank"
 
 Key = tuple[int, int]  # index of the sample, number of the view
+ClipChange = Callable[[Tensor, str, int], Tensor]  # a clip_THWC, its video and view number → the clip in another light
 Item = tuple[Tensor, int, Tensor | None, Tensor | None, str]
 
 
 class ClipDataset(Dataset[Item]):
-    """Clips by (index of the sample, number of the view); with `teacher_frames` each view is read from these, too."""
+    """Clips by (index of the sample, number of the view); with `teacher_frames` each view is read from these, too.
+
+    `change` is for the light of the clips; never for the teacher's.
+    """
 
     def __init__(
         self,
@@ -144,12 +159,14 @@ class ClipDataset(Dataset[Item]):
         source: ViewSource,
         clip: ClipParams,
         teacher_frames: FrameStore | None = None,
+        change: ClipChange | None = None,
     ) -> None:
         self.frames = frames
         self.samples = samples
         self.source = source
         self.clip = clip
         self.teacher_frames = teacher_frames
+        self.change = change
 
     def __getitem__(self, key: Key) -> Item:
         """Clip (T, H, W, 3) uint8, label, teacher's logits or None, teacher's clip or None, video id."""
@@ -157,6 +174,8 @@ class ClipDataset(Dataset[Item]):
         sample = self.samples[index]
         view, logits_K = self.source.lookup(sample.video_id, number)
         clip_THWC = read_view(self.frames, sample.video_id, view, self.clip)
+        if self.change is not None:
+            clip_THWC = self.change(clip_THWC, sample.video_id, number)
         teacher_K = None if logits_K is None else torch.from_numpy(logits_K)
         teacher_clip_THWC = (
             None if self.teacher_frames is None else read_view(self.teacher_frames, sample.video_id, view, self.clip)
@@ -166,7 +185,10 @@ class ClipDataset(Dataset[Item]):
 
 @dataclass(frozen=True)
 class EpochPlan:
-    """The order of the samples: every sample once an epoch, in batches of nearly equal size."""
+    """The order of the samples: every sample once an epoch, in batches of nearly equal size.
+
+    Of several ranks each takes its share of every batch: the order does not depend on their number.
+    """
 
     num_samples: int
     batch_size: int
@@ -183,11 +205,27 @@ class EpochPlan:
         parts = np.array_split(rng.permutation(self.num_samples), self.steps_per_epoch)
         return [[(int(index), epoch) for index in part] for part in parts]
 
-    def batches_from(self, step: int, num_epochs: int) -> Iterator[list[Key]]:
-        """All batches from a global step to the end of the last epoch."""
+    def batches_from(self, step: int, num_epochs: int, *, rank: int = 0, num_ranks: int = 1) -> Iterator[list[Key]]:
+        """A rank's share of all batches from a global step to the end of the last epoch."""
         first_epoch, done = divmod(step, self.steps_per_epoch)
         for epoch in range(first_epoch, num_epochs):
-            yield from self.batches(epoch)[done if epoch == first_epoch else 0 :]
+            for batch in self.batches(epoch)[done if epoch == first_epoch else 0 :]:
+                yield batch[rank * len(batch) // num_ranks : (rank + 1) * len(batch) // num_ranks]
+
+    def batch(self, step: int) -> list[Key]:
+        """The whole batch of a global step."""
+        epoch, number = divmod(step, self.steps_per_epoch)
+        return self.batches(epoch)[number]
+
+    def samples_before(self, step: int) -> int:
+        """How many samples the steps before a global one have; the larger batches come first in an epoch."""
+        epochs, number = divmod(step, self.steps_per_epoch)
+        least, larger = divmod(self.num_samples, self.steps_per_epoch)
+        return epochs * self.num_samples + number * least + min(number, larger)
+
+    def smallest_part(self, num_parts: int) -> int:
+        """The least samples that a batch has, when each is cut into so many parts."""
+        return self.num_samples // self.steps_per_epoch // num_parts
 
 
 class _Batches(torch.utils.data.Sampler[list[Key]]):

@@ -34,6 +34,7 @@ def distillation_loss(
     soft_weight: float,
     options: DistillationParams,
     label_smoothing: float = 0.0,
+    class_weights_K: Tensor | None = None,
 ) -> Tensor:
     """(1 − soft_weight) · hard loss + soft_weight · soft loss; at soft_weight 0 exactly the baseline's loss.
 
@@ -51,7 +52,7 @@ def distillation_loss(
         raise ValueError(f"soft_weight must be in [0, 1], not {soft_weight}")
     if soft_loss not in SOFT_LOSSES:
         raise ValueError(f"soft_loss must be one of {', '.join(SOFT_LOSSES)}, not {soft_loss}")
-    hard = hard_loss(student_BK, labels_B, label_smoothing=label_smoothing)
+    hard = hard_loss(student_BK, labels_B, label_smoothing=label_smoothing, weights_K=class_weights_K)
     if soft_weight == 0:
         return hard
     soft = _soft_loss(student_BK, labels_B, teacher_BK, soft_loss, temperature, options)

@@ -52,4 +52,5 @@ class Interrupted(DlkddError):
 
     def __init__(self, signal_number: int) -> None:
         super().__init__("interrupted; the progress is saved, and the same command goes on from here")
+        self.signal_number = signal_number
         self.exit_code = 128 + signal_number

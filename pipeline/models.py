@@ -47,8 +47,7 @@ class Recognizer(nn.Module):
 
         Raises ParamsError when the network has fewer stages.
         """
-        name = self.architecture.name
-        stages = MODELS[name].stages(self.network)
+        name, stages = self.architecture.name, self.stages
         if num_stages > len(stages):
             raise ParamsError(
                 f"{name} has {len(stages)} stages, its stem included: frozen_stages cannot be {num_stages}",
@@ -73,6 +72,11 @@ class Recognizer(nn.Module):
         # contiguous THWC, seen as CTHW, is channels_last_3d: the layout in which CPU convolutions are twice as fast
         logits_BK: Tensor = self.network(normalised_BTHWC.permute(0, 4, 1, 2, 3))
         return logits_BK
+
+    @property
+    def stages(self) -> list[list[nn.Module]]:
+        """The stem and the stages behind it, each as its modules; the head is none of them."""
+        return MODELS[self.architecture.name].stages(self.network)
 
     @property
     def num_parameters(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -108,24 +108,46 @@ class TrainParams(Section):
     """One network's training; the baseline takes the student's."""
 
     epochs: Count
+    patience: Count | None
     batch_size: Count
+    accumulate: Count
+    optimizer: Literal["adamw", "sgd"]
     learning_rate: Positive
+    momentum: Annotated[float, Field(ge=0, lt=1)]
+    layer_decay: Annotated[float, Field(gt=0, le=1)]
     weight_decay: NotNegative
     warmup_epochs: NotNegative
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
     clip_grad_norm: Positive
+    max_skipped: Annotated[int, Field(ge=0)]
+    ema: Annotated[float, Field(ge=0, lt=1)]
+    class_weights: Literal["none", "balanced"]
+    mixup: NotNegative
+    cutmix: NotNegative
+    gain: NotNegative
+    noise: NotNegative
+    darken: Share
     width: Count | None
     dropout: Annotated[float, Field(ge=0, lt=1)]
     drop_path: Annotated[float, Field(ge=0, lt=1)]
     weights: Annotated[str, Field(min_length=1)] | None
     input_statistics: Literal["train", "kinetics", "imagenet", "pytorchvideo"]
     frozen_stages: Annotated[int, Field(ge=0)]
+    precision: Literal["float32", "bfloat16", "float16"]
+    compile: bool
+    checkpoint_activations: bool
     num_workers: Annotated[int, Field(ge=0)]
 
     @model_validator(mode="after")
     def _warmup_ends(self) -> TrainParams:
         if self.warmup_epochs >= self.epochs:
             raise ValueError(f"warmup_epochs ({self.warmup_epochs:g}) must be below epochs ({self.epochs})")
+        return self
+
+    @model_validator(mode="after")
+    def _parts_are_not_empty(self) -> TrainParams:
+        if self.accumulate > self.batch_size:
+            raise ValueError(f"accumulate ({self.accumulate}) must not be above batch_size ({self.batch_size})")
         return self
 
 
@@ -215,6 +237,36 @@ def load_params(path: Path) -> Params:
     return _validated(Params, values, lines, path, ())
 
 
+def params_text(params: Params) -> str:
+    """The parameters as a file that `load_params` reads, without comments."""
+    return yaml.safe_dump(params.model_dump(), sort_keys=False)
+
+
+def read_override(text: str) -> tuple[str, object]:
+    """A `key=value` or `section.key=value`, the value as in a parameter file; raises ParamsError."""
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise ParamsError(f"{text!r} is not key=value")
+    try:
+        return key, yaml.safe_load(value)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        raise ParamsError(f"{text!r}: the value is not YAML") from None
+
+
+def overridden(params: Params, overrides: Mapping[str, object], *, name: str) -> Params:
+    """The parameters with other values under dotted keys, checked like a file; `name` is what an error calls them."""
+    values = params.model_dump()
+    for dotted, value in overrides.items():
+        *sections, key = dotted.split(".")
+        inner = values
+        for section in sections:
+            if not isinstance(inner.get(section), dict):
+                inner[section] = {}
+            inner = inner[section]
+        inner[key] = value
+    return _validated(Params, values, {}, name, ())
+
+
 SectionT = TypeVar("SectionT", bound=Section)
 
 
@@ -238,7 +290,9 @@ def _read_text(path: Path) -> str:
         raise ParamsError(f"{path}: cannot be read as UTF-8 text: {error}") from None
 
 
-def _validated(model: type[SectionT], values: object, lines: dict[Place, int], path: Path, section: Place) -> SectionT:
+def _validated(
+    model: type[SectionT], values: object, lines: dict[Place, int], path: Path | str, section: Place
+) -> SectionT:
     try:
         return model.model_validate(values)
     except ValidationError as error:

@@ -1,30 +1,41 @@
 """The training loop that teacher, student and baseline share, with checkpoints it goes on from bit by bit.
 
-Training is in float32: PyTorch's bfloat16 Conv3d has wrong weight gradients on some CPUs when a clip is shorter than
-the temporal kernel.
+Everything random is drawn by name: the order by (seed, epoch), a view by its video and number, dropout by (seed, step,
+rank). A checkpoint therefore holds no random state, and a run that goes on sees exactly what it would have seen.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from pipeline.augmentation import light_augmentation
 from pipeline.checkpoint import load_checkpoint, save_checkpoint
-from pipeline.dataset import Batch, ClipDataset, EpochPlan, Sample, UniformViews, ViewSource, in_order, load_batches
+from pipeline.dataset import Batch, ClipDataset, EpochPlan, Sample, UniformViews, ViewSource, load_batches
+from pipeline.digest import digest_uint64
 from pipeline.errors import Interrupted, ParamsError
+from pipeline.execution import autocast_dtype, check_shares, prepared
 from pipeline.frames import FrameStore
+from pipeline.mixing import Mix, draw_mix, neighbours
 from pipeline.models import Recognizer
+from pipeline.optimization import AveragedWeights, learning_rate, make_optimizer, set_learning_rate
 from pipeline.params import TrainParams
+from pipeline.ranks import Ranks
 from pipeline.work import Advance, StopCheck
 
 LossFunction = Callable[[Tensor, Batch, float], Tensor]  # logits_BK, the batch, epochs done with their fraction
 Curve = list[dict[str, float]]
+
+ONE_RANK = Ranks(0, 1)
+FULL_SCALE = 1.0  # at it, what float16 cannot hold is no longer the scaling's fault
 
 
 @dataclass(frozen=True)
@@ -40,12 +51,23 @@ class TrainingData:
 
 @dataclass
 class Progress:
-    """Where a training stands between two steps; with weights, optimiser and random state it makes a checkpoint."""
+    """Where a training stands between two steps; with weights and optimiser it makes a checkpoint."""
 
     step: int = 0
     loss_sum: float = 0.0  # over the samples of the epoch so far
-    num_correct: int = 0
+    num_correct: float = 0.0
+    num_seen: int = 0
+    num_skipped: int = 0  # steps without a finite loss and gradient
     curve: Curve = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What is told of an epoch: its row of the curve, and its pace, which is no part of the result."""
+
+    row: dict[str, float]
+    clips_per_second: float
+    data_wait: float  # share of the time in which the loop waited for clips
 
 
 @dataclass(frozen=True)
@@ -55,13 +77,42 @@ class Trained:
     recognizer: Recognizer
     curve: Curve
     best_epoch: int
-    data_wait: float  # share of the time in which the loop waited for clips
+    num_skipped: int
+    data_wait: float
+
+
+@dataclass
+class Listener:
+    """Told of a training while it runs: `advance` of every step's clips, `epoch` of every epoch, `warn` of troubles."""
+
+    advance: Advance
+    epoch: Callable[[Epoch], None] = lambda _epoch: None
+    warn: Callable[[str], None] = lambda _message: None
+
+
+@dataclass
+class _Pace:
+    """Seconds and clips since an epoch began, or since this run did."""
+
+    started: float = field(default_factory=time.monotonic)
+    waited: float = 0.0
+    clips: int = 0
+
+    @property
+    def seconds(self) -> float:
+        return max(time.monotonic() - self.started, 1e-9)
+
+    @property
+    def data_wait(self) -> float:
+        return self.waited / self.seconds
 
 
 class Trainer:
-    """Trains one network; `run` does everything. AdamW, warm-up, then a cosine to zero; the best epoch on val wins.
+    """Trains one network; `run` does everything. The best epoch on val wins.
 
-    A checkpoint is written every `checkpoint_seconds`, and before an interrupt.
+    A checkpoint is written every `checkpoint_seconds`, and before an interrupt. With several `ranks` each sees its
+    share of every batch; gradients, batch statistics and validation are those of the whole. Raises ParamsError for a
+    precision that the device cannot train in, and for batches that are too small to be shared.
     """
 
     def __init__(
@@ -75,154 +126,256 @@ class Trainer:
         device: torch.device,
         checkpoint_path: Path,
         checkpoint_seconds: float,
+        ranks: Ranks = ONE_RANK,
     ) -> None:
         self.recognizer = recognizer.to(device)
         self.data = data
         self.params = params
         self.loss = loss
+        self.seed = seed
         self.device = device
         self.checkpoint_path = checkpoint_path
         self.checkpoint_seconds = checkpoint_seconds
+        self.ranks = ranks
         self.plan = EpochPlan(len(data.train), params.batch_size, seed)
-        self.optimizer = torch.optim.AdamW(_parameter_groups(recognizer, params.weight_decay), lr=params.learning_rate)
+        check_shares(self.plan, params, ranks)
+        dtype = autocast_dtype(params.precision, device)
+        self.autocast = torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
+        self.network = prepared(self.recognizer, params, device, ranks)
+        self.optimizer = make_optimizer(self.recognizer, params)
+        self.average = AveragedWeights(self.recognizer, params.ema) if params.ema else None
         self.progress = Progress()
         self.best_weights: dict[str, Tensor] = {}
-        torch.manual_seed(seed)  # for dropout, all that is drawn outside of named streams
 
-    def run(self, *, stop: StopCheck, advance: Advance) -> Trained:
+    def run(self, *, stop: StopCheck, listener: Listener) -> Trained:
         """Train to the end, from the checkpoint where there is one.
 
-        `stop` raises Interrupted when the run must end: then the progress is saved first. `advance` is told of every
-        step. Raises ParamsError when the loss or a gradient is not finite.
+        `stop` raises Interrupted when the run must end: then the progress is saved first. A step whose loss or gradient
+        is not finite is left out and told of; after more than max_skipped of them ParamsError is raised, with the
+        progress saved.
         """
-        self._load_checkpoint()
-        progress, epochs = self.progress, self.params.epochs
+        self._load_checkpoint(stop)
+        progress, plan, ranks = self.progress, self.plan, self.ranks
         if progress.step:
-            advance(progress.step, "from the checkpoint", earlier=True)
+            listener.advance(plan.samples_before(progress.step), "from the checkpoint", earlier=True)
+        data, whole, pace = self.data, _Pace(), _Pace()
+        change = light_augmentation(self.params, self.seed)
         clip = self.recognizer.architecture.clip
-        data = self.data
-        dataset = ClipDataset(data.frames, data.train, data.source, clip, data.teacher_frames)
-        batches = self.plan.batches_from(progress.step, epochs)
-        started = saved = waiting_since = time.monotonic()
-        waited = 0.0
-        for batch in load_batches(dataset, batches, num_workers=self.params.num_workers):
-            waited += time.monotonic() - waiting_since
-            self._step(batch)
-            if progress.step % self.plan.steps_per_epoch == 0:
-                self._end_epoch()
-            advance(1, _note(progress))
+        dataset = ClipDataset(data.frames, data.train, data.source, clip, data.teacher_frames, change)
+        keys = plan.batches_from(progress.step, self._last_epoch(), rank=ranks.index, num_ranks=ranks.count)
+        saved = waiting_since = time.monotonic()
+        for batch in load_batches(dataset, keys, num_workers=self.params.num_workers):
+            waited = time.monotonic() - waiting_since
+            with ranks.together(stop):
+                num_clips = self._step(batch, listener)
+            for each in (whole, pace):
+                each.waited += waited
+                each.clips += num_clips
+            if progress.step % plan.steps_per_epoch == 0:
+                with ranks.together(stop):
+                    self._end_epoch()
+                listener.epoch(Epoch(progress.curve[-1], pace.clips / pace.seconds, pace.data_wait))
+                pace = _Pace()
+            listener.advance(num_clips, _note(progress, whole))
             saved = self._save_when_due(saved, stop)
+            if progress.step >= self._last_epoch() * plan.steps_per_epoch:
+                break
             waiting_since = time.monotonic()
         self.recognizer.load_state_dict(self.best_weights)
-        best_epoch = max(range(epochs), key=lambda epoch: _rank(progress.curve[epoch]))
-        data_wait = waited / max(time.monotonic() - started, 1e-9)
-        return Trained(self.recognizer.cpu().eval(), progress.curve, best_epoch, data_wait)
+        best = _best(progress.curve)
+        return Trained(self.recognizer.cpu().eval(), progress.curve, best, progress.num_skipped, whole.data_wait)
 
-    def _step(self, batch: Batch) -> None:
+    def _step(self, batch: Batch, listener: Listener) -> int:
+        """One step with this rank's share of a batch; returns the clips of the whole batch."""
         progress, params = self.progress, self.params
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(progress.step, self.plan.steps_per_epoch, params)
+        torch.manual_seed(digest_uint64(f"step {self.seed} {progress.step} {self.ranks.index}".encode()) >> 1)
+        set_learning_rate(self.optimizer, learning_rate(progress.step, self.plan.steps_per_epoch, params))
         self.recognizer.train()
-        batch = batch.to(self.device)
-        logits_BK = self.recognizer(batch.clip_BTHWC)
-        loss = self.loss(logits_BK, batch, progress.step / self.plan.steps_per_epoch)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        statistics = [buffer.clone() for buffer in self.recognizer.buffers()]
+        num_clips = self.plan.samples_before(progress.step + 1) - self.plan.samples_before(progress.step)
+        loss_sum, num_correct = self._gradients(batch.to(self.device), num_clips)
+        self.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self.recognizer.parameters(), params.clip_grad_norm)
-        if not (torch.isfinite(loss) and torch.isfinite(norm)):
+        finite = torch.isfinite(loss_sum) & torch.isfinite(norm)
+        num_bad, loss, correct = self.ranks.total(torch.stack([~finite, loss_sum, num_correct])).tolist()
+        if num_bad:
+            with torch.no_grad():
+                torch._foreach_copy_(list(self.recognizer.buffers()), statistics)
+            self._skip(f"the loss is {loss / num_clips}, the norm of its gradient {norm.item()}", loss, listener)
+        else:
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            if self.average is not None:
+                self.average.update()
+            progress.loss_sum += loss
+            progress.num_correct += correct
+            progress.num_seen += num_clips
+        progress.step += 1
+        return num_clips
+
+    def _gradients(self, batch: Batch, num_clips: int) -> tuple[Tensor, Tensor]:
+        """Add up the gradients of this rank's parts of the batch: sum of their losses, and clips that were recognised.
+
+        A part's mean loss weighs as its share of the clips; DDP takes the mean over the ranks, hence their number.
+        """
+        progress, ranks, params = self.progress, self.ranks, self.params
+        epoch = progress.step / self.plan.steps_per_epoch
+        size = batch.clip_BTHWC.shape[2]
+        mix = draw_mix(seed=self.seed, step=progress.step, mixup=params.mixup, cutmix=params.cutmix, size=size)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss_sum, num_correct = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
+        parts = list(_parts(batch, params.accumulate))
+        for number, part in enumerate(parts, start=1):
+            synchronised = ranks.count == 1 or number == len(parts)
+            with nullcontext() if synchronised else self.network.no_sync():
+                loss, correct = self._forward(part, mix, epoch)
+                share = len(part.labels_B) * ranks.count / num_clips
+                self.scaler.scale(loss * share).backward()  # type: ignore[no-untyped-call]
+            loss_sum += loss.detach() * len(part.labels_B)
+            num_correct += correct
+        return loss_sum, num_correct
+
+    def _forward(self, part: Batch, mix: Mix | None, epoch: float) -> tuple[Tensor, Tensor]:
+        """The loss of a part, and how many of its clips are recognised."""
+
+        def compared(logits_BK: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+            correct = (logits_BK.detach().argmax(dim=1) == batch.labels_B).sum().float()
+            return self.loss(logits_BK, batch, epoch), correct
+
+        with self.autocast:
+            logits_BK = self.network(part.clip_BTHWC if mix is None else mix.clips(part.clip_BTHWC))
+        loss, correct = compared(logits_BK, part)
+        if mix is None:
+            return loss, correct
+        other_loss, other_correct = compared(logits_BK, neighbours(part))
+        return torch.lerp(other_loss, loss, mix.weight), torch.lerp(other_correct, correct, mix.weight)
+
+    def _skip(self, what: str, loss: float, listener: Listener) -> None:
+        """Leave out a step; raises ParamsError when it is one too many."""
+        progress = self.progress
+        scale = self.scaler.get_scale()  # 1 but in float16
+        overflowed = scale > FULL_SCALE and math.isfinite(loss)
+        self.scaler.update(scale / 2 if overflowed else scale)
+        if overflowed:  # gradients were scaled too high for float16, as they are now and then
+            return
+        videos = [self.data.train[index].video_id for index, _ in self.plan.batch(progress.step)]
+        if progress.num_skipped == self.params.max_skipped:
+            self._save_checkpoint()
             raise ParamsError(
-                f"step {progress.step}: the loss is {loss.item()}, the norm of its gradient {norm.item()}; its videos:",
-                findings=batch.video_ids,
+                f"step {progress.step}: {what}; {progress.num_skipped} steps before it were left out for the same. "
+                "Its videos:",
+                findings=videos,
                 remedy="lower learning_rate; if it happens again, look at these videos",
             )
-        self.optimizer.step()
-        progress.step += 1
-        progress.loss_sum += loss.item() * len(batch.labels_B)
-        progress.num_correct += int((logits_BK.argmax(dim=1) == batch.labels_B).sum())
+        progress.num_skipped += 1
+        listener.warn(f"step {progress.step} is left out: {what}; its videos: {', '.join(videos)}")
 
     def _end_epoch(self) -> None:
-        progress, num_train = self.progress, len(self.data.train)
-        val_loss, val_top1 = self._validate()
-        row = {
-            "epoch": progress.step // self.plan.steps_per_epoch - 1,
-            "learning_rate": self.optimizer.param_groups[0]["lr"],
-            "train_loss": progress.loss_sum / num_train,
-            "train_top1": progress.num_correct / num_train,
-            "val_loss": val_loss,
-            "val_top1": val_top1,
-        }
-        if not progress.curve or _rank(row) > max(map(_rank, progress.curve)):
-            self.best_weights = {name: value.clone() for name, value in self.recognizer.state_dict().items()}
+        progress = self.progress
+        with self.average.in_place() if self.average is not None else nullcontext():
+            val_loss, val_top1 = self._validate()
+            num_seen = max(progress.num_seen, 1)
+            row = {
+                "epoch": progress.step // self.plan.steps_per_epoch - 1,
+                "learning_rate": learning_rate(progress.step - 1, self.plan.steps_per_epoch, self.params),
+                "train_loss": progress.loss_sum / num_seen,
+                "train_top1": progress.num_correct / num_seen,
+                "val_loss": val_loss,
+                "val_top1": val_top1,
+            }
+            if not progress.curve or _rank(row) > max(map(_rank, progress.curve)):
+                self.best_weights = {name: value.clone() for name, value in self.recognizer.state_dict().items()}
         progress.curve.append(row)
-        progress.loss_sum, progress.num_correct = 0.0, 0
+        progress.loss_sum, progress.num_correct, progress.num_seen = 0.0, 0.0, 0
 
     def _validate(self) -> tuple[float, float]:
-        """Mean cross-entropy and top-1 over the middle clip of every val video."""
-        frames, val = self.data.frames, self.data.val
+        """Mean cross-entropy and top-1 over the middle clip of every val video; each rank looks at its share."""
+        frames, val, ranks = self.data.frames, self.data.val, self.ranks
         clip = self.recognizer.architecture.clip
         dataset = ClipDataset(frames, val, UniformViews(frames, clip, num_clips=1), clip)
-        keys = in_order(len(val), 1, 2 * self.params.batch_size)
-        loss_sum, num_correct = 0.0, 0
+        own = [(index, 0) for index in range(len(val))][ranks.index :: ranks.count]
+        size = 2 * self.plan.smallest_part(ranks.count * self.params.accumulate)
+        keys = iter([own[start : start + size] for start in range(0, len(own), size)])
+        sums_M = torch.zeros(2, dtype=torch.float64)
         self.recognizer.eval()
         with torch.inference_mode():
-            for batch in load_batches(dataset, keys, num_workers=0):
+            for batch in load_batches(dataset, keys, num_workers=self.params.num_workers):
                 there = batch.to(self.device)
-                logits_BK = self.recognizer(there.clip_BTHWC)
-                loss_sum += torch.nn.functional.cross_entropy(logits_BK, there.labels_B, reduction="sum").item()
-                num_correct += int((logits_BK.argmax(dim=1) == there.labels_B).sum())
+                with self.autocast:
+                    logits_BK = self.recognizer(there.clip_BTHWC).float()
+                loss = torch.nn.functional.cross_entropy(logits_BK, there.labels_B, reduction="sum")
+                correct = (logits_BK.argmax(dim=1) == there.labels_B).sum()
+                sums_M += torch.stack([loss.double(), correct.double()]).cpu()
+        loss_sum, num_correct = ranks.total(sums_M).tolist()
         return loss_sum / len(val), num_correct / len(val)
 
+    def _last_epoch(self) -> int:
+        """How many epochs there are, as far as one knows: `patience` may end them."""
+        curve, params = self.progress.curve, self.params
+        if params.patience is not None and curve and len(curve) - 1 - _best(curve) >= params.patience:
+            return len(curve)
+        return params.epochs
+
+    # checkpoints
+
     def _save_when_due(self, saved: float, stop: StopCheck) -> float:
-        """Save now and then, and before an interrupt goes on its way; returns when it was saved last."""
+        """Save now and then, and before an interrupt goes on its way; returns when it was saved last.
+
+        All ranks do so after the same step: what one of them is told, all are.
+        """
+        signal_number = 0
         try:
             stop()
-        except Interrupted:
+        except Interrupted as interrupted:
+            signal_number = interrupted.signal_number
+        due = self.ranks.index == 0 and time.monotonic() - saved >= self.checkpoint_seconds
+        with self.ranks.together(stop):
+            signal_number, due_somewhere = self.ranks.greatest([signal_number, int(due)])
+        if signal_number or due_somewhere:
             self._save_checkpoint()
-            raise
-        if time.monotonic() - saved < self.checkpoint_seconds:
-            return saved
-        self._save_checkpoint()
-        return time.monotonic()
+            saved = time.monotonic()
+        if signal_number:
+            raise Interrupted(signal_number)
+        return saved
 
     def _save_checkpoint(self) -> None:
+        """Rank 0 has all there is to save."""
+        if self.ranks.index > 0:
+            return
         state = {
             "progress": asdict(self.progress),
             "weights": self.recognizer.state_dict(),
             "best_weights": self.best_weights,
             "optimizer": self.optimizer.state_dict(),
-            "random_state": torch.get_rng_state(),
-            "cuda_random_states": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else [],
+            "scaler": self.scaler.state_dict(),
+            "average": None if self.average is None else self.average.state(),
         }
         save_checkpoint(self.checkpoint_path, state)
 
-    def _load_checkpoint(self) -> None:
-        state = load_checkpoint(self.checkpoint_path)
+    def _load_checkpoint(self, stop: StopCheck) -> None:
+        found = load_checkpoint(self.checkpoint_path) if self.ranks.index == 0 else None
+        state: dict[str, Any] | None = self.ranks.from_first(found, stop=stop)
         if state is None:
             return
         self.progress = Progress(**state["progress"])
         self.recognizer.load_state_dict(state["weights"])
         self.best_weights = {name: value.to(self.device) for name, value in state["best_weights"].items()}
         self.optimizer.load_state_dict(state["optimizer"])
-        torch.set_rng_state(state["random_state"])
-        if self.device.type == "cuda":
-            torch.cuda.set_rng_state_all(state["cuda_random_states"])
+        self.scaler.load_state_dict(state["scaler"])
+        if self.average is not None:
+            self.average.load_state(state["average"])
 
 
-def learning_rate(step: int, steps_per_epoch: int, params: TrainParams) -> float:
-    """Linear warm-up over warmup_epochs, then a cosine from learning_rate to zero at the end of the last epoch."""
-    warmup, total = params.warmup_epochs * steps_per_epoch, params.epochs * steps_per_epoch
-    if step < warmup:
-        return params.learning_rate * (step + 1) / (warmup + 1)
-    return params.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (total - warmup)))
+def _parts(batch: Batch, num_parts: int) -> Iterator[Batch]:
+    """The batch in parts of nearly equal size."""
+    num_clips = len(batch.labels_B)
+    for part in range(num_parts):
+        yield batch.part(slice(part * num_clips // num_parts, (part + 1) * num_clips // num_parts))
 
 
-def _parameter_groups(recognizer: Recognizer, weight_decay: float) -> list[dict[str, object]]:
-    """Weight decay for matrices and kernels; none for biases and the scales of normalisations; frozen ones left out."""
-    parameters = [parameter for parameter in recognizer.parameters() if parameter.requires_grad]
-    return [
-        {"params": [parameter for parameter in parameters if parameter.ndim > 1], "weight_decay": weight_decay},
-        {"params": [parameter for parameter in parameters if parameter.ndim <= 1], "weight_decay": 0.0},
-    ]
+def _best(curve: Curve) -> int:
+    return max(range(len(curve)), key=lambda epoch: _rank(curve[epoch]))
 
 
 def _rank(row: dict[str, float]) -> tuple[float, float]:
@@ -230,11 +383,14 @@ def _rank(row: dict[str, float]) -> tuple[float, float]:
     return row["val_top1"], -row["val_loss"]
 
 
-def _note(progress: Progress) -> str:
-    if not progress.curve:
+def _note(progress: Progress, pace: _Pace) -> str:
+    """The epoch so far, or the whole one that has just ended, and what val says."""
+    curve = progress.curve
+    if progress.num_seen:
+        loss, top1 = progress.loss_sum / progress.num_seen, progress.num_correct / progress.num_seen
+    elif curve:
+        loss, top1 = curve[-1]["train_loss"], curve[-1]["train_top1"]
+    else:
         return ""
-    row = progress.curve[-1]
-    return (
-        f"epoch {row['epoch']:.0f}: loss {row['train_loss']:.3f}, "
-        f"top-1 {row['train_top1']:.1%}, val top-1 {row['val_top1']:.1%}"
-    )
+    val = f", val top-1 {curve[-1]['val_top1']:.1%}" if curve else ""
+    return f"loss {loss:.3f}, top-1 {top1:.1%}{val}, waits {pace.data_wait:.1%}"

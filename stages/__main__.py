@@ -14,12 +14,16 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
-from pipeline.errors import DlkddError
-from stages._shell import say
+from pipeline.errors import DlkddError, ParamsError
+from stages._shell import say_error
 
 # Threads of the CPU kernels that wait should sleep, not spin: on a machine that is busy with other work spinning made
 # training on two threads 2.5 times slower (LOG.md). Read when torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+# Commands that torchrun can start in several processes, one for each GPU. With DLKDD_PROCESSES=4 in the environment
+# they start them by themselves, under `dvc repro` as well, whose command lines are fixed.
+PARALLEL = ("train_teacher", "precompute_soft_targets", "train_student", "train_baseline")
 
 # In the order of the chain; the first line of each module's docstring is its help.
 COMMANDS = (
@@ -38,6 +42,7 @@ COMMANDS = (
     "report",
     "evaluate_model",
     "mean_splits",
+    "study",
     "targets",
     "frames",
     "recipe",
@@ -87,14 +92,27 @@ def dlkdd() -> None:
 def main() -> None:
     """Run the command line; errors of the user end with one message and their exit code, never with a traceback."""
     try:
+        _start_processes()
         app()
     except DlkddError as error:
-        say(f"error: {error}")
+        say_error(f"error: {error}")
         sys.exit(error.exit_code)
     except Exception:
         traceback.print_exc()
-        say("This is a bug in dlkdd, not in your data: please report it with the lines above.")
+        say_error("This is a bug in dlkdd, not in your data: please report it with the lines above.")
         sys.exit(1)
+
+
+def _start_processes() -> None:
+    """Become torchrun where several processes are asked for and this is not one of them already."""
+    wanted = os.environ.get("DLKDD_PROCESSES", "1")
+    if not wanted.isdigit() or int(wanted) < 1:
+        raise ParamsError(f"DLKDD_PROCESSES: expected the number of processes, not {wanted!r}")
+    command = next((name for name in sys.argv[1:] if not name.startswith("-")), "").replace("-", "_")
+    if int(wanted) == 1 or "WORLD_SIZE" in os.environ or command not in PARALLEL or "--help" in sys.argv:
+        return
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", wanted]
+    os.execv(sys.executable, [sys.executable, *torchrun, "-m", "stages", *sys.argv[1:]])
 
 
 if __name__ == "__main__":

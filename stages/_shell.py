@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,9 +30,18 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() or char == "\n" else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
+RANK = int(os.environ.get("RANK", "0"))  # of this process among those of torchrun
+
+
 def say(message: str) -> None:
-    """One line of plain text to stderr, without markup."""
-    console.print(printable(message), markup=False, emoji=False)
+    """One line of plain text to stderr, without markup; of several ranks the first one speaks."""
+    if RANK == 0:
+        console.print(printable(message), markup=False, emoji=False)
+
+
+def say_error(message: str) -> None:
+    """The same from every rank, with its number: each has errors of its own."""
+    console.print(printable(f"rank {RANK}: {message}" if RANK else message), markup=False, emoji=False)
 
 
 @dataclass

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -12,17 +13,21 @@ import torch
 import typer
 from torch import Tensor
 
-from pipeline.dataset import Batch, Sample, ViewSource, pixel_statistics, samples_of
+from pipeline.dataset import Batch, EpochPlan, Sample, ViewSource, pixel_statistics, samples_of
+from pipeline.execution import autocast_dtype, check_shares
 from pipeline.frames import FrameStore
 from pipeline.losses import hard_loss
 from pipeline.manifest import Manifest, read_manifest
 from pipeline.models import MODEL_FORMAT_VERSION, Architecture, Recognizer, check_geometry, save_model
+from pipeline.optimization import class_weights
 from pipeline.params import ClipParams, ModelName, TrainParams, stage_values
 from pipeline.pretrained import PUBLISHED_STATISTICS, Fit, Pretrained, fit, load_into, read_pretrained
-from pipeline.training import Curve, LossFunction, Trainer, TrainingData
-from pipeline.work import interruptible, publish, work_folder, written_whole
+from pipeline.ranks import Ranks, joined_ranks
+from pipeline.training import Curve, Epoch, Listener, LossFunction, Trained, Trainer, TrainingData
+from pipeline.work import StopCheck, WorkFolder, interruptible, no_progress, publish, work_folder, written_whole
 from stages._device import choose_device
 from stages._shell import progress, say
+from stages._tensorboard import EpochWriter, tensorboard_writer
 
 ManifestOption = Annotated[Path, typer.Option("--manifest", help="The manifest that `prepare` wrote.")]
 FramesOption = Annotated[Path, typer.Option("--frames", help="The frame store to learn from.")]
@@ -32,6 +37,9 @@ CheckpointOption = Annotated[
 ]
 CHECKPOINT_SECONDS = 20.0
 CurveOption = Annotated[Path, typer.Option("--curve", help="The table of epochs to write, for `dvc plots`.")]
+TensorboardOption = Annotated[
+    Path | None, typer.Option("--tensorboard", help="A folder for TensorBoard: every epoch is written as it ends.")
+]
 
 
 @dataclass(frozen=True)
@@ -50,13 +58,21 @@ def read_inputs(manifest_path: Path, frames_path: Path) -> Inputs:
     return Inputs(manifest, frames, samples_of(manifest, frames, "train"), samples_of(manifest, frames, "val"))
 
 
-def label_loss(label_smoothing: float) -> LossFunction:
+def label_loss(inputs: Inputs, options: TrainParams) -> LossFunction:
     """The loss of a network that learns from hard labels alone: the teacher's and the baseline's."""
+    weights_K = weights_of(inputs, options)
 
     def loss(logits_BK: Tensor, batch: Batch, epoch: float) -> Tensor:
-        return hard_loss(logits_BK, batch.labels_B, label_smoothing=label_smoothing)
+        return hard_loss(logits_BK, batch.labels_B, label_smoothing=options.label_smoothing, weights_K=weights_K)
 
     return loss
+
+
+def weights_of(inputs: Inputs, options: TrainParams) -> Tensor | None:
+    """Weights_K of the classes in the loss on hard labels, or None where all weigh the same."""
+    if options.class_weights == "none":
+        return None
+    return class_weights([sample.label for sample in inputs.train], len(inputs.manifest.class_names))
 
 
 def train_network(
@@ -75,52 +91,120 @@ def train_network(
     checkpoint_seconds: float,
     out: Path,
     curve_path: Path,
+    tensorboard: Path | None,
     teacher_frames: FrameStore | None = None,
 ) -> None:
-    """Train in the stage's work folder and publish the model and its curve.
+    """Train in the stage's work folder and publish the model and its curve; under torchrun all ranks train one network.
 
     `source` is given the work folder, for what it may have to keep there. `learnt_from` are digests of what this
     network saw beyond manifest and frames; `values` parameters that only this stage uses. Both are part of the
     fingerprint, and the model file keeps the digests. With `teacher_frames` the loss gets their clips as well.
     """
-    device = choose_device(device_name)
-    class_names, num_train = inputs.manifest.class_names, len(inputs.train)
-    architecture = Architecture(name, len(class_names), clip, options.width, options.dropout, options.drop_path)
-    smallest_batch = num_train // -(-num_train // options.batch_size)
-    check_geometry(architecture, smallest_batch=smallest_batch, frozen_stages=options.frozen_stages)
-    start = _read_start(architecture, options, class_names)
-    digests = {"manifest": inputs.manifest.digest, "frames": inputs.frames.digest, **learnt_from, **start.digests}
-    fingerprint = {**stage_values(clip, options, seed=seed, network=name), **values, "device": device.type}
-    with (
-        work_folder(stage, params=fingerprint, inputs=digests, format_version=MODEL_FORMAT_VERSION) as work,
-        interruptible() as stop,
-    ):
-        data = TrainingData(inputs.frames, inputs.train, inputs.val, source(work.path), teacher_frames)
-        recognizer = _new_recognizer(architecture, inputs, options, start, seed)
-        trainer = Trainer(
-            recognizer,
-            data,
-            options,
-            loss,
-            seed=seed,
-            device=device,
-            checkpoint_path=work.path / "checkpoint.pt",
-            checkpoint_seconds=checkpoint_seconds,
+    with joined_ranks() as ranks, interruptible() as stop:
+        device = choose_device(device_name)
+        class_names = inputs.manifest.class_names
+        architecture = Architecture(name, len(class_names), clip, options.width, options.dropout, options.drop_path)
+        _check_execution(architecture, options, len(inputs.train), ranks, device)
+        start = _read_start(architecture, options, class_names)
+        digests = {"manifest": inputs.manifest.digest, "frames": inputs.frames.digest, **learnt_from, **start.digests}
+        fingerprint = {**stage_values(clip, options, seed=seed, network=name), **values, "device": device.type}
+        with (
+            _folder_of_all(ranks, stop, stage, fingerprint, digests) as (folder, work),
+            _epoch_writer(ranks, tensorboard, stage) as write_epoch,
+        ):
+            views = _views_of_all(source, folder, ranks, stop)
+            data = TrainingData(inputs.frames, inputs.train, inputs.val, views, teacher_frames)
+            trainer = Trainer(
+                _new_recognizer(architecture, inputs, options, start, seed),
+                data,
+                options,
+                loss,
+                seed=seed,
+                device=device,
+                checkpoint_path=folder / "checkpoint.pt",
+                checkpoint_seconds=checkpoint_seconds,
+                ranks=ranks,
+            )
+            shown = progress if ranks.index == 0 else no_progress
+            with shown(stage, options.epochs * len(inputs.train), "clips") as advance:
+                trained = trainer.run(stop=stop, listener=Listener(advance, write_epoch, say))
+            if work is None:
+                return
+            trained_on = {"stage": stage, "seed": seed, "best_epoch": trained.best_epoch, "digests": digests}
+            trained_on |= {"skipped_steps": trained.num_skipped, **start.named}
+            _publish(work, trained, class_names, trained_on, out, curve_path)
+    say(f"{stage}: {name}, {trained.recognizer.num_parameters:,} parameters; {_summary(trained)} -> {out}")
+
+
+def _check_execution(
+    architecture: Architecture, options: TrainParams, num_train: int, ranks: Ranks, device: torch.device
+) -> None:
+    """Raise ParamsError for what cannot be trained, before any work starts."""
+    plan = EpochPlan(num_train, options.batch_size, seed=0)
+    check_shares(plan, options, ranks)
+    autocast_dtype(options.precision, device)
+    smallest = plan.smallest_part(options.accumulate)  # batch statistics are those of all ranks
+    check_geometry(architecture, smallest_batch=smallest, frozen_stages=options.frozen_stages)
+
+
+@contextmanager
+def _folder_of_all(
+    ranks: Ranks, stop: StopCheck, stage: str, fingerprint: dict[str, object], digests: dict[str, str]
+) -> Iterator[tuple[Path, WorkFolder | None]]:
+    """The work folder of all ranks; rank 0 holds its lock, and has it to finish."""
+    if ranks.index > 0:
+        yield ranks.from_first(Path(), stop=stop), None
+        return
+    with work_folder(stage, params=fingerprint, inputs=digests, format_version=MODEL_FORMAT_VERSION) as work:
+        yield ranks.from_first(work.path, stop=stop), work
+
+
+def _views_of_all(source: Callable[[Path], ViewSource], folder: Path, ranks: Ranks, stop: StopCheck) -> ViewSource:
+    """Rank 0 first: what it keeps in the folder is there for the others."""
+    first = source(folder) if ranks.index == 0 else None
+    ranks.from_first(None, stop=stop)
+    return first or source(folder)
+
+
+@contextmanager
+def _epoch_writer(ranks: Ranks, folder: Path | None, stage: str) -> Iterator[EpochWriter]:
+    """What is told of every epoch's end: it says so, and writes it for TensorBoard where that is asked for."""
+
+    def tell(epoch: Epoch) -> None:
+        row = epoch.row
+        say(
+            f"{stage}: epoch {row['epoch']:.0f}: loss {row['train_loss']:.3f}, top-1 {row['train_top1']:.1%}; "
+            f"val loss {row['val_loss']:.3f}, top-1 {row['val_top1']:.1%}; "
+            f"{epoch.clips_per_second:,.0f} clips/s, waited for clips {epoch.data_wait:.1%} of the time"
         )
-        with progress(stage, options.epochs * trainer.plan.steps_per_epoch, "steps") as advance:
-            trained = trainer.run(stop=stop, advance=advance)
-        built_model, built_curve = work.path / "model.safetensors", work.path / "curve.csv"
-        trained_on = {"stage": stage, "seed": seed, "best_epoch": trained.best_epoch, "digests": digests}
-        trained_on |= start.named
-        save_model(built_model, trained.recognizer, class_names=class_names, trained_on=trained_on)
-        _write_curve(built_curve, trained.curve)
-        publish(built_curve, curve_path)
-        publish(built_model, out)
-        work.finish()
+        write(epoch)
+
+    with tensorboard_writer(folder / stage) if folder and ranks.index == 0 else nullcontext(lambda _: None) as write:
+        yield tell
+
+
+def _publish(
+    work: WorkFolder,
+    trained: Trained,
+    class_names: Sequence[str],
+    trained_on: dict[str, object],
+    out: Path,
+    curve_path: Path,
+) -> None:
+    built_model, built_curve = work.path / "model.safetensors", work.path / "curve.csv"
+    save_model(built_model, trained.recognizer, class_names=class_names, trained_on=trained_on)
+    _write_curve(built_curve, trained.curve)
+    publish(built_curve, curve_path)
+    publish(built_model, out)
+    work.finish()
+
+
+def _summary(trained: Trained) -> str:
     best = trained.curve[trained.best_epoch]
-    say(
-        f"{stage}: {name}, {trained.recognizer.num_parameters:,} parameters; best epoch {trained.best_epoch} "
-        f"with val top-1 {best['val_top1']:.1%}; waited for clips {trained.data_wait:.1%} of the time -> {out}"
+    skipped = f", {trained.num_skipped} steps left out" if trained.num_skipped else ""
+    return (
+        f"best epoch {trained.best_epoch} of {len(trained.curve)} with val top-1 {best['val_top1']:.1%}{skipped}; "
+        f"waited for clips {trained.data_wait:.1%} of the time"
     )
 
 

@@ -29,13 +29,13 @@ from pipeline.precompute import (
     parts_of,
     refuse_not_finite,
 )
+from pipeline.ranks import Ranks, joined_ranks
 from pipeline.row_cache import RowCache
 from pipeline.soft_targets import FORMAT_VERSION
 from pipeline.views import VIEW_POLICY_VERSION
 from pipeline.work import PARTIAL_SUFFIX, StopCheck, interruptible, out_lock, publish, work_folder
 from stages._cluster import SchedulerOption, WorkersOption, map_tasks
 from stages._device import DeviceOption, choose_device
-from stages._ranks import Ranks, joined_ranks
 from stages._shell import PARAMS_PATH, ParamsOption, progress, say
 
 STAGE = "precompute_soft_targets"

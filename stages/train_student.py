@@ -11,13 +11,14 @@ from torch import Tensor
 
 from pipeline.asking import ask
 from pipeline.cached_targets import CachedTargets, differences, load_targets
-from pipeline.dataset import Batch
+from pipeline.dataset import Batch, EpochPlan
 from pipeline.digest import digest_file
 from pipeline.distillation import distillation_loss, soft_weight_at
 from pipeline.errors import ParamsError
 from pipeline.frames import FrameStore
 from pipeline.models import Recognizer, load_model
-from pipeline.params import load_params
+from pipeline.params import TrainParams, load_params
+from pipeline.ranks import world_size
 from pipeline.soft_targets import SoftTargetStore
 from stages._device import DeviceOption, choose_device
 from stages._shell import PARAMS_PATH, ParamsOption
@@ -28,8 +29,10 @@ from stages._train import (
     FramesOption,
     ManifestOption,
     OutOption,
+    TensorboardOption,
     read_inputs,
     train_network,
+    weights_of,
 )
 
 TeacherOption = Annotated[
@@ -59,6 +62,7 @@ def main(
     params_path: ParamsOption = PARAMS_PATH,
     device: DeviceOption = "auto",
     checkpoint_seconds: CheckpointOption = CHECKPOINT_SECONDS,
+    tensorboard: TensorboardOption = None,
 ) -> None:
     """Train the student on the dark videos and the cached soft targets.
 
@@ -82,11 +86,10 @@ def main(
         wanted["digests.frames"] = online.frames.digest
     findings = differences(store, wanted)
     soft_loss, temperature, soft_weight = params.soft_loss, params.temperature, params.soft_weight
-    smoothing, seed, teachers = params.train_student.label_smoothing, params.seed, params.soft_targets.teachers
-
-    options, epochs = params.distillation, params.train_student.epochs
+    training, seed, teachers = params.train_student, params.seed, params.soft_targets.teachers
+    options, weights_K = params.distillation, weights_of(inputs, training)
     if soft_loss == "dist" and options.dist_intra > 0:
-        _check_batches(len(inputs.train), params.train_student.batch_size)
+        _check_batches(len(inputs.train), training)
 
     def source(work: Path) -> CachedTargets:
         return load_targets(
@@ -109,9 +112,10 @@ def main(
             teacher_BK,
             soft_loss=soft_loss,
             temperature=temperature,
-            soft_weight=soft_weight_at(epoch, soft_weight=soft_weight, epochs=epochs, options=options),
+            soft_weight=soft_weight_at(epoch, soft_weight=soft_weight, epochs=training.epochs, options=options),
             options=options,
-            label_smoothing=smoothing,
+            label_smoothing=training.label_smoothing,
+            class_weights_K=weights_K,
         )
 
     train_network(
@@ -119,7 +123,7 @@ def main(
         inputs,
         name=params.student,
         clip=params.clip,
-        options=params.train_student,
+        options=training,
         seed=seed,
         source=source,
         loss=loss,
@@ -138,17 +142,19 @@ def main(
         checkpoint_seconds=checkpoint_seconds,
         out=out,
         curve_path=curve_path,
+        tensorboard=tensorboard,
         teacher_frames=None if online is None else online.frames,
     )
 
 
-def _check_batches(num_train: int, batch_size: int) -> None:
-    """Raise ParamsError where the smallest batch has one row, in which dist can compare no columns."""
-    smallest = num_train // -(-num_train // batch_size)
-    if smallest < 2:
+def _check_batches(num_train: int, training: TrainParams) -> None:
+    """Raise ParamsError where a part of the smallest batch has one row, in which dist can compare no columns."""
+    plan = EpochPlan(num_train, training.batch_size, seed=0)
+    if plan.smallest_part(world_size() * training.accumulate) < 2:
         raise ParamsError(
-            f"soft_loss dist compares the clips of a batch; {num_train} videos by {batch_size} leave a clip alone",
-            remedy="raise train_student.batch_size, or set distillation.dist_intra to 0",
+            f"soft_loss dist compares the clips of a batch; {num_train} videos by {training.batch_size} leave a clip "
+            "alone in its part of a batch",
+            remedy="raise train_student.batch_size, lower its accumulate, or set distillation.dist_intra to 0",
         )
 
 

@@ -13,6 +13,7 @@ from stages._train import (
     FramesOption,
     ManifestOption,
     OutOption,
+    TensorboardOption,
     label_loss,
     read_inputs,
     train_network,
@@ -28,6 +29,7 @@ def main(
     params_path: ParamsOption = PARAMS_PATH,
     device: DeviceOption = "auto",
     checkpoint_seconds: CheckpointOption = CHECKPOINT_SECONDS,
+    tensorboard: TensorboardOption = None,
 ) -> None:
     """Train the teacher on the enhanced videos.
 
@@ -44,11 +46,12 @@ def main(
         options=params.train_teacher,
         seed=params.seed,
         source=lambda _work: views,
-        loss=label_loss(params.train_teacher.label_smoothing),
+        loss=label_loss(inputs, params.train_teacher),
         learnt_from={},
         values={"views": params.views.model_dump()},
         device_name=device,
         checkpoint_seconds=checkpoint_seconds,
         out=out,
         curve_path=curve_path,
+        tensorboard=tensorboard,
     )

@@ -293,3 +293,35 @@ def test_dist_refuses_to_compare_columns_of_one_row():
 def test_soft_weight_follows_its_schedule(schedule, expected):
     options = distillation_params(schedule=schedule, schedule_epochs=2.0)
     assert [soft_weight_at(e, soft_weight=0.8, epochs=4, options=options) for e in range(5)] == expected
+
+
+# classes that weigh more
+
+
+def test_class_weights_are_the_weighted_mean_over_the_batch():
+    generator = torch.Generator().manual_seed(3)
+    logits_BK, labels_B = torch.randn(6, 4, generator=generator), torch.tensor([0, 1, 1, 2, 0, 2])
+    weights_K = torch.tensor([0.5, 2.0, 1.0, 7.0])
+    found = hard_loss(logits_BK, labels_B, label_smoothing=0.1, weights_K=weights_K)
+    log_probs_BK = logits_BK.double().log_softmax(1)
+    smoothed_BK = 0.9 * torch.nn.functional.one_hot(labels_B, 4) + 0.1 / 4
+    by_hand = -(weights_K[labels_B] * (smoothed_BK * log_probs_BK).sum(1)).sum() / 6
+    assert found.item() == pytest.approx(by_hand.item(), rel=1e-5)
+
+
+def test_class_weights_are_for_the_hard_loss_alone():
+    generator = torch.Generator().manual_seed(3)
+    student_BK, teacher_BK = torch.randn(6, 4, generator=generator), torch.randn(6, 4, generator=generator)
+    labels_B = torch.tensor([0, 1, 1, 2, 0, 2])
+
+    def loss(soft_weight, weights_K):
+        return distillation_loss(
+            student_BK, labels_B, teacher_BK, soft_loss="kl", temperature=2.0, soft_weight=soft_weight,
+            options=distillation_params(), class_weights_K=weights_K,
+        ).item()  # fmt: skip
+
+    weights_K = torch.tensor([0.5, 2.0, 1.0, 7.0])
+    assert loss(1.0, weights_K) == loss(1.0, None)
+    half = 0.5 * loss(0.0, weights_K) + 0.5 * loss(1.0, None)
+    assert loss(0.5, weights_K) == pytest.approx(half, rel=1e-6)
+    assert loss(0.0, weights_K) != loss(0.0, None)

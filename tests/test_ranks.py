@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import ParamsError
-from stages._ranks import Ranks, joined_ranks
+from pipeline.ranks import Ranks, joined_ranks
 from stages.precompute_soft_targets import main
 
 ROOT = Path(__file__).parent.parent
@@ -23,7 +23,7 @@ import os, sys, time
 from pathlib import Path
 from pipeline.errors import DlkddError, ParamsError
 from pipeline.work import interruptible
-from stages._ranks import joined_ranks
+from pipeline.ranks import joined_ranks
 
 what, folder = sys.argv[1], Path(sys.argv[2])
 

@@ -17,9 +17,10 @@ from pipeline.dataset import BANK, DrawnViews, UniformViews, samples_of
 from pipeline.distillation import distillation_loss
 from pipeline.errors import Interrupted, ParamsError
 from pipeline.losses import hard_loss
+from pipeline.optimization import learning_rate
 from pipeline.scoring import score
 from pipeline.soft_targets import SoftTargetStore
-from pipeline.training import Trainer, TrainingData, learning_rate
+from pipeline.training import Listener, Trainer, TrainingData
 
 CPU = torch.device("cpu")
 NUM_STEPS = 6  # 3 epochs of 8 samples in batches of 4
@@ -42,7 +43,7 @@ class Run:
     def __init__(self, folder, data, loss=baseline_loss, *, num_classes=2, checkpoint_seconds=math.inf, **changes):
         self.folder, self.data, self.loss, self.params = folder, data, loss, train_params(**changes)
         self.num_classes, self.checkpoint_seconds = num_classes, checkpoint_seconds
-        self.told = []
+        self.told, self.epochs, self.warnings = [], [], []
 
     def trainer(self):
         return Trainer(
@@ -72,7 +73,7 @@ class Run:
                 raise MemoryError
 
         torch.manual_seed(np.random.default_rng().integers(2**31))  # what ran before in the process must not matter
-        return self.trainer().run(stop=stop, advance=advance)
+        return self.trainer().run(stop=stop, listener=Listener(advance, self.epochs.append, self.warnings.append))
 
     def interrupted(self, steps):
         with pytest.raises(Interrupted):
@@ -126,7 +127,7 @@ def test_with_a_torn_checkpoint_the_one_before_is_used(data, expected, tmp_path)
     newest = tmp_path / "checkpoint.pt"
     newest.write_bytes(newest.read_bytes()[:-1000])
     check_same(run.start(), expected)
-    assert (3, "from the checkpoint") in run.told
+    assert (3 * 4, "from the checkpoint") in run.told
 
 
 def test_saving_often_changes_nothing(data, expected, tmp_path):
@@ -143,11 +144,41 @@ def test_data_loader_processes_change_nothing(data, expected, tmp_path):
 def test_every_step_is_told_once_however_often_it_is_started(data, tmp_path):
     run = Run(tmp_path, data)
     run.interrupted(4)
-    assert [count for count, _ in run.told] == [1] * 4
+    assert [count for count, _ in run.told] == [4] * 4
     run.told.clear()
     run.start()
-    assert run.told[0] == (4, "from the checkpoint")
-    assert sum(count for count, _ in run.told) == NUM_STEPS
+    assert run.told[0] == (16, "from the checkpoint")
+    assert sum(count for count, _ in run.told) == 4 * NUM_STEPS
+
+
+EVERYTHING = {
+    "optimizer": "sgd",
+    "layer_decay": 0.7,
+    "accumulate": 2,
+    "ema": 0.9,
+    "class_weights": "balanced",
+    "mixup": 0.4,
+    "cutmix": 1.0,
+    "gain": 1.0,
+    "noise": 4.0,
+    "darken": 0.5,
+}
+
+
+@pytest.mark.parametrize("changes", [EVERYTHING, {"precision": "float16"}], ids=["everything", "float16"])
+def test_whatever_is_used_it_goes_on_to_the_same(data, tmp_path, changes):
+    whole = Run(tmp_path / "whole", data, **changes).start()
+    run = Run(tmp_path / "interrupted", data, **changes)
+    for _ in range(NUM_STEPS - 1):
+        run.interrupted(1)
+    check_same(run.start(), whole)
+
+
+def test_whatever_is_used_makes_a_difference(data, expected, tmp_path):
+    for name, value in {**EVERYTHING, "precision": "float16"}.items():
+        if name == "class_weights":  # the classes of these data are equally large
+            continue
+        assert Run(tmp_path / name, data, **{name: value}).start().curve != expected.curve, name
 
 
 # learning
@@ -218,12 +249,48 @@ def test_a_student_without_soft_weight_is_the_baseline_bit_by_bit(tmp_path):
     assert student(0.5).curve != baseline.curve
 
 
-def test_weight_decay_is_for_matrices_and_kernels(data, tmp_path):
-    trainer = Run(tmp_path, data).trainer()
-    decay_of = {p: group["weight_decay"] for group in trainer.optimizer.param_groups for p in group["params"]}
-    for name, parameter in trainer.recognizer.named_parameters():
-        assert decay_of.pop(parameter) == (0.05 if parameter.ndim > 1 else 0.0), name
-    assert decay_of == {}
+# the average of the weights, and an early end
+
+
+def test_the_average_is_what_is_validated_and_kept(data, tmp_path):
+    run = Run(tmp_path, data, ema=0.9)
+    trainer = run.trainer()
+    trained = trainer.run(stop=lambda: None, listener=Listener(lambda _count, _note, *, earlier=False: None))
+    assert trained.best_epoch == 2 or trained.curve[2]["val_top1"] <= trained.curve[trained.best_epoch]["val_top1"]
+    plain = Run(tmp_path / "plain", data).start()
+    assert [row["train_loss"] for row in trained.curve] == [row["train_loss"] for row in plain.curve]
+    assert [row["val_loss"] for row in trained.curve] != [row["val_loss"] for row in plain.curve]
+    found = score(
+        trained.recognizer, data.frames, data.val, class_names=("a", "b"), num_clips=1, batch_size=3, device=CPU,
+        stop=lambda: None, advance=lambda _count, _note: None,
+    )  # fmt: skip
+    loss = -np.log(found.probs_NK[np.arange(len(found.labels_N)), found.labels_N]).mean()
+    assert loss == pytest.approx(trained.curve[trained.best_epoch]["val_loss"], rel=1e-4)
+
+
+def worse_every_epoch(trainer):
+    """In place of validation: the first epoch is the best."""
+    return lambda: (1.0 + len(trainer.progress.curve), 0.5)
+
+
+@pytest.mark.parametrize("interrupted_after", [None, 3, 5, 6])
+def test_it_ends_when_val_has_not_become_better_for_as_long(data, tmp_path, monkeypatch, interrupted_after):
+    monkeypatch.setattr(Trainer, "_validate", lambda self: worse_every_epoch(self)())
+    run = Run(tmp_path, data, epochs=9, patience=2)
+    if interrupted_after is not None:
+        run.interrupted(interrupted_after)
+    trained = run.start()
+    assert len(trained.curve) == 3
+    assert trained.best_epoch == 0
+
+
+def test_every_epoch_is_told_with_its_pace(data, tmp_path):
+    run = Run(tmp_path, data)
+    trained = run.start()
+    assert [epoch.row for epoch in run.epochs] == trained.curve
+    for epoch in run.epochs:
+        assert epoch.clips_per_second > 0
+        assert 0 <= epoch.data_wait < 1
 
 
 # what goes wrong
@@ -243,6 +310,53 @@ def test_a_loss_that_is_not_finite_names_its_videos(data, tmp_path, value):
     assert caught.value.findings == seen[2]
     assert "learning_rate" in caught.value.remedy
     assert len(run.told) == 2
+
+
+def broken_at(steps):
+    """A loss that is not a number at some of its calls."""
+    calls = iter(range(1000))
+
+    def loss(logits_BK, batch, epoch):
+        return baseline_loss(logits_BK, batch, epoch) * (math.nan if next(calls) in steps else 1)
+
+    return loss
+
+
+def test_a_step_that_is_left_out_is_told_of_and_changes_nothing(data, tmp_path):
+    run = Run(tmp_path, data, broken_at({2}), max_skipped=1)
+    trainer = run.trainer()
+    states = []
+
+    def advance(_count, _note, *, earlier=False):
+        states.append({name: value.clone() for name, value in trainer.recognizer.state_dict().items()})
+
+    trained = trainer.run(stop=lambda: None, listener=Listener(advance, warn=run.warnings.append))
+    assert [name for name in states[1] if not torch.equal(states[1][name], states[2][name])] == []
+    assert not all(torch.equal(states[2][name], states[3][name]) for name in states[2])
+    assert trained.num_skipped == 1
+    (warning,) = run.warnings
+    assert "step 2 is left out: the loss is nan" in warning
+    assert all(data.train[index].video_id in warning for index, _ in trainer.plan.batch(2))
+    assert all(math.isfinite(value) for row in trained.curve for value in row.values())
+
+
+def test_one_step_too_many_ends_it_with_the_last_good_state(data, tmp_path):
+    run = Run(tmp_path, data, broken_at({1, 4}), max_skipped=1)
+    with pytest.raises(ParamsError, match=r"step 4: the loss is nan.* 1 steps before it"):
+        run.start()
+    run.loss = baseline_loss  # what was wrong is mended
+    found = run.start()
+    check_same(found, Run(tmp_path / "once", data, broken_at({1}), max_skipped=1).start())
+    assert found.num_skipped == 1
+
+
+def test_float16_that_is_scaled_too_high_is_not_a_fault(data, tmp_path):
+    run = Run(tmp_path, data, precision="float16")
+    trainer = run.trainer()
+    trainer.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**120)  # no gradient fits float16
+    trained = trainer.run(stop=lambda: None, listener=Listener(lambda _count, _note, *, earlier=False: None))
+    assert trained.num_skipped == 0
+    assert trainer.scaler.get_scale() < 2.0**120
 
 
 def test_a_gradient_that_is_not_finite_is_noticed_where_the_loss_is(data, tmp_path):

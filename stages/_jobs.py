@@ -1,0 +1,222 @@
+"""Runs commands that wait for each other's outs, several at a time, and runs none again whose outs are what it made.
+
+A job's record, written when it starts and when it ends, has its fingerprint, the digests of its outs and its seconds.
+Fingerprints cover the content of inputs, not their dates or places.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.digest import digest_file, digest_json
+from pipeline.errors import DlkddError
+from pipeline.work import Advance, StopCheck, write_text_whole
+from stages._shell import say
+
+POLL_SECONDS = 0.05
+TAIL_LINES = 15
+INDEXES = ("zarr.json", "index.csv")  # of a soft-target store and a frame store: they have the digests of the rest
+
+
+@dataclass(frozen=True)
+class Job:
+    """A command; `identity` is what its outs depend on beside its inputs. `folder` takes its record and its log."""
+
+    name: str
+    command: tuple[str, ...]
+    identity: Mapping[str, object]
+    inputs: Mapping[str, Path]
+    outs: tuple[Path, ...]
+    folder: Path
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def log(self) -> Path:
+        """What it writes to stdout and stderr."""
+        return self.folder / "log.txt"
+
+    @property
+    def record(self) -> Path:
+        """How its last run went."""
+        return self.folder / "record.json"
+
+    def fingerprint(self) -> str:
+        """Of the identity and the content of the inputs, those that are there."""
+        there = {name: content_digest(path) for name, path in self.inputs.items()}
+        return digest_json({"identity": dict(self.identity), "inputs": there})
+
+
+class JobsFailed(DlkddError):
+    """Jobs that ended badly; the exit code is that of the first."""
+
+    def __init__(self, failed: Mapping[str, int], left: Sequence[str]) -> None:
+        left_text = f"; {len(left)} that wait for them did not start" if left else ""
+        super().__init__(
+            f"{len(failed)} step{'s' * (len(failed) != 1)} failed{left_text}",
+            findings=[f"{name}: exit code {code}" for name, code in failed.items()],
+            remedy="the messages are above; mend the cause and run the same command again: what is done is kept",
+        )
+        self.exit_code = next(iter(failed.values()))
+
+
+@dataclass
+class _Running:
+    job: Job
+    fingerprint: str
+    process: subprocess.Popen[bytes]
+    started: float
+    earlier_seconds: float | None  # of runs that were interrupted; None where that is not known
+
+    def finish(self, otherwise: str) -> tuple[int, float | None]:
+        """Record how it ended, as `done` or as told; returns its exit code, 128 + number for a signal, and seconds."""
+        code = self.process.returncode
+        outs = [content_digest(path) for path in self.job.outs]
+        if code == 0 and None in outs:
+            code = 1  # the stages write all of their outs or fail: a bug, and no reason to call it done
+        seconds = None
+        if self.earlier_seconds is not None:
+            seconds = round(self.earlier_seconds + time.monotonic() - self.started, 3)
+        state = otherwise if code else "done"
+        _write_record(self.job, fingerprint=self.fingerprint, state=state, seconds=seconds, outs=outs)
+        return (code if code >= 0 else 128 - code), seconds
+
+
+def run_jobs(jobs: Sequence[Job], *, at_once: int, stop: StopCheck, advance: Advance) -> dict[str, float | None]:
+    """Run what is not done yet, at most so many at once; returns the seconds of each job, None where unknown.
+
+    Seconds are of all runs that a job needed; unknown where one of them was killed together with this process. A job
+    that fails takes those with it that wait for its outs; all others are run before JobsFailed is raised. Where `stop`
+    raises, the running jobs get SIGTERM and are waited for, so that they save their progress.
+    """
+    made_by = {out: job.name for job in jobs for out in job.outs}
+    needs = {job.name: {made_by[path] for path in job.inputs.values() if path in made_by} for job in jobs}
+    waiting, done, failed = list(jobs), dict[str, float | None](), dict[str, int]()
+    with _ended_at_last() as running:
+        while waiting or running:
+            stop()
+            for job in [job for job in waiting if needs[job.name] <= done.keys()]:
+                if len(running) == at_once:
+                    break
+                waiting.remove(job)
+                fingerprint = job.fingerprint()
+                record = _read_record(job)
+                if _still_holds(job, record, fingerprint):
+                    done[job.name] = record["seconds"]
+                    advance(1, job.name, earlier=True)
+                else:
+                    running.append(_start(job, fingerprint, record))
+            if not running and not any(needs[job.name] <= done.keys() for job in waiting):
+                break  # all that is left waits for what has failed
+            for each in _ended(running):
+                code, seconds = each.finish("failed")
+                if code == 0:
+                    done[each.job.name] = seconds
+                    advance(1, each.job.name)
+                else:
+                    failed[each.job.name] = code
+                    _tell(each.job, code)
+            if running:
+                time.sleep(POLL_SECONDS)
+    if failed:
+        raise JobsFailed(failed, [job.name for job in waiting])
+    return done
+
+
+def content_digest(path: Path) -> str | None:
+    """Digest of a file, or of the index of a store; None where there is nothing."""
+    for file in (path, *(path / name for name in INDEXES)):
+        if file.is_file():
+            return digest_file(file)
+    return None
+
+
+def _still_holds(job: Job, record: Mapping[str, Any], fingerprint: str) -> bool:
+    """Whether a record says that the job is done, and its outs are what it made."""
+    return (
+        record.get("state") == "done"
+        and record["fingerprint"] == fingerprint
+        and record["outs"] == [content_digest(path) for path in job.outs]
+    )
+
+
+def _start(job: Job, fingerprint: str, record: Mapping[str, Any]) -> _Running:
+    earlier: float | None = 0.0
+    if record.get("fingerprint") == fingerprint and record["state"] != "done":  # the progress is taken over
+        earlier = record["seconds"]
+    _write_record(job, fingerprint=fingerprint, state="running", seconds=None, outs=[])
+    with job.log.open("wb") as log:
+        process = subprocess.Popen(
+            job.command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **job.environment},
+            start_new_session=True,  # a terminal's Ctrl-C reaches this process alone, which passes on one signal
+        )
+    return _Running(job, fingerprint, process, time.monotonic(), earlier)
+
+
+def _ended(running: list[_Running]) -> Iterator[_Running]:
+    """Take those out that have ended."""
+    for each in list(running):
+        if each.process.poll() is not None:
+            running.remove(each)
+            yield each
+
+
+@contextmanager
+def _ended_at_last() -> Iterator[list[_Running]]:
+    """A list of running jobs; those that are still in it when the block ends are asked to stop, and waited for.
+
+    Where waiting is interrupted by a second signal they are killed.
+    """
+    running: list[_Running] = []
+    try:
+        yield running
+    finally:
+        if running:
+            say(f"stopping {', '.join(each.job.name for each in running)}")
+        try:
+            for each in running:
+                each.process.terminate()
+            for each in running:
+                each.process.wait()
+                each.finish("interrupted")
+        finally:
+            for each in running:
+                each.process.kill()  # nothing where it has ended
+                each.process.wait()
+
+
+def _tell(job: Job, code: int) -> None:
+    lines = job.log.read_text(encoding="utf-8", errors="replace").splitlines()
+    tail = "\n".join(f"  {line}" for line in lines[-TAIL_LINES:])
+    say(f"{job.name}: exit code {code}; the end of {job.log}:\n{tail}")
+
+
+def _write_record(job: Job, *, fingerprint: str, state: str, seconds: float | None, outs: Sequence[str | None]) -> None:
+    record = {"fingerprint": fingerprint, "state": state, "seconds": seconds, "outs": list(outs)}
+    write_text_whole(job.record, json.dumps(record, indent=1) + "\n")
+
+
+def _read_record(job: Job) -> dict[str, Any]:
+    """Empty where there is none, or none that can be read: the job then runs."""
+    try:
+        record = json.loads(job.record.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) and {"fingerprint", "state", "seconds", "outs"} <= record.keys() else {}
+
+
+def python_command(arguments: Sequence[str]) -> tuple[str, ...]:
+    """A command of dlkdd in a process of its own."""
+    return (sys.executable, "-m", "stages", *arguments)

@@ -1,0 +1,44 @@
+"""Epochs for TensorBoard, on demand: the package is not needed otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pipeline.errors import EnvironmentProblem
+from pipeline.training import Epoch
+
+EpochWriter = Callable[[Epoch], None]
+
+
+@contextmanager
+def tensorboard_writer(folder: Path) -> Iterator[EpochWriter]:
+    """Writes the curve and the pace of every epoch it is told of; raises EnvironmentProblem without the package.
+
+    Epochs that are told again, after a kill, replace those that were written before.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise EnvironmentProblem(
+            "--tensorboard needs the package tensorboard", remedy="pip install 'dlkdd[tensorboard]'"
+        ) from None
+    writer: SummaryWriter | None = None
+
+    def write(epoch: Epoch) -> None:
+        nonlocal writer
+        number = int(epoch.row["epoch"])
+        if writer is None:
+            writer = SummaryWriter(str(folder), purge_step=number)
+        values = {**epoch.row, "clips_per_second": epoch.clips_per_second, "data_wait": epoch.data_wait}
+        for name, value in values.items():
+            if name != "epoch":
+                writer.add_scalar(name, value, number)
+        writer.flush()
+
+    try:
+        yield write
+    finally:
+        if writer is not None:
+            writer.close()
