@@ -21,6 +21,7 @@ Format = Callable[[float], str]
 WIDTH = 360.0
 SHAPES = {"teacher": "diamond", "student": "circle", "baseline": "square"}
 MOST_CLASSES = 24  # drawn in a figure by name; tables have them all
+HIT, MISS = (47, 125, 224), (214, 74, 62)  # red, green, blue
 Z = 1.959964  # of a 95 % interval
 
 
@@ -105,35 +106,44 @@ def confusion(counts_KK: NDArray[np.int64], class_names: Sequence[str], model: s
     named = num_classes <= MOST_CLASSES
     longest = max(len(shortened(name, 12)) for name in class_names)
     left, top = (16 + 6.2 * longest, 16 + 5.4 * longest) if named else (24.0, 24.0)
-    cell = (WIDTH - left - 24) / num_classes
-    right = int(np.trace(counts_KK))
+    side = WIDTH - left - 24
     drawing = Drawing(
         WIDTH,
-        top + cell * num_classes + 4,
-        f"Confusion matrix of the {model}: {right} of {int(counts_KK.sum())} test videos are on the diagonal; "
+        top + side + 4,
+        f"Confusion matrix of the {model}: {np.trace(counts_KK)} of {counts_KK.sum()} test videos are on the diagonal; "
         "the table below has its most frequent confusions.",
     )
-    drawing.rect(left, top, cell * num_classes, cell * num_classes, "panel")
-    totals_K = counts_KK.sum(axis=1)
-    for row, column in np.argwhere(counts_KK).tolist():
-        count = int(counts_KK[row, column])
-        drawing.rect(
-            left + column * cell,
-            top + row * cell,
-            cell,
-            cell,
-            "hit" if row == column else "miss",
-            share=0.15 + 0.85 * count / int(totals_K[row]),
-            note=f"{class_names[row]} taken for {class_names[column]}: {count} of {totals_K[row]}",
-        )
+    drawing.rect(left, top, side, side, "panel")
     if named:
-        for index, name in enumerate(class_names):
-            middle = (index + 0.5) * cell
-            drawing.text(left - 6, top + middle + 4, shortened(name, 12), "small", anchor="end", note=name)
-            _turned(drawing, left + middle + 4, top - 6, shortened(name, 12))
+        _draw_cells(drawing, left, top, side / num_classes, counts_KK, class_names)
     else:
         drawing.text(left, 14, f"predicted, {num_classes} classes in the manifest's order", "small")
+        drawing.pixels(left, top, side, _shades(counts_KK))
     return drawing.markup()
+
+
+def _draw_cells(
+    drawing: Drawing, left: float, top: float, cell: float, counts_KK: NDArray[np.int64], class_names: Sequence[str]
+) -> None:
+    totals_K = counts_KK.sum(axis=1)
+    for row, column in np.argwhere(counts_KK).tolist():
+        count, total = int(counts_KK[row, column]), int(totals_K[row])
+        note = f"{class_names[row]} taken for {class_names[column]}: {count} of {total}"
+        kind, share = "hit" if row == column else "miss", 0.15 + 0.85 * count / total
+        drawing.rect(left + column * cell, top + row * cell, cell, cell, kind, share=share, note=note)
+    for index, name in enumerate(class_names):
+        middle = (index + 0.5) * cell + 4
+        drawing.text(left - 6, top + middle, shortened(name, 12), "small", anchor="end", note=name)
+        _turned(drawing, left + middle, top - 6, shortened(name, 12))
+
+
+def _shades(counts_KK: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """A pixel for each cell, in colours for light and dark pages; elements for hundreds of classes are megabytes."""
+    totals_K1 = np.maximum(counts_KK.sum(axis=1, keepdims=True), 1)
+    pixels_KKC = np.empty((*counts_KK.shape, 4), np.uint8)
+    pixels_KKC[..., :3] = np.where(np.eye(len(counts_KK), dtype=bool)[..., None], HIT, MISS)
+    pixels_KKC[..., 3] = np.where(counts_KK > 0, 255 * (0.3 + 0.7 * counts_KK / totals_K1), 0)
+    return pixels_KKC
 
 
 def class_gains(classes: Sequence[ClassShares]) -> Markup:

@@ -6,11 +6,15 @@ light and dark, does the rest. Texts are escaped here, whatever they hold. Lengt
 
 from __future__ import annotations
 
+import base64
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+import cv2
+import numpy as np
 from markupsafe import Markup
+from numpy.typing import NDArray
 
 _KEPT = "\n\t\N{NO-BREAK SPACE}"
 
@@ -78,6 +82,13 @@ class Drawing:
         faded = Markup(' fill-opacity="{}"').format(_number(share, 3)) if share < 1 else ""
         title = Markup("<title>{}</title>").format(printable(note)) if note else ""
         self._add('<rect class="{}" {}{}>{}</rect>', kind, attributes, faded, title)
+
+    def pixels(self, x: float, y: float, side: float, pixels_HWC: NDArray[np.uint8]) -> None:
+        """A square picture, each pixel of which is seen; C are red, green, blue and opacity."""
+        encoded, content = cv2.imencode(".png", np.ascontiguousarray(pixels_HWC[..., [2, 1, 0, 3]]))
+        assert encoded
+        uri = f"data:image/png;base64,{base64.b64encode(content.tobytes()).decode()}"
+        self._add('<image x="{}" y="{}" width="{}" height="{}" href="{}"/>', *map(_number, (x, y, side, side)), uri)
 
     def mark(self, x: float, y: float, shape: str, kind: str, *, size: float = 5.0, note: str = "") -> None:
         """A mark of one of three shapes, so that nobody needs the colours: circle, square or diamond."""

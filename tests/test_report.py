@@ -30,7 +30,7 @@ from pipeline.networks import Architecture, build_network
 from pipeline.params import ClipParams
 from pipeline.predictions import Predictions
 from pipeline.report import count_confusions, make_report, most_frequent, most_lost, most_won, verdict, worst
-from pipeline.report_figures import points, wilson
+from pipeline.report_figures import confusion, points, wilson
 from pipeline.report_inputs import MODELS, Metrics, ScoredVideo, count_parameters, read_results, read_table
 from pipeline.report_pictures import GAP, MOST_FRAMES, moving_pair, shown_frames, still_pair
 from pipeline.svg import Drawing, Scale, printable, shortened, ticks
@@ -583,12 +583,23 @@ def test_texts_of_a_figure_are_escaped_and_without_control_characters():
         assert f"&lt;{letter}\N{REPLACEMENT CHARACTER}" in text
 
 
-def test_hundreds_of_classes_have_a_page(tmp_path):
-    names = [f"class {number:03d}" for number in range(120)]
+def test_the_matrix_of_hundreds_of_classes_is_a_small_picture():
+    drawn = np.random.default_rng(0).integers(400, size=(2, 50_000))
+    counts_KK = np.zeros((400, 400), np.int64)
+    np.add.at(counts_KK, (*drawn,), 1)
+    text = str(confusion(counts_KK, [str(number) for number in range(400)], "student"))
+    assert len(text) < 1e6
+    picture_HWC = cv2.imdecode(decoded(re.search('href="([^"]*)"', text)[1]), cv2.IMREAD_UNCHANGED)
+    assert ((picture_HWC[..., 3] > 0) == (counts_KK > 0)).all()
+    blue_KK, red_KK = picture_HWC[..., 0], picture_HWC[..., 2]
+    assert ((blue_KK > red_KK) == np.eye(400, dtype=bool)).all()
+
+
+def test_many_classes_have_a_page(tmp_path):
+    names = [f"class {number:03d}" for number in range(40)]
     text = make_report(make_run(tmp_path, class_names=names))
-    assert "The 24 classes that differ most of 120." in text
-    assert "120 classes in the manifest's order" in text.replace("&#39;", "'")
-    assert len(text) < 4e6
+    assert "The 24 classes that differ most of 40." in text
+    assert "40 classes in the manifest's order" in text.replace("&#39;", "'")
 
 
 # as a command, and in a browser
