@@ -250,22 +250,28 @@ HOSTILE = (
 )
 
 
-def test_names_from_files_are_text_and_nothing_else(tmp_path):
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory):
+    """The page of a run whose names are anything but names."""
     escapes = "\x1b[31mred\x00 \N{RIGHT-TO-LEFT OVERRIDE}gpj.exe"
     paths = make_run(
-        tmp_path,
+        tmp_path_factory.mktemp("hostile"),
         class_names=HOSTILE,
         quarantined=[(1, f"<b onclick='x'>{escapes}")],
-        names=lambda label, split, number: f'<i onclick=x>{label}/{split}&amp;"{number}',
+        names=lambda label, split, number: f'<i onclick=x>{label}/{"long" * 40}{split}&amp;"{number}',
     )
-    text = make_report(paths)
+    return make_report(paths)
+
+
+def test_names_from_files_are_text_and_nothing_else(hostile):
+    text = hostile
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f\N{RIGHT-TO-LEFT OVERRIDE}]", text)
     root = Tree(text).root
     assert not list(root.all("script", "b", "i"))
     assert all(element.attributes["src"].startswith("data:") for element in root.all("img"))
     assert not [name for element in root.all() for name in element.attributes if name.startswith("on")]
     spoken = root.text
-    for name in (*HOSTILE[:3], '<i onclick=x>0/test&amp;"0', "<b onclick='x'>\N{REPLACEMENT CHARACTER}[31mred"):
+    for name in (*HOSTILE[:3], 'longtest&amp;"0', "<b onclick='x'>\N{REPLACEMENT CHARACTER}[31mred"):
         assert " ".join(name.split()) in spoken
     assert "49" not in next(root.all("title")).text
 
@@ -638,15 +644,29 @@ def test_the_command_leaves_no_page_where_something_is_missing(call, run, tmp_pa
     assert not (tmp_path / "report.html").exists()
 
 
+def in_a_browser(text, folder):
+    if browser.executable() is None:
+        pytest.skip(f"no browser: none of {', '.join(browser.NAMES)} is installed")
+    path = folder / "report.html"
+    path.write_text(text)
+    return browser.opened(path)
+
+
 @pytest.fixture(scope="module")
 def seen(whole, tmp_path_factory):
     """The page in a browser."""
-    if browser.executable() is None:
-        pytest.skip(f"no browser: none of {', '.join(browser.NAMES)} is installed")
-    path = tmp_path_factory.mktemp("page") / "report.html"
-    path.write_text(whole[1])
-    with browser.opened(path) as page:
+    with in_a_browser(whole[1], tmp_path_factory.mktemp("page")) as page:
         yield page
+
+
+@pytest.mark.slow
+def test_long_and_hostile_names_fit_a_phone_and_run_nothing(hostile, tmp_path):
+    with in_a_browser(hostile, tmp_path) as page:
+        page.show(320)
+        page.evaluate("document.querySelectorAll('details').forEach(details => { details.open = true })")
+        assert page.evaluate("document.documentElement.scrollWidth") <= 320
+        assert page.evaluate("document.querySelectorAll('script, main b, main i').length") == 0
+        assert page.problems == []
 
 
 @pytest.mark.slow
