@@ -40,7 +40,8 @@ def score_model(
     model = load_model_for(manifest, model_path)
     predictions = predict(stage, model, manifest, frames, split="test", options=options, device_name=device_name)
     write_predictions(out, predictions)
-    say(f"{stage}: {len(predictions.video_ids)} test videos, {_views(options)} each -> {out}")
+    views = f"{options.num_clips} × {options.num_crops} views (clips × crops)"
+    say(f"{stage}: {len(predictions.video_ids)} test videos, {views} each -> {out}")
 
 
 def load_model_for(manifest: Manifest, path: Path) -> ModelFile:
@@ -81,7 +82,3 @@ def predict(
             stop=stop,
             advance=advance,
         )
-
-
-def _views(options: ScoreParams) -> str:
-    return f"{options.num_clips} clips × {options.num_crops} crops"

@@ -72,7 +72,7 @@ def main(
 
 def _print_table(metrics: dict[str, Any]) -> None:
     protocol = metrics["protocol"]
-    views = f"{protocol['num_clips']} clips × {protocol['num_crops']} crops"
+    views = f"{protocol['num_clips']} × {protocol['num_crops']} views (clips × crops)"
     table = Table(title=f"{metrics['num_test_videos']} test videos, {views}")
     table.add_column("", no_wrap=True)
     for name in ("top-1", "95 % interval", "top-5", "per class", "ECE"):

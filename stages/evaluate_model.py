@@ -101,7 +101,7 @@ def _print_tables(result: dict[str, Any]) -> None:
     console, metrics, protocol = Console(soft_wrap=True), result["metrics"], result["protocol"]
     console.print(
         f"{result['model']['architecture']}, {result['num_videos']} {protocol['split']} videos, "
-        f"{protocol['num_clips']} clips × {protocol['num_crops']} crops"
+        f"{protocol['num_clips']} × {protocol['num_crops']} views (clips × crops)"
     )
     console.print(
         f"top-1 {metrics['top1']:.1%} ({100 * metrics['top1_low']:.1f} to {metrics['top1_high']:.1%} over the videos), "

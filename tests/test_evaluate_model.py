@@ -7,12 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from builders import one_thread, tiny_data, tiny_recognizer  # noqa: F401 - a fixture
 
+from pipeline.dataset import samples_of
 from pipeline.frame_summary import video_luma
 from pipeline.light import write_light
-from pipeline.models import save_model
+from pipeline.models import load_model, save_model
 from pipeline.predictions import read_predictions
+from pipeline.scoring import score
 
 ROOT = Path(__file__).parent.parent
 SPLITS = {"test": 7, "val": 4}
@@ -43,10 +46,10 @@ def write_model(data):
 def evaluate(call, data):
     folder, _, frames = data
 
-    def run(model, *options, split="test"):
+    def run(model, *options, split="test", params_path=ROOT / "params.yaml"):
         return call(
             "evaluate-model", "--model", model, "--frames", frames.path, "--manifest", folder / "manifest.csv",
-            "--params", ROOT / "params.yaml", "--device", "cpu", "--split", split, *options,
+            "--params", params_path, "--device", "cpu", "--split", split, *options,
         )  # fmt: skip
 
     return run
@@ -105,7 +108,14 @@ def test_train_is_no_split_to_be_evaluated_on(evaluate, write_model):
 def test_text_has_the_numbers_and_a_table_for_class_light_and_length(evaluate, write_model):
     code, out, _ = evaluate(write_model("model"))
     assert code == 0
-    for words in ("r2plus1d_slim, 7 test videos, 3 clips × 1 crops", "top-1 ", "ECE", "drink", "mean luma", "frames"):
+    for words in (
+        "r2plus1d_slim, 7 test videos, 3 × 1 views (clips × crops)",
+        "top-1 ",
+        "ECE",
+        "drink",
+        "mean luma",
+        "frames",
+    ):
         assert words in out
 
 
@@ -114,6 +124,25 @@ def test_the_probabilities_are_written_when_asked(evaluate, write_model, data, t
     found = read_predictions(tmp_path / "p.csv")
     assert np.mean(found.predicted_N == found.labels_N) == printed["metrics"]["top1"]
     assert found.video_ids == tuple(row.video_id for row in data[1].rows_of("test"))
+
+
+@pytest.mark.parametrize("num_crops", [1, 3])
+def test_clips_and_crops_are_those_of_the_parameters(evaluate, write_model, data, tmp_path, num_crops):
+    _, manifest, frames = data
+    text = (ROOT / "params.yaml").read_text()
+    for old, new in (("  num_clips: 3\n", "  num_clips: 2\n"), ("  num_crops: 1 ", f"  num_crops: {num_crops} ")):
+        assert text.count(old) == 1
+        text = text.replace(old, new)
+    (tmp_path / "params.yaml").write_text(text)
+    model, out = write_model("model"), tmp_path / "p.csv"
+    printed = json.loads(evaluate(model, "--json", "--out", out, params_path=tmp_path / "params.yaml")[1])
+    assert (printed["protocol"]["num_clips"], printed["protocol"]["num_crops"]) == (2, num_crops)
+    expected = score(
+        load_model(model).recognizer, frames, samples_of(manifest, frames, "test"), class_names=manifest.class_names,
+        num_clips=2, num_crops=num_crops, batch_size=7, device=torch.device("cpu"), stop=lambda: None,
+        advance=lambda _count, _note: None,
+    )  # fmt: skip
+    assert read_predictions(out).probs_NK == pytest.approx(expected.probs_NK, abs=1e-5)
 
 
 @pytest.mark.parametrize(
