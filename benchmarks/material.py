@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.demo import DemoVideosParams, film, list_videos
-from pipeline.frames import FrameStore, IndexRow, OpenFrames, shard_of, shard_path, write_index, write_shard
+from pipeline.frames import Codec, FrameStore, IndexRow, OpenFrames, shard_of, shard_path, write_index, write_shard
 from pipeline.params import load_section
 from pipeline.video import read_frames, write_video
 
@@ -46,16 +47,24 @@ def render_videos(folder: Path, count: int, *, width: int, height: int, num_fram
     return paths
 
 
-def write_store(paths: Sequence[Path], folder: Path, *, num_shards: int) -> FrameStore:
-    """A raw store of these videos, by the names of their files, as `prepare` writes it."""
+def write_store(
+    paths: Sequence[Path],
+    folder: Path,
+    *,
+    num_shards: int,
+    codec: Codec = "raw",
+    jpeg_quality: int = 0,
+    short_side: int | None = None,
+) -> FrameStore:
+    """A store of these videos, by the names of their files, as `prepare` writes it."""
     shards: dict[int, list[tuple[str, OpenFrames]]] = defaultdict(list)
     for path in paths:
-        shards[shard_of(path.stem, num_shards)].append((path.stem, partial(read_frames, path)))
+        shards[shard_of(path.stem, num_shards)].append((path.stem, partial(read_frames, path, short_side=short_side)))
     rows: list[IndexRow] = []
     for shard, videos in sorted(shards.items()):
         target = shard_path(folder, shard)
-        rows += write_shard(target, videos, shard=shard, codec="raw", jpeg_quality=0, min_frames=1).rows
-    write_index(folder, rows, codec="raw", jpeg_quality=0, origin={})
+        rows += write_shard(target, videos, shard=shard, codec=codec, jpeg_quality=jpeg_quality, min_frames=1).rows
+    write_index(folder, rows, codec=codec, jpeg_quality=jpeg_quality, origin={})
     return FrameStore(folder)
 
 
@@ -68,6 +77,12 @@ def best_seconds(function: Callable[[], object], *, number: int) -> float:
             function()
         times.append((time.process_time() - start) / number)
     return min(times)
+
+
+def used_cpu_seconds() -> float:
+    """CPU seconds of this process, and of those that it has waited for."""
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
 def peak_mib() -> float:

@@ -29,16 +29,16 @@ from pipeline.frames import FrameStore, shard_path, write_index, write_shard
 from pipeline.logit_codecs import codec_of
 from pipeline.losses import hard_loss
 from pipeline.models import Architecture, Recognizer, load_model, save_model
-from pipeline.params import ClipParams, TrainParams, ViewsParams, load_params
+from pipeline.params import ClipParams, ViewsParams, load_params
 from pipeline.precompute import Asking, Packing, compute_part, keys_of, pack_store, parts_of
 from pipeline.row_cache import RowCache
 from pipeline.soft_targets import SoftTargetStore
-from pipeline.training import Trainer, TrainingData
+from pipeline.training import Listener, Trainer, TrainingData
 
 NUM_CLASSES = 11
 VIEWS = ViewsParams(num_views=1, min_scale=0.6, max_aspect=1.2, flip=True)
-OPTIONS = load_params(Path(__file__).parent.parent / "params.yaml").distillation
-TARGETS: dict[str, Any] = {"soft_loss": "kl", "temperature": 4.0, "soft_weight": 0.5, "options": OPTIONS}
+PARAMS = load_params(Path(__file__).parent.parent / "params.yaml")
+TARGETS: dict[str, Any] = {"soft_loss": "kl", "temperature": 4.0, "soft_weight": 0.5, "options": PARAMS.distillation}
 
 
 def write_noise(folder: Path, count: int, shape_THW: tuple[int, int, int]) -> FrameStore:
@@ -56,11 +56,14 @@ class Epochs:
     def __init__(self, folder: Path, options: argparse.Namespace) -> None:
         self.folder, self.device = folder, torch.device(options.device)
         clip = ClipParams(num_frames=options.frames, frame_stride=2, size=options.size)
-        self.params = TrainParams(
-            epochs=1, batch_size=options.batch_size, learning_rate=0.001, weight_decay=0.05, warmup_epochs=0.5,
-            label_smoothing=0.0, clip_grad_norm=1.0, width=16 if "slim" in options.network else None, dropout=0.0,
-            drop_path=0.0, weights=None, input_statistics="train", frozen_stages=0, num_workers=options.num_workers,
-        )  # fmt: skip
+        changes = {
+            "epochs": 1,
+            "warmup_epochs": 0.5,
+            "batch_size": options.batch_size,
+            "width": 16 if "slim" in options.network else None,
+            "num_workers": options.num_workers,
+        }
+        self.params = PARAMS.train_student.model_copy(update=changes)
         shape = (2 * options.frames + 8, options.size + 16, options.size * 4 // 3)
         self.dark = write_noise(folder / "dark", options.videos, shape)
         self.enhanced = write_noise(folder / "enhanced", options.videos, shape)
@@ -128,7 +131,7 @@ class Epochs:
             self.new(), data, self.params, loss, seed=0, device=self.device,
             checkpoint_path=self.folder / "checkpoint.pt", checkpoint_seconds=1e9,
         )  # fmt: skip
-        return self.timed(lambda: trainer.run(stop=lambda: None, advance=lambda _count, _note: None))
+        return self.timed(lambda: trainer.run(stop=lambda: None, listener=Listener(lambda _count, _note: None)))
 
     def timed(self, work: Callable[[], object]) -> float:
         """Seconds: of the CPU where it does the work, else by the clock."""

@@ -11,13 +11,10 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from pipeline.enhance import Frame, count_luma, mean_level
+from pipeline.lettering import Colour, Picture, cut, plain, text_width, write
 from pipeline.work import written_whole
-
-Picture = NDArray[np.uint8]
-Colour = tuple[int, int, int]
 
 LONG_SIDE = 200  # of a shown frame, about
 MARGIN, GUTTER, GAP, ROW_GAP = 24, 168, 16, 28
@@ -32,10 +29,8 @@ MARK: Colour = (240, 173, 78)
 BRIGHT: Colour = (232, 233, 235)
 DIM: Colour = (148, 152, 158)
 
-_FONT = cv2.FONT_HERSHEY_SIMPLEX
 _LARGE, _SMALL = 11, 9  # heights of capitals
 _LARGE_LINE, _SMALL_LINE = _LARGE + 8, _SMALL + 7
-_FINER = 4  # text is drawn so many times larger and shrunk: OpenCV's own small text is ragged
 
 
 @dataclass(frozen=True)
@@ -85,8 +80,8 @@ def draw_sheet(
     tops = np.cumsum([MARGIN + HEADING + titles, *(height + HISTOGRAM + ROW_GAP for height, _ in sizes)]).tolist()
     lefts = [MARGIN + GUTTER + column * (cell + GAP) for column in range(len(columns))]
     picture_HWC = np.full((tops[-1] - ROW_GAP + MARGIN, lefts[-1] + cell + MARGIN, 3), BACKGROUND, np.uint8)
-    fitting = _cut(plain(heading), _LARGE, picture_HWC.shape[1] - 2 * MARGIN)
-    _write(picture_HWC, fitting, MARGIN, MARGIN + _LARGE, _LARGE, DIM)
+    fitting = cut(plain(heading), _LARGE, picture_HWC.shape[1] - 2 * MARGIN)
+    write(picture_HWC, fitting, MARGIN, MARGIN + _LARGE, _LARGE, DIM)
     for left, title in zip(lefts, columns, strict=True):
         _write_title(picture_HWC, title, left, MARGIN + HEADING, cell)
     boxes = []
@@ -136,64 +131,28 @@ def _draw_histogram(picture_HWC: Picture, frame: Frame, box: Box) -> None:
     place = min(round(mean / 255 * (box.width - 1)), box.width - 2)
     panel[4:, place : place + 2] = MARK
     text = f"{mean:.0f}"
-    width = _text_width(text, _SMALL)
+    width = text_width(text, _SMALL)
     beside = place + 6 if place + 6 + width < box.width else place - 4 - width
-    _write(panel, text, beside, _SMALL + 4, _SMALL, MARK)
+    write(panel, text, beside, _SMALL + 4, _SMALL, MARK)
 
 
 def _write_title(picture_HWC: Picture, title: Title, left: int, top: int, width: int) -> None:
     baseline = top + _LARGE
     for line in _wrapped(title.name, _LARGE, width):
-        _write(picture_HWC, line, left, baseline, _LARGE, BRIGHT)
+        write(picture_HWC, line, left, baseline, _LARGE, BRIGHT)
         baseline += _LARGE_LINE
     for note in title.notes:
-        _write(picture_HWC, _cut(plain(note), _SMALL, width), left, baseline, _SMALL, DIM)
+        write(picture_HWC, cut(plain(note), _SMALL, width), left, baseline, _SMALL, DIM)
         baseline += _SMALL_LINE
-
-
-def plain(text: str) -> str:
-    """What the font can draw: other characters are escaped as Python writes them."""
-    return "".join(char if " " <= char <= "~" else char.encode("unicode_escape").decode() for char in text)
 
 
 def _wrapped(text: str, size: int, width: int) -> list[str]:
     """At most three lines, broken behind a slash or else between words, or anywhere; what is left over is cut."""
     rest, lines = plain(text), list[str]()
-    while rest and len(lines) < 2 and _text_width(rest, size) > width:
-        fitting = next(end for end in range(len(rest), 0, -1) if end == 1 or _text_width(rest[:end], size) <= width)
+    while rest and len(lines) < 2 and text_width(rest, size) > width:
+        fitting = next(end for end in range(len(rest), 0, -1) if end == 1 or text_width(rest[:end], size) <= width)
         words = max(rest.rfind(char, 0, fitting) for char in " _-")
         end = rest.rfind("/", 0, fitting) + 1 or words + 1 or fitting
         lines.append(rest[:end])
         rest = rest[end:]
-    return [*lines, _cut(rest, size, width)]
-
-
-def _cut(text: str, size: int, width: int) -> str:
-    if _text_width(text, size) <= width:
-        return text
-    fitting = next(end for end in range(len(text), -1, -1) if not end or _text_width(f"{text[:end]}...", size) <= width)
-    return f"{text[:fitting]}..."
-
-
-def _text_width(text: str, size: int) -> int:
-    (width, _), _ = cv2.getTextSize(text, _FONT, _scale(size), _thickness(size))
-    return -(-int(width) // _FINER)
-
-
-def _scale(size: int) -> float:
-    return float(cv2.getFontScaleFromHeight(_FONT, size * _FINER, _thickness(size)))
-
-
-def _thickness(size: int) -> int:
-    return size * _FINER // 8
-
-
-def _write(picture_HWC: Picture, text: str, left: int, baseline: int, size: int, colour: Colour) -> None:
-    """Text whose capitals have that height, blended in."""
-    top, bottom = max(0, baseline - size - 4), min(len(picture_HWC), baseline + size // 2 + 2)
-    target = picture_HWC[top:bottom]
-    mask_HW = np.zeros((target.shape[0] * _FINER, target.shape[1] * _FINER), np.uint8)
-    place = left * _FINER, (baseline - top) * _FINER
-    cv2.putText(mask_HW, text, place, _FONT, _scale(size), 255, _thickness(size), cv2.LINE_AA)
-    share_HW = cv2.resize(mask_HW, target.shape[1::-1], interpolation=cv2.INTER_AREA)[..., None] / 255.0
-    target[:] = np.rint(target * (1 - share_HW) + np.array(colour) * share_HW).astype(np.uint8)
+    return [*lines, cut(rest, size, width)]

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from pipeline.digest import digest_uint64
 from pipeline.errors import DataError, StaleArtifactError
@@ -279,10 +279,10 @@ def pixel_statistics(
 def _collate(items: Sequence[Item]) -> Batch:
     clips, labels, teachers, teacher_clips, video_ids = zip(*items, strict=True)
     return Batch(
-        torch.stack(clips),
+        default_collate(list(clips)),  # in a worker straight into the memory that it shares with the loop
         torch.tensor(labels, dtype=torch.int64),
         None if teachers[0] is None else torch.stack(teachers),
-        None if teacher_clips[0] is None else torch.stack(teacher_clips),
+        None if teacher_clips[0] is None else default_collate(list(teacher_clips)),
         tuple(video_ids),
     )
 

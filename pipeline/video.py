@@ -362,5 +362,19 @@ def _read_images(folder: Path, short_side: int | None) -> Iterator[Frame]:
         size = size or (width, height)
         if (width, height) != size:
             raise BrokenVideoError(f"its size changes from {size[0]}x{size[1]} to {width}x{height} at {path.name}")
-        scaled = _fit(Fraction(width), Fraction(height), short_side)
-        yield image if scaled == size else _to_rgb(VideoFrame.from_ndarray(image, format="rgb24"), scaled, reformatter)
+        yield _resized(image, short_side, reformatter)
+
+
+def resize_frames(frames: Iterable[Frame], *, short_side: int) -> Iterator[Frame]:
+    """RGB uint8 frames (H, W, 3) of square pixels from elsewhere, a camera's, resized as `read_frames` resizes."""
+    reformatter = VideoReformatter()
+    for frame in frames:
+        yield _resized(frame, short_side, reformatter)
+
+
+def _resized(image: Frame, short_side: int | None, reformatter: VideoReformatter) -> Frame:
+    height, width = image.shape[:2]
+    scaled = _fit(Fraction(width), Fraction(height), short_side)
+    if scaled == (width, height):
+        return image
+    return _to_rgb(VideoFrame.from_ndarray(image, format="rgb24"), scaled, reformatter)

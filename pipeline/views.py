@@ -106,8 +106,18 @@ def read_view(frames: FrameStore, video_id: str, view: View, clip: ClipParams) -
 
     A video that is shorter than the clip starts over. Only the frames of the view are read.
     """
-    indices = (view.first_frame + view.frame_stride * np.arange(clip.num_frames)) % frames.shape(video_id)[0]
-    box_THWC = frames.read(video_id, indices, top=view.top, left=view.left, height=view.height, width=view.width)
+    numbers = frame_numbers(view, clip, frames.shape(video_id)[0])
+    box_THWC = frames.read(video_id, numbers, top=view.top, left=view.left, height=view.height, width=view.width)
+    return clip_of_box(box_THWC, view, clip)
+
+
+def frame_numbers(view: View, clip: ClipParams, num_frames: int) -> NDArray[np.int64]:
+    """The frames that a view shows of a video of so many, in its order; a short video starts over."""
+    return (view.first_frame + view.frame_stride * np.arange(clip.num_frames)) % num_frames
+
+
+def clip_of_box(box_THWC: NDArray[np.uint8], view: View, clip: ClipParams) -> Tensor:
+    """The box of a view's frames, mirrored where the view is, at the size of a clip: uint8 clip_THWC."""
     clip_TCHW = torch.from_numpy(box_THWC).permute(0, 3, 1, 2)
     if view.flip:
         clip_TCHW = clip_TCHW.flip(-1)

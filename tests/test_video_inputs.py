@@ -1,0 +1,87 @@
+"""What a user names stands for the videos that are meant, each once, and nothing named is passed over."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from pipeline.errors import DataError
+from pipeline.video_inputs import find_videos, webcam_number
+
+
+@pytest.fixture
+def tree(tmp_path, monkeypatch):
+    """Videos at several depths, folders of frames, and what is neither; empty files, since only names count."""
+    monkeypatch.chdir(tmp_path)
+    for name in (
+        "films/b.mp4", "films/a.AVI", "films/notes.txt", "films/deep/er/c.mkv", "films/.hidden/d.mp4", "films/.e.mp4",
+        "films/cover.jpg", "films/frames/img_00001.jpg", "films/frames/img_00002.jpg", "odd.bin", "[1].mp4",
+    ):  # fmt: skip
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return tmp_path
+
+
+def names(*inputs):
+    return [video.name for video in find_videos(inputs)]
+
+
+IN_FILMS = ["a.AVI", "b.mp4", "frames", "deep/er/c.mkv"]
+
+
+def test_a_folder_stands_for_videos_and_folders_of_frames_at_any_depth(tree):
+    assert names("films") == IN_FILMS
+    assert [video.path.as_posix() for video in find_videos(["films"])] == [f"films/{name}" for name in IN_FILMS]
+    assert names(str(tree / "films")) == IN_FILMS
+
+
+def test_a_file_is_a_video_whatever_its_suffix_and_a_folder_of_frames_is_one(tree):
+    assert names("odd.bin", "films/frames", "films/frames/img_00001.jpg") == ["odd.bin", "frames", "img_00001.jpg"]
+
+
+def test_a_pattern_is_what_does_not_exist(tree):
+    assert names("films/*.mp4") == ["b.mp4"]
+    assert names("films/**/*.mkv") == ["c.mkv"]
+    assert names("fil*") == IN_FILMS
+    assert names("[1].mp4") == ["[1].mp4"]
+
+
+def test_each_video_is_there_once_in_the_order_of_the_inputs(tree):
+    assert names("films/b.mp4", "films", str(tree / "films/b.mp4")) == ["b.mp4", "a.AVI", "frames", "deep/er/c.mkv"]
+
+
+def test_whatever_stands_for_no_video_is_named(tree):
+    (tree / "empty").mkdir()
+    (tree / "loop").symlink_to("loop")
+    with pytest.raises(DataError, match="no video to predict") as caught:
+        find_videos(["films", "empty", "gone.mp4", "*.mov", "loop"])
+    assert caught.value.findings == (
+        "empty: no video in it",
+        "gone.mp4: no such file or folder",
+        "*.mov: no such file or folder",
+        "loop: no video in it",
+    )
+
+
+def test_a_folder_that_cannot_be_read_is_named(tree, monkeypatch):
+    def scandir(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(DataError, match="films: films: Permission denied"):
+        find_videos(["films"])
+
+
+def test_links_that_lead_round_in_circles_are_not_followed(tree):
+    (tree / "films/again").symlink_to(tree / "films")
+    assert names("films") == IN_FILMS
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("webcam", 0), ("webcam:0", 0), ("webcam:12", 12), ("webcam:", None), ("./webcam", None), ("webcam:x", None)],
+)
+def test_a_camera_is_named_by_its_number(text, number):
+    assert webcam_number(text) == number
