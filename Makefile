@@ -11,6 +11,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 demo: install
 	dvc repro
 	cat results/metrics.json
+	@echo 'The report: results/report.html'
 
 # a process for each core, with a thread each
 test: lint

@@ -39,6 +39,7 @@ COMMANDS = (
     "score_student",
     "score_baseline",
     "evaluate",
+    "report",
     "study",
     "predict",
     "evaluate_model",
