@@ -15,6 +15,7 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 from pipeline.errors import DlkddError, ParamsError
+from stages._help import help_of
 from stages._shell import say_error
 
 # Threads of the CPU kernels that wait should sleep, not spin: on a machine that is busy with other work spinning made
@@ -64,14 +65,24 @@ class LazyGroup(TyperGroup):
         name = cmd_name.replace("-", "_")
         if name not in COMMANDS:
             return None
-        if name not in {argument.replace("-", "_") for argument in sys.argv[1:]}:
+        if name not in {word.replace("-", "_") for word in _words_typed()}:
             return TyperCommand(cmd_name, help=_first_line(name))
         module = import_module(f"stages.{name}")
         if hasattr(module, "app"):
-            return get_command(module.app)
-        app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-        app.command(cmd_name)(module.main)
-        return get_command(app)
+            command = get_command(module.app)
+        else:
+            app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+            app.command(cmd_name)(module.main)
+            command = get_command(app)
+        for each in (command, *getattr(command, "commands", {}).values()):
+            each.help = help_of(name, each.help or "")
+        return command
+
+
+def _words_typed() -> list[str]:
+    """The words of the command line; where a shell asks how it may go on (completion), those typed so far."""
+    typed = " ".join(os.environ.get(name, "") for name in ("COMP_WORDS", "_TYPER_COMPLETE_ARGS"))
+    return [*sys.argv[1:], *(typed.split() if "_DLKDD_COMPLETE" in os.environ else ())]
 
 
 def _first_line(name: str) -> str:
@@ -86,7 +97,8 @@ app = typer.Typer(cls=LazyGroup, no_args_is_help=True, pretty_exceptions_enable=
 def dlkdd() -> None:
     """Distil a student for dark video from a teacher that saw the light.
 
-    `dvc repro` runs the whole chain; each stage is also a command of its own.
+    `dvc repro` runs the whole chain; each stage is also a command of its own. docs/README.md lists the pages
+    that say more.
     """
 
 

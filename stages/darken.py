@@ -34,6 +34,8 @@ def main(
     """Make a dark copy of a folder of videos, with the low-light camera of the demo.
 
     Broken videos are listed at the end (exit code 3). Run again, it keeps what is done.
+
+    Example: dlkdd darken bright_videos dark_videos --exposure -1
     """
     how = Darkening(at_exposure(ARID_LIKE, exposure), seed, crf)
     with ExitStack() as stack:

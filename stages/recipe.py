@@ -23,14 +23,20 @@ NameArgument = Annotated[str, typer.Argument(help="Name of the recipe, as `dlkdd
 
 @app.command("list")
 def list_recipes() -> None:
-    """Print the recipes, each with its first line."""
+    """Print the recipes, each with its first line.
+
+    Example: dlkdd recipe list
+    """
     for path in sorted(RECIPES.glob("*.yaml")):
         typer.echo(f"{path.stem:<12} {_text(path.stem).partition(chr(10))[0].lstrip('# ')}")
 
 
 @app.command()
 def show(name: NameArgument) -> None:
-    """Print a recipe: a complete parameter file."""
+    """Print a recipe: a complete parameter file.
+
+    Example: dlkdd recipe show dark48
+    """
     typer.echo(_text(name), nl=False)
 
 
