@@ -1,12 +1,12 @@
 """The command line as its help tells it, and `dlkdd` as a program that imports the code of the folder it runs in."""
 
+import ast
 import sys
-from importlib import import_module
-
-from typer.main import get_command
+from pathlib import Path
 
 from stages.__main__ import COMMANDS, LazyGroup
 
+ROOT = Path(__file__).parent.parent
 PROGRAM = """#!{python}
 import os, sys
 sys.path.insert(0, os.getcwd())
@@ -24,16 +24,24 @@ def install_program(folder):
 
 
 def leaves():
-    """Every command that does something, by the words that are typed: ("targets", "export"), ("evaluate",)."""
-    found = {}
+    """Every command that does something, by the words that are typed: ("targets", "export"), ("evaluate",).
+
+    Read from the source: to import all modules would take seconds, while tests are collected.
+    """
+    found = []
     for name in COMMANDS:
-        module = import_module(f"stages.{name}")
+        tree = ast.parse((ROOT / f"stages/{name}.py").read_text(encoding="utf-8"))
         words = (name.replace("_", "-"),)
-        if not hasattr(module, "app"):
-            found[words] = None
-            continue
-        found.update(dict.fromkeys((*words, sub) for sub in get_command(module.app).commands))
+        subcommands = [(*words, sub) for node in tree.body if (sub := _subcommand(node))]
+        found.extend(subcommands or [words])
     return sorted(found)
+
+
+def _subcommand(node):
+    for decorator in getattr(node, "decorator_list", ()):
+        if isinstance(decorator, ast.Call) and ast.unparse(decorator.func) == "app.command":
+            return decorator.args[0].value if decorator.args else node.name.replace("_", "-")
+    return None
 
 
 def parameters(words, monkeypatch):
