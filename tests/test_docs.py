@@ -154,11 +154,15 @@ def free_port():
 def run_page(folder, page):
     """Run a page's blocks in order; returns what they printed."""
     port, printed = free_port(), []
+    output = folder.parent / "printed.txt"  # a pipe would stay open as long as the queue's worker lives
     for block in blocks_of(page):
         if block.mark is None:
             script = f'export PATH="{folder.parent / "bin"}:$PATH"\n{block.text.replace("8786", port)}'
-            done = run(folder, "bash", "-euo", "pipefail", "-c", script)
-            printed.append(done.stdout + done.stderr)
+            command = ("bash", "-euo", "pipefail", "-c", script)
+            with output.open("w") as file:
+                done = subprocess.run(command, cwd=folder, env=environment(), stdout=file, stderr=file, check=False)
+            printed.append(output.read_text(encoding="utf-8"))
+            assert done.returncode == 0, f"{block}\n{printed[-1]}"
             if "dvc queue start" in block.text:
                 wait_for_queue(folder)
     return "".join(printed)
