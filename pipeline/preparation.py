@@ -17,7 +17,7 @@ from pipeline.annotations import LAYOUTS
 from pipeline.digest import digest_file, digest_json
 from pipeline.errors import DataError
 from pipeline.frames import Codec, Frame, IndexRow, shard_of
-from pipeline.listing import ListedVideo
+from pipeline.listing import ListedVideo, Listing
 from pipeline.manifest import Manifest, ManifestRow, QuarantineRow, video_id, write_manifest, write_quarantine
 from pipeline.params import PrepareParams
 from pipeline.shards import RunTasks, new_run, publish_store, read_record, update_shard, write_record
@@ -27,6 +27,8 @@ from pipeline.video import BrokenVideoError, VideoInfo, probe, read_frames
 from pipeline.work import work_folder
 
 PREPARED_VERSION = 2  # raised when the same videos come to give other frames or records
+# The groups of these layouts are the videos themselves: only the names tell which come from one source.
+LAYOUTS_WITHOUT_SOURCES = ("frame_folders", "class_folders", "csv")
 MAX_FINDINGS = 20  # printed ones; more hide the message above them
 
 
@@ -56,10 +58,9 @@ def prepare(
     where a split loses a class to the quarantine. Shards that are done stay in the work folder then.
     """
     root = Path(params.root)
-    lists = None if params.lists is None else Path(params.lists)
-    listing = LAYOUTS[params.layout](root, lists, params.split)
+    listing = read_listing(params)
     listed = complete_splits(listing.videos, val_share=params.val_share, test_share=params.test_share, seed=seed)
-    videos = _by_id(listed)
+    videos = videos_by_id(listed)
     # What a shard is made of. Its record names its videos: one of them may change without touching the other shards.
     fingerprint = params.model_dump(include={"root", "short_side", "min_frames", "codec", "jpeg_quality", "num_shards"})
     with work_folder("prepare", params=fingerprint, inputs={}, format_version=PREPARED_VERSION) as work:
@@ -71,15 +72,13 @@ def prepare(
             for report in reports
             for name, reason in report.broken
         ]
-        _check_quarantine(broken, videos, params.max_quarantined)
+        check_quarantine(broken, videos, params.max_quarantined)
         manifest = write_manifest(manifest_path, [_manifest_row(row, videos, sources) for row in rows])
         write_quarantine(quarantine_path, broken)
         origin = {"videos": digest_json(sorted((row.video_id, row.digest) for row in manifest.rows))}
         publish_store(work, dark_path, rows, codec=params.codec, jpeg_quality=params.jpeg_quality, origin=origin)
-    # The groups of these layouts are the videos themselves: only the names tell which come from one source.
-    stems = params.layout in ("frame_folders", "class_folders", "csv")
-    leaks = tuple(find_leakage(manifest.rows, stems=stems))
-    return Prepared(manifest, tuple(broken), leaks, listing.notes, summed(report.seconds for report in reports))
+    leaks = find_leakage(manifest.rows, stems=params.layout in LAYOUTS_WITHOUT_SOURCES)
+    return Prepared(manifest, tuple(broken), tuple(leaks), listing.notes, summed(report.seconds for report in reports))
 
 
 def counts_text(manifest: Manifest) -> str:
@@ -94,7 +93,14 @@ def counts_text(manifest: Manifest) -> str:
     return "\n".join([*lines, f"{'all':{width}}" + "".join(f"{len(manifest.rows_of(split)):8}" for split in splits)])
 
 
-def _by_id(listed: Sequence[ListedVideo]) -> dict[str, ListedVideo]:
+def read_listing(params: PrepareParams) -> Listing:
+    """The data set as its layout lists it, every video found on disk; raises DataError."""
+    lists = None if params.lists is None else Path(params.lists)
+    return LAYOUTS[params.layout](Path(params.root), lists, params.split)
+
+
+def videos_by_id(listed: Sequence[ListedVideo]) -> dict[str, ListedVideo]:
+    """The videos by id; raises DataError where two have the same."""
     videos: dict[str, ListedVideo] = {}
     findings = []
     for video in listed:
@@ -110,7 +116,8 @@ def _by_id(listed: Sequence[ListedVideo]) -> dict[str, ListedVideo]:
     return videos
 
 
-def _check_quarantine(broken: Sequence[QuarantineRow], videos: Mapping[str, ListedVideo], max_share: float) -> None:
+def check_quarantine(broken: Sequence[QuarantineRow], videos: Mapping[str, ListedVideo], max_share: float) -> None:
+    """Raise DataError where too many videos are broken, or where a split loses a class by it."""
     share = len(broken) / len(videos)
     findings = [f"{row.path} ({row.split}): {row.reason}" for row in broken]
     if len(findings) > MAX_FINDINGS:
