@@ -42,6 +42,7 @@ COMMANDS = (
     "predict",
     "targets",
     "frames",
+    "check",
     "recipe",
     "demo_videos",
     "darken",

@@ -1,0 +1,74 @@
+"""What lies in `.work`: the progress of unfinished runs, and what finished ones keep for the next."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.work import KEPT_NAME, work_root
+
+KEEP_ROWS = ("precompute_soft_targets",)  # stages whose folders stay as they are, for the next run
+_FLOCK = "hhqqi"  # struct flock of Linux: type, whence, start, length, process
+
+
+@dataclass(frozen=True)
+class LeftFolder:
+    """One work folder.
+
+    age_seconds: since anything in it was written. unfinished: its run was, and another can go on. holder: the process
+    that works in it now.
+    """
+
+    path: Path
+    stage: str
+    num_bytes: int
+    age_seconds: float
+    unfinished: bool
+    holder: int | None
+
+
+def work_folders() -> list[LeftFolder]:
+    """All work folders of the project, sorted by name. Reads alone: not even a lock is taken."""
+    root = work_root()
+    if not root.is_dir():
+        return []
+    return [_looked_at(path) for path in sorted(root.iterdir()) if path.is_dir() and "-" in path.name]
+
+
+def _looked_at(path: Path) -> LeftFolder:
+    stage = path.name.rpartition("-")[0]
+    num_bytes, newest = 0, path.stat().st_mtime
+    for folder, _, names in os.walk(path):
+        for name in names:
+            try:
+                stat = os.lstat(Path(folder, name))
+            except FileNotFoundError:
+                continue  # a running stage renamed it
+            num_bytes += stat.st_size
+            newest = max(newest, stat.st_mtime)
+    return LeftFolder(
+        path,
+        stage,
+        num_bytes,
+        max(0.0, time.time() - newest),
+        stage not in KEEP_ROWS and not (path / KEPT_NAME).exists(),
+        lock_holder(path.with_suffix(".lock")),
+    )
+
+
+def lock_holder(path: Path) -> int | None:
+    """The process that holds a lock, None where nobody does; 0 for one of another machine, over a network."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        asked = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+        kind, _, _, _, process = struct.unpack(_FLOCK, fcntl.fcntl(descriptor, fcntl.F_GETLK, asked))
+    finally:
+        os.close(descriptor)
+    return None if kind == fcntl.F_UNLCK else max(process, 0)
