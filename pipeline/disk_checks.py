@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from configparser import ConfigParser
 from pathlib import Path
 
-from pipeline.checking import Group, size_text
+from pipeline.checking import Group, age_text, size_text
 from pipeline.data_checks import Seen
 from pipeline.params import Params, PrepareParams
 from pipeline.work import work_root
-from pipeline.work_folders import LeftFolder, work_folders
+from pipeline.work_folders import work_folders
 
 # Bytes a frame of JPEG over raw ones, dark and enhanced, up to a quality: docs/frame-store.md, rounded up
 JPEG_SHARES = ((90, 0.06, 0.11), (95, 0.09, 0.16), (98, 0.12, 0.24), (100, 0.25, 0.45))
@@ -120,21 +120,18 @@ def check_work(group: Group) -> None:
     if held:
         group.advice(
             "stages are at work here now; starting the same ones is refused",
-            details=[f"{folder.stage}: process {folder.holder or 'of another machine'}" for folder in held],
+            details=[f"{folder.stage}: {folder.holder}" for folder in held],
             remedy="wait for them, or stop these processes: they go on later from where they were",
         )
     left = [folder for folder in folders if folder.holder is None and folder.unfinished]
     if left:
         group.advice(
             "runs were not finished",
-            details=[f"{folder.path}: {size_text(folder.num_bytes)}, {_age(folder)} old" for folder in left],
-            remedy="with the same parameters and inputs they go on; remove the folders of those that you gave up",
+            details=[
+                f"{folder.path}: {size_text(folder.num_bytes)}, {age_text(folder.age_seconds)} old" for folder in left
+            ],
+            remedy="with the same parameters and inputs they go on; `dlkdd work clear` removes what you gave up",
         )
-
-
-def _age(folder: LeftFolder) -> str:
-    hours = folder.age_seconds / 3600
-    return f"{hours * 60:.0f} min" if hours < 2 else f"{hours:.0f} h" if hours < 48 else f"{hours / 24:.0f} days"
 
 
 def check_shared_memory(group: Group, params: Params) -> None:

@@ -145,9 +145,20 @@ class WorkFolder:
     def keep(self) -> None:
         """Leave what was made for the next run; what earlier runs of the stage, with other parameters, left goes."""
         for marker in self.path.parent.glob(f"{self.stage}-*/{KEPT_NAME}"):
-            with suppress(EnvironmentProblem), _locked(marker.parent.with_suffix(".lock"), self.stage, "is at work"):
-                shutil.rmtree(marker.parent)
+            with suppress(EnvironmentProblem):
+                remove_work_folder(marker.parent)
         write_text_whole(self.path / KEPT_NAME, "{}\n")
+
+
+def stage_of(path: Path) -> str:
+    """The stage that a work folder belongs to, by its name."""
+    return path.name.rpartition("-")[0]
+
+
+def remove_work_folder(path: Path) -> None:
+    """Remove a work folder and the progress in it; raises EnvironmentProblem where another process works in it."""
+    with _locked(path.with_suffix(".lock"), stage_of(path), f"is at work in {path}"):
+        shutil.rmtree(path)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.work import KEPT_NAME, work_root
+from pipeline.work import KEPT_NAME, stage_of, work_root
 
 KEEP_ROWS = ("precompute_soft_targets",)  # stages whose folders stay as they are, for the next run
 _FLOCK = "hhqqi"  # struct flock of Linux: type, whence, start, length, process
@@ -19,8 +19,8 @@ _FLOCK = "hhqqi"  # struct flock of Linux: type, whence, start, length, process
 class LeftFolder:
     """One work folder.
 
-    age_seconds: since anything in it was written. unfinished: its run was, and another can go on. holder: the process
-    that works in it now.
+    age_seconds: since anything in it was written. unfinished: its run was stopped, and another can go on. holder: who
+    works in it now, such as "process 7 on host".
     """
 
     path: Path
@@ -28,7 +28,14 @@ class LeftFolder:
     num_bytes: int
     age_seconds: float
     unfinished: bool
-    holder: int | None
+    holder: str | None
+
+    @property
+    def state(self) -> str:
+        """What it is there for, for a person."""
+        if self.holder is not None:
+            return f"{self.holder} is at work"
+        return "not finished" if self.unfinished else "kept for the next run"
 
 
 def work_folders() -> list[LeftFolder]:
@@ -40,7 +47,7 @@ def work_folders() -> list[LeftFolder]:
 
 
 def _looked_at(path: Path) -> LeftFolder:
-    stage = path.name.rpartition("-")[0]
+    stage = stage_of(path)
     num_bytes, newest = 0, path.stat().st_mtime
     for folder, _, names in os.walk(path):
         for name in names:
@@ -60,15 +67,16 @@ def _looked_at(path: Path) -> LeftFolder:
     )
 
 
-def lock_holder(path: Path) -> int | None:
-    """The process that holds a lock, None where nobody does; 0 for one of another machine, over a network."""
+def lock_holder(path: Path) -> str | None:
+    """Who holds a lock, as its file says; None where nobody does."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except OSError:
         return None
     try:
         asked = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
-        kind, _, _, _, process = struct.unpack(_FLOCK, fcntl.fcntl(descriptor, fcntl.F_GETLK, asked))
+        kind = struct.unpack(_FLOCK, fcntl.fcntl(descriptor, fcntl.F_GETLK, asked))[0]
+        said = os.pread(descriptor, 4096, 0).decode(errors="replace").strip()
     finally:
         os.close(descriptor)
-    return None if kind == fcntl.F_UNLCK else max(process, 0)
+    return None if kind == fcntl.F_UNLCK else said or "an unknown process"

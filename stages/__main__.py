@@ -43,6 +43,7 @@ COMMANDS = (
     "targets",
     "frames",
     "check",
+    "work",
     "recipe",
     "demo_videos",
     "darken",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import socket
 import subprocess
 import sys
 from collections import namedtuple
@@ -136,7 +137,7 @@ def test_a_stage_at_work_is_named_and_left_alone(tmp_path, monkeypatch):
         assert holder.stdout.readline() == b"held\n"
         group = Group("disk")
         check_work(group)
-        assert the_finding(group).details == (f"enhance: process {holder.pid}",)
+        assert the_finding(group).details == (f"enhance: process {holder.pid} on {socket.gethostname()}",)
         holder.stdin.close()
     assert [folder.holder for folder in work_folders()] == [None]
 
