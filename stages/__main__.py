@@ -36,6 +36,7 @@ COMMANDS = (
     "evaluate",
     "targets",
     "frames",
+    "export",
     "recipe",
     "demo_videos",
     "darken",
