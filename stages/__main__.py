@@ -37,6 +37,7 @@ COMMANDS = (
     "targets",
     "frames",
     "export",
+    "bench",
     "recipe",
     "demo_videos",
     "darken",
