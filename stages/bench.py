@@ -162,12 +162,14 @@ def _print(
     console.print(table)
     if not others:
         return
-    table, alone = _table("one clip", "parameters", "GMAC", "× student", "CPU ms", "× student"), others[0]
+    table, alone = _table("one clip", "M parameters", "GMAC", "× student", "CPU ms", "× student"), others[0]
     for other in others:
         time = ("–", "–")
         if other.cpu_seconds is not None and alone.cpu_seconds is not None:
             time = (f"{1000 * other.cpu_seconds:.2f}", f"{other.cpu_seconds / alone.cpu_seconds:.2f}")
-        table.add_row(other.name, f"{other.parameters:,}", f"{other.gmac:.3g}", f"{other.gmac / alone.gmac:.2f}", *time)
+        table.add_row(
+            other.name, f"{other.parameters / 1e6:.2f}", f"{other.gmac:.3g}", f"{other.gmac / alone.gmac:.2f}", *time
+        )
     console.print(table)
 
 
