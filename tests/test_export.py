@@ -102,8 +102,7 @@ def test_the_batch_of_a_bert_head_is_free():
 def test_every_network_exports(tmp_path, name, kind):
     model = new_model(name, tmp_path)
     clips = drawn_clips(model.recognizer.architecture.clip, 3)
-    done = write(model, tmp_path / f"x{SUFFIXES[kind]}", kind=kind, bare=True, clips=clips)
-    assert done.comparison.top1_agreement == 1
+    write(model, tmp_path / f"x{SUFFIXES[kind]}", kind=kind, bare=True, clips=clips)  # raises where it differs
 
 
 # what is refused
