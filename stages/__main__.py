@@ -46,6 +46,8 @@ COMMANDS = (
     "mean_splits",
     "targets",
     "frames",
+    "export",
+    "bench",
     "recipe",
     "demo_videos",
     "darken",
