@@ -10,7 +10,8 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 demo: install
 	dvc repro
-	dvc metrics show
+	cat results/metrics.json
+	@echo 'The report: results/report.html'
 
 # a process for each core, with a thread each
 test: lint

@@ -55,7 +55,7 @@ def measure(path: Path, name: str) -> None:
     torch.set_num_threads(1)
     arch = Architecture("r2plus1d_slim", len(CLASS_NAMES), CLIP, 16, 0.0, 0.0)
     recognizer = Recognizer(arch, mean_C=[0.1] * 3, std_C=[0.1] * 3)
-    sampling = Sampling(64, 3, *WAYS[name], FPS)
+    sampling = Sampling(64, 3, 1, *WAYS[name], FPS)
     before = peak_mib()
     found = predict_videos(
         recognizer, [path], sampling, batch_size=8, device=torch.device("cpu"), watch=lambda path, number: None

@@ -5,7 +5,7 @@ Axes: H rows, W columns, C the channels red, green, blue; uint8. Lengths are pix
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,6 +57,13 @@ class Sheet:
 
     picture_HWC: Picture
     boxes: tuple[tuple[Box, ...], ...]
+
+
+def spread_videos(luma: Mapping[str, float], count: int) -> list[str]:
+    """So many ids, or all: the darkest, the brightest, and others at equal steps of rank between; the darkest first."""
+    by_luma = sorted(luma, key=lambda name: (luma[name], name))
+    places = np.linspace(0, len(by_luma) - 1, min(count, len(by_luma))).round().astype(int)
+    return [by_luma[place] for place in places.tolist()]
 
 
 def draw_sheet(

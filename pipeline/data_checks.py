@@ -13,8 +13,8 @@ from pipeline.listing import ListedVideo, Listing, MissingVideosError
 from pipeline.manifest import QuarantineRow
 from pipeline.params import ClipParams, PrepareParams
 from pipeline.pool import run_jobs
-from pipeline.preparation import LAYOUTS_WITHOUT_SOURCES, check_quarantine, read_listing, videos_by_id
-from pipeline.splits import complete_splits, find_leakage
+from pipeline.preparation import check_quarantine, read_listing, videos_by_id
+from pipeline.splits import STEM_LAYOUTS, complete_splits, find_leakage
 from pipeline.video import BrokenVideoError, VideoInfo, probe, read_frames
 from pipeline.work import Progress
 
@@ -113,7 +113,7 @@ def _check_splits(
     num_classes = len({video.label for video in listed})
     counted = ", ".join(f"{splits[split]} {split}" for split in ("train", "val", "test") if splits.get(split))
     group.fact(f"{len(listed)} videos of {num_classes} classes: {counted}")
-    leaks = find_leakage(listed, stems=params.layout in LAYOUTS_WITHOUT_SOURCES)
+    leaks = find_leakage(listed, stems=params.layout in STEM_LAYOUTS)
     if leaks:
         group.advice(
             "splits have something in common, so that what is measured may be memory",

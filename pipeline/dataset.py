@@ -121,15 +121,21 @@ class DrawnViews:
 
 @dataclass(frozen=True)
 class UniformViews:
-    """View `number` of `num_clips` spread over the video: for validation and test."""
+    """View `number` of `num_clips` × `num_crops` spread over the video: for test, and for validation in one crop."""
 
     frames: FrameStore
     clip: ClipParams
     num_clips: int
+    num_crops: int = 1
 
     def lookup(self, video_id: str, number: int) -> tuple[View, None]:
-        """View `number` of num_clips."""
-        return uniform_view(self.frames.shape(video_id), self.clip, index=number, num_clips=self.num_clips), None
+        """View `number`: the crops of one clip come after each other."""
+        index, crop = divmod(number, self.num_crops)
+        shape = self.frames.shape(video_id)
+        view = uniform_view(
+            shape, self.clip, index=index, num_clips=self.num_clips, crop=crop, num_crops=self.num_crops
+        )
+        return view, None
 
 
 # What the bank of views is called in the name of its streams.

@@ -6,12 +6,10 @@ folder for the next preview.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from pipeline.contact_sheet import Sheet, Title, draw_sheet
 from pipeline.enhance import Frame
@@ -103,13 +101,6 @@ def _fitted(fit: Fit, stop: StopCheck, progress: Progress) -> Column:
         enhancer = load_enhancer(files.model_path, device=str(fit.device))
         files.work.keep()
     return Column(enhancer, f"fitted in {fit.options.steps:,} steps")
-
-
-def spread_videos(luma: Mapping[str, float], count: int) -> list[str]:
-    """So many ids, or all: the darkest, the brightest, and others at equal steps of rank between; the darkest first."""
-    by_luma = sorted(luma, key=lambda name: (luma[name], name))
-    places = np.linspace(0, len(by_luma) - 1, min(count, len(by_luma))).round().astype(int)
-    return [by_luma[place] for place in places.tolist()]
 
 
 def preview(

@@ -5,16 +5,38 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from pipeline.calibration import NUM_BINS, expected_calibration_error, reliability
 from pipeline.errors import StaleArtifactError
 from pipeline.manifest import Manifest
-from pipeline.metrics import mean_class_accuracy, paired_interval, top_k_accuracy
-from pipeline.predictions import Predictions
+from pipeline.metrics import (
+    accuracy_interval,
+    mcnemar_p,
+    mean_class_accuracy,
+    mean_kl,
+    paired_interval,
+    top_k_accuracy,
+)
+from pipeline.predictions import DIGITS, Predictions
 from pipeline.work import write_text_whole, written_whole
+
+# Predictions are kept to DIGITS digits: what was rounded to nothing counts as half of the last one
+LEAST_PROBABILITY = 0.5 * 10**-DIGITS
+
+
+@dataclass(frozen=True)
+class ScoringProtocol:
+    """What the models were asked: the views of which videos. `manifest` is the digest of the table of videos."""
+
+    split: str
+    num_clips: int
+    num_crops: int
+    manifest: str
 
 
 def check_predictions(predictions: Mapping[str, Predictions], manifest: Manifest) -> None:
@@ -40,30 +62,46 @@ def check_predictions(predictions: Mapping[str, Predictions], manifest: Manifest
         )
 
 
-def compare(predictions: Mapping[str, Predictions], *, num_bootstraps: int, seed: int) -> dict[str, Any]:
-    """Metrics of `teacher`, `student` and `baseline`, which must be of the same videos in the same order."""
-    metrics: dict[str, Any] = {name: _single(found) for name, found in predictions.items()}
-    student, baseline, teacher = (predictions[name] for name in ("student", "baseline", "teacher"))
-    right = {name: found.predicted_N == found.labels_N for name, found in predictions.items()}
-    low, high = paired_interval(right["student"], right["baseline"], num_bootstraps=num_bootstraps, seed=seed)
+def compare(
+    predictions: Mapping[str, Predictions], *, protocol: ScoringProtocol, num_bootstraps: int, seed: int
+) -> dict[str, Any]:
+    """Metrics of `teacher`, `student` and `baseline`, which must be of the same videos in the same order.
+
+    docs/evaluation.md has the formula of each.
+    """
+    metrics: dict[str, Any] = {
+        name: describe(found, num_bootstraps=num_bootstraps, seed=seed) for name, found in predictions.items()
+    }
+    teacher, student, baseline = (predictions[name] for name in ("teacher", "student", "baseline"))
+    low, high = paired_interval(student.correct_N, baseline.correct_N, num_bootstraps=num_bootstraps, seed=seed)
     metrics["student_minus_baseline"] = {
         "top1": metrics["student"]["top1"] - metrics["baseline"]["top1"],
         "top1_low": low,
         "top1_high": high,
+        "mcnemar_p": mcnemar_p(student.correct_N, baseline.correct_N),
     }
+    pupils = {"student": student, "baseline": baseline}
     metrics["agreement_with_teacher"] = {
-        "student": float((student.predicted_N == teacher.predicted_N).mean()),
-        "baseline": float((baseline.predicted_N == teacher.predicted_N).mean()),
+        name: float((found.predicted_N == teacher.predicted_N).mean()) for name, found in pupils.items()
+    }
+    metrics["kl_from_teacher"] = {
+        name: mean_kl(teacher.probs_NK, found.probs_NK, least=LEAST_PROBABILITY) for name, found in pupils.items()
     }
     metrics["num_test_videos"] = len(student.video_ids)
+    metrics["protocol"] = asdict(protocol)
     return metrics
 
 
-def _single(found: Predictions) -> dict[str, float]:
+def describe(found: Predictions, *, num_bootstraps: int, seed: int) -> dict[str, float]:
+    """Metrics of one model alone; docs/evaluation.md has the formula of each."""
+    low, high = accuracy_interval(found.correct_N, num_bootstraps=num_bootstraps, seed=seed)
     return {
         "top1": top_k_accuracy(found.probs_NK, found.labels_N, 1),
+        "top1_low": low,
+        "top1_high": high,
         "top5": top_k_accuracy(found.probs_NK, found.labels_N, 5),
         "mean_class_top1": mean_class_accuracy(found.predicted_N, found.labels_N),
+        "ece": expected_calibration_error(reliability(found.confidence_N, found.correct_N, num_bins=NUM_BINS)),
     }
 
 

@@ -35,15 +35,27 @@ class Sampling:
     """How a video becomes clips.
 
     short_side: pixels that the frames' shorter side is resized to. num_clips: clips of the whole video or of each
-    window, whose mean is its prediction. window_seconds: None takes the whole video; hop_seconds: from the start of
-    one window to that of the next. unstated_fps: frames a second of what states none.
+    window, num_crops: crops of each clip; the mean of all is its prediction. window_seconds: None takes the whole
+    video; hop_seconds: from the start of one window to that of the next. unstated_fps: frames a second of what states
+    none.
     """
 
     short_side: int
     num_clips: int
+    num_crops: int
     window_seconds: float | None
     hop_seconds: float | None
     unstated_fps: float
+
+    @property
+    def num_views(self) -> int:
+        """Views of the video, or of each window."""
+        return self.num_clips * self.num_crops
+
+    @property
+    def views(self) -> dict[str, int]:
+        """The same by name."""
+        return {"num_clips": self.num_clips, "num_crops": self.num_crops}
 
     def frames(self, seconds: float, fps: float) -> int:
         """So many seconds in whole frames, at least one."""
@@ -121,11 +133,11 @@ def predict_videos(
     events = (event for path in paths for event in _video_events(path, sampling, clip, watch))
     opened: _Opened | None = None
     windows: list[WindowPrediction] = []
-    gathered = _Gathered(sampling.num_clips)
+    gathered = _Gathered(sampling.num_views)
     for event in _answered(recognizer, events, batch_size=batch_size, device=device):
         match event:
             case _Opened():
-                opened, windows, gathered = event, [], _Gathered(sampling.num_clips)
+                opened, windows, gathered = event, [], _Gathered(sampling.num_views)
             case _Answer():
                 assert opened is not None
                 if (probs_K := gathered.add(event)) is not None:
@@ -155,8 +167,8 @@ def predict_live(
     clip = recognizer.architecture.clip
     arrivals = _Arrivals(stop)
     resized = resize_frames(arrivals.noted(frames), short_side=sampling.short_side)
-    clips = read_clips(resized, sampling.live_windows(fps, clip), clip, num_clips=sampling.num_clips)
-    gathered = _Gathered(sampling.num_clips)
+    clips = read_clips(resized, sampling.live_windows(fps, clip), clip, **sampling.views)
+    gathered = _Gathered(sampling.num_views)
     for answer in _answered(recognizer, clips, batch_size=1, device=device):
         assert isinstance(answer, _Answer)
         if (probs_K := gathered.add(answer)) is not None:
@@ -206,7 +218,7 @@ def _video_events(path: Path, sampling: Sampling, clip: ClipParams, watch: Watch
         while True:
             yield _Opened(path, num_frames, fps)
             counted = _Counted(frames())
-            yield from read_clips(counted, sampling.windows(num_frames, fps), clip, num_clips=sampling.num_clips)
+            yield from read_clips(counted, sampling.windows(num_frames, fps), clip, **sampling.views)
             if counted.num_frames == num_frames:
                 break
             num_frames = (
@@ -260,7 +272,7 @@ def _ask(recognizer: Recognizer, held: Sequence[_Event], device: torch.device) -
 class _Gathered:
     """The answers of the windows that are not complete yet."""
 
-    num_clips: int
+    num_views: int
     answers: dict[Window, list[_Answer]] = field(default_factory=dict)
 
     def add(self, answer: _Answer) -> Probs | None:
@@ -268,7 +280,7 @@ class _Gathered:
         mine = self.answers.setdefault(answer.window, [])
         mine.append(answer)
         weights = [one.weight for one in mine]
-        if sum(weights) < self.num_clips:
+        if sum(weights) < self.num_views:
             return None
         del self.answers[answer.window]
         return np.asarray(np.average([one.probs_K for one in mine], axis=0, weights=weights))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import comb
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,6 +17,14 @@ def top_k_accuracy(probs_NK: NDArray[np.float64], labels_N: NDArray[np.int64], k
 def mean_class_accuracy(predicted_N: NDArray[np.int64], labels_N: NDArray[np.int64]) -> float:
     """Mean over the classes that occur of the share of their videos that is recognised."""
     return float(np.mean([(predicted_N[labels_N == label] == label).mean() for label in np.unique(labels_N)]))
+
+
+def accuracy_interval(correct_N: NDArray[np.bool_], *, num_bootstraps: int, seed: int) -> tuple[float, float]:
+    """95 % percentile bootstrap interval of the accuracy, resampling videos, as in `paired_interval`."""
+    # of a resample only the number of right answers matters, which is binomial
+    counts = np.random.default_rng([seed, num_bootstraps]).binomial(len(correct_N), correct_N.mean(), num_bootstraps)
+    low, high = np.percentile(counts / len(correct_N), [2.5, 97.5])
+    return float(low), float(high)
 
 
 def paired_interval(
@@ -31,3 +41,22 @@ def paired_interval(
     means = (counts[:, 2] - counts[:, 0]) / len(difference_N)
     low, high = np.percentile(means, [2.5, 97.5])
     return float(low), float(high)
+
+
+def mcnemar_p(correct_a_N: NDArray[np.bool_], correct_b_N: NDArray[np.bool_]) -> float:
+    """Two-sided p-value of McNemar's exact test of two models that saw the same videos (Psychometrika 12, 1947).
+
+    Only the videos count that one of them recognises and the other does not: if both were equally good, each of these
+    would be a fair coin. 1 where there is no such video.
+    """
+    only_a, only_b = int((correct_a_N & ~correct_b_N).sum()), int((correct_b_N & ~correct_a_N).sum())
+    num_coins, fewer = only_a + only_b, min(only_a, only_b)
+    tail = sum(comb(num_coins, heads) for heads in range(fewer + 1))
+    return min(1.0, float(2 * tail / 2**num_coins))
+
+
+def mean_kl(probs_a_NK: NDArray[np.float64], probs_b_NK: NDArray[np.float64], *, least: float) -> float:
+    """Mean over the videos of KL(a ‖ b) in nats; probabilities below `least` count as `least`, and rows sum to 1."""
+    a_NK, b_NK = (np.maximum(probs_NK, least) for probs_NK in (probs_a_NK, probs_b_NK))
+    a_NK, b_NK = (probs_NK / probs_NK.sum(axis=1, keepdims=True) for probs_NK in (a_NK, b_NK))
+    return float((a_NK * np.log(a_NK / b_NK)).sum(axis=1).mean())

@@ -185,6 +185,7 @@ class ScoreParams(Section):
     """Test views of every model."""
 
     num_clips: Count
+    num_crops: Literal[1, 3]
     batch_size: Count
 
 

@@ -34,6 +34,16 @@ class Predictions:
         """Class indices of the highest probability, to the digits that the file keeps: of equals, the first."""
         return np.asarray(self.probs_NK.round(DIGITS).argmax(axis=1), dtype=np.int64)
 
+    @property
+    def correct_N(self) -> NDArray[np.bool_]:
+        """Whether the predicted class is the video's."""
+        return np.asarray(self.predicted_N == self.labels_N)
+
+    @property
+    def confidence_N(self) -> NDArray[np.float64]:
+        """Probability of the predicted class."""
+        return np.asarray(self.probs_NK[np.arange(len(self.labels_N)), self.predicted_N])
+
 
 def write_predictions(path: Path, predictions: Predictions) -> None:
     """CSV with a row for every video: its class, the predicted one, and a column of probabilities for each class."""

@@ -21,14 +21,12 @@ from pipeline.listing import ListedVideo, Listing
 from pipeline.manifest import Manifest, ManifestRow, QuarantineRow, video_id, write_manifest, write_quarantine
 from pipeline.params import PrepareParams
 from pipeline.shards import RunTasks, new_run, publish_store, read_record, update_shard, write_record
-from pipeline.splits import Leak, complete_splits, find_leakage
+from pipeline.splits import STEM_LAYOUTS, Leak, complete_splits, find_leakage
 from pipeline.stopwatch import Stopwatch, summed
 from pipeline.video import BrokenVideoError, VideoInfo, probe, read_frames
 from pipeline.work import work_folder
 
 PREPARED_VERSION = 2  # raised when the same videos come to give other frames or records
-# The groups of these layouts are the videos themselves: only the names tell which come from one source.
-LAYOUTS_WITHOUT_SOURCES = ("frame_folders", "class_folders", "csv")
 MAX_FINDINGS = 20  # printed ones; more hide the message above them
 
 
@@ -77,8 +75,8 @@ def prepare(
         write_quarantine(quarantine_path, broken)
         origin = {"videos": digest_json(sorted((row.video_id, row.digest) for row in manifest.rows))}
         publish_store(work, dark_path, rows, codec=params.codec, jpeg_quality=params.jpeg_quality, origin=origin)
-    leaks = find_leakage(manifest.rows, stems=params.layout in LAYOUTS_WITHOUT_SOURCES)
-    return Prepared(manifest, tuple(broken), tuple(leaks), listing.notes, summed(report.seconds for report in reports))
+    leaks = tuple(find_leakage(manifest.rows, stems=params.layout in STEM_LAYOUTS))
+    return Prepared(manifest, tuple(broken), leaks, listing.notes, summed(report.seconds for report in reports))
 
 
 def counts_text(manifest: Manifest) -> str:

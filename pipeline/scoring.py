@@ -24,23 +24,24 @@ def score(
     *,
     class_names: Sequence[str],
     num_clips: int,
+    num_crops: int,
     batch_size: int,
     device: torch.device,
     stop: StopCheck,
     advance: Callable[[int, str], None],
 ) -> Predictions:
-    """Mean of the probabilities over `num_clips` uniform views of each video."""
-    clip = recognizer.architecture.clip
-    dataset = ClipDataset(frames, samples, UniformViews(frames, clip, num_clips), clip)
+    """Mean of the probabilities over `num_clips` × `num_crops` uniform views of each video."""
+    clip, num_views = recognizer.architecture.clip, num_clips * num_crops
+    dataset = ClipDataset(frames, samples, UniformViews(frames, clip, num_clips, num_crops), clip)
     recognizer = recognizer.to(device).eval()
     probs = []
     with torch.inference_mode():
-        for batch in load_batches(dataset, in_order(len(samples), num_clips, batch_size), num_workers=0):
+        for batch in load_batches(dataset, in_order(len(samples), num_views, batch_size), num_workers=0):
             logits_BK = recognizer(batch.to(device).clip_BTHWC)
             probs.append(logits_BK.double().softmax(dim=1).cpu())
             advance(len(batch.labels_B), "")
             stop()
-    probs_NVK = torch.cat(probs).numpy().reshape(len(samples), num_clips, -1)
+    probs_NVK = torch.cat(probs).numpy().reshape(len(samples), num_views, -1)
     return Predictions(
         tuple(sample.video_id for sample in samples),
         np.array([sample.label for sample in samples], dtype=np.int64),

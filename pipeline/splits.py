@@ -17,6 +17,8 @@ from pipeline.listing import SPLITS, ListedVideo, name_stem, without_suffix
 from pipeline.manifest import ManifestRow
 
 NUM_EXAMPLES = 3
+# Layouts whose groups may be the videos themselves: only the names tell which come from one source
+STEM_LAYOUTS = ("frame_folders", "class_folders", "csv")
 
 
 def complete_splits(

@@ -83,14 +83,22 @@ def draw_view(
     return View(start, stride, top, left, height, width, mirrored if views.flip else 0)
 
 
-def uniform_view(shape_THW: tuple[int, int, int], clip: ClipParams, *, index: int, num_clips: int) -> View:
-    """The `index`-th of `num_clips` views spread evenly over a video; the largest square in the middle of the frame."""
+def uniform_view(
+    shape_THW: tuple[int, int, int], clip: ClipParams, *, index: int, num_clips: int, crop: int = 0, num_crops: int = 1
+) -> View:
+    """The `index`-th of `num_clips` views spread evenly over a video, and in it the `crop`-th of `num_crops` squares.
+
+    The squares are the largest that the frame holds: one in its middle, or several spread evenly along its longer side
+    from edge to edge, as SlowFast's three crops are (Feichtenhofer et al., ICCV 2019, section 4).
+    """
     num_frames, frame_height, frame_width = shape_THW
     stride = _fitting_stride(num_frames, clip)
     last_start = max(num_frames - 1 - (clip.num_frames - 1) * stride, 0)
     start = round(last_start * (index + 0.5) / num_clips)
     side = min(frame_height, frame_width)
-    return View(start, stride, (frame_height - side) // 2, (frame_width - side) // 2, side, side, 0)
+    place, last = (crop, num_crops - 1) if num_crops > 1 else (1, 2)  # a single crop lies half way
+    top, left = ((length - side) * place // last for length in (frame_height, frame_width))
+    return View(start, stride, top, left, side, side, 0)
 
 
 def read_view(frames: FrameStore, video_id: str, view: View, clip: ClipParams) -> Tensor:

@@ -44,6 +44,14 @@ def read_attributes(path: Path) -> dict[str, Any]:
     return attributes
 
 
+def read_shapes(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Type, as safetensors spells it (F32, I64), and shape of every tensor, without reading any."""
+    _read_header(path)
+    with safe_open(path, framework="numpy") as file:
+        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        return {name: (part.get_dtype(), tuple(part.get_shape())) for name, part in slices.items()}
+
+
 def is_model_file(path: Path) -> bool:
     """Whether a file says that it is one of ours; it may still be damaged."""
     try:

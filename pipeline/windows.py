@@ -63,9 +63,9 @@ def endless_windows(*, length: int, hop: int) -> Iterator[Window]:
 
 
 def read_clips(
-    frames: Iterable[Frame], windows: Iterator[Window], clip: ClipParams, *, num_clips: int
+    frames: Iterable[Frame], windows: Iterator[Window], clip: ClipParams, *, num_clips: int, num_crops: int
 ) -> Iterator[WindowClip]:
-    """`num_clips` clips of each window, each as soon as its last frame is there, until the frames end.
+    """`num_clips` × `num_crops` views of each window, each as soon as its last frame is there, until the frames end.
 
     frames: (H, W, C), all of one size. windows: none before the one ahead of it, and all of one length, so that they
     are complete in their order. What the frames do not reach is left out.
@@ -75,11 +75,10 @@ def read_clips(
     kept: dict[int, Frame] = {}
     for number, frame in enumerate(frames):
         while upcoming is not None and upcoming.first_frame <= number:
-            waiting += _awaited(upcoming, frame.shape[:2], clip, num_clips)
+            waiting += _awaited(upcoming, frame.shape[:2], clip, num_clips, num_crops)
             upcoming = next(windows, None)
         if any(number in awaited.needed for awaited in waiting):
-            view = waiting[0].view  # the box is the same in all
-            kept[number] = frame[view.top : view.top + view.height, view.left : view.left + view.width].copy()
+            kept[number] = frame.copy()
         for awaited in [awaited for awaited in waiting if awaited.last == number]:
             yield awaited.made_of(kept, clip)
             waiting.remove(awaited)
@@ -107,14 +106,22 @@ class _Awaited:
         return max(self.needed)
 
     def made_of(self, kept: dict[int, Frame], clip: ClipParams) -> WindowClip:
-        box_THWC = np.stack([kept[number] for number in self.numbers])
-        return WindowClip(self.window, self.weight, clip_of_box(box_THWC, self.view, clip))
+        view = self.view
+        rows, columns = slice(view.top, view.top + view.height), slice(view.left, view.left + view.width)
+        box_THWC = np.stack([kept[number][rows, columns] for number in self.numbers])
+        return WindowClip(self.window, self.weight, clip_of_box(box_THWC, view, clip))
 
 
-def _awaited(window: Window, size_HW: tuple[int, ...], clip: ClipParams, num_clips: int) -> Iterator[_Awaited]:
+def _awaited(
+    window: Window, size_HW: tuple[int, ...], clip: ClipParams, num_clips: int, num_crops: int
+) -> Iterator[_Awaited]:
     height, width = size_HW
     shape = (window.num_frames, height, width)
-    views = Counter(uniform_view(shape, clip, index=index, num_clips=num_clips) for index in range(num_clips))
+    views = Counter(
+        uniform_view(shape, clip, index=index, num_clips=num_clips, crop=crop, num_crops=num_crops)
+        for index in range(num_clips)
+        for crop in range(num_crops)
+    )
     for view, weight in views.items():
         numbers = tuple((window.first_frame + frame_numbers(view, clip, window.num_frames)).tolist())
         yield _Awaited(window, view, weight, numbers, frozenset(numbers))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.contact_sheet import save_sheet
+from pipeline.contact_sheet import save_sheet, spread_videos
 from pipeline.enhancer_file import LEARNED
-from pipeline.enhancer_preview import Origin, columns, preview, spread_videos
+from pipeline.enhancer_preview import Origin, columns, preview
 from pipeline.errors import DataError, ParamsError, StaleArtifactError
 from pipeline.frame_summary import sampled_luma
 from pipeline.frames import FrameStore

@@ -1,4 +1,4 @@
-"""What the three scoring stages share."""
+"""What the three scoring stages and evaluate_model share."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import typer
 from pipeline.dataset import samples_of
 from pipeline.errors import StaleArtifactError
 from pipeline.frames import FrameStore
-from pipeline.manifest import read_manifest
-from pipeline.models import load_model
+from pipeline.manifest import Manifest, read_manifest
+from pipeline.models import ModelFile, load_model
 from pipeline.params import ScoreParams
-from pipeline.predictions import write_predictions
+from pipeline.predictions import Predictions, write_predictions
 from pipeline.scoring import score
 from pipeline.work import interruptible
 from stages._device import choose_device
@@ -36,25 +36,49 @@ def score_model(
     device_name: str,
 ) -> None:
     """Write a model's probabilities for every test video; raises StaleArtifactError where it knows other classes."""
-    manifest, frames, model = read_manifest(manifest_path), FrameStore(frames_path), load_model(model_path)
+    manifest, frames = read_manifest(manifest_path), FrameStore(frames_path)
+    model = load_model_for(manifest, model_path)
+    predictions = predict(stage, model, manifest, frames, split="test", options=options, device_name=device_name)
+    write_predictions(out, predictions)
+    views = f"{options.num_clips} × {options.num_crops} views (clips × crops)"
+    say(f"{stage}: {len(predictions.video_ids)} test videos, {views} each -> {out}")
+
+
+def load_model_for(manifest: Manifest, path: Path) -> ModelFile:
+    """The model of a file; raises StaleArtifactError where it knows other classes than the manifest."""
+    model = load_model(path)
     if model.class_names != manifest.class_names:
         raise StaleArtifactError(
-            f"{model_path}: knows other classes than the manifest",
+            f"{path}: knows other classes than the manifest",
             findings=[f"model: {list(model.class_names)}", f"manifest: {list(manifest.class_names)}"],
             remedy="`dvc repro` trains it again on this manifest",
         )
-    samples = samples_of(manifest, frames, "test")
-    with interruptible() as stop, progress(stage, len(samples) * options.num_clips, "clips") as advance:
-        predictions = score(
+    return model
+
+
+def predict(
+    stage: str,
+    model: ModelFile,
+    manifest: Manifest,
+    frames: FrameStore,
+    *,
+    split: str,
+    options: ScoreParams,
+    device_name: str,
+) -> Predictions:
+    """A model's probabilities for every video of a split, with progress."""
+    samples = samples_of(manifest, frames, split)
+    num_views = options.num_clips * options.num_crops
+    with interruptible() as stop, progress(stage, len(samples) * num_views, "clips") as advance:
+        return score(
             model.recognizer,
             frames,
             samples,
             class_names=manifest.class_names,
             num_clips=options.num_clips,
+            num_crops=options.num_crops,
             batch_size=options.batch_size,
             device=choose_device(device_name),
             stop=stop,
             advance=advance,
         )
-    write_predictions(out, predictions)
-    say(f"{stage}: {len(samples)} test videos, {options.num_clips} views each -> {out}")

@@ -10,7 +10,16 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.evaluation import aligned, check_predictions, compare, write_confusion, write_metrics
+from pipeline.evaluation import (
+    ScoringProtocol,
+    aligned,
+    check_predictions,
+    compare,
+    write_confusion,
+    write_metrics,
+)
+from pipeline.evaluation_tables import make_tables, write_tables
+from pipeline.light import read_light
 from pipeline.manifest import read_manifest
 from pipeline.params import load_params
 from pipeline.predictions import read_predictions
@@ -20,15 +29,20 @@ from stages._shell import PARAMS_PATH, ParamsOption
 def main(
     *,
     manifest_path: Annotated[Path, typer.Option("--manifest", help="The manifest that `prepare` wrote.")],
+    light: Annotated[Path, typer.Option(help="The mean lumas that `measure_light` wrote.")],
     teacher: Annotated[Path, typer.Option(help="The teacher's predictions.")],
     student: Annotated[Path, typer.Option(help="The student's predictions.")],
     baseline: Annotated[Path, typer.Option(help="The baseline's predictions.")],
     metrics_path: Annotated[Path, typer.Option("--metrics", help="The metrics to write, for `dvc metrics`.")],
     confusion: Annotated[Path, typer.Option(help="The folder of the confusion tables to write, for `dvc plots`.")],
+    tables: Annotated[Path, typer.Option(help="The folder of the tables to write: by class, light, length, video …")],
     params_path: ParamsOption = PARAMS_PATH,
     as_json: Annotated[bool, typer.Option("--json", help="Print the metrics as JSON.")] = False,
 ) -> None:
-    """Compare teacher, student and baseline on the test videos, from their predictions: no model runs here."""
+    """Compare teacher, student and baseline on the test videos, from their predictions: no model runs here.
+
+    docs/evaluation.md says what each number is. One model file alone: `dlkdd evaluate-model`.
+    """
     params = load_params(params_path)
     manifest = read_manifest(manifest_path)
     predictions = {
@@ -36,11 +50,19 @@ def main(
         for name, path in {"teacher": teacher, "student": student, "baseline": baseline}.items()
     }
     check_predictions(predictions, manifest)
-    video_ids = tuple(row.video_id for row in manifest.rows_of("test"))
+    rows = manifest.rows_of("test")
+    video_ids = tuple(row.video_id for row in rows)
     predictions = {name: aligned(found, video_ids) for name, found in predictions.items()}
-    metrics = compare(predictions, num_bootstraps=params.evaluate.num_bootstraps, seed=params.seed)
+    made = make_tables(predictions, rows, read_light(light))
+    metrics = compare(
+        predictions,
+        protocol=ScoringProtocol("test", params.score.num_clips, params.score.num_crops, manifest.digest),
+        num_bootstraps=params.evaluate.num_bootstraps,
+        seed=params.seed,
+    )
     for name, found in predictions.items():
         write_confusion(confusion / f"{name}.csv", found)
+    write_tables(tables, made)
     write_metrics(metrics_path, metrics)
     if as_json:
         typer.echo(json.dumps(metrics, indent=2))
@@ -49,22 +71,29 @@ def main(
 
 
 def _print_table(metrics: dict[str, Any]) -> None:
-    table = Table(title=f"{metrics['num_test_videos']} test videos")
-    table.add_column("")
-    for name in ("top-1", "top-5", "mean per class", "agrees with teacher"):
-        table.add_column(name, justify="right")
+    protocol = metrics["protocol"]
+    views = f"{protocol['num_clips']} × {protocol['num_crops']} views (clips × crops)"
+    table = Table(title=f"{metrics['num_test_videos']} test videos, {views}")
+    table.add_column("", no_wrap=True)
+    for name in ("top-1", "95 % interval", "top-5", "per class", "ECE"):
+        table.add_column(name, justify="right", no_wrap=True)
     for name, frames in (("teacher", "enhanced"), ("student", "dark"), ("baseline", "dark")):
         row = metrics[name]
-        agreement = metrics["agreement_with_teacher"].get(name)
         table.add_row(
             f"{name} ({frames})",
-            *(f"{row[key]:.1%}" for key in ("top1", "top5", "mean_class_top1")),
-            "" if agreement is None else f"{agreement:.1%}",
+            f"{row['top1']:.1%}",
+            f"{100 * row['top1_low']:.1f} to {row['top1_high']:.1%}",
+            f"{row['top5']:.1%}",
+            f"{row['mean_class_top1']:.1%}",
+            f"{row['ece']:.3f}",
         )
-    console = Console()
+    console = Console(soft_wrap=True)
     console.print(table)
-    gain = metrics["student_minus_baseline"]
+    gain, agreement = metrics["student_minus_baseline"], metrics["agreement_with_teacher"]
     console.print(
         f"student − baseline: {100 * gain['top1']:+.1f} points of top-1, "
-        f"95 % interval {100 * gain['top1_low']:+.1f} to {100 * gain['top1_high']:+.1f} (over the videos, one seed)"
+        f"95 % interval {100 * gain['top1_low']:+.1f} to {100 * gain['top1_high']:+.1f}, "
+        f"McNemar p = {gain['mcnemar_p']:.2g} (over the videos, one seed)"
     )
+    told = (f"{name} {share:.1%} ({metrics['kl_from_teacher'][name]:.3f})" for name, share in agreement.items())
+    console.print(f"agrees with the teacher (KL from it in nats): {', '.join(told)}")

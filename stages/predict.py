@@ -67,6 +67,9 @@ def main(
     clips: Annotated[
         int | None, typer.Option(min=1, help="Clips of a video or window; their mean counts.", show_default="as params")
     ] = None,
+    crops: Annotated[
+        int | None, typer.Option(min=1, help="Crops of each clip, 1 or 3.", show_default="as params")
+    ] = None,
     short_side: Annotated[
         int | None,
         typer.Option(min=16, help="Frames' short side when the model was trained.", show_default="as params"),
@@ -108,11 +111,12 @@ def main(
     _check_seconds(window, hop, fps)
     camera = _camera(inputs, {"--overlay": overlay, "--enhanced-beside": enhancer, "--batch-size": batch_size})
     model = load_model(model_path)
-    given = {"--short-side": short_side, "--clips": clips, "--batch-size": 1 if camera is not None else batch_size}
-    side, num_clips, at_once = _numbers(given, params_path, model)
+    at_once = 1 if camera is not None else batch_size
+    given = {"--short-side": short_side, "--clips": clips, "--crops": crops, "--batch-size": at_once}
+    side, num_clips, num_crops, at_once = _numbers(given, params_path, model)
     task = Task(
         model,
-        Sampling(side, num_clips, window, hop, fps),
+        Sampling(side, num_clips, num_crops, window, hop, fps),
         Classes(model.class_names, top_k),
         at_once,
         choose_device(device),
@@ -162,7 +166,7 @@ def _numbers(given: Mapping[str, int | None], params_path: Path, model: ModelFil
     missing = [name for name, value in given.items() if value is None]
     if not missing:
         return [value for value in given.values() if value is not None]
-    options = " and ".join(missing)
+    options = ", ".join(missing)
     if not params_path.is_file():
         raise ParamsError(
             f"{params_path}: no such parameter file, and the model file does not know {options}",
@@ -177,7 +181,7 @@ def _numbers(given: Mapping[str, int | None], params_path: Path, model: ModelFil
             remedy=f"name the parameters of its training with --params, or give {options}",
         )
     stated = {"--short-side": params.prepare.short_side, "--clips": params.score.num_clips}
-    stated["--batch-size"] = params.score.batch_size
+    stated["--crops"], stated["--batch-size"] = params.score.num_crops, params.score.batch_size
     return [stated[name] if value is None else value for name, value in given.items()]
 
 

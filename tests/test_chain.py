@@ -40,6 +40,7 @@ ARTIFACTS = (
     "models/baseline.safetensors",
     "results/predictions/student.csv",
     "results/metrics.json",
+    "results/report.html",
 )
 
 
@@ -94,7 +95,7 @@ def test_a_run_by_force_gives_the_same_bytes(chain):
 
 def test_a_new_temperature_costs_a_students_training(chain):
     done = run(chain, "dvc", "exp", "run", "-S", "temperature=4")
-    assert stages_run(done.stdout) == ["train_student", "score_student", "evaluate"]
+    assert stages_run(done.stdout) == ["train_student", "score_student", "evaluate", "report"]
     run(chain, "git", "checkout", "-q", "--", ".")
     run(chain, "dvc", "checkout", "-q", "dvc.yaml")
 

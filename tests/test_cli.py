@@ -17,6 +17,7 @@ from builders import manifest_row
 from rich.console import Console
 
 from pipeline.errors import DataError, EnvironmentProblem, Interrupted, ParamsError, StaleArtifactError
+from pipeline.light import write_light
 from pipeline.manifest import write_manifest
 from pipeline.predictions import Predictions, write_predictions
 from stages import _shell
@@ -38,7 +39,8 @@ def test_help_lists_every_command_with_what_it_does(call):
     code, out, _ = call("--help")
     assert code == 0
     for name in COMMANDS:
-        (line,) = [line for line in out.splitlines() if f" {name.replace('_', '-')} " in line]
+        # as the first word: `frames` says that it exports
+        (line,) = [line for line in out.splitlines() if line.strip("│ ").startswith(f"{name.replace('_', '-')} ")]
         assert first_line(name) in line
 
 
@@ -96,6 +98,7 @@ def evaluation(tmp_path):
     """Arguments of evaluate for four test videos, with everything there that it reads."""
     rows = [manifest_row(f"v{number}", number % 2, "test", (4, 16, 16)) for number in range(4)]
     write_manifest(tmp_path / "manifest.csv", rows)
+    write_light(tmp_path / "light.csv", {row.video_id: float(index) for index, row in enumerate(rows)})
     labels_N = np.array([0, 1, 0, 1])
     for seed, name in enumerate(("teacher", "student", "baseline")):
         probs_NK = np.random.default_rng(seed).dirichlet(np.ones(2), 4)
@@ -103,15 +106,17 @@ def evaluation(tmp_path):
         write_predictions(tmp_path / f"{name}.csv", found)
     options = {
         "--manifest": tmp_path / "manifest.csv",
+        "--light": tmp_path / "light.csv",
         **{f"--{name}": tmp_path / f"{name}.csv" for name in ("teacher", "student", "baseline")},
         "--metrics": tmp_path / "metrics.json",
         "--confusion": tmp_path / "confusion",
+        "--tables": tmp_path / "tables",
         "--params": ROOT / "params.yaml",
     }
     return [text for option in options.items() for text in option]
 
 
-@pytest.mark.parametrize(("name", "code"), [("manifest.csv", 3), ("student.csv", 5), ("params", 2)])
+@pytest.mark.parametrize(("name", "code"), [("manifest.csv", 3), ("student.csv", 5), ("light.csv", 5), ("params", 2)])
 def test_an_error_of_the_user_is_one_message_and_its_code(call, evaluation, tmp_path, name, code):
     missing = tmp_path / name
     missing.unlink(missing_ok=True)
@@ -183,9 +188,15 @@ def test_evaluate_prints_a_table_and_writes_its_files(call, evaluation, tmp_path
     assert code == 0
     assert "teacher (enhanced)" in out
     assert "points of top-1" in out
+    assert "McNemar p = " in out
+    assert "agrees with the teacher (KL from it in nats): student " in out
+    assert len({len(line) for line in out.splitlines() if line.startswith(("┏", "│", "└"))}) == 1
     written = json.loads((tmp_path / "metrics.json").read_text())
     assert written["num_test_videos"] == 4
     assert {path.name for path in (tmp_path / "confusion").iterdir()} == {"teacher.csv", "student.csv", "baseline.csv"}
+    assert {path.stem for path in (tmp_path / "tables").iterdir()} == {
+        "per_class", "by_light", "by_length", "reliability", "videos",
+    }  # fmt: skip
 
 
 def test_evaluate_prints_json_and_nothing_else_when_asked(call, evaluation, tmp_path):

@@ -261,6 +261,19 @@ def test_uniform_views_are_the_source_of_validation(data):
     assert found == [(uniform_view(frames.shape(name), CLIP, index=i, num_clips=3), None) for i in range(3)]
 
 
+def test_the_crops_of_a_clip_come_after_each_other(data):
+    frames = data[1]
+    name = frames.video_ids[0]
+    source = UniformViews(frames, CLIP, num_clips=2, num_crops=3)
+    expected = [
+        uniform_view(frames.shape(name), CLIP, index=index, num_clips=2, crop=crop, num_crops=3)
+        for index in range(2)
+        for crop in range(3)
+    ]
+    assert [source.lookup(name, number)[0] for number in range(6)] == expected
+    assert len(set(expected)) == 6
+
+
 def test_batches_are_loaded_when_they_are_asked_for(data, drawn):
     manifest, frames = data
     dataset = ClipDataset(frames, samples_of(manifest, frames, "train"), drawn, CLIP)

@@ -13,14 +13,22 @@ from builders import CLASSES, CLIP, manifest_row, one_thread, tiny_data, tiny_re
 
 from pipeline.dataset import samples_of
 from pipeline.errors import Interrupted, StaleArtifactError
-from pipeline.evaluation import aligned, check_predictions, compare, write_confusion, write_metrics
+from pipeline.evaluation import (
+    ScoringProtocol,
+    aligned,
+    check_predictions,
+    compare,
+    write_confusion,
+    write_metrics,
+)
 from pipeline.manifest import write_manifest
-from pipeline.metrics import paired_interval
+from pipeline.metrics import accuracy_interval, mcnemar_p, paired_interval
 from pipeline.predictions import Predictions
 from pipeline.scoring import score
 from pipeline.views import read_view, uniform_view
 
 SHAPE = (4, 16, 16)
+PROTOCOL = ScoringProtocol("test", num_clips=3, num_crops=1, manifest="0123")
 
 
 @pytest.fixture(scope="module")
@@ -98,8 +106,15 @@ def test_alignment_moves_labels_and_probabilities_with_their_videos(found):
 # the numbers
 
 
+def error_of(confidence_N, right_N):
+    """The expected calibration error in 15 bins, video by video."""
+    bin_N, gap_N = np.ceil(15 * confidence_N), right_N - confidence_N
+    gaps = [abs(gap_N[bin_N == mine].mean()) for mine in bin_N]
+    return np.mean(gaps)
+
+
 def test_every_metric_is_what_it_says(found):
-    metrics = compare(found, num_bootstraps=500, seed=3)
+    metrics = compare(found, protocol=PROTOCOL, num_bootstraps=500, seed=3)
     labels_N = found["teacher"].labels_N
     predicted = {name: p.probs_NK.argmax(axis=1) for name, p in found.items()}
     right = {name: predicted_N == labels_N for name, predicted_N in predicted.items()}
@@ -108,28 +123,48 @@ def test_every_metric_is_what_it_says(found):
         assert metrics[name]["top1"] == pytest.approx(right[name].mean(), abs=1e-6)
         assert metrics[name]["mean_class_top1"] == pytest.approx(np.mean(per_class), abs=1e-6)
         assert metrics[name]["top5"] == 1.0  # three classes
+        interval = accuracy_interval(right[name], num_bootstraps=500, seed=3)
+        assert (metrics[name]["top1_low"], metrics[name]["top1_high"]) == interval
+        assert metrics[name]["ece"] == pytest.approx(error_of(found[name].probs_NK.max(axis=1), right[name]))
     low, high = paired_interval(right["student"], right["baseline"], num_bootstraps=500, seed=3)
     gain = metrics["student_minus_baseline"]
     assert gain["top1"] == pytest.approx(right["student"].mean() - right["baseline"].mean(), abs=1e-6)
     assert (gain["top1_low"], gain["top1_high"]) == (low, high)
     assert low <= gain["top1"] <= high
+    assert gain["mcnemar_p"] == mcnemar_p(right["student"], right["baseline"])
     for name in ("student", "baseline"):
         agreement = (predicted[name] == predicted["teacher"]).mean()
         assert metrics["agreement_with_teacher"][name] == pytest.approx(agreement)
+        ratio_NK = np.log(found["teacher"].probs_NK / found[name].probs_NK)
+        kl = (found["teacher"].probs_NK * ratio_NK).sum(axis=1).mean()
+        assert metrics["kl_from_teacher"][name] == pytest.approx(kl, rel=1e-4)  # one is below the last digit
     assert metrics["num_test_videos"] == 12
+    assert metrics["protocol"] == {"split": "test", "num_clips": 3, "num_crops": 1, "manifest": "0123"}
 
 
 def test_top_5_counts_where_there_are_more_classes():
     names = tuple("abcdefgh")
     probs_NK = np.linspace(1, 0, 8)[None].repeat(8, axis=0)  # a is likeliest, h least
     equal = Predictions(names, np.arange(8), probs_NK, names)
-    metrics = compare(dict.fromkeys(("teacher", "student", "baseline"), equal), num_bootstraps=100, seed=0)
+    metrics = compare(
+        dict.fromkeys(("teacher", "student", "baseline"), equal), protocol=PROTOCOL, num_bootstraps=100, seed=0
+    )
     assert metrics["student"]["top1"] == pytest.approx(1 / 8)
     assert metrics["student"]["top5"] == pytest.approx(5 / 8)
 
 
+def test_a_model_that_is_sure_of_what_the_teacher_excludes_has_a_finite_kl(found):
+    """Six digits leave zeros: a zero counts as half of the last digit."""
+    sure = replace(found["student"], probs_NK=np.eye(3)[[0] * 12])
+    other = replace(found["student"], probs_NK=np.eye(3)[[1] * 12])
+    models = {"teacher": other, "student": sure, "baseline": other}
+    metrics = compare(models, protocol=PROTOCOL, num_bootstraps=100, seed=0)
+    assert metrics["kl_from_teacher"]["student"] == pytest.approx(np.log(1 / 5e-7), rel=1e-4)
+    assert metrics["kl_from_teacher"]["baseline"] == 0
+
+
 def test_metrics_are_json_with_six_digits_and_the_same_bytes(tmp_path, found):
-    metrics = compare(found, num_bootstraps=500, seed=3)
+    metrics = compare(found, protocol=PROTOCOL, num_bootstraps=500, seed=3)
     for name in ("one", "other"):
         write_metrics(tmp_path / name, metrics)
     text = (tmp_path / "one").read_text()
@@ -160,7 +195,7 @@ def scored_data(tmp_path_factory):
     return manifest, frames, samples_of(manifest, frames, "test")
 
 
-def score_tiny(data, *, num_clips=3, batch_size=4, stop=lambda: None, told=None):
+def score_tiny(data, *, num_clips=3, num_crops=1, batch_size=4, stop=lambda: None, told=None):
     manifest, frames, samples = data
     return score(
         tiny_recognizer(),
@@ -168,6 +203,7 @@ def score_tiny(data, *, num_clips=3, batch_size=4, stop=lambda: None, told=None)
         samples,
         class_names=manifest.class_names,
         num_clips=num_clips,
+        num_crops=num_crops,
         batch_size=batch_size,
         device=torch.device("cpu"),
         stop=stop,
@@ -175,14 +211,19 @@ def score_tiny(data, *, num_clips=3, batch_size=4, stop=lambda: None, told=None)
     )
 
 
-def test_probabilities_are_the_mean_over_the_views(scored_data):
+@pytest.mark.parametrize("num_crops", [1, 3])
+def test_probabilities_are_the_mean_over_the_views(scored_data, num_crops):
     manifest, frames, samples = scored_data
     told = []
-    found = score_tiny(scored_data, told=told)
+    found = score_tiny(scored_data, num_crops=num_crops, told=told)
     model = tiny_recognizer().eval()
     for index, sample in enumerate(samples):
         shape = frames.shape(sample.video_id)
-        views = [uniform_view(shape, CLIP, index=number, num_clips=3) for number in range(3)]
+        views = [
+            uniform_view(shape, CLIP, index=index, num_clips=3, crop=crop, num_crops=num_crops)
+            for index in range(3)
+            for crop in range(num_crops)
+        ]
         clips_BTHWC = torch.stack([read_view(frames, sample.video_id, view, CLIP) for view in views])
         with torch.inference_mode():
             logits_BK = model(clips_BTHWC).double().numpy()
@@ -192,7 +233,7 @@ def test_probabilities_are_the_mean_over_the_views(scored_data):
     assert found.video_ids == tuple(sample.video_id for sample in samples)
     assert found.labels_N.tolist() == [sample.label for sample in samples]
     assert found.class_names == manifest.class_names
-    assert sum(told) == 15
+    assert sum(told) == 15 * num_crops
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 100])

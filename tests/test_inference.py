@@ -25,7 +25,7 @@ from pipeline.windows import Window
 
 CPU = torch.device("cpu")
 CLIP = ClipParams(num_frames=4, frame_stride=3, size=20)
-WHOLE = Sampling(short_side=24, num_clips=3, window_seconds=None, hop_seconds=None, unstated_fps=25.0)
+WHOLE = Sampling(short_side=24, num_clips=3, num_crops=1, window_seconds=None, hop_seconds=None, unstated_fps=25.0)
 
 
 def moving(num_frames, height, width, phase):
@@ -70,7 +70,7 @@ def predict(recognizer, paths, sampling=WHOLE, *, batch_size=32, watch=no_watch)
     return list(predict_videos(recognizer, paths, sampling, batch_size=batch_size, device=CPU, watch=watch))
 
 
-def scored(recognizer, store, *, num_clips=3, batch_size=32):
+def scored(recognizer, store, *, num_clips=3, num_crops=1, batch_size=32):
     """Probabilities by video id, as the scoring stages work them out."""
     samples = [Sample(name, 0) for name in store.video_ids]
     found = score(
@@ -79,6 +79,7 @@ def scored(recognizer, store, *, num_clips=3, batch_size=32):
         samples,
         class_names=CLASSES,
         num_clips=num_clips,
+        num_crops=num_crops,
         batch_size=batch_size,
         device=CPU,
         stop=lambda: None,
@@ -113,10 +114,11 @@ def dark(videos, tmp_path_factory):
     return FrameStore(folder / "dark")
 
 
-def test_a_video_gets_what_it_is_scored_with_from_the_frame_store(recognizer, videos, dark):
+@pytest.mark.parametrize("num_crops", [1, 3])
+def test_a_video_gets_what_it_is_scored_with_from_the_frame_store(recognizer, videos, dark, num_crops):
     paths = files(videos)
-    found = predict(recognizer, paths, batch_size=1)
-    expected = scored(recognizer, dark, batch_size=1)
+    found = predict(recognizer, paths, sampling=replace(WHOLE, num_crops=num_crops), batch_size=1)
+    expected = scored(recognizer, dark, num_crops=num_crops, batch_size=1)
     assert [video.path for video in found] == paths
     for video in found:
         name = f"drink/{video.path.stem}"

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from itertools import product
+from math import erfc, sqrt
+
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.metrics import mean_class_accuracy, paired_interval, top_k_accuracy
+from pipeline.metrics import (
+    accuracy_interval,
+    mcnemar_p,
+    mean_class_accuracy,
+    mean_kl,
+    paired_interval,
+    top_k_accuracy,
+)
 
 SIZES = st.tuples(st.integers(1, 30), st.integers(2, 8), st.integers(0, 1000))
 
@@ -87,3 +98,85 @@ def test_pairing_is_what_counts():
 def test_where_every_video_says_the_same_there_is_no_spread(a, b, expected):
     found = paired_interval(np.full(7, a), np.full(7, b), num_bootstraps=100, seed=3)
     assert found == (expected, expected)
+
+
+@pytest.mark.parametrize("num_videos", [40, 300])
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.95])
+def test_interval_of_one_accuracy_is_that_of_resampling_the_videos(num_videos, share):
+    correct_N = np.random.default_rng([num_videos, int(100 * share)]).random(num_videos) < share
+    found = accuracy_interval(correct_N, num_bootstraps=20000, seed=0)
+    expected = plain_bootstrap(correct_N, np.zeros(num_videos, bool), 20000)
+    assert found == pytest.approx(expected, abs=1.01 / num_videos)
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=50), st.integers(0, 100))
+def test_interval_lies_around_the_accuracy(correct, seed):
+    correct_N = np.array(correct)
+    low, high = accuracy_interval(correct_N, num_bootstraps=1000, seed=seed)
+    assert 0 <= low <= correct_N.mean() + 1e-9
+    assert correct_N.mean() - 1e-9 <= high <= 1
+    assert (low, high) == accuracy_interval(correct_N, num_bootstraps=1000, seed=seed)
+    assert (low < high) == (0 < correct_N.mean() < 1)
+
+
+# McNemar's exact test
+
+
+def pairs_of(only_a, only_b, both, neither):
+    a = np.repeat([True, False, True, False], [only_a, only_b, both, neither])
+    b = np.repeat([False, True, True, False], [only_a, only_b, both, neither])
+    return a, b
+
+
+@pytest.mark.parametrize("only_a", range(7))
+@pytest.mark.parametrize("only_b", range(6))
+def test_p_is_the_share_of_all_tosses_that_are_as_far_from_even_as_what_was_seen(only_a, only_b):
+    num_coins = only_a + only_b
+    heads = [sum(tosses) for tosses in product((0, 1), repeat=num_coins)]
+    as_far = [abs(2 * count - num_coins) >= abs(only_a - only_b) for count in heads]
+    assert mcnemar_p(*pairs_of(only_a, only_b, 3, 2)) == pytest.approx(np.mean(as_far), abs=1e-12)
+
+
+def test_p_of_a_table_worked_out_by_hand():
+    assert mcnemar_p(*pairs_of(1, 9, 50, 40)) == 2 * (1 + 10) / 1024
+
+
+def test_p_does_not_ask_who_is_a_nor_about_videos_that_both_or_neither_recognise():
+    a, b = pairs_of(4, 9, 10, 3)
+    assert mcnemar_p(a, b) == mcnemar_p(b, a) == mcnemar_p(*pairs_of(4, 9, 0, 500))
+    assert mcnemar_p(a, a) == 1.0
+
+
+def test_p_of_thousands_of_videos_is_still_a_number():
+    assert mcnemar_p(*pairs_of(3000, 3000, 0, 0)) == 1.0
+    assert mcnemar_p(*pairs_of(2900, 3100, 0, 0)) == pytest.approx(erfc(199 / sqrt(2 * 6000)), rel=0.01)  # normal
+    assert mcnemar_p(*pairs_of(0, 6000, 0, 0)) == pytest.approx(0, abs=1e-300)
+
+
+# KL
+
+
+@given(SIZES)
+def test_kl_is_torchs(sizes):
+    a_NK, _ = predictions(*sizes)
+    b_NK, _ = predictions(sizes[0], sizes[1], sizes[2] + 1)
+    expected = torch.nn.functional.kl_div(torch.tensor(b_NK).log(), torch.tensor(a_NK), reduction="batchmean")
+    assert mean_kl(a_NK, b_NK, least=1e-300) == pytest.approx(float(expected), rel=1e-9, abs=1e-12)
+
+
+def test_kl_is_from_the_first_to_the_second_and_0_of_equals():
+    a_NK, b_NK = np.array([[0.9, 0.1]]), np.array([[0.5, 0.5]])
+    assert mean_kl(a_NK, b_NK, least=1e-6) == pytest.approx(0.9 * np.log(1.8) + 0.1 * np.log(0.2))
+    assert mean_kl(b_NK, a_NK, least=1e-6) == pytest.approx(-0.5 * np.log(4 * 0.9 * 0.1))
+    assert mean_kl(a_NK, a_NK, least=1e-6) == 0
+
+
+def test_what_was_rounded_to_nothing_costs_no_more_than_the_least():
+    sure_NK = np.array([[1.0, 0.0], [0.0, 1.0]])
+    assert mean_kl(sure_NK, sure_NK[:, ::-1], least=5e-7) == pytest.approx(np.log(2e6), rel=1e-5)
+
+
+@given(SIZES, st.integers(0, 6))
+def test_kl_of_rounded_probabilities_is_never_negative(sizes, digits):
+    a_NK, _ = predictions(*sizes)
+    assert mean_kl(a_NK.round(digits), a_NK, least=1e-7) >= -1e-12

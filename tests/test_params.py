@@ -105,6 +105,7 @@ TRAPS = [
     ("train_student.clip_grad_norm", "0", "greater than 0"),
     ("train_student.width", "0", "greater than or equal to 1"),
     ("train_student.num_workers", "-1", "greater than or equal to 0"),
+    ("score.num_crops", "2", "1 or 3"),
     ("evaluate.num_bootstraps", "99", "greater than or equal to 100"),
 ]
 

@@ -164,8 +164,8 @@ def test_options_stand_in_for_the_parameters(predict, project):
     (project / "params.yaml").unlink()
     code, _, err = predict("night/a.mp4", "--json", "--clips", 3)
     assert code == 2
-    assert "the model file does not know --short-side and --batch-size" in err
-    options = ["--short-side", 20, "--clips", 3, "--batch-size", 32]
+    assert "the model file does not know --short-side, --crops, --batch-size" in err
+    options = ["--short-side", 20, "--clips", 3, "--crops", 1, "--batch-size", 32]
     assert json.loads(predict("night/a.mp4", "--json", *options)[1]) == with_params
     other = json.loads(predict("night/a.mp4", "--json", *options[2:], "--short-side", 30)[1])
     assert other["videos"][0]["top"] != with_params["videos"][0]["top"]
@@ -178,7 +178,7 @@ def test_parameters_of_another_training_are_refused(predict, project):
     code, out, err = predict("night/a.mp4")
     assert (code, out) == (2, "")
     assert "parameters of another training" in err
-    assert predict("night/a.mp4", "--short-side", 20, "--clips", 3, "--batch-size", 32)[0] == 0
+    assert predict("night/a.mp4", "--short-side", 20, "--clips", 3, "--crops", 1, "--batch-size", 32)[0] == 0
 
 
 def test_a_teacher_is_not_stopped_but_said_to_be_one(predict):

@@ -14,9 +14,10 @@ import yaml
 from builders import manifest_row, one_thread, write_frames  # noqa: F401 - one_thread applies to the file
 
 from pipeline import fitted_enhancer
+from pipeline.contact_sheet import spread_videos
 from pipeline.enhance import Gamma, enhance_frames
 from pipeline.enhancer_file import CLASSICAL, ENHANCERS, LEARNED, load_enhancer, save_enhancer
-from pipeline.enhancer_preview import Origin, columns, preview, spread_videos
+from pipeline.enhancer_preview import Origin, columns, preview
 from pipeline.frames import FrameStore
 from pipeline.manifest import write_manifest
 from pipeline.params import load_params

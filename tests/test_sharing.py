@@ -69,11 +69,13 @@ def test_every_command_of_the_page_is_run():
 def test_a_colleague_has_neither_teacher_nor_enhanced_frames_nor_videos(shared):
     folder, printed = shared
     (sweep,) = [text for text in printed if "temperature" in text or "Running stage 'train_student'" in text][:1]
-    assert re.findall(r"Running stage '(\w+)'", sweep) == ["train_student", "score_student", "evaluate"]
+    assert re.findall(r"Running stage '(\w+)'", sweep) == ["train_student", "score_student", "evaluate", "report"]
     colleague = folder / "colleague"
-    assert sorted(path.name for path in (colleague / "data").iterdir()) == ["dark", "manifest.csv", "soft_targets.zarr"]
+    pulled = {"dark", "light.csv", "manifest.csv", "quarantine.csv", "soft_targets.zarr"}
+    assert {path.name for path in (colleague / "data").iterdir()} == pulled
     assert [path.name for path in (colleague / "models").iterdir()] == ["student.safetensors"]
     assert (colleague / "results/metrics.json").is_file()
+    assert "the enhanced frames are not here" in (colleague / "results/report.html").read_text()
 
 
 def test_a_student_from_a_url_names_the_same_store(shared):

@@ -196,8 +196,8 @@ def test_the_weights_are_those_of_the_best_epoch_on_val(data, tmp_path):
     trained = Run(tmp_path, data, epochs=6, learning_rate=0.05).start()
     assert not trained.recognizer.training
     found = score(
-        trained.recognizer, data.frames, data.val, class_names=("a", "b"), num_clips=1, batch_size=3, device=CPU,
-        stop=lambda: None, advance=lambda _count, _note: None,
+        trained.recognizer, data.frames, data.val, class_names=("a", "b"), num_clips=1, num_crops=1, batch_size=3,
+        device=CPU, stop=lambda: None, advance=lambda _count, _note: None,
     )  # fmt: skip
     best = max(trained.curve, key=lambda row: (row["val_top1"], -row["val_loss"]))
     assert trained.curve[trained.best_epoch] == best
@@ -261,8 +261,8 @@ def test_the_average_is_what_is_validated_and_kept(data, tmp_path):
     assert [row["train_loss"] for row in trained.curve] == [row["train_loss"] for row in plain.curve]
     assert [row["val_loss"] for row in trained.curve] != [row["val_loss"] for row in plain.curve]
     found = score(
-        trained.recognizer, data.frames, data.val, class_names=("a", "b"), num_clips=1, batch_size=3, device=CPU,
-        stop=lambda: None, advance=lambda _count, _note: None,
+        trained.recognizer, data.frames, data.val, class_names=("a", "b"), num_clips=1, num_crops=1, batch_size=3,
+        device=CPU, stop=lambda: None, advance=lambda _count, _note: None,
     )  # fmt: skip
     loss = -np.log(found.probs_NK[np.arange(len(found.labels_N)), found.labels_N]).mean()
     assert loss == pytest.approx(trained.curve[trained.best_epoch]["val_loss"], rel=1e-4)

@@ -108,6 +108,18 @@ def test_uniform_views_go_through_the_video_evenly(shape_THW, clip, num_clips):
     assert abs(starts[0] - (max(shape_THW[0] - 1 - span, 0) - starts[-1])) <= 1  # as far from the end as from the start
 
 
+@given(SHAPES, CLIPS, st.integers(1, 4), st.data())
+def test_three_crops_reach_from_edge_to_edge_around_the_centre(shape_THW, clip, num_clips, data):
+    index = data.draw(st.integers(0, num_clips - 1))
+    first, middle, last = (
+        uniform_view(shape_THW, clip, index=index, num_clips=num_clips, crop=crop, num_crops=3) for crop in range(3)
+    )
+    assert middle == uniform_view(shape_THW, clip, index=index, num_clips=num_clips)
+    assert (first.top, first.left) == (0, 0)
+    assert (last.top + last.height, last.left + last.width) == shape_THW[1:]
+    assert len({(view.first_frame, view.frame_stride, view.height, view.width) for view in (first, middle, last)}) == 1
+
+
 def test_many_draws_cover_what_the_policy_allows():
     views = [draw((60, 80, 80), number=number) for number in range(400)]
     areas = np.array([view.height * view.width / 6400 for view in views])

@@ -8,7 +8,6 @@ from itertools import islice
 
 import numpy as np
 import pytest
-import torch
 from builders import noise_video
 from hypothesis import given
 from hypothesis import strategies as st
@@ -31,17 +30,21 @@ class WholeVideo:
         return self.frames_THWC[frames, top : top + height, left : left + width]
 
 
-def views_of(frames_THWC, clip, num_clips):
+def views_of(frames_THWC, clip, num_clips, num_crops=1):
     """The clips that score takes of a video, by the code that it takes them with."""
     whole = WholeVideo(frames_THWC)
-    views = [uniform_view(whole.shape(""), clip, index=index, num_clips=num_clips) for index in range(num_clips)]
+    views = [
+        uniform_view(whole.shape(""), clip, index=index, num_clips=num_clips, crop=crop, num_crops=num_crops)
+        for index in range(num_clips)
+        for crop in range(num_crops)
+    ]
     return [read_view(whole, "", view, clip) for view in views]
 
 
-def streamed(frames_THWC, windows, clip, num_clips):
+def streamed(frames_THWC, windows, clip, num_clips, num_crops=1):
     """The clips of each window, those that stand for several as often."""
     found = {}
-    for item in read_clips(iter(frames_THWC), windows, clip, num_clips=num_clips):
+    for item in read_clips(iter(frames_THWC), windows, clip, num_clips=num_clips, num_crops=num_crops):
         found.setdefault(item.window, []).extend([item.clip_THWC] * item.weight)
     return found
 
@@ -68,14 +71,16 @@ def test_windows_without_end_go_on_at_the_same_distance():
     hop=st.integers(1, 20),
     clip=st.builds(ClipParams, num_frames=st.integers(1, 6), frame_stride=st.integers(1, 5), size=st.just(16)),
     num_clips=st.integers(1, 4),
+    num_crops=st.sampled_from([1, 3]),
 )
-def test_a_windows_clips_are_those_of_a_video_of_its_frames(num_frames, length, hop, clip, num_clips):
+def test_a_windows_clips_are_those_of_a_video_of_its_frames(num_frames, length, hop, clip, num_clips, num_crops):
     frames_THWC = noise_video("a", (num_frames, 18, 21))
-    found = streamed(frames_THWC, windows_of(num_frames, length=length, hop=hop), clip, num_clips)
+    found = streamed(frames_THWC, windows_of(num_frames, length=length, hop=hop), clip, num_clips, num_crops)
     assert list(found) == list(windows_of(num_frames, length=length, hop=hop))
     for window, clips in found.items():
-        expected = views_of(frames_THWC[window.first_frame : window.end], clip, num_clips)
-        assert torch.equal(torch.stack(clips), torch.stack(expected))
+        expected = views_of(frames_THWC[window.first_frame : window.end], clip, num_clips, num_crops)
+        # a view that stands for several comes as often, but all at once
+        assert sorted(one.numpy().tobytes() for one in clips) == sorted(one.numpy().tobytes() for one in expected)
 
 
 def test_a_window_is_there_with_its_last_clip_and_not_with_the_last_frame():
@@ -89,7 +94,7 @@ def test_a_window_is_there_with_its_last_clip_and_not_with_the_last_frame():
 
     found = [
         (item.window.first_frame, len(given_frames))
-        for item in read_clips(frames(), endless_windows(length=10, hop=10), clip, num_clips=1)
+        for item in read_clips(frames(), endless_windows(length=10, hop=10), clip, num_clips=1, num_crops=1)
     ]
     # one clip in the middle of ten frames: frames 4 and 5
     assert found == [(0, 6), (10, 16), (20, 26)]
@@ -107,7 +112,7 @@ def test_frames_are_held_for_as_long_as_a_clip_waits_for_them(length, hop, most)
     shape = (100, 100, 3)
     tracemalloc.start()
     frames = (np.zeros(shape, np.uint8) for _ in range(600))
-    for _ in read_clips(frames, windows_of(600, length=length, hop=hop), clip, num_clips=1):
+    for _ in read_clips(frames, windows_of(600, length=length, hop=hop), clip, num_clips=1, num_crops=1):
         pass
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()

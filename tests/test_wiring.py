@@ -111,3 +111,20 @@ def test_recipes_are_complete(path):
 
 def test_the_demo_recipe_is_what_ships():
     assert (ROOT / "configs/demo.yaml").read_text() == (ROOT / "params.yaml").read_text()
+
+
+def test_the_report_depends_on_its_template_and_style_and_on_every_parameter():
+    named = {dep for dep in STAGES["report"]["deps"] if not dep.endswith(".py")}
+    beside = {f"pipeline/{path.name}" for path in (ROOT / "pipeline").glob("report.*") if path.suffix != ".py"}
+    assert len(beside) == 2
+    assert beside | {"params.yaml"} <= named
+
+
+def test_the_report_needs_nothing_that_a_colleague_with_soft_targets_lacks():
+    optional = {
+        "data/enhanced",
+        "models",
+        *(f"models/{name}.safetensors" for name in ("enhancer", "teacher", "baseline")),
+    }
+    assert not optional & set(STAGES["report"]["deps"])
+    assert list(STAGES)[-1] == "report"

@@ -1,0 +1,126 @@
+"""Evaluate one model file alone, wherever it comes from."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from pipeline.evaluation import ScoringProtocol, describe
+from pipeline.evaluation_tables import make_tables, rounded
+from pipeline.frame_summary import video_luma
+from pipeline.frames import FrameStore
+from pipeline.manifest import Manifest, read_manifest
+from pipeline.models import ModelFile
+from pipeline.params import load_params
+from pipeline.predictions import DIGITS, write_predictions
+from stages._device import DeviceOption
+from stages._score import FramesOption, ManifestOption, ModelOption, load_model_for, predict
+from stages._shell import PARAMS_PATH, ParamsOption, printable, progress, say
+
+
+class Split(StrEnum):
+    """The splits that a model was not trained on."""
+
+    TEST = "test"
+    VAL = "val"
+
+
+def main(
+    *,
+    model_path: ModelOption,
+    frames_path: FramesOption,
+    manifest_path: ManifestOption,
+    split: Annotated[Split, typer.Option(help="Whose videos.")],
+    out: Annotated[Path | None, typer.Option(help="A table to write: the probabilities of every video.")] = None,
+    params_path: ParamsOption = PARAMS_PATH,
+    device: DeviceOption = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+) -> None:
+    """Evaluate one model file alone, wherever it comes from: the numbers and tables of `evaluate` that need no other.
+
+    Views and resamplings are those of the sections score and evaluate of the parameters; light is that of the frames.
+
+    Example: dlkdd evaluate-model --model FILE --frames data/dark --manifest data/manifest.csv --split test
+    """
+    params = load_params(params_path)
+    manifest, frames = read_manifest(manifest_path), FrameStore(frames_path)
+    model = load_model_for(manifest, model_path)
+    notes = _notes(model, manifest, frames, split)
+    for note in notes:
+        say(f"evaluate_model: {model_path}: {note}")
+    found = predict("evaluate_model", model, manifest, frames, split=split, options=params.score, device_name=device)
+    found = replace(found, probs_NK=found.probs_NK.round(DIGITS))  # as a file keeps them: the numbers are evaluate's
+    if out is not None:
+        write_predictions(out, found)
+    rows = manifest.rows_of(split)
+    tables = make_tables({"model": found}, rows, video_luma(frames, found.video_ids, progress=progress))
+    protocol = ScoringProtocol(split, params.score.num_clips, params.score.num_crops, manifest.digest)
+    result = {
+        "model": {
+            "digest": model.digest,
+            "architecture": model.recognizer.architecture.name,
+            "trained_on": model.trained_on,
+        },
+        "metrics": describe(found, num_bootstraps=params.evaluate.num_bootstraps, seed=params.seed),
+        "num_videos": len(rows),
+        "protocol": asdict(protocol),
+        "notes": notes,
+        "tables": {name: [rounded(row) for row in table] for name, table in tables.items()},
+    }
+    if as_json:
+        typer.echo(json.dumps(result, indent=2))
+    else:
+        _print_tables(result)
+
+
+def _notes(model: ModelFile, manifest: Manifest, frames: FrameStore, split: str) -> list[str]:
+    """What the reader of the numbers has to know about where the model comes from."""
+    notes, learnt_from = [], model.trained_on.get("digests", {})
+    unnamed = "which its file does not name"
+    if learnt_from.get("manifest") != manifest.digest:
+        notes.append(
+            f"trained on another manifest, {learnt_from.get('manifest', unnamed)}: "
+            f"videos of {split} may be among those that it learnt from"
+        )
+    elif split == Split.VAL:
+        notes.append("val chose the epoch whose weights these are: its numbers flatter")
+    if learnt_from.get("frames") != frames.digest:
+        notes.append(f"trained on other frames, {learnt_from.get('frames', unnamed)}, than these, {frames.digest}")
+    return notes
+
+
+def _print_tables(result: dict[str, Any]) -> None:
+    console, metrics, protocol = Console(soft_wrap=True), result["metrics"], result["protocol"]
+    console.print(
+        f"{result['model']['architecture']}, {result['num_videos']} {protocol['split']} videos, "
+        f"{protocol['num_clips']} × {protocol['num_crops']} views (clips × crops)"
+    )
+    console.print(
+        f"top-1 {metrics['top1']:.1%} ({100 * metrics['top1_low']:.1f} to {metrics['top1_high']:.1%} over the videos), "
+        f"top-5 {metrics['top5']:.1%}, mean per class {metrics['mean_class_top1']:.1%}, ECE {metrics['ece']:.3f}"
+    )
+    tables = result["tables"]
+    console.print(_table("class", [(row["class_name"], row) for row in tables["per_class"]]))
+    console.print(_table("mean luma", [(_bounds(row, ".1f"), row) for row in tables["by_light"]]))
+    console.print(_table("frames", [(_bounds(row, "d"), row) for row in tables["by_length"]]))
+
+
+def _table(title: str, named: list[tuple[str, dict[str, Any]]]) -> Table:
+    table = Table(title, "videos", "recognised")
+    table.columns[1].justify = table.columns[2].justify = "right"
+    for name, row in named:
+        table.add_row(escape(printable(name)), str(row["num_videos"]), f"{row['model']:.1%}")
+    return table
+
+
+def _bounds(row: dict[str, Any], form: str) -> str:
+    low, high = format(row["low"], form), format(row["high"], form)
+    return low if low == high else f"{low} to {high}"

@@ -1,0 +1,48 @@
+"""Write the report: one page about teacher, student and baseline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.report import make_report
+from pipeline.report_inputs import MODELS, ReportPaths
+from pipeline.work import write_text_whole
+from stages._shell import PARAMS_PATH, ParamsOption, progress, say
+
+
+def main(
+    *,
+    manifest: Annotated[Path, typer.Option(help="The manifest that `prepare` wrote.")],
+    quarantine: Annotated[Path, typer.Option(help="The videos that `prepare` left out.")],
+    dark: Annotated[Path, typer.Option(help="The dark frames.")],
+    enhanced: Annotated[Path, typer.Option(help="The enhanced frames; may be missing.")],
+    soft_targets: Annotated[Path, typer.Option(help="The soft-target store.")],
+    models: Annotated[Path, typer.Option(help="The folder of the model files; only the student's must be there.")],
+    curves: Annotated[Path, typer.Option(help="The folder of the training curves.")],
+    metrics: Annotated[Path, typer.Option(help="The metrics that `evaluate` wrote.")],
+    tables: Annotated[Path, typer.Option(help="The folder of the tables that `evaluate` wrote.")],
+    out: Annotated[Path, typer.Option(help="The HTML page to write.")],
+    params_path: ParamsOption = PARAMS_PATH,
+) -> None:
+    """Write the report: one page about teacher, student and baseline, that opens offline and runs no script.
+
+    docs/report.md says what it shows.
+    """
+    paths = ReportPaths(
+        params=params_path,
+        manifest=manifest,
+        quarantine=quarantine,
+        dark=dark,
+        enhanced=enhanced,
+        soft_targets=soft_targets,
+        models={name: models / f"{name}.safetensors" for name in ("enhancer", *MODELS)},
+        curves={name: curves / f"{name}.csv" for name in MODELS},
+        metrics=metrics,
+        tables=tables,
+    )
+    page = make_report(paths, progress=progress)
+    write_text_whole(out, page)
+    say(f"report: {len(page.encode()) / 1e6:.1f} MB -> {out}")
