@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 HOLD = """
 import sys
 from pipeline.work import work_folder
-with work_folder("enhance", params={}, inputs={}, format_version=1):
+with work_folder("train_student", params={}, inputs={}, format_version=1):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -39,7 +39,7 @@ def work(tmp_path, monkeypatch, call):
 
 @pytest.fixture
 def holder(work):
-    """A process that works in a folder of `enhance`."""
+    """A process that works in a folder that comes after another one."""
     with subprocess.Popen(
         [sys.executable, "-c", HOLD],
         stdin=subprocess.PIPE,
@@ -111,14 +111,14 @@ def test_nothing_is_removed_while_a_run_is_at_work(work, holder):
     code, _, err = work("clear", "--yes")
     assert code == 4
     assert f"process {holder.pid}" in err
-    assert folders() == ["enhance", "prepare", "train_teacher"]
+    assert folders() == ["prepare", "train_student", "train_teacher"]
     assert work("clear", "--yes", "--unfinished")[0] == 4
     assert work("clear", "--yes", "prepare")[0] == 0
-    assert folders() == ["enhance", "train_teacher"]
+    assert folders() == ["train_student", "train_teacher"]
 
 
 def test_a_run_that_began_after_the_look_is_left_alone(work, holder):
-    (path,) = Path(".work").glob("enhance-*/")
+    (path,) = Path(".work").glob("train_student-*/")
     with pytest.raises(EnvironmentProblem, match="is at work"):
         remove_work_folder(path)
     assert path.is_dir()
