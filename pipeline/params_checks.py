@@ -13,7 +13,7 @@ from pipeline.checking import Group
 from pipeline.dataset import EpochPlan
 from pipeline.enhancer_file import LEARNED
 from pipeline.enhancer_weights import enhancer_from_weights
-from pipeline.execution import autocast_dtype, check_shares
+from pipeline.execution import autocast_dtype, check_dist_columns, check_shares
 from pipeline.logit_codecs import codec_of
 from pipeline.models import MODELS, Architecture, check_geometry
 from pipeline.params import ModelName, Params, TrainParams
@@ -123,17 +123,12 @@ def _check_codec(group: Group, params: Params, num_classes: int) -> None:
 
 
 def _check_soft_loss(group: Group, params: Params, known: Known) -> None:
-    """As train_student asks: dist compares the clips of a batch, so none may be alone in its part."""
     options = params.train_student
     if params.soft_loss != "dist" or params.distillation.dist_intra == 0 or known.num_train is None:
         return
-    plan = EpochPlan(known.num_train, options.batch_size, seed=0)
-    if plan.smallest_part(known.num_processes * options.accumulate) < 2:
-        group.problem(
-            f"soft_loss dist compares the clips of a batch; {known.num_train} videos by {options.batch_size} leave a "
-            "clip alone in its part of a batch",
-            remedy="raise train_student.batch_size, lower its accumulate, or set distillation.dist_intra to 0",
-        )
+    with group.catching():
+        plan = EpochPlan(known.num_train, options.batch_size, seed=0)
+        check_dist_columns(plan, options, known.num_processes)
 
 
 def _advise_on_views(group: Group, params: Params) -> None:
