@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 from pipeline.errors import DataError
@@ -315,16 +315,12 @@ def _arid_v1_5(root: Path, lists: Path | None, split: int) -> Listing:
 
 def _arid_ug2(root: Path, lists: Path | None, _split: int) -> Listing:
     listing = parse_arid_ug2(_lists_at(root, lists, "list_cvt"))
-    folders = {"train": ("train_data", "train", ""), "val": ("val_data", "val"), "test": ("test_data", "test")}
-    parts = [
-        locate(
-            Listing(listing.class_names, tuple(video for video in listing.videos if video.split == split)),
-            root,
-            folders=places,
-        )
-        for split, places in folders.items()
-    ]
-    return Listing(listing.class_names, tuple(video for part in parts for video in part.videos), listing.notes)
+    folders: dict[str | None, Sequence[str]] = {
+        "train": ("train_data", "train", ""),
+        "val": ("val_data", "val"),
+        "test": ("test_data", "test"),
+    }
+    return locate(listing, root, folders=folders)
 
 
 def _dark48(root: Path, lists: Path | None, split: int) -> Listing:

@@ -76,7 +76,7 @@ class BertHead(nn.Module):
 
     def forward(self, features_BCTHW: Tensor) -> Tensor:  # noqa: D102
         frames_BTD = features_BCTHW.mean(dim=(3, 4)).transpose(1, 2)
-        class_token_B1D = repeat(self.class_token_D, "d -> b 1 d", b=len(frames_BTD))
+        class_token_B1D = repeat(self.class_token_D, "d -> b 1 d", b=frames_BTD.shape[0])
         tokens_BSD = torch.cat([class_token_B1D, frames_BTD], dim=1) + self.positions_SD
         logits_BK: Tensor = self.classifier(self.dropout(self.layer(tokens_BSD)[:, 0]))
         return logits_BK

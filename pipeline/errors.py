@@ -15,6 +15,7 @@ class DlkddError(Exception):
     exit_code = 1
 
     def __init__(self, message: str, *, findings: Sequence[str] = (), remedy: str | None = None) -> None:
+        self.message = message
         self.findings = tuple(findings)
         self.remedy = remedy
         lines = [message, *(f"  - {finding}" for finding in self.findings)]

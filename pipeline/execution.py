@@ -41,6 +41,16 @@ def check_shares(plan: EpochPlan, params: TrainParams, ranks: Ranks) -> None:
         )
 
 
+def check_dist_columns(plan: EpochPlan, params: TrainParams, num_processes: int) -> None:
+    """Raise ParamsError where a part of the smallest batch has one row, in which dist can compare no columns."""
+    if plan.smallest_part(num_processes * params.accumulate) < 2:
+        raise ParamsError(
+            f"soft_loss dist compares the clips of a batch; {plan.num_samples} videos by {params.batch_size} leave a "
+            "clip alone in its part of a batch",
+            remedy="raise train_student.batch_size, lower its accumulate, or set distillation.dist_intra to 0",
+        )
+
+
 def prepared(recognizer: Recognizer, params: TrainParams, device: torch.device, ranks: Ranks) -> Any:
     """What a step calls in place of the recogniser, with its weights: over all ranks, compiled, on little memory."""
     network: nn.Module = recognizer

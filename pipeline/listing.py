@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
@@ -44,6 +44,15 @@ class Listing:
     class_names: dict[int, str]
     videos: tuple[ListedVideo, ...]
     notes: tuple[str, ...] = ()
+
+
+class MissingVideosError(DataError):
+    """Listed videos were not found. `listing` has all of them, `found` the paths on disk of those that were."""
+
+    def __init__(self, error: DataError, listing: Listing, found: frozenset[str]) -> None:
+        super().__init__(error.message, findings=error.findings, remedy=error.remedy)
+        self.listing = listing
+        self.found = found
 
 
 class Findings:
@@ -202,22 +211,30 @@ def path_problem(path: str) -> str | None:
     return None
 
 
-def locate(listing: Listing, root: Path, *, folders: Sequence[str] = ("",), directories: bool = False) -> Listing:
+def locate(
+    listing: Listing,
+    root: Path,
+    *,
+    folders: Sequence[str] | Mapping[str | None, Sequence[str]] = ("",),
+    directories: bool = False,
+) -> Listing:
     """Find the listed videos below the root, with any video suffix: copies of a data set are often re-encoded.
 
-    folders: places below the root where the listed paths may begin, in order; the first that has a video wins.
-    directories: look for folders of frames instead of files. Raises DataError with every video that is missing,
-    ambiguous or, by a symbolic link, outside of the root.
+    folders: places below the root where the listed paths may begin, in order; the first that has a video wins. A
+    mapping gives those of each split. directories: look for folders of frames instead of files. Raises DataError where
+    there is no root, and MissingVideosError with every video that is missing, ambiguous or a link out of it.
     """
     if not root.is_dir():
         raise DataError(f"{root}: no such folder", remedy="set prepare.root to the data set's folder")
     findings = Findings()
-    places = [place for place in folders if (root / place).is_dir()]
+    of_split = folders if isinstance(folders, Mapping) else dict.fromkeys((*SPLITS, None), folders)
+    places = {split: [place for place in of_split[split] if (root / place).is_dir()] for split in of_split}
     candidates = _Candidates(root, directories=directories)
     real_root = root.resolve()
-    videos = []
+    videos, on_disk = [], set()
     for video in listing.videos:
-        found = next(filter(None, (candidates.of(PurePosixPath(place) / video.path) for place in places)), [])
+        inner = places[video.split]
+        found = next(filter(None, (candidates.of(PurePosixPath(place) / video.path) for place in inner)), [])
         if not found:
             findings.add(video.line, f"{video.path} is missing")
         elif len(found) > 1:
@@ -225,13 +242,19 @@ def locate(listing: Listing, root: Path, *, folders: Sequence[str] = ("",), dire
         elif not (root / found[0]).resolve().is_relative_to(real_root):
             findings.add(video.line, f"{found[0]} is a link that leads out of the root")
         else:
-            videos.append(replace(video, path=found[0]))
-    searched = ", ".join(str(root / place) for place in places)
-    findings.raise_any(
-        f"listed videos were not found below {searched}",
-        remedy="complete the data set, or set prepare.root to the folder that has the listed paths",
-    )
-    return replace(listing, videos=tuple(videos))
+            video = replace(video, path=found[0])
+            on_disk.add(video.path)
+        videos.append(video)
+    located = replace(listing, videos=tuple(videos))
+    searched = ", ".join(dict.fromkeys(str(root / place) for inner in places.values() for place in inner))
+    try:
+        findings.raise_any(
+            f"listed videos were not found below {searched or root}",
+            remedy="complete the data set, or set prepare.root to the folder that has the listed paths",
+        )
+    except DataError as error:
+        raise MissingVideosError(error, located, frozenset(on_disk)) from None
+    return located
 
 
 class _Candidates:

@@ -17,7 +17,7 @@ from pipeline.annotations import LAYOUTS
 from pipeline.digest import digest_file, digest_json
 from pipeline.errors import DataError
 from pipeline.frames import Codec, Frame, IndexRow, shard_of
-from pipeline.listing import ListedVideo
+from pipeline.listing import ListedVideo, Listing
 from pipeline.manifest import Manifest, ManifestRow, QuarantineRow, video_id, write_manifest, write_quarantine
 from pipeline.params import PrepareParams
 from pipeline.shards import RunTasks, new_run, publish_store, read_record, update_shard, write_record
@@ -56,10 +56,9 @@ def prepare(
     where a split loses a class to the quarantine. Shards that are done stay in the work folder then.
     """
     root = Path(params.root)
-    lists = None if params.lists is None else Path(params.lists)
-    listing = LAYOUTS[params.layout](root, lists, params.split)
+    listing = read_listing(params)
     listed = complete_splits(listing.videos, val_share=params.val_share, test_share=params.test_share, seed=seed)
-    videos = _by_id(listed)
+    videos = videos_by_id(listed)
     # What a shard is made of. Its record names its videos: one of them may change without touching the other shards.
     fingerprint = params.model_dump(include={"root", "short_side", "min_frames", "codec", "jpeg_quality", "num_shards"})
     with work_folder("prepare", params=fingerprint, inputs={}, format_version=PREPARED_VERSION) as work:
@@ -71,7 +70,7 @@ def prepare(
             for report in reports
             for name, reason in report.broken
         ]
-        _check_quarantine(broken, videos, params.max_quarantined)
+        check_quarantine(broken, videos, params.max_quarantined)
         manifest = write_manifest(manifest_path, [_manifest_row(row, videos, sources) for row in rows])
         write_quarantine(quarantine_path, broken)
         origin = {"videos": digest_json(sorted((row.video_id, row.digest) for row in manifest.rows))}
@@ -92,7 +91,14 @@ def counts_text(manifest: Manifest) -> str:
     return "\n".join([*lines, f"{'all':{width}}" + "".join(f"{len(manifest.rows_of(split)):8}" for split in splits)])
 
 
-def _by_id(listed: Sequence[ListedVideo]) -> dict[str, ListedVideo]:
+def read_listing(params: PrepareParams) -> Listing:
+    """The data set as its layout lists it, every video found on disk; raises DataError."""
+    lists = None if params.lists is None else Path(params.lists)
+    return LAYOUTS[params.layout](Path(params.root), lists, params.split)
+
+
+def videos_by_id(listed: Sequence[ListedVideo]) -> dict[str, ListedVideo]:
+    """The videos by id; raises DataError where two have the same."""
     videos: dict[str, ListedVideo] = {}
     findings = []
     for video in listed:
@@ -108,7 +114,8 @@ def _by_id(listed: Sequence[ListedVideo]) -> dict[str, ListedVideo]:
     return videos
 
 
-def _check_quarantine(broken: Sequence[QuarantineRow], videos: Mapping[str, ListedVideo], max_share: float) -> None:
+def check_quarantine(broken: Sequence[QuarantineRow], videos: Mapping[str, ListedVideo], max_share: float) -> None:
+    """Raise DataError where too many videos are broken, or where a split loses a class by it."""
     share = len(broken) / len(videos)
     findings = [f"{row.path} ({row.split}): {row.reason}" for row in broken]
     if len(findings) > MAX_FINDINGS:

@@ -27,7 +27,7 @@ from pipeline.digest import digest_bytes, digest_json
 from pipeline.errors import EnvironmentProblem, Interrupted
 
 PARTIAL_SUFFIX = ".partial"
-_KEPT_NAME = "kept.json"  # marks a work folder of a finished run
+KEPT_NAME = "kept.json"  # marks a work folder of a finished run
 
 
 def sync_folder(folder: Path) -> None:
@@ -144,10 +144,21 @@ class WorkFolder:
 
     def keep(self) -> None:
         """Leave what was made for the next run; what earlier runs of the stage, with other parameters, left goes."""
-        for marker in self.path.parent.glob(f"{self.stage}-*/{_KEPT_NAME}"):
-            with suppress(EnvironmentProblem), _locked(marker.parent.with_suffix(".lock"), self.stage, "is at work"):
-                shutil.rmtree(marker.parent)
-        write_text_whole(self.path / _KEPT_NAME, "{}\n")
+        for marker in self.path.parent.glob(f"{self.stage}-*/{KEPT_NAME}"):
+            with suppress(EnvironmentProblem):
+                remove_work_folder(marker.parent)
+        write_text_whole(self.path / KEPT_NAME, "{}\n")
+
+
+def stage_of(path: Path) -> str:
+    """The stage that a work folder belongs to, by its name."""
+    return path.name.rpartition("-")[0]
+
+
+def remove_work_folder(path: Path) -> None:
+    """Remove a work folder and the progress in it; raises EnvironmentProblem where another process works in it."""
+    with _locked(path.with_suffix(".lock"), stage_of(path), f"is at work in {path}"):
+        shutil.rmtree(path)
 
 
 @contextmanager
@@ -170,7 +181,7 @@ def work_folder(
             path.mkdir(exist_ok=True)
         for leftover in path.rglob(f"*{PARTIAL_SUFFIX}"):
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-        (path / _KEPT_NAME).unlink(missing_ok=True)
+        (path / KEPT_NAME).unlink(missing_ok=True)
         write_text_whole(
             path / "fingerprint.json",
             json.dumps({"stage": stage, "params": dict(params), "inputs": dict(inputs)}, indent=1, sort_keys=True),

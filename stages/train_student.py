@@ -15,9 +15,10 @@ from pipeline.dataset import Batch, EpochPlan
 from pipeline.digest import digest_file
 from pipeline.distillation import distillation_loss, soft_weight_at
 from pipeline.errors import ParamsError
+from pipeline.execution import check_dist_columns
 from pipeline.frames import FrameStore
 from pipeline.models import Recognizer, load_model
-from pipeline.params import TrainParams, load_params
+from pipeline.params import load_params
 from pipeline.ranks import world_size
 from pipeline.soft_targets import SoftTargetStore
 from stages._device import DeviceOption, choose_device
@@ -89,7 +90,7 @@ def main(
     training, seed, teachers = params.train_student, params.seed, params.soft_targets.teachers
     options, weights_K = params.distillation, weights_of(inputs, training)
     if soft_loss == "dist" and options.dist_intra > 0:
-        _check_batches(len(inputs.train), training)
+        check_dist_columns(EpochPlan(len(inputs.train), training.batch_size, seed=0), training, world_size())
 
     def source(work: Path) -> CachedTargets:
         return load_targets(
@@ -145,17 +146,6 @@ def main(
         tensorboard=tensorboard,
         teacher_frames=None if online is None else online.frames,
     )
-
-
-def _check_batches(num_train: int, training: TrainParams) -> None:
-    """Raise ParamsError where a part of the smallest batch has one row, in which dist can compare no columns."""
-    plan = EpochPlan(num_train, training.batch_size, seed=0)
-    if plan.smallest_part(world_size() * training.accumulate) < 2:
-        raise ParamsError(
-            f"soft_loss dist compares the clips of a batch; {num_train} videos by {training.batch_size} leave a clip "
-            "alone in its part of a batch",
-            remedy="raise train_student.batch_size, lower its accumulate, or set distillation.dist_intra to 0",
-        )
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -45,3 +46,22 @@ def call(monkeypatch, capsys):
 
     monkeypatch.setenv("COLUMNS", "200")  # no line of help is broken
     return run
+
+
+@pytest.fixture(scope="session")
+def eight_videos(tmp_path_factory):
+    """The videos of check_setups, made once."""
+    from check_setups import write_videos
+
+    root = tmp_path_factory.mktemp("eight_videos")
+    write_videos(root)
+    return root
+
+
+@pytest.fixture
+def checked_project(eight_videos, tmp_path, monkeypatch):
+    """A project folder that is the current one, with a copy of the eight videos in `data`."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    shutil.copytree(eight_videos, tmp_path / "data")
+    return tmp_path

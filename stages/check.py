@@ -1,0 +1,154 @@
+"""Look at parameters, data, disk, environment and DVC: everything that can fail, before it does."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from pipeline.checking import EXIT_CODES, Finding, Group, GroupName, exit_code
+from pipeline.machine_checks import INSTALL, check_compiler, check_device, check_dvc, check_packages, dvc_root
+from pipeline.params import Params, load_params
+from stages._shell import PARAMS_PATH, ParamsOption, printable, progress
+
+
+def main(
+    *,
+    params_path: ParamsOption = PARAMS_PATH,
+    every_frame: Annotated[bool, typer.Option("--every-frame", help="Decode all videos from end to end.")] = False,
+    processes: Annotated[
+        int | None, typer.Option(min=1, help="Processes that look at videos.", show_default="as many as cores, up to 8")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:N, or auto: cuda where there is one.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
+) -> None:
+    """Look at parameters, data, disk, environment and DVC: everything that can fail, before it does.
+
+    Nothing is written. Problems must be mended, advice need not; each comes with what to do. The exit code is 0 without
+    problems; else that of the first group with one: 2 parameters, 3 data, 4 disk, environment or DVC.
+
+    Example: dlkdd check --every-frame
+    """
+    groups = _check(params_path, every_frame=every_frame, num_processes=processes, device_name=device)
+    code = exit_code(groups)
+    if as_json:
+        num_problems = sum(group.num_problems for group in groups)
+        typer.echo(
+            json.dumps(
+                {"exit_code": code, "num_problems": num_problems, "groups": [group.to_dict() for group in groups]},
+                indent=2,
+            )
+        )
+    else:
+        _print(groups)
+    raise typer.Exit(code)
+
+
+def _check(params_path: Path, *, every_frame: bool, num_processes: int | None, device_name: str) -> list[Group]:
+    groups = {name: Group(name) for name in EXIT_CODES}
+    check_packages(groups["environment"])
+    check_dvc(groups["dvc"], params_path)
+    loaded: Params | None = None
+    with groups["parameters"].catching():
+        loaded = load_params(params_path)
+        groups["parameters"].fact(f"{params_path}: complete, every value is in its range")
+    try:
+        _check_with_packages(groups, loaded, every_frame, num_processes, device_name)
+    except (ImportError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # of a file; without a number it is of a library that a package cannot load
+        groups["environment"].problem(f"a package cannot be imported: {error}", remedy=INSTALL)
+        groups["data"].fact("not looked at: the environment lacks what it takes")
+    return list(groups.values())
+
+
+def _check_with_packages(
+    groups: Mapping[GroupName, Group],
+    loaded: Params | None,
+    every_frame: bool,
+    num_processes: int | None,
+    device_name: str,
+) -> None:
+    """The checks that need the packages, imported here so that their lack is a finding and no traceback."""
+    import torch
+
+    from pipeline.data_checks import check_data
+    from pipeline.disk_checks import check_shared_memory, check_space, check_work
+    from pipeline.params_checks import Known, check_params
+    from pipeline.pool import default_processes
+    from stages._device import choose_device
+
+    environment, disk = groups["environment"], groups["disk"]
+    device = torch.device("cpu")
+    with environment.catching():
+        device = choose_device(device_name)
+    check_device(environment, device)
+    check_work(disk)
+    if loaded is None:
+        groups["data"].fact("not looked at: the parameters could not be read")
+        return
+    data = check_data(
+        groups["data"],
+        loaded.prepare,
+        loaded.clip,
+        seed=loaded.seed,
+        every_frame=every_frame,
+        num_processes=num_processes or default_processes(),
+        progress=progress,
+    )
+    known = Known(
+        None if data.listing is None else list(data.listing.class_names.values()),
+        None if data.splits is None else data.splits["train"],
+        device,
+        _processes_of_training(environment),
+    )
+    check_params(groups["parameters"], loaded, known)
+    check_space(disk, loaded, data.seen, dvc_root=dvc_root())
+    check_shared_memory(environment, loaded)
+    check_compiler(environment, loaded)
+
+
+def _processes_of_training(environment: Group) -> int:
+    wanted = os.environ.get("DLKDD_PROCESSES", "1")
+    if wanted != "1":
+        environment.fact(f"DLKDD_PROCESSES is {wanted}: trainings start so many processes")
+    return int(wanted)  # stages.__main__ has refused what is no number
+
+
+def _print(groups: list[Group]) -> None:
+    console = Console(highlight=False)
+    for group in groups:
+        console.print(Text("DVC" if group.name == "dvc" else group.name.capitalize(), style="bold"))
+        for fact in group.facts:
+            _print_line(console, Text(printable(fact)), indent=2)
+        for finding in sorted(group.findings, key=lambda finding: finding.level != "problem"):
+            _print_finding(console, finding)
+        console.print()
+    num_problems = sum(group.num_problems for group in groups)
+    num_advice = sum(len(group.findings) for group in groups) - num_problems
+    problems = "no problem" if not num_problems else "1 problem" if num_problems == 1 else f"{num_problems} problems"
+    verdict = problems + (f", advice on {num_advice} point{'s' * (num_advice > 1)}" if num_advice else "")
+    console.print(Text(verdict, style="bold red" if num_problems else "bold"))
+
+
+def _print_finding(console: Console, finding: Finding) -> None:
+    style = "bold red" if finding.level == "problem" else "yellow"
+    _print_line(console, Text.assemble((f"{finding.level}: ", style), printable(finding.message)), indent=2)
+    for detail in finding.details:
+        _print_line(console, Text(f"- {printable(detail)}"), indent=4)
+    if finding.remedy:
+        _print_line(console, Text(f"help: {printable(finding.remedy)}"), indent=4)
+
+
+def _print_line(console: Console, text: Text, *, indent: int) -> None:
+    """On a terminal a long line goes on under its beginning; elsewhere it stays one line."""
+    lines = list(text.wrap(console, max(40, console.width - indent))) if console.is_terminal else [text]
+    for line in lines:
+        line.rstrip()
+        console.print(Text(" " * indent).append_text(line), soft_wrap=True)

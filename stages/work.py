@@ -1,0 +1,102 @@
+"""List and clear the work folder: what unfinished runs left, and what finished ones keep for the next."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.checking import age_text, size_text
+from pipeline.errors import EnvironmentProblem, ParamsError
+from pipeline.work import remove_work_folder, work_root
+from pipeline.work_folders import LeftFolder, work_folders
+from stages._shell import printable, say
+
+app = typer.Typer(no_args_is_help=True, help=__doc__, add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command("list")
+def list_folders(as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False) -> None:
+    """Print the work folders: stage, size, age, and whether a run is at work, was stopped, or keeps it for the next."""
+    folders = work_folders()
+    if as_json:
+        typer.echo(json.dumps([{**asdict(folder), "path": str(folder.path)} for folder in folders], indent=2))
+    elif folders:
+        _print_table(folders)
+    else:
+        say(f"{work_root()} is empty")
+
+
+@app.command()
+def clear(
+    stages: Annotated[list[str] | None, typer.Argument(help="Stages whose folders go.", show_default="all")] = None,
+    unfinished: Annotated[bool, typer.Option("--unfinished", help="Only those of runs that were stopped.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Remove work folders, after asking. Nothing is removed when a run is at work in one of them.
+
+    Results stay where they are; a stage that runs again starts from the beginning. Of prepare, enhance and
+    precompute_soft_targets that means all videos, not only new ones.
+
+    Example: dlkdd work clear train_teacher
+    """
+    folders = _chosen(stages, unfinished=unfinished)
+    if not folders:
+        say(f"{work_root()}: nothing to remove")
+        return
+    held = [f"{folder.stage}: {folder.state}" for folder in folders if folder.holder is not None]
+    if held:
+        raise EnvironmentProblem(
+            "runs are at work; nothing was removed", findings=held, remedy="wait for them, or name other stages"
+        )
+    if not yes and not _agreed(folders):
+        say("nothing was removed")
+        return
+    for folder in folders:
+        remove_work_folder(folder.path)
+        say(f"removed {folder.path}, {size_text(folder.num_bytes)}")
+
+
+def _chosen(stages: Sequence[str] | None, *, unfinished: bool) -> list[LeftFolder]:
+    folders = work_folders()
+    wanted = {name.replace("-", "_") for name in stages or ()}
+    unknown = wanted - {folder.stage for folder in folders}
+    if unknown:
+        present = ", ".join(sorted({folder.stage for folder in folders})) or "none"
+        raise ParamsError(
+            f"no work folder of {' or '.join(sorted(unknown))}", remedy=f"`dlkdd work list`; there are: {present}"
+        )
+    return [
+        folder
+        for folder in folders
+        if (not wanted or folder.stage in wanted) and (folder.unfinished or folder.holder is not None or not unfinished)
+    ]
+
+
+def _agreed(folders: Sequence[LeftFolder]) -> bool:
+    if not sys.stdin.isatty():
+        raise ParamsError("removing asks first, and there is no terminal to ask on", remedy="add --yes")
+    _print_table(folders)
+    return typer.confirm("Remove them?", err=True)
+
+
+def _print_table(folders: Sequence[LeftFolder]) -> None:
+    table = Table(box=SIMPLE_HEAD)
+    table.add_column("stage")
+    table.add_column("size", justify="right")
+    table.add_column("age", justify="right")
+    table.add_column("state")
+    table.add_column("folder", overflow="fold")
+    for folder in folders:
+        size, age = size_text(folder.num_bytes), age_text(folder.age_seconds)
+        table.add_row(folder.stage, size, age, *map(printable, (folder.state, str(folder.path))))
+    console = Console(highlight=False, markup=False)
+    console.print(table)
+    console.print(f"{size_text(sum(folder.num_bytes for folder in folders))} in {len(folders)} folders")

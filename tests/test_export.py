@@ -1,0 +1,242 @@
+"""An exported program computes what the model computes, on a batch of any size, or it is not there."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from builders import CLASSES, CLIP, one_thread, tiny_data, tiny_recognizer  # noqa: F401 - a fixture
+
+from benchmarks.export_architectures import new_model, settled
+from pipeline import export as export_module
+from pipeline import onnx_file
+from pipeline.bert_head import WIDTH, BertHead
+from pipeline.errors import DataError, EnvironmentProblem, ParamsError, StaleArtifactError
+from pipeline.export import EXTRA_FILE, SUFFIXES, TOLERANCE, drawn_clips, export, stored_clips
+from pipeline.models import load_model, save_model
+from pipeline.networks import MODELS
+from pipeline.onnx_file import open_onnx
+from pipeline.views import read_view, uniform_view
+
+KINDS = [(kind, bare) for kind in SUFFIXES for bare in (False, True)]
+
+
+@pytest.fixture(scope="module")
+def model_path(tmp_path_factory):
+    path = tmp_path_factory.mktemp("model") / "student.safetensors"
+    trained_on = {"stage": "train_student", "digests": {"frames": "f" * 32, "soft_targets": "5" * 32}}
+    save_model(path, settled(tiny_recognizer()), class_names=CLASSES, trained_on=trained_on)
+    return path
+
+
+@pytest.fixture
+def model(model_path):
+    return load_model(model_path)
+
+
+def write(model, path, *, kind="onnx", bare=False, clips=None, tolerance=TOLERANCE):
+    clips = clips or drawn_clips(CLIP, 3)
+    return export(model, path, program_format=kind, bare=bare, clips=clips, tolerance=tolerance, metrics=None)
+
+
+def run(path, given):
+    """A program's output, by its runtime alone."""
+    if path.suffix == ".onnx":
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        return session.run(None, {session.get_inputs()[0].name: given})[0]
+    with torch.inference_mode():
+        return torch.export.load(path).module()(torch.from_numpy(given)).numpy()
+
+
+def clips_of(num_clips, seed=1):
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 256, (num_clips, CLIP.num_frames, CLIP.size, CLIP.size, 3), dtype=np.uint8)
+
+
+# what it computes
+
+
+@pytest.fixture(scope="module")
+def written(model_path, tmp_path_factory):
+    """What was exported, by format and whether it is bare."""
+    folder = tmp_path_factory.mktemp("written")
+    return {
+        (kind, bare): write(load_model(model_path), folder / f"{bare}{SUFFIXES[kind]}", kind=kind, bare=bare)
+        for kind, bare in KINDS
+    }
+
+
+@pytest.mark.parametrize(("kind", "bare"), KINDS)
+def test_a_program_gives_what_the_model_gives_on_any_batch(model, written, kind, bare):
+    for num_clips in (1, 2, 5):
+        clip_BTHWC = clips_of(num_clips)
+        with torch.inference_mode():
+            logits_BK = model.recognizer(torch.from_numpy(clip_BTHWC))
+        given, wanted = clip_BTHWC, logits_BK.softmax(dim=1)
+        if bare:
+            mean_C, std_C = np.float32([0.4, 0.5, 0.6]), np.float32([0.2, 0.25, 0.3])  # tiny_recognizer's
+            given, wanted = ((clip_BTHWC / np.float32(255) - mean_C) / std_C).transpose(0, 4, 1, 2, 3), logits_BK
+        found = run(written[kind, bare].path, np.ascontiguousarray(given))
+        assert found.shape == (num_clips, 3)
+        assert found.dtype == np.float32
+        assert np.abs(found - wanted.numpy()).max() < 1e-4  # of up to 20
+        # clips that all look alike would prove nothing
+        assert num_clips == 1 or np.ptp(wanted.numpy(), axis=0).max() > 1e-3
+
+
+def test_the_batch_of_a_bert_head_is_free():
+    """len() of a tensor is a number when a network is traced: the head had the batch of the example."""
+    head = BertHead(2, 3, dropout=0.1).eval()
+    batch = ({0: torch.export.Dim("batch")},)
+    program = torch.export.export(head, (torch.zeros(2, WIDTH, 2, 1, 1),), dynamic_shapes=batch).module()
+    features_BCTHW = torch.randn(5, WIDTH, 2, 1, 1)
+    assert torch.allclose(program(features_BCTHW), head(features_BCTHW), atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", SUFFIXES)
+@pytest.mark.parametrize("name", MODELS)
+def test_every_network_exports(tmp_path, name, kind):
+    model = new_model(name, tmp_path)
+    clips = drawn_clips(model.recognizer.architecture.clip, 3)
+    write(model, tmp_path / f"x{SUFFIXES[kind]}", kind=kind, bare=True, clips=clips)  # raises where it differs
+
+
+# what is refused
+
+
+@pytest.mark.parametrize(("kind", "bare"), [("onnx", False), ("torch", True)])
+def test_another_program_is_refused_and_leaves_no_file(model, tmp_path, monkeypatch, kind, bare):
+    path = tmp_path / f"student{SUFFIXES[kind]}"
+    make = export_module._program
+
+    def wrong(recognizer, description, *, bare):
+        """One weight is another."""
+        other = load_model(other_path).recognizer
+        other.network.head[3].bias.data[0] += 0.01
+        return make(other, description, bare=bare)
+
+    other_path = tmp_path / "model.safetensors"
+    save_model(other_path, model.recognizer, class_names=CLASSES, trained_on={})
+    path.write_bytes(b"an older one")
+    monkeypatch.setattr(export_module, "_program", wrong)
+    with pytest.raises(StaleArtifactError, match=r"differs from the model by 0\.0.* on 3 drawn clips"):
+        write(model, path, kind=kind, bare=bare)
+    assert path.read_bytes() == b"an older one"
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["model.safetensors", path.name]
+
+
+def test_a_tolerance_is_what_it_says(model, tmp_path):
+    found = write(model, tmp_path / "a.pt2", kind="torch", bare=True).comparison.max_difference
+    assert 0 < found < 1e-5
+    write(model, tmp_path / "b.pt2", kind="torch", bare=True, tolerance=found)
+    with pytest.raises(StaleArtifactError):
+        write(model, tmp_path / "c.pt2", kind="torch", bare=True, tolerance=found / 2)
+    assert not list(tmp_path.glob("c*"))
+
+
+def test_outputs_that_are_no_numbers_are_refused(model, tmp_path):
+    model.recognizer.network.head[3].bias.data[0] = float("nan")
+    with pytest.raises(StaleArtifactError, match="differs from the model by nan"):
+        write(model, tmp_path / "x.pt2", kind="torch", tolerance=float("inf"))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("name", "kind"), [("x.pt2", "onnx"), ("x.onnx", "torch"), ("x", "onnx")])
+def test_a_name_ends_as_its_format(model, tmp_path, name, kind):
+    with pytest.raises(ParamsError, match=f"ends with {SUFFIXES[kind]}"):
+        write(model, tmp_path / name, kind=kind)
+
+
+def test_missing_packages_are_named_with_the_extra(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(onnx_file, "find_spec", lambda name: None if name == "onnxscript" else name)
+    with pytest.raises(EnvironmentProblem, match=r"ONNX needs onnxscript, not.*\n.*pip install 'dlkdd\[export\]'"):
+        write(model, tmp_path / "x.onnx")
+    write(model, tmp_path / "x.pt2", kind="torch")
+
+
+# the file
+
+
+@pytest.mark.parametrize("kind", SUFFIXES)
+def test_the_same_model_gives_the_same_bytes_and_no_path(model, written, tmp_path, kind):
+    path = tmp_path / f"x{SUFFIXES[kind]}"
+    write(model, path, kind=kind)
+    content = path.read_bytes()
+    assert content == written[kind, False].path.read_bytes()
+    for text in (b".py", str(tmp_path).encode()):
+        assert text not in content
+
+
+@pytest.mark.parametrize("kind", SUFFIXES)
+def test_a_file_describes_its_model(model, written, kind):
+    done = written[kind, False]
+    if kind == "onnx":
+        said = open_onnx(done.path, num_threads=1).description
+    else:
+        extra = {EXTRA_FILE: ""}
+        torch.export.load(done.path, extra_files=extra)
+        said = json.loads(extra[EXTRA_FILE])
+    card = json.loads(done.cards[1].read_text())
+    assert said == {key: value for key, value in card.items() if key not in ("file", "comparison", "metrics")}
+    assert said["class_names"] == list(CLASSES)
+    assert said["digest"] == model.digest
+
+
+@pytest.mark.parametrize("content", [None, b"", b"not a program"])
+def test_what_is_no_program_of_ours_is_refused(tmp_path, content):
+    path = tmp_path / "x.onnx"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(StaleArtifactError, match=str(path)):
+        open_onnx(path, num_threads=1)
+
+
+# the clips of the comparison
+
+
+def test_stored_clips_are_the_middles_of_videos_spread_over_the_store(tmp_path):
+    _, frames = tiny_data(tmp_path)
+    clips = stored_clips(frames, CLIP, 3)
+    chosen = [frames.video_ids[number] for number in (0, 7, 15)]
+    for clip_THWC, video_id in zip(clips.clip_BTHWC, chosen, strict=True):
+        view = uniform_view(frames.shape(video_id), CLIP, index=0, num_clips=1)
+        assert torch.equal(clip_THWC, read_view(frames, video_id, view, CLIP))
+    assert clips.origin == f"clips of 3 videos of the frame store {frames.digest}"
+    with pytest.raises(DataError, match="holds 16 videos, 17 are wanted"):
+        stored_clips(frames, CLIP, 17)
+
+
+def test_drawn_clips_are_dark_and_bright_and_always_the_same():
+    clips = drawn_clips(CLIP, 4)
+    assert torch.equal(clips.clip_BTHWC, drawn_clips(CLIP, 4).clip_BTHWC)
+    assert [int(clip.max()) for clip in clips.clip_BTHWC] == [7, 24, 79, 255]
+
+
+# the command
+
+
+def test_the_command_says_on_what_it_compared(call, model_path, tmp_path):
+    _, frames = tiny_data(tmp_path)
+    out = tmp_path / "student.onnx"
+    code, printed, said = call("export", model_path, "--out", out, "--frames", frames.path)
+    assert code == 0
+    assert f"on clips of 4 videos of the frame store {frames.digest}, 100% with the same best class" in printed
+    assert f"card -> {out}.md, {out}.json" in said
+    code, printed, _ = call("export", model_path, "--out", tmp_path / "x.pt2", "--format", "torch", "--num-clips", 2)
+    assert code == 0
+    assert "on 2 drawn clips of noise" in printed
+
+
+def test_the_commands_errors_have_their_codes(call, model_path, tmp_path):
+    code, printed, said = call(
+        "export", model_path, "--out", tmp_path / "x.pt2", "--format", "torch", "--bare", "--tolerance", 0
+    )
+    assert (code, printed) == (5, "")
+    assert said.startswith(f"error: {tmp_path / 'x.pt2'}: not written: the program differs from the model by ")
+    assert call("export", model_path, "--out", tmp_path / "x.pt2")[0] == 2
+    assert call("export", tmp_path / "nothing", "--out", tmp_path / "x.onnx")[0] == 5
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,134 @@
+"""A card says what a model is, and the Python on it works as it is written."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from builders import CLASSES, CLIP, noise_video, one_thread, tiny_recognizer  # noqa: F401 - a fixture
+
+from benchmarks.export_architectures import settled
+from pipeline.errors import ParamsError, StaleArtifactError
+from pipeline.export import SUFFIXES, drawn_clips, export
+from pipeline.model_card import card, read_metrics
+from pipeline.models import load_model, save_model
+from pipeline.video import write_video
+
+TRAINED_ON = {
+    "stage": "train_student",
+    "seed": 0,
+    "best_epoch": 1,
+    "digests": {"manifest": "1" * 32, "frames": "2" * 32, "soft_targets": "3" * 32, "teacher": "4" * 32},
+}
+METRICS = {
+    **{name: {"top1": top1, "top5": 1.0} for name, top1 in (("teacher", 0.75), ("student", 0.625), ("baseline", 0.5))},
+    "student_minus_baseline": {"top1": 0.125, "top1_low": -0.02, "top1_high": 0.31},
+    "num_test_videos": 8,
+}
+
+
+@pytest.fixture
+def model(tmp_path):
+    path = tmp_path / "model.safetensors"
+    save_model(path, settled(tiny_recognizer()), class_names=CLASSES, trained_on=TRAINED_ON)
+    return load_model(path)
+
+
+def write(model, path, kind="torch", bare=False, metrics=None):
+    clips = drawn_clips(CLIP, 2)
+    return export(model, path, program_format=kind, bare=bare, clips=clips, tolerance=1e-3, metrics=metrics)
+
+
+@pytest.fixture
+def said(model, tmp_path):
+    """The card's values."""
+    done = write(model, tmp_path / "x.pt2", metrics=read_metrics(metrics_file(tmp_path), TRAINED_ON))
+    return json.loads(done.cards[1].read_text())
+
+
+def metrics_file(folder, metrics=METRICS):
+    path = folder / "metrics.json"
+    path.write_text(json.dumps(metrics))
+    return path
+
+
+@pytest.mark.parametrize(("kind", "bare"), [(kind, bare) for kind in SUFFIXES for bare in (False, True)])
+def test_the_python_on_the_card_recognises_a_video(model, tmp_path, monkeypatch, capsys, kind, bare):
+    done = write(model, tmp_path / f"student{SUFFIXES[kind]}", kind, bare)
+    (code,) = re.findall(r"```python\n(.*?)```", done.cards[0].read_text(), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    frames_THWC = noise_video("night", (7, 18, 24), high=60)
+    frames_THWC[3:5, :, :, 0] += 100  # of the clip's two frames, 2 and 4, one is redder
+    write_video(tmp_path / "night.mp4", iter(frames_THWC), fps=25.0, crf=0)
+    found = {}
+    exec(code, found)
+    assert len(found["frames"]) == 7
+    assert found["start"] == 2
+    clip_THWC = np.stack([found["cv2"].resize(box, (16, 16), interpolation=3) for box in found["boxes"]])
+    assert clip_THWC.shape == (2, 16, 16, 3)
+    assert clip_THWC[1, ..., 0].mean() > clip_THWC[0, ..., 0].mean() + 50  # red is the first channel
+    with torch.inference_mode():
+        logits_K = model.recognizer(torch.from_numpy(clip_THWC)[None])[0]
+    wanted_K = (logits_K if bare else logits_K.softmax(dim=0)).numpy()
+    assert np.abs(found["out"] - wanted_K).max() < 1e-4
+    name, value = capsys.readouterr().out.split()
+    assert name == CLASSES[wanted_K.argmax()]
+    assert float(value) == pytest.approx(wanted_K.max(), abs=1e-4)
+    assert len(code.splitlines()) <= 13
+
+
+def test_a_card_names_what_the_model_is_and_comes_from(model, said):
+    text = card(said)
+    assert text.startswith("# Student: r2plus1d_slim, 3 actions in dark video")
+    for words in (
+        model.digest,
+        *TRAINED_ON["digests"].values(),
+        "`drink`, `jump`, `wave`",
+        "2 frames, 2 apart, 16×16 pixels",
+        f"{model.recognizer.num_parameters:,}",
+        "| red | 0.4 | 0.2 |",
+        "`frames`: uint8 [batch, 2, 16, 16, 3]",
+        "`probs`: float32 [batch, 3]",
+        "2 drawn clips of noise",
+        said["file"]["digest"],
+    ):
+        assert words in text
+    assert said["trained_on"] == TRAINED_ON
+    assert said["clip"] == CLIP.model_dump()
+
+
+def test_metrics_are_those_of_the_models_role(tmp_path):
+    path = metrics_file(tmp_path)
+    found = read_metrics(path, {"stage": "train_baseline"})
+    assert found == {"top1": 0.5, "top5": 1.0, "num_test_videos": 8}
+    student = read_metrics(path, TRAINED_ON)
+    assert (student["top1"], student["student_minus_baseline"]["top1"]) == (0.625, 0.125)
+
+
+def test_a_card_gives_metrics_with_their_interval_or_says_that_there_are_none(said):
+    text = card(said)
+    assert "| top1 | 0.625 |" in text
+    assert "+12.5 points of top-1, 95 % interval -2.0 to +31.0" in text
+    without = card({**said, "metrics": None})
+    assert "0.625" not in without
+    assert "Nothing was said about it" in without
+
+
+def test_metrics_of_an_unknown_model_and_other_files_are_refused(tmp_path):
+    with pytest.raises(ParamsError, match="does not name the stage"):
+        read_metrics(metrics_file(tmp_path), {})
+    with pytest.raises(StaleArtifactError, match="not the metrics of a student"):
+        read_metrics(metrics_file(tmp_path, {"teacher": {}}), TRAINED_ON)
+    with pytest.raises(StaleArtifactError, match="no such file"):
+        read_metrics(tmp_path / "nothing.json", TRAINED_ON)
+
+
+def test_limits_depend_on_what_the_model_saw(said):
+    teacher = {"stage": "train_teacher", "weights": "r2plus1d_34.pth", "digests": {}}
+    assert "Enhance the frames" in card({**said, "trained_on": teacher})
+    assert "started from the weights r2plus1d_34.pth" in card({**said, "trained_on": teacher})
+    assert "Enhance the frames" not in card(said)
+    assert "not known what it sees" in card({**said, "trained_on": {}})
