@@ -24,7 +24,10 @@ app = typer.Typer(no_args_is_help=True, help=__doc__, add_completion=False, pret
 
 @app.command("list")
 def list_folders(as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False) -> None:
-    """Print the work folders: stage, size, age, and whether a run is at work, was stopped, or keeps it for the next."""
+    """Print the work folders: stage, size, age, and whether a run is at work, was stopped, or keeps it for the next.
+
+    Example: dlkdd work list
+    """
     folders = work_folders()
     if as_json:
         typer.echo(json.dumps([{**asdict(folder), "path": str(folder.path)} for folder in folders], indent=2))

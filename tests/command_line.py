@@ -11,7 +11,8 @@ PROGRAM = """#!{python}
 import os, sys
 sys.path.insert(0, os.getcwd())
 from stages.__main__ import main
-main()
+if __name__ == "__main__":  # it is imported by the processes that it starts
+    main()
 """
 
 
