@@ -108,24 +108,42 @@ def test_the_index_has_every_page():
     assert linked == {path.name for path in (ROOT / "docs").glob("*.md")} - {"README.md"}
 
 
-def messages_printed():
-    """The texts in the code, with `…` for what is filled in."""
-    for folder in ("pipeline", "stages"):
-        for path in (ROOT / folder).glob("*.py"):
-            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-                if isinstance(node, ast.JoinedStr):
-                    parts = [part.value if isinstance(part, ast.Constant) else "…" for part in node.values]
-                    yield "".join(parts)
-                elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-                    yield node.value
+ERRORS = {"ParamsError", "DataError", "EnvironmentProblem", "StaleArtifactError"}
 
 
-def test_the_messages_of_the_troubleshooting_page_are_printed():
-    printed = list(messages_printed())
+def words_of(node):
+    """A text as it is written in the code, with `…` for what is filled in."""
+    if isinstance(node, ast.JoinedStr):
+        return "".join(words_of(part) for part in node.values)
+    if isinstance(node, ast.BinOp):
+        return words_of(node.left) + words_of(node.right)
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else "…"
+
+
+@pytest.fixture(scope="module")
+def code():
+    """All nodes of the code's syntax trees."""
+    paths = [path for folder in ("pipeline", "stages") for path in (ROOT / folder).glob("*.py")]
+    return [node for path in paths for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))]
+
+
+@pytest.fixture(scope="module")
+def explained():
+    """The messages that the first columns of the troubleshooting page name."""
     cells = re.findall(r"^\| (`[^|]*`) \|", text_of("docs/troubleshooting.md"), re.MULTILINE)
-    named = [message for cell in cells for message in re.findall(r"`([^`]+)`", cell)]
-    assert len(named) > 60
-    assert [message for message in named if not any(message in text for text in printed)] == []
+    return [message for cell in cells for message in re.findall(r"`([^`]+)`", cell)]
+
+
+def test_messages_that_are_explained_are_printed(code, explained):
+    printed = {words_of(node) for node in code if isinstance(node, ast.JoinedStr | ast.BinOp | ast.Constant)}
+    assert [message for message in explained if not any(message in text for text in printed)] == []
+
+
+def test_every_error_of_the_user_is_explained(code, explained):
+    calls = [node for node in code if isinstance(node, ast.Call) and ast.unparse(node.func) in ERRORS and node.args]
+    raised = {text for call in calls if re.search("[a-z]", text := words_of(call.args[0]))}
+    assert len(raised) > 150
+    assert [text for text in raised if not any(message in text for message in explained)] == []
 
 
 def test_the_table_of_sweeps_is_that_of_dvc_yaml():
