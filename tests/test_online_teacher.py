@@ -19,7 +19,7 @@ from pipeline.dataset import ClipDataset, load_batches, samples_of
 from pipeline.distillation import distillation_loss
 from pipeline.errors import Interrupted, ParamsError, StaleArtifactError
 from pipeline.soft_targets import SoftTargetStore
-from pipeline.training import Trainer, TrainingData
+from pipeline.training import Listener, Trainer, TrainingData
 from stages.train_student import OnlineTeacher
 
 CPU = torch.device("cpu")
@@ -72,7 +72,7 @@ class Run:
             tiny_recognizer(seed=self.initial), self.data, self.params, self.loss, seed=5, device=CPU,
             checkpoint_path=self.folder / "checkpoint.pt", checkpoint_seconds=0,
         )  # fmt: skip
-        trained = trainer.run(stop=stop, advance=advance)
+        trained = trainer.run(stop=stop, listener=Listener(advance))
         last_weights = load_checkpoint(trainer.checkpoint_path)["weights"]
         return trained.curve, trained.recognizer.state_dict(), last_weights
 

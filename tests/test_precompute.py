@@ -95,7 +95,7 @@ def test_the_size_of_parts_does_not_show(project, monkeypatch, clips_per_part):
 
 
 @given(cuts=st.sets(st.integers(1, 29)))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 def test_the_size_of_parts_does_not_show_in_sums(tmp_path_factory, cuts):
     def error(cuts):
         folder = tmp_path_factory.mktemp("parts")

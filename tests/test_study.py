@@ -31,7 +31,8 @@ DVC_STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 
 @pytest.fixture(scope="module")
 def params():
-    return load_params(ROOT / "params.yaml")
+    """With a temperature and a weight of their own: what ships may change."""
+    return load_params(ROOT / "params.yaml").model_copy(update={"temperature": 2.0, "soft_weight": 0.5})
 
 
 def study_of(params, variants=("",), *, seeds=(0, 1), folder=Path(), with_test=True):
