@@ -20,7 +20,7 @@ from pipeline.enhance import Enhancer, enhance_frames
 from pipeline.enhancer_file import CLASSICAL, classical_from_params
 from pipeline.learned_enhancers import NETWORKS, CurveNetwork, estimate_curves, make_learned
 from pipeline.models import Recognizer
-from pipeline.networks import build_network
+from pipeline.networks import Architecture, build_network
 from pipeline.params import FitEnhancerParams
 
 
@@ -38,11 +38,16 @@ def cost_of(recognizer: Recognizer) -> Cost:
     Convolutions, matrix products and attention are counted, by torch.utils.flop_counter; what works on single numbers,
     as normalisation does, is not.
     """
-    arch = recognizer.architecture
+    return Cost(recognizer.num_parameters, clip_gmac(recognizer.architecture))
+
+
+def clip_gmac(architecture: Architecture) -> float:
+    """GMAC of one clip of the architecture's own geometry, as `cost_of` counts them."""
+    clip = architecture.clip
     with torch.device("meta"):
-        network = build_network(arch).eval()
-        clip_BCTHW = torch.empty(1, 3, arch.clip.num_frames, arch.clip.size, arch.clip.size)
-    return Cost(recognizer.num_parameters, _gmac(lambda: network(clip_BCTHW)))
+        network = build_network(architecture).eval()
+        clip_BCTHW = torch.empty(1, 3, clip.num_frames, clip.size, clip.size)
+    return _gmac(lambda: network(clip_BCTHW))
 
 
 def enhancer_gmac(name: str, *, height: int, width: int, curve_reduction: int) -> float:

@@ -5,7 +5,7 @@ Axes: B batch, C channels, T frames, H, W, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -125,10 +125,7 @@ def load_model(path: Path) -> ModelFile:
             f"not {attributes.get('format')} {version}",
             remedy="train it again with `dvc repro`",
         )
-    fields = ({"drop_path": 0.0} if version == 1 else {}) | attributes["architecture"]
-    if fields["name"] not in MODELS:
-        raise StaleArtifactError(f"{path}: unknown architecture {fields['name']!r}; known are {', '.join(MODELS)}")
-    arch = Architecture(**{**fields, "clip": ClipParams(**fields["clip"])})
+    arch = architecture_of(path, attributes)
     recognizer = Recognizer(arch, mean_C=[0.0] * 3, std_C=[1.0] * 3)
     state = {name: torch.from_numpy(array) for name, array in tensors.items()}
     try:
@@ -137,6 +134,14 @@ def load_model(path: Path) -> ModelFile:
         raise StaleArtifactError(f"{path}: its tensors do not fit {arch.name}: {error}") from None
     recognizer.eval()
     return ModelFile(recognizer, tuple(attributes["class_names"]), attributes["trained_on"], digest_file(path))
+
+
+def architecture_of(path: Path, attributes: Mapping[str, Any]) -> Architecture:
+    """The architecture that a model file states; raises StaleArtifactError where it is none of ours."""
+    fields = {"drop_path": 0.0} | attributes["architecture"]  # files of format 1 do not state it
+    if fields["name"] not in MODELS:
+        raise StaleArtifactError(f"{path}: unknown architecture {fields['name']!r}; known are {', '.join(MODELS)}")
+    return Architecture(**{**fields, "clip": ClipParams(**fields["clip"])})
 
 
 def check_geometry(architecture: Architecture, *, smallest_batch: int = 2, frozen_stages: int = 0) -> None:

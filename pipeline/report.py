@@ -19,8 +19,10 @@ from numpy.typing import NDArray
 
 from pipeline import report_figures as figures
 from pipeline.contact_sheet import spread_videos
+from pipeline.cost import clip_gmac
 from pipeline.listing import SPLITS
 from pipeline.manifest import Manifest
+from pipeline.models import architecture_of
 from pipeline.params import Params, Section, load_params
 from pipeline.report_chain import describe_chain
 from pipeline.report_figures import MOST_CLASSES, points
@@ -107,7 +109,7 @@ def make_report(paths: ReportPaths, *, progress: Progress = no_progress) -> str:
         leaks=find_leakage(found.manifest.rows, stems=stems),
         p_value=_p_value(results.metrics.student_minus_baseline.mcnemar_p),
         **_figures(results, found.manifest),
-        **_rows(results, found, params),
+        **_rows(paths, results, found, params),
         **_pictures(results, found, progress),
     )
 
@@ -243,12 +245,13 @@ def most_frequent(counts_KK: NDArray[np.int64], names: Sequence[str]) -> list[tu
     ]
 
 
-def _rows(results: Results, found: Artifacts, params: Params) -> dict[str, Any]:
+def _rows(paths: ReportPaths, results: Results, found: Artifacts, params: Params) -> dict[str, Any]:
     """Rows of the tables that have no figure."""
     metrics = results.metrics
     return {
         "metric_rows": [_metric_row(metrics, name) for name in MODELS],
-        "cost_rows": [_cost_row(metrics, found, name) for name in MODELS],
+        "frame_size": "x".join(map(str, reversed(found.dark.shape(found.dark.video_ids[0])[1:]))),
+        "cost_rows": [_cost_row(metrics, found, name, paths.models[name]) for name in MODELS],
         "curve_rows": [_curve_row(results, name) for name in MODELS],
         "class_rows": [
             (
@@ -288,18 +291,19 @@ def _metric_row(metrics: Metrics, name: str) -> tuple[object, ...]:
     )
 
 
-def _cost_row(metrics: Metrics, found: Artifacts, name: str) -> tuple[object, ...]:
+def _cost_row(metrics: Metrics, found: Artifacts, name: str, path: Path) -> tuple[object, ...]:
     facts = found.models[name]
     top1 = percent(metrics.of(name).top1)
     if facts is None:
-        return _marked(name), "not here", "", "", top1
-    architecture = facts.attributes["architecture"]
-    clip = architecture["clip"]
+        return _marked(name), "not here", "", "", "", top1
+    architecture = architecture_of(path, facts.attributes)
+    clip = architecture.clip
     return (
         _marked(name),
-        architecture["name"],
-        f"{clip['num_frames']} × {clip['size']}²",
+        architecture.name,
+        f"{clip.num_frames} × {clip.size}²",
         f"{facts.num_parameters:,}",
+        f"{clip_gmac(architecture):.3g}",
         top1,
     )
 

@@ -69,8 +69,13 @@ class LazyGroup(TyperGroup):
         name = cmd_name.replace("-", "_")
         if name not in COMMANDS:
             return None
+        if name == "evaluate" and any(word.partition("=")[0] == "--model" for word in sys.argv):
+            return self._command("evaluate_model", "evaluate-model")  # one model alone: another command, the same word
         if name not in {word.replace("-", "_") for word in _words_typed()}:
             return TyperCommand(cmd_name, help=_first_line(name))
+        return self._command(name, cmd_name)
+
+    def _command(self, name: str, cmd_name: str) -> Any:
         module = import_module(f"stages.{name}")
         if hasattr(module, "app"):
             command = get_command(module.app)

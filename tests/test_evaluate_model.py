@@ -169,3 +169,12 @@ def test_a_model_of_other_classes_is_refused(evaluate, write_model):
     code, out, err = evaluate(write_model("model", class_names=("drink", "jump", "walk")))
     assert (code, out) == (5, "")
     assert "knows other classes than the manifest" in err
+
+
+def test_evaluate_with_a_model_leads_here(call, data, evaluate, write_model):
+    folder, _, frames = data
+    model = write_model("model")
+    options = ["--frames", frames.path, "--manifest", folder / "manifest.csv", "--params", ROOT / "params.yaml"]
+    code, out, _ = call("evaluate", "--model", model, *options, "--device", "cpu", "--split", "test", "--json")
+    assert code == 0
+    assert out == evaluate(model, "--json")[1]
