@@ -17,8 +17,9 @@ demo: install
 test: lint
 	OMP_NUM_THREADS=1 pytest -n auto
 
+# a file stays in one process, for the clones that its tests share
 test-slow: install
-	pytest -m slow
+	OMP_NUM_THREADS=1 pytest -m slow -n auto --dist loadfile
 
 lint: install
 	ruff check .

@@ -152,12 +152,10 @@ def test_fewer_activations_are_kept():
 
 @pytest.mark.slow
 def test_compiled_it_learns_the_same(data, tmp_path):
-    changes = {
-        "dropout": 0.0,
-        "optimizer": "sgd",
-        "learning_rate": 1e-3,
-    }  # AdamW blows up the rounding of small gradients
+    # small steps of sgd on whole batches: anything else blows up rounding
+    changes = {"dropout": 0.0, "optimizer": "sgd", "learning_rate": 1e-3, "batch_size": 10}
     compiled = trained(data, tmp_path / "compiled", compile=True, **changes)
     plain = trained(data, tmp_path / "plain", **changes)
     for row, other in zip(compiled.curve, plain.curve, strict=True):
-        assert row == pytest.approx(other, rel=1e-2)
+        for name in ("train_loss", "val_loss"):
+            assert row[name] == pytest.approx(other[name], rel=1e-2), name
