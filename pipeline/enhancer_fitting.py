@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.checkpoint import load_checkpoint, save_checkpoint
+from pipeline.curves import Curve
 from pipeline.enhancer_losses import sci_losses, zero_dce_losses
 from pipeline.errors import Interrupted, ParamsError
 from pipeline.frames import FrameStore
@@ -36,8 +37,6 @@ WEIGHT_DECAY = 1e-4
 CLIP_GRAD_NORM = 0.1
 NUM_STAGES = 3  # of SCI, which share their weights
 NUM_CURVE_POINTS = 100  # of the curve, each the mean of the steps since the one before
-
-Curve = list[dict[str, float]]
 
 
 @dataclass

@@ -6,24 +6,23 @@ something to fit.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.curves import write_curve
 from pipeline.digest import digest_json
 from pipeline.enhancer_file import save_enhancer
 from pipeline.errors import DataError
 from pipeline.frames import FrameStore
 from pipeline.params import FitEnhancerParams
-from pipeline.work import Progress, StopCheck, WorkFolder, work_folder, written_whole
+from pipeline.work import Progress, StopCheck, WorkFolder, work_folder
 
 if TYPE_CHECKING:
     import torch
 
-    from pipeline.enhancer_fitting import Curve
 
 FITTED_VERSION = 1  # raised when the same frames come to give other weights
 CHECKPOINT_SECONDS = 20.0
@@ -113,17 +112,3 @@ def _fit_into(
         enhancer, curve = fitter.run(stop=stop, advance=advance)
     write_curve(found.curve_path, curve)
     save_enhancer(found.model_path, enhancer, fitted_on={**fit.inputs, "seed": fit.seed, "steps": fit.options.steps})
-
-
-def write_curve(path: Path, curve: Curve) -> None:
-    """The losses as a CSV, a line a point; the heading alone where nothing was fitted."""
-    with written_whole(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(curve[0]) if curve else ["step", "loss"], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({key: f"{value:.6g}" for key, value in row.items()} for row in curve)
-
-
-def read_curve(path: Path) -> Curve:
-    """The losses that `write_curve` wrote."""
-    with path.open(encoding="utf-8", newline="") as file:
-        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]

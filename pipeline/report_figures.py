@@ -13,7 +13,8 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from pipeline.report_inputs import MODELS, Band, Bin, ClassShares, Epoch, Metrics, ModelMetrics
+from pipeline.calibration import Bin
+from pipeline.report_inputs import MODELS, Band, ClassShares, Epoch, Metrics, ModelMetrics
 from pipeline.svg import Drawing, Scale, shortened, ticks
 
 Format = Callable[[float], str]

@@ -17,6 +17,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from pipeline.calibration import Bin
 from pipeline.digest import digest_file
 from pipeline.errors import StaleArtifactError
 from pipeline.frames import FrameStore
@@ -133,17 +134,6 @@ class Band:
     high: float
     num_videos: int
     top1: Mapping[str, float]
-
-
-@dataclass(frozen=True)
-class Bin:
-    """Predictions whose confidence is above low and at most high: its mean, and the share of them that is right."""
-
-    low: float
-    high: float
-    num_videos: int
-    confidence: float
-    accuracy: float
 
 
 @dataclass(frozen=True)

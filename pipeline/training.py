@@ -19,6 +19,7 @@ from torch import Tensor
 
 from pipeline.augmentation import light_augmentation
 from pipeline.checkpoint import load_checkpoint, save_checkpoint
+from pipeline.curves import Curve
 from pipeline.dataset import Batch, ClipDataset, EpochPlan, Sample, UniformViews, ViewSource, load_batches
 from pipeline.digest import digest_uint64
 from pipeline.errors import Interrupted, ParamsError
@@ -32,7 +33,6 @@ from pipeline.ranks import Ranks
 from pipeline.work import Advance, StopCheck
 
 LossFunction = Callable[[Tensor, Batch, float], Tensor]  # logits_BK, the batch, epochs done with their fraction
-Curve = list[dict[str, float]]
 
 ONE_RANK = Ranks(0, 1)
 FULL_SCALE = 1.0  # at it, what float16 cannot hold is no longer the scaling's fault

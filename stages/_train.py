@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import torch
 import typer
 from torch import Tensor
 
+from pipeline.curves import write_curve
 from pipeline.dataset import Batch, EpochPlan, Sample, ViewSource, pixel_statistics, samples_of
 from pipeline.execution import autocast_dtype, check_shares
 from pipeline.frames import FrameStore
@@ -23,8 +23,8 @@ from pipeline.optimization import class_weights
 from pipeline.params import ClipParams, ModelName, TrainParams, stage_values
 from pipeline.pretrained import PUBLISHED_STATISTICS, Fit, Pretrained, fit, load_into, read_pretrained
 from pipeline.ranks import Ranks, joined_ranks
-from pipeline.training import Curve, Epoch, Listener, LossFunction, Trained, Trainer, TrainingData
-from pipeline.work import StopCheck, WorkFolder, interruptible, no_progress, publish, work_folder, written_whole
+from pipeline.training import Epoch, Listener, LossFunction, Trained, Trainer, TrainingData
+from pipeline.work import StopCheck, WorkFolder, interruptible, no_progress, publish, work_folder
 from stages._device import choose_device
 from stages._shell import progress, say
 from stages._tensorboard import EpochWriter, tensorboard_writer
@@ -193,7 +193,7 @@ def _publish(
 ) -> None:
     built_model, built_curve = work.path / "model.safetensors", work.path / "curve.csv"
     save_model(built_model, trained.recognizer, class_names=class_names, trained_on=trained_on)
-    _write_curve(built_curve, trained.curve)
+    write_curve(built_curve, trained.curve)
     publish(built_curve, curve_path)
     publish(built_model, out)
     work.finish()
@@ -248,10 +248,3 @@ def _new_recognizer(
         load_into(recognizer.network, start.pretrained, start.fit)
     recognizer.freeze(options.frozen_stages)
     return recognizer
-
-
-def _write_curve(path: Path, curve: Curve) -> None:
-    with written_whole(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(curve[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({key: f"{value:.6g}" for key, value in row.items()} for row in curve)

@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
+from pipeline.curves import read_curve, write_curve
 from pipeline.digest import digest_file
 from pipeline.enhancer_file import LEARNED, classical_from_params, save_enhancer
-from pipeline.fitted_enhancer import CHECKPOINT_SECONDS, Fit, fitted, read_curve, write_curve
+from pipeline.fitted_enhancer import CHECKPOINT_SECONDS, Fit, fitted
 from pipeline.frames import FrameStore
 from pipeline.manifest import read_manifest
 from pipeline.params import EnhancerName, FitEnhancerParams, load_params
@@ -40,11 +41,11 @@ def main(
     train = tuple(row.video_id for row in read_manifest(manifest_path).rows_of("train"))
     if name not in LEARNED:
         save_enhancer(out, classical_from_params(name, options), fitted_on={})
-        write_curve(curve_path, [])
+        write_curve(curve_path, [], if_empty=("step", "loss"))
         say(f"fit_enhancer: {name} -> {out}")
     elif options.weights is not None:
         _take_weights(name, options, out)
-        write_curve(curve_path, [])
+        write_curve(curve_path, [], if_empty=("step", "loss"))
         say(f"fit_enhancer: {name} with the weights of {options.weights} -> {out}")
     else:
         from stages._device import choose_device  # here and below: classical ones need no torch
