@@ -13,6 +13,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import pytest
+from stage_server import StageServer
 
 LONG = os.environ.get("DLKDD_FAULTS") == "long"
 CATEGORIES = ("Videos", "Lists", "Runs", "Disk", "Artifacts", "Numbers", "Security")
@@ -73,3 +74,10 @@ def pytest_terminal_summary(terminalreporter):
     terminalreporter.write_line("\n".join(lines))
     if (path := os.environ.get("DLKDD_FAULTS_TABLE")) is not None:
         Path(path).write_text("\n".join(lines) + "\n")
+
+
+@pytest.fixture(scope="session")
+def stage_server(tmp_path_factory):
+    """Stages as forks of a process that has everything imported, with faults of the disk: stage_server.py."""
+    with StageServer(tmp_path_factory.mktemp("stage_server")) as server:
+        yield server
