@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 # dvc runs its stages with the `python` of the environment
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test test-slow lint install clean
+.PHONY: demo test test-slow faults lint install clean
 
 demo: install
 	dvc repro
@@ -20,6 +20,10 @@ test: lint
 # a file stays in one process, for the clones that its tests share
 test-slow: install
 	OMP_NUM_THREADS=1 pytest -m slow -n auto --dist loadfile
+
+# the long run of tests/faults, whose table goes into docs/reliability.md
+faults: install
+	DLKDD_FAULTS=long OMP_NUM_THREADS=1 pytest -m slow -n auto --dist worksteal tests/faults
 
 lint: install
 	ruff check .

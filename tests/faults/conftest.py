@@ -9,16 +9,17 @@ slow tests a seeded part of it runs.
 from __future__ import annotations
 
 import os
-from collections import defaultdict
+import time
 from pathlib import Path
 
 import pytest
+from fault_table import CATEGORIES, OUTCOMES, in_page, rows_of, table
 from stage_server import StageServer
 
 LONG = os.environ.get("DLKDD_FAULTS") == "long"
-CATEGORIES = ("Videos", "Lists", "Runs", "Disk", "Artifacts", "Numbers", "Security")
-OUTCOMES = ("E", "Q", "R", "=")
 FOLDER = Path(__file__).parent
+BEGAN = pytest.StashKey[float]()
+PAGE = FOLDER.parents[1] / "docs/reliability.md"
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -44,40 +45,27 @@ def cases(record_property):
     return lambda number: record_property("cases", number)
 
 
-def table(reports):
-    """The outcome of a run by fault, as lines of Markdown."""
-    counts = defaultdict(lambda: [0, 0, 0])
-    for report in reports:
-        properties = dict(report.user_properties)
-        if "fault" not in properties:
-            continue
-        row = counts[tuple(properties["fault"])]
-        row[0] += report.passed * properties.get("cases", 1)
-        row[1] += report.failed
-        row[2] += report.skipped
-    lines = ["| category | fault | outcome | cases | failed |", "|---|---|---|---:|---:|"]
-    for (category, fault, outcome), (passed, failed, skipped) in sorted(
-        counts.items(), key=lambda row: CATEGORIES.index(row[0][0])
-    ):
-        tried = f"{passed:,}" if passed or not skipped else "not here"
-        lines.append(f"| {category} | {fault} | {outcome} | {tried} | {failed} |")
-    return lines
-
-
-def pytest_terminal_summary(terminalreporter):
-    if not LONG:
-        return
-    stats = terminalreporter.stats
-    reports = [report for kind in ("passed", "failed", "error", "skipped") for report in stats.get(kind, ())]
-    terminalreporter.section("faults")
-    lines = table(reports)
-    terminalreporter.write_line("\n".join(lines))
-    if (path := os.environ.get("DLKDD_FAULTS_TABLE")) is not None:
-        Path(path).write_text("\n".join(lines) + "\n")
-
-
 @pytest.fixture(scope="session")
 def stage_server(tmp_path_factory):
     """Stages as forks of a process that has everything imported, with faults of the disk: stage_server.py."""
     with StageServer(tmp_path_factory.mktemp("stage_server")) as server:
         yield server
+
+
+def pytest_sessionstart(session):
+    session.config.stash[BEGAN] = time.monotonic()
+
+
+def pytest_terminal_summary(terminalreporter, exitstatus, config):
+    """After a long run of the whole suite the table is printed, and put into its page."""
+    if not LONG:
+        return
+    stats = terminalreporter.stats
+    reports = [report for kind in ("passed", "failed", "error", "skipped") for report in stats.get(kind, ())]
+    lines = table(rows_of(reports))
+    terminalreporter.section("faults")
+    terminalreporter.write_line("\n".join(lines))
+    if exitstatus == 0 and not config.option.keyword and config.option.file_or_dir == ["tests/faults"]:
+        minutes = (time.monotonic() - config.stash[BEGAN]) / 60
+        when = f"{time.strftime('%Y-%m-%d')}, {minutes:.0f} minutes on {len(os.sched_getaffinity(0))} cores"
+        PAGE.write_text(in_page(PAGE.read_text(), lines, when))
