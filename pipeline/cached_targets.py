@@ -184,7 +184,7 @@ def _parts(
         packed = {name: rows.arrays[name] for name in ("views", *store.codec.arrays())}
         yield {_ID_BYTES: np.frombuffer(b"".join(ids), np.uint8), _ID_ENDS: ends_N, **packed}
     lacking = [f"lacks {len(missing)} of the {len(wanted)} videos:"] if missing else []
-    findings = [*findings, *_shortened(others), *lacking, *_shortened(sorted(missing))]
+    findings = [*findings, *others, *lacking, *sorted(missing)]
     if findings:
         raise StaleArtifactError(f"{store.location}: does not fit this run", findings=findings, remedy=REMEDY)
 
@@ -195,10 +195,6 @@ def _other_shapes(rows: Rows, frames: FrameStore) -> list[str]:
         for video_id, shape in zip(rows.video_ids, rows.arrays["frame_shape"].tolist(), strict=True)
         if tuple(shape) != frames.shape(video_id)
     ]
-
-
-def _shortened(findings: Sequence[str]) -> list[str]:
-    return [*findings[:10], *([f"… and {len(findings) - 10} more"] if len(findings) > 10 else [])]
 
 
 def _file(folder: Path, name: str) -> Path:

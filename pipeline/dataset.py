@@ -44,10 +44,9 @@ def samples_of(manifest: Manifest, frames: FrameStore, split: str) -> list[Sampl
     stored = set(frames.video_ids)
     missing = [sample.video_id for sample in samples if sample.video_id not in stored]
     if missing:
-        more = [f"… and {len(missing) - 10} more"] if len(missing) > 10 else []
         raise StaleArtifactError(
             f"{frames.path}: lacks {len(missing)} of the {len(samples)} {split} videos of the manifest",
-            findings=[*missing[:10], *more],
+            findings=missing,
             remedy="`dvc repro` makes both from the same videos",
         )
     if not samples:

@@ -20,7 +20,6 @@ from pipeline.stopwatch import Stopwatch, summed
 from pipeline.work import work_folder
 
 ENHANCED_VERSION = 3  # raised when the same dark frames come to give other enhanced ones
-MAX_FINDINGS = 20  # printed ones
 
 
 @dataclass(frozen=True)
@@ -54,12 +53,9 @@ def enhance(dark_path: Path, enhancer_path: Path, out: Path, *, device: str = "c
 
 def _check_broken(broken: Sequence[tuple[str, str]], num_videos: int) -> None:
     if broken:
-        findings = [f"{name}: {reason}" for name, reason in broken[:MAX_FINDINGS]]
-        if len(broken) > MAX_FINDINGS:
-            findings.append(f"… and {len(broken) - MAX_FINDINGS} more")
         raise StaleArtifactError(
             f"{len(broken)} of {num_videos} videos could not be enhanced; the others are done and kept",
-            findings=findings,
+            findings=[f"{name}: {reason}" for name, reason in broken],
             remedy="mend the dark frames with `dvc checkout` or `dvc repro`, or take these videos off the lists; "
             "then run the same command again: it does what is missing",
         )

@@ -31,7 +31,7 @@ def enhancer_from_weights(path: Path, name: str, *, curve_reduction: int, precis
     if findings:
         raise ParamsError(
             f"fit_enhancer.weights: {path} does not hold the weights of {name}",
-            findings=findings[:20],
+            findings=findings,
             remedy="name a file of that network, or set fit_enhancer.weights to null to fit it on your own videos",
         )
     return make_learned(name, {"curve_reduction": curve_reduction, "precision": precision}, tensors)

@@ -8,9 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+SHOWN_FINDINGS = 20  # more hide the message above them
+
 
 class DlkddError(Exception):
-    """Base of the errors that a user can cause or mend; anything else is a bug of ours (exit code 1)."""
+    """Base of the errors that a user can cause or mend; anything else is a bug of ours (exit code 1).
+
+    findings: all of them; the text has the first ones, and how many more there are.
+    """
 
     exit_code = 1
 
@@ -18,7 +23,9 @@ class DlkddError(Exception):
         self.message = message
         self.findings = tuple(findings)
         self.remedy = remedy
-        lines = [message, *(f"  - {finding}" for finding in self.findings)]
+        more = len(self.findings) - SHOWN_FINDINGS
+        shown = [*self.findings[:SHOWN_FINDINGS], *([f"… and {more} more"] if more > 0 else [])]
+        lines = [message, *(f"  - {finding}" for finding in shown)]
         if remedy:
             lines.append(f"help: {remedy}")
         super().__init__("\n".join(lines))

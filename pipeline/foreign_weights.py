@@ -39,7 +39,7 @@ def read_tensors(path: Path, *, parameter: str) -> dict[str, Tensor]:
     tensors = {str(name): value.detach() for name, value in content.items() if isinstance(value, Tensor)}
     strange = [name for name, value in tensors.items() if value.is_meta or value.layout != torch.strided]
     if strange:
-        raise StaleArtifactError(f"{parameter}: {path}: not all tensors have plain values", findings=strange[:20])
+        raise StaleArtifactError(f"{parameter}: {path}: not all tensors have plain values", findings=strange)
     return tensors
 
 

@@ -21,8 +21,6 @@ from pipeline.manifest import Manifest
 from pipeline.video import write_video
 from pipeline.work import Progress, no_progress
 
-MAX_FINDINGS = 20  # printed ones
-
 
 @dataclass(frozen=True)
 class Export:
@@ -88,7 +86,7 @@ def _check_known(store: FrameStore, video_ids: Sequence[str]) -> None:
     if findings:
         raise ParamsError(
             f"{store.path}: has no such videos: {len(findings)}",
-            findings=_shortened(findings),
+            findings=findings,
             remedy=f"its ids are the first column of {store.path / 'index.csv'}",
         )
 
@@ -103,7 +101,7 @@ def _check_alike(store: FrameStore, beside: FrameStore, video_ids: Sequence[str]
     if findings:
         raise StaleArtifactError(
             f"{store.path} and {beside.path} do not hold the same videos: {len(findings)} differ",
-            findings=_shortened(findings),
+            findings=findings,
             remedy="`dvc repro enhance` makes them alike again; or name videos that are the same in both",
         )
 
@@ -120,7 +118,7 @@ def _rates(video_ids: Sequence[str], manifest: Manifest | None, fps: float) -> d
     if missing:
         raise StaleArtifactError(
             f"the manifest lacks {len(missing)} of the store's videos",
-            findings=_shortened(missing),
+            findings=missing,
             remedy="give the manifest that was made with the store, or --fps alone",
         )
     return {name: manifest.by_id[name].fps or fps for name in video_ids}  # 0.0: none is stated
@@ -141,7 +139,7 @@ def _check_inside(export: Export) -> None:
     if findings:
         raise DataError(
             f"{export.out}: ids of videos that name no file in it: {len(findings)}",
-            findings=_shortened(findings),
+            findings=findings,
             remedy="export the other videos by their ids",
         )
 
@@ -162,14 +160,9 @@ def _check_free(export: Export, force: bool) -> None:
     if blocked:
         raise ParamsError(
             f"{export.out}: nothing was written; paths in the way: {len(blocked)}",
-            findings=_shortened([f"{path}: {reason}" for path, reason in blocked.items()]),
+            findings=[f"{path}: {reason}" for path, reason in blocked.items()],
             remedy="choose another folder, or add --force to replace files",
         )
-
-
-def _shortened(findings: Sequence[str]) -> list[str]:
-    more = len(findings) - MAX_FINDINGS
-    return [*findings[:MAX_FINDINGS], *([f"… and {more} more"] if more > 0 else [])]
 
 
 def write_export(export: Export, *, progress: Progress = no_progress) -> Exported:
@@ -192,7 +185,7 @@ def write_export(export: Export, *, progress: Progress = no_progress) -> Exporte
         raise StaleArtifactError(
             f"{len(damaged)} of {len(export.rates)} videos are damaged and were not written; the others are in "
             f"{export.out}",
-            findings=_shortened(damaged),
+            findings=damaged,
             remedy="`dlkdd frames verify` names all that is damaged; `dvc checkout` or `dvc repro` brings it back",
         )
     return Exported(len(export.rates), num_frames, num_bytes)

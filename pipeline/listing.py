@@ -16,7 +16,6 @@ from pipeline.errors import DataError
 
 VIDEO_SUFFIXES = (".3gp", ".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv")
 SPLITS = ("train", "val", "test")
-MAX_FINDINGS = 20  # printed ones; more hide the message above them
 
 
 @dataclass(frozen=True)
@@ -69,11 +68,8 @@ class Findings:
         """Raise DataError with the first findings and the count of the rest, if there are any."""
         if not self.lines:
             return
-        shown = self.lines[:MAX_FINDINGS]
-        if len(self.lines) > len(shown):
-            shown.append(f"… and {len(self.lines) - len(shown)} more")
         problems = "1 problem" if len(self.lines) == 1 else f"{len(self.lines)} problems"
-        raise DataError(f"{message}: {problems}", findings=shown, remedy=remedy)
+        raise DataError(f"{message}: {problems}", findings=self.lines, remedy=remedy)
 
 
 def read_lines(path: Path) -> list[tuple[int, str]]:

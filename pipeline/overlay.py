@@ -29,7 +29,6 @@ from pipeline.video_inputs import VideoInput
 MIN_WIDTH = 320  # smaller frames are enlarged by a whole number to at least this
 SHOWN_CLASSES = 3
 CRF = 18  # x264's quality
-MAX_FINDINGS = 20  # printed ones
 
 SHADE = 0.72  # how much of the picture the panel hides
 BACKGROUND: Colour = (20, 21, 23)
@@ -68,10 +67,9 @@ def plan_overlays(videos: Sequence[VideoInput], out: Path, *, force: bool) -> di
         elif counts[file] > 1:
             findings.append(f"{file}: would be that of {path} and of another video")
     if findings:
-        more = len(findings) - MAX_FINDINGS
         raise ParamsError(
             f"--overlay {out}: cannot be written there",
-            findings=[*findings[:MAX_FINDINGS], *([f"… and {more} more"] if more > 0 else [])],
+            findings=findings,
             remedy="name another folder, or predict videos of the same name one after the other",
         )
     return files

@@ -32,7 +32,6 @@ from pipeline.soft_targets import Rows, concatenate, row_layout, write_store
 
 CLIPS_PER_PART = 512
 _ROWS_AT_ONCE = 512  # packed; a fixed number, since what they cost is summed in floats, in this order
-_NUM_NAMED = 10  # videos that an error names
 
 Artifact = tuple[Path, str]  # an absolute path, and the digest that is expected there
 
@@ -98,7 +97,7 @@ def refuse_not_finite(video_ids: Sequence[str]) -> None:
     if video_ids:
         raise DataError(
             f"the teacher's logits are not finite on {len(video_ids)} videos:",
-            findings=_shortened(video_ids),
+            findings=video_ids,
             remedy="train the teacher again with a lower train_teacher.learning_rate",
         )
 
@@ -178,7 +177,7 @@ class Packing:
             raise DataError(
                 f"the teacher's logits are too large for the codec {self.codec.attributes()['name']} on "
                 f"{len(self.too_large)} videos:",
-                findings=_shortened(self.too_large),
+                findings=self.too_large,
                 remedy="set precompute_soft_targets.codec to float32, which asks no teacher again, or train the "
                 "teacher with a lower train_teacher.learning_rate",
             )
@@ -233,8 +232,3 @@ def pack_store(
 
 def _finite(logits_NVMK: NDArray[np.float32]) -> NDArray[np.bool_]:
     return np.asarray(np.isfinite(logits_NVMK).all(axis=(1, 2, 3)))
-
-
-def _shortened(video_ids: Sequence[str]) -> list[str]:
-    more = [f"… and {len(video_ids) - _NUM_NAMED} more"] if len(video_ids) > _NUM_NAMED else []
-    return [*video_ids[:_NUM_NAMED], *more]

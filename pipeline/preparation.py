@@ -27,7 +27,6 @@ from pipeline.video import BrokenVideoError, VideoInfo, probe, read_frames
 from pipeline.work import work_folder
 
 PREPARED_VERSION = 2  # raised when the same videos come to give other frames or records
-MAX_FINDINGS = 20  # printed ones; more hide the message above them
 
 
 @dataclass(frozen=True)
@@ -108,7 +107,7 @@ def videos_by_id(listed: Sequence[ListedVideo]) -> dict[str, ListedVideo]:
     if findings:
         raise DataError(
             "videos have the same id, which is the path without suffix",
-            findings=findings[:MAX_FINDINGS],
+            findings=findings,
             remedy="list one of each",
         )
     return videos
@@ -118,8 +117,6 @@ def check_quarantine(broken: Sequence[QuarantineRow], videos: Mapping[str, Liste
     """Raise DataError where too many videos are broken, or where a split loses a class by it."""
     share = len(broken) / len(videos)
     findings = [f"{row.path} ({row.split}): {row.reason}" for row in broken]
-    if len(findings) > MAX_FINDINGS:
-        findings[MAX_FINDINGS:] = [f"… and {len(findings) - MAX_FINDINGS} more"]
     if share > max_share:
         raise DataError(
             f"{len(broken)} of {len(videos)} videos are broken: {share:.2%}, "

@@ -28,7 +28,6 @@ TORCHVISION = "torchvision"
 _PREFIXES = ("module.", "model.", "network.")  # of DataParallel, of Lightning, and of our own model files
 _OURS = ("mean_C", "std_C")  # of our own model files; input_statistics decides about them
 _COUNTER = ".num_batches_tracked"  # which torch writes since 2018, and nothing here reads
-_SHOWN = 20
 
 # mean and standard deviation of RGB / 255, as the weights of these families were published with
 PUBLISHED_STATISTICS: Mapping[str, tuple[Sequence[float], Sequence[float]]] = {
@@ -123,7 +122,7 @@ def fit(pretrained: Pretrained, architecture: Architecture, *, class_names: Sequ
     if broken:
         raise StaleArtifactError(
             f"weights: {pretrained.name} has values that are not finite",
-            findings=broken[:_SHOWN],
+            findings=broken,
             remedy="get it again",
         )
     skipped = tuple(name for name in tensors if name not in wanted and name not in _OURS)
@@ -147,7 +146,6 @@ def _our_names(tensors: Mapping[str, Tensor], renamed: Mapping[str, str]) -> dic
 
 
 def _unfit(pretrained: Pretrained, architecture: Architecture, findings: Sequence[str]) -> StaleArtifactError:
-    shown = [*findings[:_SHOWN], *([f"and {len(findings) - _SHOWN} more"] if len(findings) > _SHOWN else [])]
     others = [name for name in MODELS if _fits(pretrained, name, architecture)]
     remedy = (
         f"these are weights of {' or '.join(others)}: name that model, or another file"
@@ -156,7 +154,7 @@ def _unfit(pretrained: Pretrained, architecture: Architecture, findings: Sequenc
     )
     return StaleArtifactError(
         f"weights: {pretrained.name} does not fit {architecture.name}",
-        findings=shown,
+        findings=findings,
         remedy=remedy,
     )
 

@@ -319,10 +319,9 @@ class SoftTargetStore:
 
     def damaged(self, reason: str, findings: Sequence[str] = ()) -> StaleArtifactError:
         """The error for a store that is not whole."""
-        shown = [*findings[:10], f"… and {len(findings) - 10} more"] if len(findings) > 10 else findings
         return StaleArtifactError(
             f"{self.location}: not a whole soft-target store: {reason}",
-            findings=shown,
+            findings=findings,
             remedy=f"{MAKE_REMEDY}; `dlkdd targets verify` lists everything, `dlkdd targets repair` mends rows",
         )
 

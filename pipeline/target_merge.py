@@ -21,7 +21,6 @@ from pipeline.target_blocks import blocks
 from pipeline.work import Progress, no_progress
 
 _REMEDY = "`dlkdd targets diff` shows two stores side by side"
-_MOST_NAMED = 10
 
 # What both kinds of merge need to be the same, and what each needs beyond that
 _COMMON = ("class_names", "clip", "view_policy", "batch_size", "codec", "num_views", "digests.enhancer")
@@ -163,10 +162,7 @@ def _differences(stores: Sequence[SoftTargetStore], names: Sequence[str]) -> lis
 
 def _refuse(findings: Sequence[str]) -> None:
     if findings:
-        more = [f"… and {len(findings) - _MOST_NAMED} more"] if len(findings) > _MOST_NAMED else []
-        raise StaleArtifactError(
-            "these stores cannot be merged", findings=[*findings[:_MOST_NAMED], *more], remedy=_REMEDY
-        )
+        raise StaleArtifactError("these stores cannot be merged", findings=findings, remedy=_REMEDY)
 
 
 def _unlike(parts: Sequence[Rows], codec_arrays: Mapping[str, object]) -> list[str]:

@@ -17,7 +17,6 @@ from stages._device import choose_device
 from stages._shell import progress, say
 
 NUM_SAMPLED = 2000  # videos among which the shown ones are chosen
-MAX_FINDINGS = 20  # printed ones
 
 
 def show(
@@ -70,7 +69,7 @@ def _videos(dark: FrameStore, manifest_path: Path | None) -> tuple[tuple[str, ..
     if missing:
         raise StaleArtifactError(
             f"{dark.path}: lacks {len(missing)} videos of {manifest_path}",
-            findings=missing[:MAX_FINDINGS],
+            findings=missing,
             remedy="`dvc repro prepare` brings store and manifest together",
         )
     return candidates, among, train

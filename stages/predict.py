@@ -24,7 +24,6 @@ from stages._device import DeviceOption, choose_device
 from stages._predictions import Classes, csv_table, print_json, print_table, print_window, video_values, window_values
 from stages._shell import PARAMS_PATH, ParamsOption, progress, say
 
-MAX_FINDINGS = 20  # printed ones
 ENHANCERS = tuple(name for name in CLASSICAL if name != "none")
 
 
@@ -251,10 +250,10 @@ def _show(task: Task, results: Sequence[VideoPrediction | BrokenVideo]) -> None:
     elif videos:
         print_table(videos, task.classes, windowed=windowed)
     if broken:
-        findings = [f"{video.path}: {video.reason}" for video in broken]
-        if len(findings) > MAX_FINDINGS:
-            findings[MAX_FINDINGS:] = [f"… and {len(findings) - MAX_FINDINGS} more"]
-        raise DataError(f"{len(broken)} of {len(results)} videos are broken", findings=findings)
+        raise DataError(
+            f"{len(broken)} of {len(results)} videos are broken",
+            findings=[f"{video.path}: {video.reason}" for video in broken],
+        )
 
 
 def _predict_camera(task: Task, number: int) -> None:

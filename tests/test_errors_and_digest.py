@@ -12,7 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.digest import digest_bytes, digest_file, digest_json, digest_uint64
-from pipeline.errors import DataError, DlkddError, EnvironmentProblem, Interrupted, ParamsError, StaleArtifactError
+from pipeline.errors import (
+    SHOWN_FINDINGS,
+    DataError,
+    DlkddError,
+    EnvironmentProblem,
+    Interrupted,
+    ParamsError,
+    StaleArtifactError,
+)
 
 KEYS = st.text(max_size=5)
 JSON = st.recursive(
@@ -44,6 +52,18 @@ def test_a_message_has_a_line_for_every_finding_and_the_help_at_the_end():
 
 def test_a_message_without_findings_and_help_is_one_line():
     assert str(DataError("gone")) == "gone"
+
+
+def test_the_message_has_the_first_findings_and_the_error_all_of_them():
+    names = [f"video {number}" for number in range(SHOWN_FINDINGS + 2)]
+    error = DataError("broken", findings=names, remedy="mend them")
+    assert error.findings == tuple(names)
+    assert str(error).splitlines() == [
+        "broken",
+        *(f"  - {name}" for name in names[:-2]),
+        "  - … and 2 more",
+        "help: mend them",
+    ]
 
 
 @pytest.mark.parametrize("kind", [ParamsError, DataError, EnvironmentProblem, StaleArtifactError, Interrupted])
