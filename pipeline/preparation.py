@@ -26,7 +26,7 @@ from pipeline.stopwatch import Stopwatch, summed
 from pipeline.video import BrokenVideoError, VideoInfo, probe, read_frames
 from pipeline.work import work_folder
 
-PREPARED_VERSION = 2  # raised when the same videos come to give other frames or records
+PREPARED_VERSION = 3  # raised when the same videos come to give other frames or records
 MAX_FINDINGS = 20  # printed ones; more hide the message above them
 
 

@@ -29,7 +29,10 @@ from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoRef
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
+from pipeline.containers import edited_seconds, fragment_samples, matroska_frames
+from pipeline.errors import BrokenVideoError as BrokenVideoError
 from pipeline.errors import DataError
+from pipeline.frame_counts import PacketTally
 from pipeline.listing import VIDEO_SUFFIXES as VIDEO_SUFFIXES
 from pipeline.work import written_whole
 
@@ -46,14 +49,9 @@ DECODER_OPTIONS = {"err_detect": "explode"}  # an error where a slice is damaged
 GRAY_TO_FULL_RANGE = np.clip((np.arange(256) - 16) * 255 / 219 + 0.5, 0, 255).astype(np.uint8)
 
 MAX_SAMPLE_ASPECT = 4  # the standards' widest sample is 32:11; beyond this the header is damaged
-MAX_NVOP_BYTES = 19  # an MPEG-4 packet up to this size may say "not coded, repeat the last" (FFmpeg's MAX_NVOP_SIZE)
 DURATION_SLACK_SECONDS = 0.2  # how much earlier than stated the last packet may end: rounding, unknown last durations
 
 Frame = NDArray[np.uint8]
-
-
-class BrokenVideoError(DataError):
-    """One video cannot be used; the message is the reason, without the path."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +82,7 @@ def probe(path: Path) -> VideoInfo:
         for frame in container.decode(stream):
             layout = _Layout.of(frame, stream, None)
             rate = stream.average_rate or stream.guessed_rate
-            return VideoInfo(_stated_frames(container, stream), float(rate or 0), *layout.displayed)
+            return VideoInfo(_stated_frames(path, container, stream), float(rate or 0), *layout.displayed)
         raise BrokenVideoError("no frame can be decoded")
 
 
@@ -240,11 +238,13 @@ def _opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
         raise BrokenVideoError(f"FFmpeg: {error.strerror or type(error).__name__}") from error
 
 
-def _stated_frames(container: InputContainer, stream: VideoStream) -> int | None:
+def _stated_frames(path: Path, container: InputContainer, stream: VideoStream) -> int | None:
     """Number of frames that the container states; read before its packets are, since some indexes grow."""
     if stream.frames == 0:
         return None
-    if "mp4" in container.format.name:  # the sample table, less what an edit list hides
+    if _is_mp4(container):  # the sample table, less what an edit list hides; it has not the samples of fragments
+        if fragment_samples(path, stream.id) is not None:
+            return None
         return sum(not entry.is_discard for entry in stream.index_entries)
     if container.format.name == "avi":  # the stream header, less its empty chunks ("show the last frame again"):
         index = stream.index_entries  # FFmpeg leaves them out of the index, where the frames' numbers then have gaps
@@ -252,19 +252,36 @@ def _stated_frames(container: InputContainer, stream: VideoStream) -> int | None
     return None
 
 
+def _held_packets(path: Path, container: InputContainer, stream: VideoStream, num_samples: int) -> int:
+    """Number of packets that a container without a count holds, where its structure says so; else what its header does.
+
+    num_samples: as the header states, of a fragmented MP4 those before the fragments.
+    """
+    if _is_mp4(container):
+        return num_samples + (fragment_samples(path, stream.id) or 0)
+    return matroska_frames(path) if "matroska" in container.format.name else num_samples
+
+
+def _is_mp4(container: InputContainer) -> bool:
+    return "mp4" in container.format.name
+
+
 def _read_stream(path: Path, short_side: int | None) -> Iterator[Frame]:
     with _opened(path) as (container, stream):
-        stated = _stated_frames(container, stream)
+        stated, num_samples = _stated_frames(path, container, stream), stream.frames
         reformatter = VideoReformatter()
         layout: _Layout | None = None
-        num_frames = num_repeats = 0
+        tally = PacketTally(stream.codec_context.name)
+        num_frames = 0
         end_seconds = 0.0
+        interlaced = False
         for packet in container.demux():
-            if packet.pts is not None and packet.time_base is not None:
-                end_seconds = max(end_seconds, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+            start, duration = (float((time or 0) * (packet.time_base or 0)) for time in (packet.pts, packet.duration))
+            end_seconds = max(end_seconds, start + duration)
             if packet.stream is not stream:  # not by index: the packets that flush a decoder all have index 0
                 continue
-            num_repeats += stream.codec_context.name == "mpeg4" and 0 < packet.size <= MAX_NVOP_BYTES
+            if packet.size:
+                tally.add(packet, start, duration, discarded=packet.is_discard)
             for frame in stream.decode(packet):
                 if frame.is_corrupt:
                     raise BrokenVideoError(f"frame {num_frames} is damaged")
@@ -274,14 +291,19 @@ def _read_stream(path: Path, short_side: int | None) -> Iterator[Frame]:
                         f"its size changes from {layout.coded[0]}x{layout.coded[1]} to {frame.width}x{frame.height} "
                         f"at frame {num_frames}"
                     )
+                interlaced |= frame.interlaced_frame
                 yield layout.upright(_to_rgb(frame, layout.scaled, reformatter))
                 num_frames += 1
         if not num_frames:
             raise BrokenVideoError("no frame can be decoded")
         if stated is None:
             _check_duration(container, end_seconds)
-        elif not stated - num_repeats <= num_frames <= stated:
+            num_samples = _held_packets(path, container, stream, num_samples)
+            _check_packets(tally, num_samples, num_frames, interlaced=interlaced)
+        elif not stated - tally.num_not_coded <= num_frames <= stated:
             raise BrokenVideoError(f"{num_frames} frames can be decoded, but the container states {stated}")
+        if _is_mp4(container) and tally.num_shown < num_samples:
+            _check_hidden(path, stream, tally)
 
 
 def _check_duration(container: InputContainer, end_seconds: float) -> None:
@@ -291,6 +313,24 @@ def _check_duration(container: InputContainer, end_seconds: float) -> None:
     stated_seconds = container.duration / av.time_base
     if end_seconds < stated_seconds - DURATION_SLACK_SECONDS:
         raise BrokenVideoError(f"it ends after {end_seconds:.2f} s, but the container states {stated_seconds:.2f} s")
+
+
+def _check_packets(tally: PacketTally, held: int, num_frames: int, *, interlaced: bool) -> None:
+    """And that all its packets are found, each of which gives a frame, or one of its two fields."""
+    if tally.num_packets < held:
+        raise BrokenVideoError(f"{tally.num_packets} packets can be read, but the container holds {held}")
+    wanted = tally.num_shown - tally.num_silent
+    if num_frames * (2 if interlaced else 1) < wanted:
+        raise BrokenVideoError(f"{num_frames} frames can be decoded, but there are packets for {wanted}")
+
+
+def _check_hidden(path: Path, stream: VideoStream, tally: PacketTally) -> None:
+    """Frames that are not shown must be an edit list's doing, which states how long the others last."""
+    edited = edited_seconds(path, stream.id)
+    if edited is None or not tally.fills(*edited):
+        raise BrokenVideoError(
+            f"{tally.num_shown} of its frames are shown, which do not last as long as its edit list states"
+        )
 
 
 def _to_rgb(frame: VideoFrame, size: tuple[int, int], reformatter: VideoReformatter) -> Frame:
