@@ -34,15 +34,17 @@ class Box:
     stop: int
 
 
-def _boxes(file: BinaryIO, start: int, stop: int, *, known: frozenset[bytes] = frozenset()) -> Iterator[Box]:
-    """The boxes between two offsets, end to end; where `known` is given, they are of these types."""
+def _boxes(file: BinaryIO, start: int, stop: int, *, known: frozenset[bytes] | None = None) -> Iterator[Box]:
+    """The boxes between two offsets, until bytes that are none; where `known` names their types, there must be none."""
     while start < stop:
         file.seek(start)
         header = file.read(min(16, stop - start)).ljust(16, b"\0")
         size, kind, large_size = struct.unpack(">I4sQ", header)
         content = start + (16 if size == 1 else 8)
         end = stop if size == 0 else start + (large_size if size == 1 else size)
-        if not content <= end <= stop or (known and kind not in known):
+        if not content <= end <= stop or (known is not None and kind not in known):
+            if known is None:
+                return
             raise BrokenVideoError(f"the box at byte {start} is damaged or cut off")
         yield Box(kind, content, end)
         start = end
@@ -58,13 +60,13 @@ def _inside(file: BinaryIO, box: Box, *kinds: bytes) -> Iterator[Box]:
                 yield from _inside(file, inner, *kinds[1:])
 
 
-def _numbers(file: BinaryIO, box: Box, layout: str, offset: int = 0) -> tuple[int, ...]:
-    """Numbers of a box's content, as struct names them."""
-    size = struct.calcsize(layout)
-    if box.start + offset + size > box.stop:
-        raise BrokenVideoError(f"the box at byte {box.start - 8} is too short")
+def _numbers(file: BinaryIO, box: Box | None, layout: str, offset: int = 0, *, times: int = 1) -> tuple[int, ...]:
+    """Numbers of a box's content, as struct names them, over and over if wanted."""
+    size = struct.calcsize(">" + layout) * times
+    if box is None or box.start + offset + size > box.stop:
+        raise BrokenVideoError("a box of its header is missing or too short")
     file.seek(box.start + offset)
-    return struct.unpack(layout, file.read(size))
+    return struct.unpack(">" + layout * times, file.read(size))
 
 
 def fragment_samples(path: Path, track: int) -> int | None:
@@ -74,29 +76,17 @@ def fragment_samples(path: Path, track: int) -> int | None:
     it counts, or is of a type or a track that is not known.
     """
     with path.open("rb") as file:
-        size = file.seek(0, 2)
-        tracks = {
-            _numbers(file, trex, ">II")[1]
-            for moov in _headers(file, size)
-            for trex in _inside(file, moov, b"mvex", b"trex")
-        }
+        whole = Box(b"", 0, file.seek(0, 2))
+        tracks = {_numbers(file, trex, "II")[1] for trex in _inside(file, whole, b"moov", b"mvex", b"trex")}
         if not tracks:
             return None
         return sum(
             _part_samples(file, part, tracks, track)
-            for fragment in _boxes(file, 0, size, known=FILE_BOXES)
+            for fragment in _boxes(file, whole.start, whole.stop, known=FILE_BOXES)
             if fragment.kind == b"moof"
             for part in _boxes(file, fragment.start, fragment.stop, known=FRAGMENT_BOXES)
             if part.kind == b"traf"
         )
-
-
-def _headers(file: BinaryIO, size: int) -> Iterator[Box]:
-    """The box with a file's tables, whatever lies behind it; files do end in stray bytes."""
-    for box in _boxes(file, 0, size):
-        if box.kind == b"moov":
-            yield box
-            return
 
 
 def _part_samples(file: BinaryIO, part: Box, tracks: set[int], track: int) -> int:
@@ -105,9 +95,9 @@ def _part_samples(file: BinaryIO, part: Box, tracks: set[int], track: int) -> in
     count = 0
     for box in _boxes(file, part.start, part.stop, known=PART_BOXES):
         if box.kind == b"tfhd":
-            owners.append(_numbers(file, box, ">II")[1])
+            owners.append(_numbers(file, box, "II")[1])
         if box.kind == b"trun":
-            flags, samples = _numbers(file, box, ">II")
+            flags, samples = _numbers(file, box, "II")
             optional = (flags & 0x1) + (flags >> 2 & 0x1)  # data offset, first sample's flags
             each = sum(flags >> bit & 0x1 for bit in (8, 9, 10, 11))  # duration, size, flags, composition time
             if box.stop - box.start != 8 + 4 * (optional + samples * each):
@@ -124,21 +114,23 @@ def edited_seconds(path: Path, track: int) -> tuple[float, float] | None:
     Raises BrokenVideoError where it contradicts the duration in the track's header.
     """
     with path.open("rb") as file:
-        for moov in _headers(file, file.seek(0, 2)):
-            (long,) = _numbers(file, next(_inside(file, moov, b"mvhd")), ">B")
-            (timescale,) = _numbers(file, next(_inside(file, moov, b"mvhd")), ">I", 20 if long else 12)
-            for trak in _inside(file, moov, b"trak"):
-                header = next(_inside(file, trak, b"tkhd"))
-                (long,) = _numbers(file, header, ">B")
-                number, stated = _numbers(file, header, ">I4xQ" if long else ">I4xI", 20 if long else 12)
-                for edits in _inside(file, trak, b"edts", b"elst") if number == track else ():
-                    long, count = _numbers(file, edits, ">B3xI")
-                    values = _numbers(file, edits, ">" + ("Qqi" if long else "Iii") * count, 8)
-                    spans = list(zip(values[::3], values[1::3], strict=True))
-                    if sum(span for span, _ in spans) != stated or not timescale:
-                        raise BrokenVideoError("its edit list and its header state different durations")
-                    empty = sum(span for span, time in spans if time == -1)
-                    return empty / timescale, (stated - empty) / timescale
+        whole = Box(b"", 0, file.seek(0, 2))
+        for trak in _inside(file, whole, b"moov", b"trak"):
+            header = next(_inside(file, trak, b"tkhd"), None)
+            long = _numbers(file, header, "B")[0]  # its times, of which two come first, have 8 bytes instead of 4
+            number, stated = _numbers(file, header, "I4xQ" if long else "I4xI", 20 if long else 12)
+            edits = next(_inside(file, trak, b"edts", b"elst"), None)
+            if number != track or edits is None:
+                continue
+            movie = next(_inside(file, whole, b"moov", b"mvhd"), None)
+            (timescale,) = _numbers(file, movie, "I", 20 if _numbers(file, movie, "B")[0] else 12)
+            long, count = _numbers(file, edits, "B3xI")
+            values = _numbers(file, edits, "Qqi" if long else "Iii", 8, times=count)
+            spans = list(zip(values[::3], values[1::3], strict=True))
+            if sum(span for span, _ in spans) != stated or not timescale:
+                raise BrokenVideoError("its edit list and its header state different durations")
+            empty = sum(span for span, time in spans if time == -1)
+            return empty / timescale, (stated - empty) / timescale
     return None
 
 

@@ -258,7 +258,10 @@ def _held_packets(path: Path, container: InputContainer, stream: VideoStream, nu
     num_samples: as the header states, of a fragmented MP4 those before the fragments.
     """
     if _is_mp4(container):
-        return num_samples + (fragment_samples(path, stream.id) or 0)
+        in_fragments = fragment_samples(path, stream.id)
+        if in_fragments is None:
+            raise BrokenVideoError("it has neither a table of frames nor a list of what its fragments hold")
+        return num_samples + in_fragments
     return matroska_frames(path) if "matroska" in container.format.name else num_samples
 
 
