@@ -43,6 +43,7 @@ WAIT_SECONDS = 120  # for a frame, whatever it is that it waits for
 OPEN_FILES = 32
 PIPE_BYTES = 2**20  # as much as Linux gives to anyone; the decoder works ahead by that
 
+SERVING = "from pipeline.decoding import serve; serve({memory_bytes}, {cpu_seconds})"
 HEADER = struct.Struct("=cIIQ")  # kind, height and width of a frame, bytes of the payload
 READY, FRAME, END, INFO, BROKEN, DATA, FILE, MEMORY, BUG = (bytes([letter]) for letter in b"rfeibdomx")
 CRASHES = ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGSYS", "SIGTRAP")
@@ -85,7 +86,7 @@ class _Decoder:
             "OMP_NUM_THREADS": "1",
             "OPENBLAS_NUM_THREADS": "1",
         }
-        serving = f"from pipeline.decoding import serve; serve({MEMORY_BYTES}, {CPU_SECONDS})"
+        serving = SERVING.format(memory_bytes=MEMORY_BYTES, cpu_seconds=CPU_SECONDS)
         try:
             # A plain process, since dask's workers may have no multiprocessing children. A group of its own: Ctrl-C is
             # for the parent. -P: no module of the current folder is imported.
@@ -168,19 +169,17 @@ def _taken() -> _Decoder:
             return decoder
         decoder.end()
     decoder = _Decoder()
+    kind = None
     try:
         kind, _ = decoder.receive()
-        assert kind == READY
     except (EOFError, TimeoutError):
-        decoder.process.kill()
-        code = decoder.process.wait()
         raise EnvironmentProblem(
-            f"the process for decoding videos does not start: it ended with {code}",
+            "the process for decoding videos does not start",
             remedy="its own message may be above; `dlkdd check` looks at the installed packages",
         ) from None
-    except BaseException:
-        decoder.end()
-        raise
+    finally:
+        if kind != READY:
+            decoder.end()
     return decoder
 
 
@@ -248,7 +247,7 @@ def serve(memory_bytes: int, cpu_seconds: int) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # also a batch system's to all processes: the parent decides
     out = os.dup(1)
-    os.dup2(2, 1)  # what a library prints is no answer
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what a library prints is no answer
     for limit, most in ((resource.RLIMIT_FSIZE, 0), (resource.RLIMIT_CORE, 0), (resource.RLIMIT_NOFILE, OPEN_FILES)):
         resource.setrlimit(limit, (most, most))
     threading.Thread(target=_end_with_parent, daemon=True).start()
