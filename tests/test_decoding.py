@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -362,5 +363,6 @@ def test_it_ends_with_its_parent_however_that_ends(long, how):
         if how == "amid":
             assert parent.stdout.readline() == b"read\n"
         (pid,) = decoders(parent.pid)
+        time.sleep(0.5)  # until it is at it
         parent.kill()
         assert is_gone(pid)

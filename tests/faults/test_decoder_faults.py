@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -238,6 +239,7 @@ def test_a_decoder_ends_with_its_parent(videos, how):
         finally:
             os._exit(1)
     pid = int(os.read(reading, 20))
+    time.sleep(0.5)  # until it is at it
     os.kill(child, 9)
     os.waitpid(child, 0)
     assert is_gone(pid)
