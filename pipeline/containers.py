@@ -127,7 +127,8 @@ def edited_seconds(path: Path, track: int) -> tuple[float, float] | None:
             long, count = _numbers(file, edits, "B3xI")
             values = _numbers(file, edits, "Qqi" if long else "Iii", 8, times=count)
             spans = list(zip(values[::3], values[1::3], strict=True))
-            if sum(span for span, _ in spans) != stated or not timescale:
+            clock = next(_inside(file, trak, b"mdia", b"mdhd"), None)  # FFmpeg makes one up where it is missing
+            if sum(span for span, _ in spans) != stated or not timescale or not _numbers(file, clock, "B3x"):
                 raise BrokenVideoError("its edit list and its header state different durations")
             empty = sum(span for span, time in spans if time == -1)
             return empty / timescale, (stated - empty) / timescale
