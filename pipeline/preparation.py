@@ -279,7 +279,7 @@ def _frames(video: SourceVideo, short_side: int, infos: dict[str, VideoInfo], wa
 
 def _found(video: SourceVideo) -> Source:
     try:
-        return Source(*_stamp(video.path), _digest(video.path), video.listed_frames, None)
+        return Source(*_stamp(video.path), digest_video(video.path), video.listed_frames, None)
     except FileNotFoundError:
         raise _changed([f"{video.path}: it was there, and is gone"]) from None
 
@@ -296,7 +296,7 @@ def _unchanged(video: SourceVideo, source: Source) -> bool:
         return False
     if (size, video.listed_frames) != (source.size, source.listed_frames):
         return False
-    return modified_ns == source.modified_ns or _digest(video.path) == source.digest
+    return modified_ns == source.modified_ns or digest_video(video.path) == source.digest
 
 
 def _check_unchanged(videos: Iterable[SourceVideo], sources: Mapping[str, Source]) -> None:
@@ -305,7 +305,7 @@ def _check_unchanged(videos: Iterable[SourceVideo], sources: Mapping[str, Source
     for video in videos:
         source = sources[video.video_id]
         try:
-            if _stamp(video.path) != (source.size, source.modified_ns) and _digest(video.path) != source.digest:
+            if _stamp(video.path) != (source.size, source.modified_ns) and digest_video(video.path) != source.digest:
                 findings.append(f"{video.path}: it was written to")
         except FileNotFoundError:
             findings.append(f"{video.path}: it was there, and is gone")
@@ -330,7 +330,8 @@ def _stamp(path: Path) -> tuple[int, int]:
     return sum(stat.st_size for stat in stats), max((stat.st_mtime_ns for stat in stats), default=0)
 
 
-def _digest(path: Path) -> str:
+def digest_video(path: Path) -> str:
+    """Digest of a video's bytes, as the manifest has it: of its file, or of all files of a folder of images."""
     if path.is_dir():
         return digest_json([[file.name, digest_file(file)] for file in _files(path)])
     return digest_file(path)

@@ -263,7 +263,8 @@ def _stated_frames(path: Path, container: InputContainer, stream: VideoStream) -
         return sum(not entry.is_discard for entry in stream.index_entries)
     if container.format.name == "avi":  # the stream header, less its empty chunks ("show the last frame again"):
         index = stream.index_entries  # FFmpeg leaves them out of the index, where the frames' numbers then have gaps
-        return stream.frames - (index[-1].timestamp + 1 - len(index) if len(index) else 0)
+        covered = len(index) > 0 and index[-1].timestamp + 1 == stream.frames
+        return len(index) if covered else stream.frames
     return None
 
 

@@ -188,14 +188,14 @@ def test_data_that_change_are_an_error(call, monkeypatch, videos, how):
 
 @pytest.mark.fault("Videos", "changed data while running", "E")
 def test_a_video_that_goes_before_it_is_read_is_an_error(call, monkeypatch, videos):
-    digest = preparation._digest
+    digest = preparation.digest_video
 
     def removed(path):
         if path == videos[0].absolute():
             path.unlink()
         return digest(path)
 
-    monkeypatch.setattr(preparation, "_digest", removed)
+    monkeypatch.setattr(preparation, "digest_video", removed)
     code, _, err = call("prepare", *OUTS)
     assert code == 5
     assert f"{videos[0].absolute()}: it was there, and is gone" in err

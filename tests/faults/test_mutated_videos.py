@@ -1,10 +1,9 @@
 """Files of which bytes changed: each is refused, or gives as many frames as it had.
 
 The mutations are seeded. What no reader can see is a change that makes another valid video: the clock or the edit list
-of an MP4 set to other values that agree with each other, a file without a stated length that ends just behind a whole
-fragment, an AVI index that says "show the last frame again". Their bytes are others, so their digests are: what the
-manifest and the soft targets were made from is told by that. Of 36,000 other mutations (seeds of their own) there were
-five of these.
+of an MP4 set to a value with which it hides other frames and contradicts nothing, or a file without a stated length
+that ends just behind a whole fragment or cluster. Of 36,000 mutations with other seeds 3 were of these kinds. Their
+bytes are others, so their digests are, and the manifest's tells.
 """
 
 from __future__ import annotations
