@@ -34,7 +34,7 @@ def test_a_mutated_file_is_refused_or_has_all_frames(tmp_path, scale, cases, enc
     assert len(frames) == encoding.frames
     path = tmp_path / f"mutated-{encoding.name}"
     outcomes, kinds, wrong = Counter(), Counter(), []
-    number = scale(50, 450)
+    number = scale(150, 450)
     for seed in range(number):
         changed, kind = mutated(data, seed)
         path.write_bytes(changed)
