@@ -8,14 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.checking import Group
+from pipeline.decoding import probe, read_frames
 from pipeline.errors import DataError
 from pipeline.listing import ListedVideo, Listing, MissingVideosError
-from pipeline.manifest import QuarantineRow
+from pipeline.manifest import QuarantineRow, read_manifest
 from pipeline.params import ClipParams, PrepareParams
 from pipeline.pool import run_jobs
-from pipeline.preparation import check_quarantine, read_listing, videos_by_id
+from pipeline.preparation import check_quarantine, digest_video, read_listing, videos_by_id
 from pipeline.splits import STEM_LAYOUTS, complete_splits, find_leakage
-from pipeline.video import BrokenVideoError, VideoInfo, probe, read_frames
+from pipeline.video import BrokenVideoError, VideoInfo
 from pipeline.work import Progress
 
 DEMO_CHAIN = Path("demo/dvc.yaml")  # whose outs are rendered before `prepare`, as it depends on them
@@ -87,6 +88,28 @@ def check_data(
         seen = _look_at_all(group, videos, params, every_frame, num_processes, progress)
         _check_lengths(group, seen, clip)
     return Data(listing, splits, seen)
+
+
+def check_manifest(group: Group, root: Path, manifest_path: Path) -> None:
+    """Compare every video with the digest that it had when `prepare` read it: so is damage seen that still decodes."""
+    with group.catching():
+        manifest = read_manifest(manifest_path)
+        changed, gone = [], []
+        for row in manifest.rows:
+            path = root / row.path
+            if not path.exists():
+                gone.append(row.path)
+            elif digest_video(path) != row.digest:
+                changed.append(row.path)
+        for paths, what in ((changed, "have other bytes than when they were prepared"), (gone, "are missing")):
+            if paths:
+                group.problem(
+                    f"{len(paths)} of {len(manifest.rows)} videos of {manifest_path} {what}",
+                    details=paths,
+                    remedy="restore them from a copy; or, if they were changed on purpose, run `dvc repro -f prepare`",
+                )
+        if not changed and not gone:
+            group.fact(f"all {len(manifest.rows)} videos have the digests of {manifest_path}")
 
 
 def _report_no_root(group: Group, root: str) -> None:

@@ -43,6 +43,10 @@ class DataError(DlkddError):
     exit_code = 3
 
 
+class BrokenVideoError(DataError):
+    """One video cannot be used; the message is the reason, without the path."""
+
+
 class EnvironmentProblem(DlkddError):
     """The machine lacks something: a package, a device, disk space, or a lock that another run holds (exit code 4)."""
 

@@ -7,6 +7,7 @@ collects its findings with `file:line` and raises once.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -202,9 +203,14 @@ def path_problem(path: str) -> str | None:
         return f"{path!r} has backslashes; paths are written with /"
     if path.startswith("/") or re.match(r"[A-Za-z]:", path) or ".." in parts:
         return f"{path!r} leads out of the root"
-    if "\0" in path:
-        return f"{path!r} has a NUL character"
-    return None
+    return text_problem(path)
+
+
+def text_problem(text: str) -> str | None:
+    """Why a text cannot name a video, a class or a group, or None: line ends and control characters, and surrogates,
+    which stand for bytes that are not UTF-8."""
+    wrong = next((char for char in text if unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp")), None)
+    return None if wrong is None else f"{text!r} has {wrong!r}: names have no control characters and are UTF-8"
 
 
 def locate(

@@ -1,12 +1,14 @@
 """Videos: a file or a folder of images → RGB frames, each once, in order; and frames → an H.264 file.
 
-The only module that imports `av`. Decoding is sequential and on one thread: seeking is off by frames on real files, and
-the workers are processes. A decode without an error proves little, so the frames are counted against what the container
+The only module that imports `av`. Others read through pipeline/decoding.py, which calls the two readers here in a
+process that may be lost. Decoding is sequential and on one thread: seeking is off by frames on real files, and the
+workers are processes. A decode without an error proves little, so the frames are counted against what the container
 states; a video that cannot be trusted raises BrokenVideoError, whose message is the reason that the quarantine records.
 """
 
 from __future__ import annotations
 
+import errno
 import math
 import re
 from collections.abc import Iterable, Iterator
@@ -29,7 +31,10 @@ from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoRef
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
+from pipeline.containers import edited_seconds, fragment_samples, matroska_frames
+from pipeline.errors import BrokenVideoError as BrokenVideoError
 from pipeline.errors import DataError
+from pipeline.frame_counts import PacketTally
 from pipeline.listing import VIDEO_SUFFIXES as VIDEO_SUFFIXES
 from pipeline.work import written_whole
 
@@ -37,23 +42,21 @@ IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png")
 
 # Nothing but these demuxers and plain files: a playlist that calls itself .mp4 could open other files, or hosts
 FORMATS = "avi,matroska,webm,mov,mp4,m4a,3gp,3g2,mj2,mpeg,mpegts,asf"
-OPEN_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": FORMATS}
+MAX_PIXELS = 2**26  # of a frame, as coded and as it is to be resized: 8K has half of it
+# max_pixels: for the search for streams, which decodes; more are refused before memory is taken
+OPEN_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": FORMATS, "max_pixels": str(MAX_PIXELS)}
 # Accurate and the same on every CPU; bilinear in swscale averages over the source's area where it shrinks
 SCALING = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.BITEXACT | Interpolation.FULL_CHR_H_INT
 
-DECODER_OPTIONS = {"err_detect": "explode"}  # an error where a slice is damaged; else FFmpeg conceals it in silence
+# explode: an error where a slice is damaged; else FFmpeg conceals it in silence
+DECODER_OPTIONS = {"err_detect": "explode", "max_pixels": str(MAX_PIXELS)}
 
 GRAY_TO_FULL_RANGE = np.clip((np.arange(256) - 16) * 255 / 219 + 0.5, 0, 255).astype(np.uint8)
 
 MAX_SAMPLE_ASPECT = 4  # the standards' widest sample is 32:11; beyond this the header is damaged
-MAX_NVOP_BYTES = 19  # an MPEG-4 packet up to this size may say "not coded, repeat the last" (FFmpeg's MAX_NVOP_SIZE)
 DURATION_SLACK_SECONDS = 0.2  # how much earlier than stated the last packet may end: rounding, unknown last durations
 
 Frame = NDArray[np.uint8]
-
-
-class BrokenVideoError(DataError):
-    """One video cannot be used; the message is the reason, without the path."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ def probe(path: Path) -> VideoInfo:
         for frame in container.decode(stream):
             layout = _Layout.of(frame, stream, None)
             rate = stream.average_rate or stream.guessed_rate
-            return VideoInfo(_stated_frames(container, stream), float(rate or 0), *layout.displayed)
+            return VideoInfo(_stated_frames(path, container, stream), float(rate or 0), *layout.displayed)
         raise BrokenVideoError("no frame can be decoded")
 
 
@@ -179,6 +182,7 @@ class _Layout:
         if not Fraction(1, MAX_SAMPLE_ASPECT) <= aspect <= MAX_SAMPLE_ASPECT:
             raise BrokenVideoError(f"its sample aspect ratio of {aspect} is not plausible")
         scaled = _fit(Fraction(frame.width) * aspect, Fraction(frame.height), short_side)
+        _check_pixels(*scaled)
         side_data = cast(SideDataContainer, frame.side_data)
         if SideDataType.DISPLAYMATRIX not in side_data:
             return _Layout((frame.width, frame.height), scaled, False, False, False)
@@ -209,6 +213,12 @@ def _fit(width: Fraction, height: Fraction, short_side: int | None) -> tuple[int
     return max(1, math.floor(width * factor + Fraction(1, 2))), max(1, math.floor(height * factor + Fraction(1, 2)))
 
 
+def _check_pixels(width: int, height: int) -> None:
+    """Refuse what a header states before memory is taken for it."""
+    if width * height > MAX_PIXELS:
+        raise BrokenVideoError(f"frames of {width}x{height} are larger than the {MAX_PIXELS} pixels that are taken")
+
+
 def _url(path: Path) -> str:
     """A path that FFmpeg takes for a file whatever characters it has."""
     return f"file:{path.absolute()}"
@@ -234,37 +244,63 @@ def _opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
             if stream.codec_context is None:
                 raise BrokenVideoError("FFmpeg has no decoder for its video stream")
             stream.codec_context.thread_count = 1
-            stream.codec_context.options = DECODER_OPTIONS  # else damaged slices are concealed in silence
+            stream.codec_context.options = DECODER_OPTIONS
+            _check_pixels(stream.codec_context.width, stream.codec_context.height)
             yield container, stream
     except FFmpegError as error:
+        if error.errno == errno.ENOMEM:
+            raise MemoryError from error
         raise BrokenVideoError(f"FFmpeg: {error.strerror or type(error).__name__}") from error
 
 
-def _stated_frames(container: InputContainer, stream: VideoStream) -> int | None:
+def _stated_frames(path: Path, container: InputContainer, stream: VideoStream) -> int | None:
     """Number of frames that the container states; read before its packets are, since some indexes grow."""
     if stream.frames == 0:
         return None
-    if "mp4" in container.format.name:  # the sample table, less what an edit list hides
+    if _is_mp4(container):  # the sample table, less what an edit list hides; it has not the samples of fragments
+        if fragment_samples(path, stream.id) is not None:
+            return None
         return sum(not entry.is_discard for entry in stream.index_entries)
     if container.format.name == "avi":  # the stream header, less its empty chunks ("show the last frame again"):
         index = stream.index_entries  # FFmpeg leaves them out of the index, where the frames' numbers then have gaps
-        return stream.frames - (index[-1].timestamp + 1 - len(index) if len(index) else 0)
+        covered = len(index) > 0 and index[-1].timestamp + 1 == stream.frames
+        return len(index) if covered else stream.frames
     return None
+
+
+def _held_packets(path: Path, container: InputContainer, stream: VideoStream, num_samples: int) -> int:
+    """Number of packets that a container without a count holds, where its structure says so; else what its header does.
+
+    num_samples: as the header states, of a fragmented MP4 those before the fragments.
+    """
+    if _is_mp4(container):
+        in_fragments = fragment_samples(path, stream.id)
+        if in_fragments is None:
+            raise BrokenVideoError("it has neither a table of frames nor a list of what its fragments hold")
+        return num_samples + in_fragments
+    return matroska_frames(path) if "matroska" in container.format.name else num_samples
+
+
+def _is_mp4(container: InputContainer) -> bool:
+    return "mp4" in container.format.name
 
 
 def _read_stream(path: Path, short_side: int | None) -> Iterator[Frame]:
     with _opened(path) as (container, stream):
-        stated = _stated_frames(container, stream)
+        stated, num_samples = _stated_frames(path, container, stream), stream.frames
         reformatter = VideoReformatter()
         layout: _Layout | None = None
-        num_frames = num_repeats = 0
+        tally = PacketTally(stream.codec_context.name)
+        num_frames = 0
         end_seconds = 0.0
+        interlaced = False
         for packet in container.demux():
-            if packet.pts is not None and packet.time_base is not None:
-                end_seconds = max(end_seconds, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+            start, duration = (float((time or 0) * (packet.time_base or 0)) for time in (packet.pts, packet.duration))
+            end_seconds = max(end_seconds, start + duration)
             if packet.stream is not stream:  # not by index: the packets that flush a decoder all have index 0
                 continue
-            num_repeats += stream.codec_context.name == "mpeg4" and 0 < packet.size <= MAX_NVOP_BYTES
+            if packet.size:
+                tally.add(packet, start, duration, discarded=packet.is_discard)
             for frame in stream.decode(packet):
                 if frame.is_corrupt:
                     raise BrokenVideoError(f"frame {num_frames} is damaged")
@@ -274,14 +310,19 @@ def _read_stream(path: Path, short_side: int | None) -> Iterator[Frame]:
                         f"its size changes from {layout.coded[0]}x{layout.coded[1]} to {frame.width}x{frame.height} "
                         f"at frame {num_frames}"
                     )
+                interlaced |= frame.interlaced_frame
                 yield layout.upright(_to_rgb(frame, layout.scaled, reformatter))
                 num_frames += 1
         if not num_frames:
             raise BrokenVideoError("no frame can be decoded")
         if stated is None:
             _check_duration(container, end_seconds)
-        elif not stated - num_repeats <= num_frames <= stated:
+            num_samples = _held_packets(path, container, stream, num_samples)
+            _check_packets(tally, num_samples, num_frames, interlaced=interlaced)
+        elif not stated - tally.num_not_coded <= num_frames <= stated:
             raise BrokenVideoError(f"{num_frames} frames can be decoded, but the container states {stated}")
+        if _is_mp4(container) and tally.num_shown < num_samples:
+            _check_hidden(path, stream, tally)
 
 
 def _check_duration(container: InputContainer, end_seconds: float) -> None:
@@ -291,6 +332,24 @@ def _check_duration(container: InputContainer, end_seconds: float) -> None:
     stated_seconds = container.duration / av.time_base
     if end_seconds < stated_seconds - DURATION_SLACK_SECONDS:
         raise BrokenVideoError(f"it ends after {end_seconds:.2f} s, but the container states {stated_seconds:.2f} s")
+
+
+def _check_packets(tally: PacketTally, held: int, num_frames: int, *, interlaced: bool) -> None:
+    """And that all its packets are found, each of which gives a frame, or one of its two fields."""
+    if tally.num_packets < held:
+        raise BrokenVideoError(f"{tally.num_packets} packets can be read, but the container holds {held}")
+    wanted = tally.num_shown - tally.num_silent
+    if num_frames * (2 if interlaced else 1) < wanted:
+        raise BrokenVideoError(f"{num_frames} frames can be decoded, but there are packets for {wanted}")
+
+
+def _check_hidden(path: Path, stream: VideoStream, tally: PacketTally) -> None:
+    """Frames that are not shown must be an edit list's doing, which states how long the others last."""
+    edited = edited_seconds(path, stream.id)
+    if edited is None or not tally.fills(*edited):
+        raise BrokenVideoError(
+            f"{tally.num_shown} of its frames are shown, which do not last as long as its edit list states"
+        )
 
 
 def _to_rgb(frame: VideoFrame, size: tuple[int, int], reformatter: VideoReformatter) -> Frame:
@@ -342,12 +401,21 @@ def _read_image(path: Path) -> Frame:
     data = path.read_bytes()
     if path.suffix.lower() != ".png":
         try:
+            height, width = simplejpeg.decode_jpeg_header(data)[:2]
+            _check_pixels(width, height)
             jpeg: Frame = simplejpeg.decode_jpeg(data, colorspace="RGB")
         except ValueError as error:
             raise BrokenVideoError(f"{path.name}: {error}") from error
         return jpeg
+    if data[12:16] == b"IHDR":
+        _check_pixels(int.from_bytes(data[16:20]), int.from_bytes(data[20:24]))
     # OpenCV fills what a truncated PNG lacks with black
-    decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB) if b"IEND" in data[-12:] else None
+    try:
+        decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB) if b"IEND" in data[-12:] else None
+    except cv2.error as error:
+        if error.code == cv2.Error.StsNoMem:
+            raise MemoryError from error
+        raise BrokenVideoError(f"{path.name}: OpenCV: {error.err}") from error
     if decoded is None:
         raise BrokenVideoError(f"{path.name} is not a whole PNG image")
     return cast(Frame, decoded)
@@ -375,6 +443,7 @@ def resize_frames(frames: Iterable[Frame], *, short_side: int) -> Iterator[Frame
 def _resized(image: Frame, short_side: int | None, reformatter: VideoReformatter) -> Frame:
     height, width = image.shape[:2]
     scaled = _fit(Fraction(width), Fraction(height), short_side)
+    _check_pixels(*scaled)
     if scaled == (width, height):
         return image
     return _to_rgb(VideoFrame.from_ndarray(image, format="rgb24"), scaled, reformatter)

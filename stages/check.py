@@ -26,6 +26,10 @@ def main(
         int | None, typer.Option(min=1, help="Processes that look at videos.", show_default="as many as cores, up to 8")
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:N, or auto: cuda where there is one.")] = "auto",
+    manifest_path: Annotated[
+        Path | None,
+        typer.Option("--manifest", metavar="FILE", help="Compare every video with its digest in this manifest."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
 ) -> None:
     """Look at parameters, data, disk, environment and DVC: everything that can fail, before it does.
@@ -35,7 +39,7 @@ def main(
 
     Example: dlkdd check --every-frame
     """
-    groups = _check(params_path, every_frame=every_frame, num_processes=processes, device_name=device)
+    groups = _check(params_path, manifest_path, every_frame=every_frame, num_processes=processes, device_name=device)
     code = exit_code(groups)
     if as_json:
         num_problems = sum(group.num_problems for group in groups)
@@ -50,7 +54,14 @@ def main(
     raise typer.Exit(code)
 
 
-def _check(params_path: Path, *, every_frame: bool, num_processes: int | None, device_name: str) -> list[Group]:
+def _check(
+    params_path: Path,
+    manifest_path: Path | None,
+    *,
+    every_frame: bool,
+    num_processes: int | None,
+    device_name: str,
+) -> list[Group]:
     groups = {name: Group(name) for name in EXIT_CODES}
     check_packages(groups["environment"])
     check_dvc(groups["dvc"], params_path)
@@ -59,7 +70,7 @@ def _check(params_path: Path, *, every_frame: bool, num_processes: int | None, d
         loaded = load_params(params_path)
         groups["parameters"].fact(f"{params_path}: complete, every value is in its range")
     try:
-        _check_with_packages(groups, loaded, every_frame, num_processes, device_name)
+        _check_with_packages(groups, loaded, manifest_path, every_frame, num_processes, device_name)
     except (ImportError, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # of a file; without a number it is of a library that a package cannot load
@@ -71,6 +82,7 @@ def _check(params_path: Path, *, every_frame: bool, num_processes: int | None, d
 def _check_with_packages(
     groups: Mapping[GroupName, Group],
     loaded: Params | None,
+    manifest_path: Path | None,
     every_frame: bool,
     num_processes: int | None,
     device_name: str,
@@ -78,7 +90,7 @@ def _check_with_packages(
     """The checks that need the packages, imported here so that their lack is a finding and no traceback."""
     import torch
 
-    from pipeline.data_checks import check_data
+    from pipeline.data_checks import check_data, check_manifest
     from pipeline.disk_checks import check_shared_memory, check_space, check_work
     from pipeline.params_checks import Known, check_params
     from pipeline.pool import default_processes
@@ -102,6 +114,8 @@ def _check_with_packages(
         num_processes=num_processes or default_processes(),
         progress=progress,
     )
+    if manifest_path is not None:
+        check_manifest(groups["data"], Path(loaded.prepare.root), manifest_path)
     known = Known(
         None if data.listing is None else list(data.listing.class_names.values()),
         None if data.splits is None else data.splits["train"],

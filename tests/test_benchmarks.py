@@ -26,6 +26,7 @@ def test_the_material_renders(tmp_path):
     ("benchmark", "measured", "count"),
     [
         ("clip_loader", r"^(?:ours, raw|ours, jpeg|PyAV|pytorchvideo) +([\d.]+) ", 8),
+        ("decoder_process", r"relative to that +([\d.]+)$", 2),
         ("training_step", r"^\d workers +([\d.]+) ", 2),
         ("gpu_training --device cpu", r"^\| r2plus1d_slim .*\| ([\d.]+) \| [\d.]+% \|", 11),
     ],
