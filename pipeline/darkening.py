@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from pipeline.camera import CameraModel, Frames, draw_shot, video_stream
+from pipeline.decoding import probe, read_frames
 from pipeline.digest import digest_file
 from pipeline.errors import DataError, EnvironmentProblem
 from pipeline.pool import run_jobs
-from pipeline.video import IMAGE_SUFFIXES, VIDEO_SUFFIXES, BrokenVideoError, probe, read_frames, write_video
+from pipeline.video import IMAGE_SUFFIXES, VIDEO_SUFFIXES, BrokenVideoError, write_video
 from pipeline.work import Advance, interruptible, written_whole
 
 FORMAT_VERSION = 1

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.checking import Group
+from pipeline.decoding import probe, read_frames
 from pipeline.errors import DataError
 from pipeline.listing import ListedVideo, Listing, MissingVideosError
 from pipeline.manifest import QuarantineRow
@@ -15,7 +16,7 @@ from pipeline.params import ClipParams, PrepareParams
 from pipeline.pool import run_jobs
 from pipeline.preparation import check_quarantine, read_listing, videos_by_id
 from pipeline.splits import STEM_LAYOUTS, complete_splits, find_leakage
-from pipeline.video import BrokenVideoError, VideoInfo, probe, read_frames
+from pipeline.video import BrokenVideoError, VideoInfo
 from pipeline.work import Progress
 
 DEMO_CHAIN = Path("demo/dvc.yaml")  # whose outs are rendered before `prepare`, as it depends on them

@@ -17,11 +17,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pipeline.decoding import probe, read_frames
 from pipeline.errors import DataError
 from pipeline.models import Recognizer
 from pipeline.params import ClipParams
 from pipeline.predictions import DIGITS
-from pipeline.video import Frame, probe, read_frames, resize_frames
+from pipeline.video import Frame, resize_frames
 from pipeline.windows import Window, WindowClip, endless_windows, read_clips, windows_of
 from pipeline.work import StopCheck
 

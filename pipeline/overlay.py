@@ -18,12 +18,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.decoding import read_frames
 from pipeline.enhance import Enhancer, Frames, frame_batches
 from pipeline.errors import ParamsError
 from pipeline.inference import VideoPrediction, Watch, WindowPrediction, ranking
 from pipeline.lettering import Colour, Picture, cut, plain, text_width, write
 from pipeline.listing import without_suffix
-from pipeline.video import Frame, read_frames, write_video
+from pipeline.video import Frame, write_video
 from pipeline.video_inputs import VideoInput
 
 MIN_WIDTH = 320  # smaller frames are enlarged by a whole number to at least this

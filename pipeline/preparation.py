@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.annotations import LAYOUTS
+from pipeline.decoding import probe, read_frames
 from pipeline.digest import digest_file, digest_json
-from pipeline.errors import DataError
+from pipeline.errors import DataError, StaleArtifactError
 from pipeline.frames import Codec, Frame, IndexRow, shard_of
 from pipeline.listing import ListedVideo, Listing
 from pipeline.manifest import Manifest, ManifestRow, QuarantineRow, video_id, write_manifest, write_quarantine
@@ -23,7 +24,7 @@ from pipeline.params import PrepareParams
 from pipeline.shards import RunTasks, new_run, publish_store, read_record, update_shard, write_record
 from pipeline.splits import STEM_LAYOUTS, Leak, complete_splits, find_leakage
 from pipeline.stopwatch import Stopwatch, summed
-from pipeline.video import BrokenVideoError, VideoInfo, probe, read_frames
+from pipeline.video import BrokenVideoError, VideoInfo
 from pipeline.work import work_folder
 
 PREPARED_VERSION = 2  # raised when the same videos come to give other frames or records
@@ -239,9 +240,7 @@ def prepare_shard(task: PrepareTask) -> ShardReport:
         if video.video_id in before and _unchanged(video, before[video.video_id])
     }
     sources = {
-        video.video_id: before[video.video_id]
-        if video.video_id in unchanged
-        else Source(*_stamp(video.path), _digest(video.path), video.listed_frames, None)
+        video.video_id: before[video.video_id] if video.video_id in unchanged else _found(video)
         for video in task.videos
     }
     infos: dict[str, VideoInfo] = {}
@@ -258,6 +257,7 @@ def prepare_shard(task: PrepareTask) -> ShardReport:
         min_frames=task.min_frames,
         watch=watch,
     )
+    _check_unchanged([video for video in task.videos if video.video_id not in unchanged], sources)
     sources |= {name: replace(sources[name], info=info) for name, info in infos.items()}
     write_record(task.work, task.shard, result, {name: asdict(source) for name, source in sources.items()})
     return ShardReport(result.rows, result.broken, sources, watch.seconds)
@@ -274,16 +274,48 @@ def _frames(video: SourceVideo, short_side: int, infos: dict[str, VideoInfo], wa
         raise BrokenVideoError(f"its list states {video.listed_frames} frames, it has {count}")
 
 
+def _found(video: SourceVideo) -> Source:
+    try:
+        return Source(*_stamp(video.path), _digest(video.path), video.listed_frames, None)
+    except FileNotFoundError:
+        raise _changed([f"{video.path}: it was there, and is gone"]) from None
+
+
 def _source(*, info: dict[str, Any] | None, **values: Any) -> Source:
     return Source(info=None if info is None else VideoInfo(**info), **values)
 
 
 def _unchanged(video: SourceVideo, source: Source) -> bool:
     """By size and time of change, else by content: a copy of the data set has other times."""
-    size, modified_ns = _stamp(video.path)
+    try:
+        size, modified_ns = _stamp(video.path)
+    except FileNotFoundError:
+        return False
     if (size, video.listed_frames) != (source.size, source.listed_frames):
         return False
     return modified_ns == source.modified_ns or _digest(video.path) == source.digest
+
+
+def _check_unchanged(videos: Iterable[SourceVideo], sources: Mapping[str, Source]) -> None:
+    """Raise StaleArtifactError where files are no longer those whose digests were taken: nothing is recorded then."""
+    findings = []
+    for video in videos:
+        source = sources[video.video_id]
+        try:
+            if _stamp(video.path) != (source.size, source.modified_ns) and _digest(video.path) != source.digest:
+                findings.append(f"{video.path}: it was written to")
+        except FileNotFoundError:
+            findings.append(f"{video.path}: it was there, and is gone")
+    if findings:
+        raise _changed(findings)
+
+
+def _changed(findings: Sequence[str]) -> StaleArtifactError:
+    return StaleArtifactError(
+        "videos changed while they were read",
+        findings=findings,
+        remedy="run the same command again when nothing writes to them any more; the other shards are kept",
+    )
 
 
 def _files(path: Path) -> Iterable[Path]:

@@ -1,12 +1,14 @@
 """Videos: a file or a folder of images → RGB frames, each once, in order; and frames → an H.264 file.
 
-The only module that imports `av`. Decoding is sequential and on one thread: seeking is off by frames on real files, and
-the workers are processes. A decode without an error proves little, so the frames are counted against what the container
+The only module that imports `av`. Others read through pipeline/decoding.py, which calls the two readers here in a
+process that may be lost. Decoding is sequential and on one thread: seeking is off by frames on real files, and the
+workers are processes. A decode without an error proves little, so the frames are counted against what the container
 states; a video that cannot be trusted raises BrokenVideoError, whose message is the reason that the quarantine records.
 """
 
 from __future__ import annotations
 
+import errno
 import math
 import re
 from collections.abc import Iterable, Iterator
@@ -37,11 +39,14 @@ IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png")
 
 # Nothing but these demuxers and plain files: a playlist that calls itself .mp4 could open other files, or hosts
 FORMATS = "avi,matroska,webm,mov,mp4,m4a,3gp,3g2,mj2,mpeg,mpegts,asf"
-OPEN_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": FORMATS}
+MAX_PIXELS = 2**26  # of a frame, as coded and as it is to be resized: 8K has half of it
+# max_pixels: for the search for streams, which decodes; more are refused before memory is taken
+OPEN_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": FORMATS, "max_pixels": str(MAX_PIXELS)}
 # Accurate and the same on every CPU; bilinear in swscale averages over the source's area where it shrinks
 SCALING = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.BITEXACT | Interpolation.FULL_CHR_H_INT
 
-DECODER_OPTIONS = {"err_detect": "explode"}  # an error where a slice is damaged; else FFmpeg conceals it in silence
+# explode: an error where a slice is damaged; else FFmpeg conceals it in silence
+DECODER_OPTIONS = {"err_detect": "explode", "max_pixels": str(MAX_PIXELS)}
 
 GRAY_TO_FULL_RANGE = np.clip((np.arange(256) - 16) * 255 / 219 + 0.5, 0, 255).astype(np.uint8)
 
@@ -179,6 +184,7 @@ class _Layout:
         if not Fraction(1, MAX_SAMPLE_ASPECT) <= aspect <= MAX_SAMPLE_ASPECT:
             raise BrokenVideoError(f"its sample aspect ratio of {aspect} is not plausible")
         scaled = _fit(Fraction(frame.width) * aspect, Fraction(frame.height), short_side)
+        _check_pixels(*scaled)
         side_data = cast(SideDataContainer, frame.side_data)
         if SideDataType.DISPLAYMATRIX not in side_data:
             return _Layout((frame.width, frame.height), scaled, False, False, False)
@@ -209,6 +215,12 @@ def _fit(width: Fraction, height: Fraction, short_side: int | None) -> tuple[int
     return max(1, math.floor(width * factor + Fraction(1, 2))), max(1, math.floor(height * factor + Fraction(1, 2)))
 
 
+def _check_pixels(width: int, height: int) -> None:
+    """Refuse what a header states before memory is taken for it."""
+    if width * height > MAX_PIXELS:
+        raise BrokenVideoError(f"frames of {width}x{height} are larger than the {MAX_PIXELS} pixels that are taken")
+
+
 def _url(path: Path) -> str:
     """A path that FFmpeg takes for a file whatever characters it has."""
     return f"file:{path.absolute()}"
@@ -234,9 +246,12 @@ def _opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
             if stream.codec_context is None:
                 raise BrokenVideoError("FFmpeg has no decoder for its video stream")
             stream.codec_context.thread_count = 1
-            stream.codec_context.options = DECODER_OPTIONS  # else damaged slices are concealed in silence
+            stream.codec_context.options = DECODER_OPTIONS
+            _check_pixels(stream.codec_context.width, stream.codec_context.height)
             yield container, stream
     except FFmpegError as error:
+        if error.errno == errno.ENOMEM:
+            raise MemoryError from error
         raise BrokenVideoError(f"FFmpeg: {error.strerror or type(error).__name__}") from error
 
 
@@ -342,12 +357,21 @@ def _read_image(path: Path) -> Frame:
     data = path.read_bytes()
     if path.suffix.lower() != ".png":
         try:
+            height, width = simplejpeg.decode_jpeg_header(data)[:2]
+            _check_pixels(width, height)
             jpeg: Frame = simplejpeg.decode_jpeg(data, colorspace="RGB")
         except ValueError as error:
             raise BrokenVideoError(f"{path.name}: {error}") from error
         return jpeg
+    if data[12:16] == b"IHDR":
+        _check_pixels(int.from_bytes(data[16:20]), int.from_bytes(data[20:24]))
     # OpenCV fills what a truncated PNG lacks with black
-    decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB) if b"IEND" in data[-12:] else None
+    try:
+        decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB) if b"IEND" in data[-12:] else None
+    except cv2.error as error:
+        if error.code == cv2.Error.StsNoMem:
+            raise MemoryError from error
+        raise BrokenVideoError(f"{path.name}: OpenCV: {error.err}") from error
     if decoded is None:
         raise BrokenVideoError(f"{path.name} is not a whole PNG image")
     return cast(Frame, decoded)
@@ -375,6 +399,7 @@ def resize_frames(frames: Iterable[Frame], *, short_side: int) -> Iterator[Frame
 def _resized(image: Frame, short_side: int | None, reformatter: VideoReformatter) -> Frame:
     height, width = image.shape[:2]
     scaled = _fit(Fraction(width), Fraction(height), short_side)
+    _check_pixels(*scaled)
     if scaled == (width, height):
         return image
     return _to_rgb(VideoFrame.from_ndarray(image, format="rgb24"), scaled, reformatter)

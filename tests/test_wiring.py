@@ -74,6 +74,17 @@ def test_commands_and_modules_are_the_same():
     assert modules == set(COMMANDS)
 
 
+def test_videos_are_decoded_in_a_process_that_can_be_lost():
+    in_process = {"pipeline.video.probe", "pipeline.video.read_frames", "pipeline.video"}  # the module: all of it
+    users = set()
+    for path in (path for folder in ("pipeline", "stages") for path in (ROOT / folder).glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                prefix = f"{node.module}." if isinstance(node, ast.ImportFrom) else ""
+                users |= {path.name for alias in node.names if prefix + alias.name in in_process}
+    assert users == {"decoding.py"}
+
+
 # The baseline reads train_student, and must not be trained again for what it does not have.
 OWN_SECTIONS = {"soft_targets": {"train_student"}, "distillation": {"train_student"}}
 
