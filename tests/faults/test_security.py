@@ -17,7 +17,7 @@ import h5py
 import pytest
 import yaml
 from builders import CLASSES, one_thread, tiny_recognizer  # noqa: F401
-from number_runs import make_data, precompute, score, train, write_params
+from number_runs import make_data, noise, precompute, score, train, write_params
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
@@ -25,6 +25,7 @@ from packaging.version import Version
 from precompute_runs import ROOT
 from target_stores import make_store
 
+from pipeline import decoding
 from pipeline.digest import digest_json
 from pipeline.enhance import Gamma
 from pipeline.enhancer_file import load_enhancer, save_enhancer
@@ -33,6 +34,7 @@ from pipeline.frames import FrameStore
 from pipeline.models import load_model, save_model
 from pipeline.params import load_params
 from pipeline.soft_targets import SoftTargetStore
+from pipeline.video import write_video
 from pipeline.weights import load_weights, save_weights
 
 SOURCES = sorted([*(ROOT / "pipeline").rglob("*.py"), *(ROOT / "stages").rglob("*.py")])
@@ -413,6 +415,24 @@ def test_files_have_the_rights_that_their_owner_wants(tmp_path, umask, cases):
     assert open_ones == []
     assert load_model(Path("student.safetensors"))
     cases(len(written))
+
+
+# the process that decodes
+
+
+@pytest.mark.fault("Security", "a decoder without limits", "=")
+def test_the_process_that_decodes_has_its_limits(tmp_path):
+    write_video(tmp_path / "a.mp4", noise("a"), fps=10)
+    decoding.end_idle()  # what other tests left
+    assert len(list(decoding.read_frames(tmp_path / "a.mp4"))) == len(noise("a"))
+    (decoder,) = decoding._idle[os.getpid()]
+    lines = Path(f"/proc/{decoder.process.pid}/limits").read_text().splitlines()[1:]
+    limits = {line[:26].strip(): line[26:].split()[0] for line in lines}
+    decoding.end_idle()
+    assert limits["Max file size"] == limits["Max core file size"] == "0"
+    assert int(limits["Max open files"]) == decoding.OPEN_FILES
+    assert int(limits["Max cpu time"]) <= decoding.CPU_SECONDS + 10
+    assert int(limits["Max address space"]) < 2 * decoding.MEMORY_BYTES
 
 
 # SECURITY.md
