@@ -99,6 +99,14 @@ def ask_views(
     )
 
 
+def named_views(video_ids: Sequence[str], chosen_NV: NDArray[np.bool_]) -> list[str]:
+    """The videos with a chosen view, each with the numbers of these views, for messages."""
+    return [
+        f"{video_ids[row]}: view {', '.join(map(str, np.flatnonzero(chosen_NV[row])))}"
+        for row in np.flatnonzero(chosen_NV.any(axis=1)).tolist()
+    ]
+
+
 def described(bank: Bank, video_ids: Sequence[str], answers: Answers) -> dict[str, NDArray[Any]]:
     """The arrays of these videos' rows in a store, without those of the logits."""
     digest_of = {row.video_id: row.digest for row in bank.frames.rows}

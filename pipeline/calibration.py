@@ -17,7 +17,10 @@ NUM_BINS = 15  # as in the paper's tables
 
 @dataclass(frozen=True)
 class Bin:
-    """Videos whose confidence is above `low` and at most `high`: how many, their mean confidence and their accuracy."""
+    """Videos whose confidence is above `low` and at most `high`: how many, their mean confidence and their accuracy.
+
+    The first bin has those of confidence 0 as well.
+    """
 
     low: float
     high: float
@@ -29,7 +32,7 @@ class Bin:
 def reliability(confidence_N: NDArray[np.float64], correct_N: NDArray[np.bool_], *, num_bins: int) -> list[Bin]:
     """The bins that have videos, from the least confidence to the highest."""
     edges = np.linspace(0, 1, num_bins + 1)
-    index_N = np.searchsorted(edges, confidence_N, side="left") - 1
+    index_N = np.maximum(np.searchsorted(edges, confidence_N, side="left") - 1, 0)
     bins = []
     for index in np.unique(index_N).tolist():
         inside_N = index_N == index

@@ -134,11 +134,11 @@ def predict_videos(
     events = (event for path in paths for event in _video_events(path, sampling, clip, watch))
     opened: _Opened | None = None
     windows: list[WindowPrediction] = []
-    gathered = _Gathered(sampling.num_views)
+    gathered = _Gathered("", sampling.num_views)
     for event in _answered(recognizer, events, batch_size=batch_size, device=device):
         match event:
             case _Opened():
-                opened, windows, gathered = event, [], _Gathered(sampling.num_views)
+                opened, windows, gathered = event, [], _Gathered(str(event.path), sampling.num_views)
             case _Answer():
                 assert opened is not None
                 if (probs_K := gathered.add(event)) is not None:
@@ -169,7 +169,7 @@ def predict_live(
     arrivals = _Arrivals(stop)
     resized = resize_frames(arrivals.noted(frames), short_side=sampling.short_side)
     clips = read_clips(resized, sampling.live_windows(fps, clip), clip, **sampling.views)
-    gathered = _Gathered(sampling.num_views)
+    gathered = _Gathered("the camera", sampling.num_views)
     for answer in _answered(recognizer, clips, batch_size=1, device=device):
         assert isinstance(answer, _Answer)
         if (probs_K := gathered.add(answer)) is not None:
@@ -271,13 +271,20 @@ def _ask(recognizer: Recognizer, held: Sequence[_Event], device: torch.device) -
 
 @dataclass
 class _Gathered:
-    """The answers of the windows that are not complete yet."""
+    """The answers of the windows that are not complete yet; `name` is of the video, for messages."""
 
+    name: str
     num_views: int
     answers: dict[Window, list[_Answer]] = field(default_factory=dict)
 
     def add(self, answer: _Answer) -> Probs | None:
         """The mean over the clips of the answer's window, if this was the last of them."""
+        if not np.isfinite(answer.probs_K).all():
+            raise DataError(
+                f"{self.name}: the model's logits are not finite on frames {answer.window.first_frame} to "
+                f"{answer.window.end - 1}",
+                remedy="train it again with a lower learning_rate",
+            )
         mine = self.answers.setdefault(answer.window, [])
         mine.append(answer)
         weights = [one.weight for one in mine]

@@ -115,7 +115,7 @@ def save_model(
 def load_model(path: Path) -> ModelFile:
     """Read a network for inference, in eval mode on the CPU.
 
-    Raises StaleArtifactError when the file is damaged, not a model, or of another format.
+    Raises StaleArtifactError when the file is damaged, not a model, of another format, or holds NaN or infinity.
     """
     tensors, attributes = load_weights(path)
     version = attributes.get("format_version")
@@ -132,6 +132,13 @@ def load_model(path: Path) -> ModelFile:
         recognizer.load_state_dict(state)
     except RuntimeError as error:
         raise StaleArtifactError(f"{path}: its tensors do not fit {arch.name}: {error}") from None
+    broken = [name for name, value in state.items() if not torch.isfinite(value).all()]
+    if broken:
+        raise StaleArtifactError(
+            f"{path}: has values that are not finite in {len(broken)} tensors:",
+            findings=broken,
+            remedy="train it again with a lower learning_rate",
+        )
     recognizer.eval()
     return ModelFile(recognizer, tuple(attributes["class_names"]), attributes["trained_on"], digest_file(path))
 

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.asking import Bank, ask_views, described
+from pipeline.asking import Bank, ask_views, described, named_views
 from pipeline.dataset import BANK, DrawnViews, Sample
 from pipeline.digest import digest_json
 from pipeline.errors import DataError, StaleArtifactError
@@ -71,7 +71,7 @@ def parts_of(video_ids: Sequence[str], how: Asking) -> list[Part]:
 def compute_part(part: Part) -> tuple[str, ...]:
     """Ask the teacher, and write the rows into the folder; the videos with a logit that is not finite have none.
 
-    Returns those videos.
+    Returns those videos, each with its views, in words.
     """
     how, device = part.how, torch.device(part.how.device)
     frames = _frames(how.frames)
@@ -85,19 +85,20 @@ def compute_part(part: Part) -> tuple[str, ...]:
         num_workers=how.num_workers,
         advance=lambda _count, _note: None,
     )
-    finite_N = _finite(answers.logits_NVMK)
+    finite_NV = _finite(answers.logits_NVMK)
+    finite_N = finite_NV.all(axis=1)
     rows = Rows(part.video_ids, {**described(bank, part.video_ids, answers), "logits": answers.logits_NVMK})
     if finite_N.any():
         write_part(how.folder, rows.take(np.flatnonzero(finite_N)))
-    return rows.take(np.flatnonzero(~finite_N)).video_ids
+    return tuple(named_views(part.video_ids, ~finite_NV))
 
 
-def refuse_not_finite(video_ids: Sequence[str]) -> None:
-    """Raise DataError where there are videos of which a logit is not finite."""
-    if video_ids:
+def refuse_not_finite(videos: Sequence[str]) -> None:
+    """Raise DataError where there are videos, named by `compute_part`, of which a logit is not finite."""
+    if videos:
         raise DataError(
-            f"the teacher's logits are not finite on {len(video_ids)} videos:",
-            findings=video_ids,
+            f"the teacher's logits are not finite on {len(videos)} videos:",
+            findings=videos,
             remedy="train the teacher again with a lower train_teacher.learning_rate",
         )
 
@@ -144,7 +145,7 @@ class Packing:
     codec: LogitCodec
     error: PackingError = field(default_factory=PackingError)
     num_correct: int = 0
-    too_large: list[str] = field(default_factory=list)  # videos with logits that the codec's type cannot hold
+    too_large: list[str] = field(default_factory=list)  # videos and views of logits that the codec's type cannot hold
 
     def rows(self) -> Iterator[Rows]:
         """Packed rows in the order of the keys."""
@@ -153,8 +154,9 @@ class Packing:
             logits_NVMK = rows.arrays["logits"]
             packed = self.codec.pack(logits_NVMK)
             unpacked_NVMK = self.codec.unpack(packed)
-            finite_N = _finite(unpacked_NVMK)
-            self.too_large += rows.take(np.flatnonzero(~finite_N)).video_ids
+            finite_NV = _finite(unpacked_NVMK)
+            finite_N = finite_NV.all(axis=1)
+            self.too_large += named_views(rows.video_ids, ~finite_NV)
             if finite_N.any():
                 self.error.add(logits_NVMK[finite_N], unpacked_NVMK[finite_N])
             labels_N11 = np.array(self.labels[start : start + len(rows)])[:, None, None]
@@ -231,4 +233,4 @@ def pack_store(
 
 
 def _finite(logits_NVMK: NDArray[np.float32]) -> NDArray[np.bool_]:
-    return np.asarray(np.isfinite(logits_NVMK).all(axis=(1, 2, 3)))
+    return np.asarray(np.isfinite(logits_NVMK).all(axis=(2, 3)))

@@ -98,4 +98,7 @@ def _read_row(row: list[str], class_names: tuple[str, ...]) -> tuple[int, list[f
     probs_K = [float(value) for value in row[len(ID_COLUMNS) :]]
     if not all(0 <= value <= 1 for value in probs_K):
         raise ValueError("a probability is not between 0 and 1")
+    total = sum(probs_K)
+    if abs(total - 1) > len(probs_K) * 10**-DIGITS:  # each was rounded by half of the last digit at most
+        raise ValueError(f"its probabilities sum to {total:.{DIGITS}f}, not to 1")
     return class_names.index(row[1]), probs_K

@@ -10,7 +10,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
+from pipeline.asking import named_views
 from pipeline.dataset import ClipDataset, Sample, UniformViews, in_order, load_batches
+from pipeline.errors import DataError
 from pipeline.frames import FrameStore
 from pipeline.models import Recognizer
 from pipeline.predictions import Predictions
@@ -30,7 +32,10 @@ def score(
     stop: StopCheck,
     advance: Callable[[int, str], None],
 ) -> Predictions:
-    """Mean of the probabilities over `num_clips` × `num_crops` uniform views of each video."""
+    """Mean of the probabilities over `num_clips` × `num_crops` uniform views of each video.
+
+    Raises DataError naming the videos and views where a logit is not finite.
+    """
     clip, num_views = recognizer.architecture.clip, num_clips * num_crops
     dataset = ClipDataset(frames, samples, UniformViews(frames, clip, num_clips, num_crops), clip)
     recognizer = recognizer.to(device).eval()
@@ -42,8 +47,16 @@ def score(
             advance(len(batch.labels_B), "")
             stop()
     probs_NVK = torch.cat(probs).numpy().reshape(len(samples), num_views, -1)
+    video_ids = tuple(sample.video_id for sample in samples)
+    broken = named_views(video_ids, ~np.isfinite(probs_NVK).all(axis=2))
+    if broken:
+        raise DataError(
+            f"the model's logits are not finite on {len(broken)} videos:",
+            findings=broken,
+            remedy="train it again with a lower learning_rate",
+        )
     return Predictions(
-        tuple(sample.video_id for sample in samples),
+        video_ids,
         np.array([sample.label for sample in samples], dtype=np.int64),
         probs_NVK.mean(axis=1),
         tuple(class_names),

@@ -26,8 +26,13 @@ def complete_splits(
 ) -> tuple[ListedVideo, ...]:
     """Give every video a split: test and val are carved out of train where the lists have none.
 
-    Test is carved first, so that another `val_share` leaves it as it is.
+    Test is carved first, so that another `val_share` leaves it as it is. Raises DataError where there is but one class.
     """
+    if len(names := {video.class_name for video in videos}) == 1:
+        raise DataError(
+            f"all {len(videos)} videos are of one class, {names.pop()}: there is nothing to tell apart",
+            remedy="list videos of two classes or more",
+        )
     done = tuple(replace(video, split=video.split or "train") for video in videos)
     for to_split, share in (("test", test_share), ("val", val_share)):
         if all(video.split != to_split for video in done):

@@ -379,7 +379,9 @@ def _best(curve: Curve) -> int:
 
 
 def _rank(row: dict[str, float]) -> tuple[float, float]:
-    """Epochs by val top-1; the lower loss breaks ties."""
+    """Epochs by val top-1; the lower loss breaks ties. One whose loss is not finite comes behind all others."""
+    if not math.isfinite(row["val_loss"]):
+        return -1.0, 0.0
     return row["val_top1"], -row["val_loss"]
 
 

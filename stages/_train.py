@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pipeline.curves import write_curve
 from pipeline.dataset import Batch, EpochPlan, Sample, ViewSource, pixel_statistics, samples_of
+from pipeline.errors import DataError
 from pipeline.execution import autocast_dtype, check_shares
 from pipeline.frames import FrameStore
 from pipeline.losses import hard_loss
@@ -53,8 +54,16 @@ class Inputs:
 
 
 def read_inputs(manifest_path: Path, frames_path: Path) -> Inputs:
-    """Read manifest and frames; raises StaleArtifactError where the store lacks videos of train or val."""
+    """Read manifest and frames.
+
+    Raises DataError where there is but one class, StaleArtifactError where the store lacks videos of train or val.
+    """
     manifest, frames = read_manifest(manifest_path), FrameStore(frames_path)
+    if len(manifest.class_names) == 1:
+        raise DataError(
+            f"{manifest_path}: all videos are of one class, {manifest.class_names[0]}: there is nothing to tell apart",
+            remedy="list videos of two classes or more, then `dvc repro prepare`",
+        )
     return Inputs(manifest, frames, samples_of(manifest, frames, "train"), samples_of(manifest, frames, "val"))
 
 

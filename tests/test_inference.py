@@ -93,9 +93,10 @@ def dark(videos, tmp_path_factory):
     """The store that `prepare` makes of the videos."""
     folder = tmp_path_factory.mktemp("prepared")
     lines = [f"drink/{path.name},drink,{path.name},test" for path in files(videos)]
-    for split in ("train", "val"):
-        encode(videos.parent / f"{split}.mp4")
-        lines.append(f"{split}.mp4,drink,{split},{split}")
+    for name in ("drink_train", "drink_val", "jump_train", "jump_val", "jump_test"):
+        encode(videos.parent / f"{name}.mp4")
+        label, split = name.split("_")
+        lines.append(f"{name}.mp4,{label},{name},{split}")
     (videos.parent / "videos.csv").write_text("\n".join(["path,label,group,split", *lines]) + "\n")
     values = {
         "root": str(videos.parent), "layout": "csv", "lists": None, "split": 1, "val_share": 0.25, "test_share": 0.25,

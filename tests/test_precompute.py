@@ -313,7 +313,7 @@ def test_all_videos_with_logits_that_cannot_be_kept_are_named(project, monkeypat
         patched.setattr(asking, "ask", broken)
         with pytest.raises(DataError, match=words) as caught:
             compute()
-    assert caught.value.findings == (video_ids[1], video_ids[3])
+    assert caught.value.findings == (f"{video_ids[1]}: view 0", f"{video_ids[3]}: view 2")
     assert not Path("store.zarr").exists()
     asked.clear()
     write_params(project, codec="float32")

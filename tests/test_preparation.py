@@ -334,18 +334,18 @@ def test_short_videos_are_broken(project):
 
 
 def test_folders_of_images_must_have_the_listed_frames(project):
-    for name in ("a", "b", "c", "d"):
+    for name in "abcdefg":
         folder = Path("images", name)
         folder.mkdir(parents=True)
         for number, frame in enumerate(moving(ord(name))):
             content = simplejpeg.encode_jpeg(np.ascontiguousarray(frame))
             (folder / f"img_{number:05d}.jpg").write_bytes(content)
-    Path("images/classInd.txt").write_text("0 jump\n")
-    Path("images/train.txt").write_text("a 10 0\nb 11 0\n")
-    Path("images/val.txt").write_text("c 10 0\n")
-    Path("images/test.txt").write_text("d 10 0\n")
+    Path("images/classInd.txt").write_text("0 jump\n1 wave\n")
+    Path("images/train.txt").write_text("a 10 0\nb 11 0\ne 10 1\n")
+    Path("images/val.txt").write_text("c 10 0\nf 10 1\n")
+    Path("images/test.txt").write_text("d 10 0\ng 10 1\n")
     prepared = run_prepare(root="images", layout="frame_folders")
-    assert [row.num_frames for row in prepared.manifest.rows] == [10, 10, 10]
+    assert [row.num_frames for row in prepared.manifest.rows] == [10] * 6
     (row,) = prepared.quarantine
     assert (row.video_id, row.reason) == ("b", "its list states 11 frames, it has 10")
 
