@@ -56,7 +56,10 @@ def _beside(path: Path, which: str) -> Path:
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    whole = path.read_bytes()
+    try:
+        whole = path.read_bytes()
+    except OSError:  # a folder in its place, a bad sector
+        return None
     digest, content = whole[:DIGEST_BYTES].hex(), whole[DIGEST_BYTES:]
     if digest_bytes(content) != digest:
         return None

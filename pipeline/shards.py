@@ -18,6 +18,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from pipeline.digest import is_sealed, sealed
 from pipeline.errors import DataError, StaleArtifactError
 from pipeline.frames import (
     Codec,
@@ -80,14 +81,16 @@ class Record:
 def write_record(work: Path, shard: int, result: ShardResult, notes: Mapping[str, Any]) -> None:
     """Say what a shard holds; `notes` are JSON values of the stage's own."""
     values = {"rows": [asdict(row) for row in result.rows], "broken": result.broken, "notes": dict(notes)}
-    write_text_whole(_record_path(work, shard), json.dumps(values, sort_keys=True, indent=1))
+    write_text_whole(_record_path(work, shard), json.dumps(sealed(values), sort_keys=True, indent=1))
 
 
 def read_record(work: Path, shard: int) -> Record:
-    """The record of a shard; an empty one where there is none."""
+    """The record of a shard; an empty one where there is none, or none that is whole: then all is made again."""
     try:
-        values = json.loads(_record_path(work, shard).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        values = json.loads(_record_path(work, shard).read_bytes())
+    except (OSError, ValueError):
+        return Record()
+    if not is_sealed(values):
         return Record()
     rows = tuple(IndexRow(**row) for row in values["rows"])
     return Record(rows, tuple((name, reason) for name, reason in values["broken"]), values["notes"])
@@ -166,12 +169,11 @@ class _Attempts:
         self._run = run
         self._deaths: dict[str, int] = {}
         try:
-            before = json.loads(self._path.read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):
-            return
-        if before["run"] == run:
-            self._deaths = before["deaths"]
-            self._deaths[before["at"]] = self._deaths.get(before["at"], 0) + 1
+            before = json.loads(self._path.read_bytes())
+            if before["run"] == run:
+                self._deaths = {**before["deaths"], before["at"]: before["deaths"].get(before["at"], 0) + 1}
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+            return  # it died while it wrote the note
 
     def begin(self, video_id: str) -> None:
         """Note the video; raises DataError where too many processes died with it."""

@@ -12,6 +12,7 @@ import torch
 from builders import CLASSES, CLIP, manifest_row, one_thread, tiny_data, tiny_recognizer  # noqa: F401 - a fixture
 
 from pipeline.dataset import samples_of
+from pipeline.digest import is_sealed
 from pipeline.errors import Interrupted, StaleArtifactError
 from pipeline.evaluation import (
     ScoringProtocol,
@@ -170,7 +171,8 @@ def test_metrics_are_json_with_six_digits_and_the_same_bytes(tmp_path, found):
     text = (tmp_path / "one").read_text()
     assert text == (tmp_path / "other").read_text()
     written = json.loads(text)
-    assert written.keys() == metrics.keys()
+    assert is_sealed(written)
+    assert written.keys() == metrics.keys() | {"digest"}
     assert written["student"]["top1"] == round(metrics["student"]["top1"], 6)
     assert written["num_test_videos"] == 12
     assert isinstance(written["num_test_videos"], int)
