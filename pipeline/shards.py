@@ -18,7 +18,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from pipeline.digest import is_sealed, sealed
+from pipeline.digest import digest_file, is_sealed, sealed
 from pipeline.errors import DataError, StaleArtifactError
 from pipeline.frames import (
     Codec,
@@ -71,16 +71,25 @@ class RunTasks(Protocol):
 
 @dataclass(frozen=True)
 class Record:
-    """What a shard of an earlier run holds: rows, broken videos with their reasons, and what the stage noted."""
+    """What a shard of an earlier run holds: rows, broken videos with their reasons, and what the stage noted.
+
+    digest: of the shard's file; None where it has no videos.
+    """
 
     rows: tuple[IndexRow, ...] = ()
     broken: tuple[tuple[str, str], ...] = ()
     notes: Mapping[str, Any] = field(default_factory=dict)
+    digest: str | None = None
 
 
 def write_record(work: Path, shard: int, result: ShardResult, notes: Mapping[str, Any]) -> None:
     """Say what a shard holds; `notes` are JSON values of the stage's own."""
-    values = {"rows": [asdict(row) for row in result.rows], "broken": result.broken, "notes": dict(notes)}
+    values = {
+        "rows": [asdict(row) for row in result.rows],
+        "broken": result.broken,
+        "notes": dict(notes),
+        "shard": _digest_of(shard_path(frames_folder(work), shard)),
+    }
     write_text_whole(_record_path(work, shard), json.dumps(sealed(values), sort_keys=True, indent=1))
 
 
@@ -93,7 +102,7 @@ def read_record(work: Path, shard: int) -> Record:
     if not is_sealed(values):
         return Record()
     rows = tuple(IndexRow(**row) for row in values["rows"])
-    return Record(rows, tuple((name, reason) for name, reason in values["broken"]), values["notes"])
+    return Record(rows, tuple((name, reason) for name, reason in values["broken"]), values["notes"], values["shard"])
 
 
 def update_shard(
@@ -117,7 +126,8 @@ def update_shard(
     broken = {name: reason for name, reason in record.broken if name in unchanged}
     kept = _whole_rows(path, [row for row in record.rows if row.video_id in unchanged])
     names = [name for name, _ in videos]
-    if sorted(names) == sorted([*kept, *broken]) and len(record.rows) == len(kept):
+    is_same = sorted(names) == sorted([*kept, *broken]) and len(record.rows) == len(kept)
+    if is_same and _digest_of(path) == record.digest:  # else right rows go into a right file
         return ShardResult(tuple(kept.values()), tuple(broken.items()))
 
     attempts = _Attempts(work, shard, run)
@@ -138,6 +148,10 @@ def update_shard(
     )
     attempts.end()
     return result
+
+
+def _digest_of(path: Path) -> str | None:
+    return digest_file(path) if path.exists() else None
 
 
 def _whole_rows(path: Path, rows: Sequence[IndexRow]) -> dict[str, IndexRow]:

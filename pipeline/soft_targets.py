@@ -267,7 +267,7 @@ class SoftTargetStore:
             self.digest = digest_json(attributes)
             if found_digest != self.digest:
                 raise self.damaged("its attributes do not have the digest that was written with them")
-            self.attributes: dict[str, Any] = _Attributes(self.location, attributes)
+            self.attributes = attributes
             _check_sizes(attributes)
             self.codec = codec_of(attributes["codec"], len(attributes["class_names"]))
             self.num_rows, self.num_views = int(attributes["num_rows"]), int(attributes["num_views"])
@@ -330,6 +330,12 @@ class SoftTargetStore:
             findings=shown,
             remedy=f"{MAKE_REMEDY}; `dlkdd targets verify` lists everything, `dlkdd targets repair` mends rows",
         )
+
+    def require(self, *names: str) -> None:
+        """Raise StaleArtifactError where attributes that only some readers need are not there."""
+        missing = [name for name in names if name not in self.attributes]
+        if missing:
+            raise self.damaged(f"its attributes lack {', '.join(missing)}")
 
     def _check_format(self, attributes: Mapping[str, object]) -> None:
         found = (attributes.get("format"), attributes.get("format_version"))
@@ -399,20 +405,6 @@ class SoftTargetStore:
                 bad_N[row] = True
             else:
                 last_id = video_id
-
-
-class _Attributes(dict[str, Any]):
-    """Attributes of a store; one that is asked for and not there makes the store a damaged one."""
-
-    def __init__(self, location: str, values: Mapping[str, Any]) -> None:
-        super().__init__(values)
-        self._location = location
-
-    def __missing__(self, name: str) -> Any:
-        raise StaleArtifactError(f"{self._location}: its attributes lack {name}", remedy=MAKE_REMEDY)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _Attributes, (self._location, dict(self))
 
 
 def _check_sizes(attributes: Mapping[str, Any]) -> None:
