@@ -130,9 +130,13 @@ def write_metrics(path: Path, metrics: Mapping[str, Any]) -> None:
 
 
 def write_confusion(path: Path, found: Predictions) -> None:
-    """CSV with a row for every video, as `dvc plots` counts its confusion matrices from."""
+    """CSV with a row for every video, as `dvc plots` counts its confusion matrices from.
+
+    DVC writes the names into a script of its page as they are: `</script>` in one would end it there.
+    """
+    names = [name.replace("<", "\N{SINGLE LEFT-POINTING ANGLE QUOTATION MARK}") for name in found.class_names]
     with written_whole(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["actual", "predicted"])
         for label, predicted in zip(found.labels_N, found.predicted_N, strict=True):
-            writer.writerow([found.class_names[label], found.class_names[predicted]])
+            writer.writerow([names[label], names[predicted]])

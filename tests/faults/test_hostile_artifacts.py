@@ -3,6 +3,7 @@ to a terminal, a page or a Markdown file that is not text."""
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import shutil
@@ -21,6 +22,7 @@ import pytest
 import target_stores
 import torch
 from builders import noise_video, one_thread, tiny_recognizer, write_frames  # noqa: F401 - one is a fixture
+from dvc_render.vega import VegaRenderer
 from hostile_files import KINDS, SECRET
 
 from pipeline.checkpoint import load_checkpoint, save_checkpoint
@@ -29,9 +31,12 @@ from pipeline.digest import digest_bytes
 from pipeline.enhance import Gamma
 from pipeline.enhancer_file import save_enhancer
 from pipeline.errors import EnvironmentProblem, StaleArtifactError
+from pipeline.evaluation import write_confusion
 from pipeline.model_card import card, describe
 from pipeline.models import load_model, save_model
 from pipeline.names import code_span, printable
+from pipeline.onnx_file import DESCRIPTION, open_onnx
+from pipeline.predictions import Predictions
 from pipeline.soft_targets import SoftTargetStore
 from pipeline.target_card import card as target_card
 
@@ -226,3 +231,65 @@ def test_a_code_span_holds_what_it_is_given():
         fence = re.match("`+", span)[0]
         assert re.fullmatch(rf"{fence}(?!`)(.*)(?<!`){fence}", span), span
         assert fence not in re.findall("`+", span[len(fence) : -len(fence)])
+
+
+@pytest.mark.fault("Security", "the end of a script in a class name, on the page of dvc plots", "=")
+def test_a_class_name_ends_no_script_of_the_plots(tmp_path):
+    names = ("</script><script>alert(1)</script>", "<!--<script>", "wave")
+    found = Predictions(("a", "b", "c"), np.arange(3), np.eye(3), names)
+    write_confusion(tmp_path / "confusion.csv", found)
+    with (tmp_path / "confusion.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    page = VegaRenderer(rows, name="confusion", template="confusion", x="actual", y="predicted").generate_html()
+    assert "alert(1)" in page  # it is there, as a text
+    assert not re.search(r"</?script>.{0,9}alert|<!--", page)
+
+
+# programs
+
+
+def _described(description):
+    def change(_onnx, model, _folder):
+        entry = model.metadata_props.add()
+        entry.key, entry.value = DESCRIPTION, description
+
+    return change
+
+
+def _outside(onnx, model, folder):
+    (folder / "secret").write_bytes(np.arange(4, dtype=np.float32).tobytes())
+    (weights,) = model.graph.initializer
+    weights.ClearField("raw_data")
+    weights.data_location = onnx.TensorProto.EXTERNAL
+    entry = weights.external_data.add()
+    entry.key, entry.value = "location", "../secret"
+
+
+PROGRAMS = {
+    "numbers of another file": _outside,
+    "no description": lambda _onnx, _model, _folder: None,
+    "a description in 100,000 lists": _described(hostile_files.DEEP),
+    "a description that is a list": _described("[]"),
+    "a description of other fields": _described("{}"),
+    "a description of half a text": _described('{"a'),
+}
+
+
+@pytest.mark.fault("Security", "ONNX made to do harm: another file's numbers, descriptions that are none", "E")
+def test_hostile_programs_are_refused(tmp_path, cases):
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    folder = tmp_path / "models"
+    folder.mkdir()
+    for number, change in enumerate(PROGRAMS.values()):
+        value = partial(onnx.helper.make_tensor_value_info, elem_type=onnx.TensorProto.FLOAT, shape=[4])
+        weights = onnx.numpy_helper.from_array(np.zeros(4, np.float32), "w")
+        add = onnx.helper.make_node("Add", ["x", "w"], ["y"])
+        graph = onnx.helper.make_graph([add], "g", [value("x")], [value("y")], [weights])
+        model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=9)
+        change(onnx, model, tmp_path)
+        path = folder / f"{number}.onnx"
+        path.write_bytes(model.SerializeToString())
+        with pytest.raises(StaleArtifactError, match="help: make it again"):
+            open_onnx(path, num_threads=1)
+    cases(len(PROGRAMS))

@@ -91,11 +91,8 @@ class Said:
 def run(stage, *more):
     """A stage in the current folder, in this process."""
     out, err = io.StringIO(), io.StringIO()
-    from stages import _shell
-
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         patch.setattr(sys, "argv", ["dlkdd", stage, *COMMANDS[stage].split(), *more])
-        patch.setattr(_shell.console, "file", err)
         with pytest.raises(SystemExit) as ended:
             main()
     return Said(ended.value.code, out.getvalue(), err.getvalue())
