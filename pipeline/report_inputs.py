@@ -259,8 +259,14 @@ def check_fit(paths: ReportPaths, found: Artifacts, results: Results) -> None:
             compare(str(paths.models[name]), "dark store", digests.get("frames"), dark)
         if name == "student":
             compare(str(paths.models[name]), "soft-target store", digests.get("soft_targets"), store.digest)
+    enhancer = found.models["enhancer"]
     if found.enhanced is not None:
         compare(str(paths.enhanced), "dark store", found.enhanced.origin.get("dark"), dark)
+        compare(
+            str(paths.soft_targets), "enhanced store", store.attributes["digests"].get("frames"), found.enhanced.digest
+        )
+        if enhancer is not None:
+            compare(str(paths.enhanced), "enhancer", found.enhanced.origin.get("enhancer"), enhancer.digest)
     compare(str(paths.metrics), "manifest", results.metrics.protocol.manifest, manifest)
     tables = digest_tables(paths.tables)
     compare(str(paths.metrics), "tables", results.metrics.tables or tables, tables)

@@ -148,6 +148,7 @@ OTHERS = {
     "another seed": {"seed": 1},
     "other classes": {"class_names": ("fall", "jump", "wave")},
     "other videos": {"salt": "other videos"},
+    "another enhancer": {"enhancer": "none"},
 }
 # Which stage must refuse an artifact of another run, with a word of the field that differs
 SWAPPED = {
@@ -172,6 +173,12 @@ SWAPPED = {
         ("data/soft_targets.zarr", "train_student"): "class_names",
         ("results/predictions", "evaluate"): "classes",
         ("results/metrics.json", "report"): "manifest",
+    },
+    "another enhancer": {
+        ("models/enhancer.safetensors", "report"): "its enhancer",
+        ("data/enhanced", "report"): "its enhanced store",
+        ("data/soft_targets.zarr", "train_student"): "teachers.digest",
+        ("data/soft_targets.zarr", "report"): "its enhanced store",
     },
     "other videos": {
         ("data/manifest.csv", "train_teacher"): "digest of all videos",
@@ -201,13 +208,15 @@ def others(tmp_path_factory):
 
     def other(kind):
         if kind not in made:
-            made[kind] = make_chain(tmp_path_factory.mktemp("other"), light=30, **OTHERS[kind])
+            made[kind] = make_chain(
+                tmp_path_factory.mktemp("other"), light=0 if "enhancer" in kind else 30, **OTHERS[kind]
+            )
         return made[kind]
 
     return other
 
 
-@pytest.mark.fault("Artifacts", "swapped with another run's: seed, classes, videos", "E")
+@pytest.mark.fault("Artifacts", "swapped with another run's: seed, classes, videos, enhancer", "E")
 @pytest.mark.parametrize("kind", SWAPPED)
 def test_another_runs_artifact_is_refused_with_the_field_that_differs(copies, others, kind, cases):
     for (artifact, stage), field in SWAPPED[kind].items():
