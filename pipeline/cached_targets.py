@@ -101,16 +101,21 @@ def differences(store: SoftTargetStore, wanted: Mapping[str, object]) -> list[st
     `wanted` maps attributes to values: `class_names`, `clip`, `digests.manifest` and so on; `teachers.name` and
     `teachers.digest` must be those of one of the store's teachers.
     """
+    store.require("digests", "teachers", "clip")
     attributes = store.attributes
     held = {
         **attributes,
         **{f"digests.{name}": digest for name, digest in attributes["digests"].items()},
         **{f"teachers.{field}": [teacher[field] for teacher in attributes["teachers"]] for field in ("name", "digest")},
     }
+
+    def text(value: object) -> str:
+        return json.dumps(value, sort_keys=True)
+
     return [
-        f"{name}: the store has {json.dumps(held[name], sort_keys=True)}, this run {json.dumps(value, sort_keys=True)}"
+        f"{name}: the store has {text(held.get(name))}, this run {text(value)}"
         for name, value in wanted.items()
-        if not (value in held[name] if name.startswith("teachers.") else value == held[name])
+        if not (value in held[name] if name.startswith("teachers.") else value == held.get(name))
     ]
 
 

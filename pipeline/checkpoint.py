@@ -56,9 +56,15 @@ def _beside(path: Path, which: str) -> Path:
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    whole = path.read_bytes()
+    try:
+        whole = path.read_bytes()
+    except OSError:  # a folder in its place, a bad sector
+        return None
     digest, content = whole[:DIGEST_BYTES].hex(), whole[DIGEST_BYTES:]
     if digest_bytes(content) != digest:
         return None
-    state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    try:
+        state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception:  # not of ours, whatever its digest says: torch raises nearly anything for what it will not run
+        return None
     return state

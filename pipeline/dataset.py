@@ -38,8 +38,10 @@ class Sample:
 def samples_of(manifest: Manifest, frames: FrameStore, split: str) -> list[Sample]:
     """The videos of a split, in the order of the manifest.
 
-    Raises StaleArtifactError where the frame store lacks some of them, DataError where the split has none.
+    Raises StaleArtifactError where the frame store lacks some of them or was made from other videos, DataError where
+    the split has none.
     """
+    check_same_videos(manifest, frames)
     samples = [Sample(row.video_id, manifest.class_index(row)) for row in manifest.rows_of(split)]
     stored = set(frames.video_ids)
     missing = [sample.video_id for sample in samples if sample.video_id not in stored]
@@ -54,6 +56,29 @@ def samples_of(manifest: Manifest, frames: FrameStore, split: str) -> list[Sampl
             f"the manifest has no {split} video", remedy="look at the annotation lists and prepare's params"
         )
     return samples
+
+
+def check_same_videos(manifest: Manifest, frames: FrameStore) -> None:
+    """Raise StaleArtifactError where frames say that they are of other videos than the manifest's.
+
+    By the digest of all videos' ids and digests; a store without a word about its videos is taken as it is.
+    """
+    made_from = frames.origin.get("videos")
+    if made_from not in (None, manifest.videos_digest):
+        raise StaleArtifactError(
+            f"{frames.path}: is not of the manifest's videos",
+            findings=[f"digest of all videos: the frames have {made_from}, the manifest {manifest.videos_digest}"],
+            remedy="`dvc repro prepare` makes both from the same videos; one of them is another run's, or was changed",
+        )
+    other = [
+        f"{row.video_id}: {frames.shape(row.video_id)[0]} frames are stored, the manifest has {row.num_frames}"
+        for row in manifest.rows
+        if made_from is not None and row.video_id in frames and frames.shape(row.video_id)[0] != row.num_frames
+    ]
+    if other:
+        raise StaleArtifactError(
+            f"{frames.path}: does not fit the manifest", findings=other[:10], remedy="`dvc repro prepare` makes both"
+        )
 
 
 @dataclass(frozen=True)

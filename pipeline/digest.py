@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 DIGEST_BYTES = 16
@@ -27,6 +28,21 @@ def digest_json(value: object) -> str:
     """Digest of a JSON value: keys sorted, no white space, floats as Python writes them; NaN is refused."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return digest_bytes(text.encode())
+
+
+def sealed(values: Mapping[str, object]) -> dict[str, object]:
+    """The same JSON values with the digest of all of them, under `digest`."""
+    return {**values, "digest": digest_json(dict(values))}
+
+
+def is_sealed(values: object) -> bool:
+    """Whether values, as read, are those that were sealed."""
+    try:
+        return isinstance(values, dict) and values["digest"] == digest_json(
+            {name: value for name, value in values.items() if name != "digest"}
+        )
+    except (KeyError, ValueError, RecursionError):  # no digest, a number that is none, half a character, a deep nest
+        return False
 
 
 def digest_uint64(*parts: bytes | bytearray | memoryview) -> int:

@@ -46,6 +46,8 @@ def enhance(dark_path: Path, enhancer_path: Path, out: Path, *, device: str = "c
         _check_broken([item for report in reports for item in report.broken], len(dark.rows))
         rows = [row for report in reports for row in report.rows]
         origin = {"dark": dark.digest, "enhancer": enhancer}
+        if "videos" in dark.origin:
+            origin["videos"] = dark.origin["videos"]
         publish_store(work, out, rows, codec=dark.codec, jpeg_quality=_quality(dark), origin=origin)
     num_frames = sum(report.num_frames for report in reports)
     return Enhanced(FrameStore(out), num_frames, summed(report.seconds for report in reports))

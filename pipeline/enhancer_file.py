@@ -85,7 +85,7 @@ def load_enhancer(path: Path, *, device: str = "cpu") -> Classical | LearnedEnha
         from pipeline.learned_enhancers import make_learned
 
         return make_learned(name, parameters, tensors, device=device)
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, TypeError) as error:
         raise StaleArtifactError(
             f"{path}: no usable enhancer: {error}", remedy="make it again with `dvc repro`"
         ) from None

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.calibration import NUM_BINS, expected_calibration_error, reliability
+from pipeline.digest import sealed
 from pipeline.errors import StaleArtifactError
 from pipeline.manifest import Manifest
 from pipeline.metrics import (
@@ -39,11 +40,20 @@ class ScoringProtocol:
     manifest: str
 
 
-def check_predictions(predictions: Mapping[str, Predictions], manifest: Manifest) -> None:
-    """Raise StaleArtifactError where predictions are not of exactly the test videos and classes of the manifest."""
+def check_predictions(predictions: Mapping[str, Predictions], manifest: Manifest, *, views: str | None = None) -> None:
+    """Raise StaleArtifactError where predictions are not of exactly the test videos and classes of the manifest.
+
+    views: as `views_text` names them, where they must be these.
+    """
     wanted = {row.video_id: manifest.class_index(row) for row in manifest.rows_of("test")}
     findings = []
     for name, found in predictions.items():
+        for field, said, here in (
+            ("manifest", found.origin.manifest, manifest.digest),
+            ("views", found.origin.views, views),
+        ):
+            if said and here not in (None, said):
+                findings.append(f"{name}: its {field} is {said}, this run's {here}")
         if found.class_names != manifest.class_names:
             findings.append(f"{name}: classes {list(found.class_names)}, the manifest has {list(manifest.class_names)}")
             continue
@@ -89,6 +99,7 @@ def compare(
     }
     metrics["num_test_videos"] = len(student.video_ids)
     metrics["protocol"] = asdict(protocol)
+    metrics["models"] = {name: found.origin.model for name, found in predictions.items() if found.origin.model}
     return metrics
 
 
@@ -109,19 +120,23 @@ def aligned(found: Predictions, video_ids: tuple[str, ...]) -> Predictions:
     """The same predictions in another order of the videos."""
     position = {video_id: index for index, video_id in enumerate(found.video_ids)}
     order = np.array([position[video_id] for video_id in video_ids])
-    return Predictions(video_ids, found.labels_N[order], found.probs_NK[order], found.class_names)
+    return Predictions(video_ids, found.labels_N[order], found.probs_NK[order], found.class_names, found.origin)
 
 
 def write_metrics(path: Path, metrics: Mapping[str, Any]) -> None:
-    """JSON for `dvc metrics`, rounded to six digits."""
+    """JSON for `dvc metrics`, rounded to six digits, with a digest of all of it."""
     rounded = json.loads(json.dumps(metrics), parse_float=lambda text: round(float(text), 6))
-    write_text_whole(path, json.dumps(rounded, indent=2) + "\n")
+    write_text_whole(path, json.dumps(sealed(rounded), indent=2) + "\n")
 
 
 def write_confusion(path: Path, found: Predictions) -> None:
-    """CSV with a row for every video, as `dvc plots` counts its confusion matrices from."""
+    """CSV with a row for every video, as `dvc plots` counts its confusion matrices from.
+
+    DVC writes the names into a script of its page as they are: `</script>` in one would end it there.
+    """
+    names = [name.replace("<", "\N{SINGLE LEFT-POINTING ANGLE QUOTATION MARK}") for name in found.class_names]
     with written_whole(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["actual", "predicted"])
         for label, predicted in zip(found.labels_N, found.predicted_N, strict=True):
-            writer.writerow([found.class_names[label], found.class_names[predicted]])
+            writer.writerow([names[label], names[predicted]])

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.calibration import NUM_BINS, reliability
+from pipeline.digest import digest_file, digest_json
 from pipeline.errors import StaleArtifactError
 from pipeline.manifest import ManifestRow
 from pipeline.predictions import DIGITS, Predictions
@@ -108,6 +109,11 @@ def write_tables(folder: Path, tables: Mapping[str, Table]) -> None:
             writer = csv.DictWriter(file, table[0].keys(), lineterminator="\n")
             writer.writeheader()
             writer.writerows(rounded(row) for row in table)
+
+
+def digest_tables(folder: Path) -> str:
+    """Digest of the tables of `evaluate` with their names."""
+    return digest_json({path.name: digest_file(path) for path in sorted(folder.glob("*.csv"))})
 
 
 def rounded(row: Row) -> Row:

@@ -6,6 +6,7 @@ something to fit.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,12 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.curves import write_curve
-from pipeline.digest import digest_json
+from pipeline.digest import digest_file, digest_json
 from pipeline.enhancer_file import save_enhancer
 from pipeline.errors import DataError
 from pipeline.frames import FrameStore
 from pipeline.params import FitEnhancerParams
-from pipeline.work import Progress, StopCheck, WorkFolder, work_folder
+from pipeline.work import Progress, StopCheck, WorkFolder, work_folder, write_text_whole
 
 if TYPE_CHECKING:
     import torch
@@ -76,6 +77,24 @@ class Fitted:
         """The CSV of its losses."""
         return self.work.path / "curve.csv"
 
+    def is_whole(self) -> bool:
+        """Whether both files are those that a fit left."""
+        try:
+            return bool(json.loads(self._record_path.read_bytes()) == self._digests())
+        except (OSError, ValueError):
+            return False
+
+    def seal(self) -> None:
+        """Say that the fit is finished, and with which files."""
+        write_text_whole(self._record_path, json.dumps(self._digests()))
+
+    @property
+    def _record_path(self) -> Path:
+        return self.work.path / "fitted.json"
+
+    def _digests(self) -> dict[str, str]:
+        return {path.name: digest_file(path) for path in (self.model_path, self.curve_path)}
+
 
 @contextmanager
 def fitted(
@@ -88,7 +107,7 @@ def fitted(
     """
     with work_folder(stage, params=fit.values, inputs=fit.inputs, format_version=FITTED_VERSION) as work:
         found = Fitted(work)
-        if not (found.curve_path.exists() and found.model_path.exists()):
+        if not found.is_whole():
             _fit_into(found, stage, fit, stop, progress, checkpoint_seconds)
         yield found
 
@@ -112,3 +131,4 @@ def _fit_into(
         enhancer, curve = fitter.run(stop=stop, advance=advance)
     write_curve(found.curve_path, curve)
     save_enhancer(found.model_path, enhancer, fitted_on={**fit.inputs, "seed": fit.seed, "steps": fit.options.steps})
+    found.seal()

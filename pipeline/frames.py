@@ -28,7 +28,7 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
-from pipeline.digest import DIGEST_BYTES, digest_bytes, digest_json, digest_uint64
+from pipeline.digest import DIGEST_BYTES, digest_bytes, digest_json, digest_uint64, is_sealed, sealed
 from pipeline.errors import DataError, StaleArtifactError
 from pipeline.stopwatch import Stopwatch
 from pipeline.work import Advance, write_text_whole, written_whole
@@ -49,7 +49,8 @@ _CHROMA = "444"
 # Descriptors kept open in a process: far below the usual limits of 256 and 1024.
 _MAX_OPEN_SHARDS = 64
 _COPY_BYTES = 1 << 24
-_TABLES = ("video_id", "frames", "frame_end", "crc32c")
+_TABLES = {"video_id": "S", "frames": "i", "frame_end": "i", "crc32c": "u"}  # by kind of their type
+_DESCRIBED = {"format", "format_version", "codec", "jpeg_quality", "num_videos", "origin", "index_digest"}
 _REMEDY = "make it again with `dvc repro`, or `dvc checkout` it"
 
 
@@ -255,7 +256,7 @@ def write_index(
         "origin": dict(sorted(origin.items())),
         "index_digest": digest_bytes(text.getvalue().encode()),
     }
-    write_text_whole(folder / _DESCRIPTION_NAME, json.dumps(description, indent=1) + "\n")
+    write_text_whole(folder / _DESCRIPTION_NAME, json.dumps(sealed(description), indent=1) + "\n")
 
 
 class FrameStore:
@@ -331,9 +332,11 @@ class FrameStore:
             if not 0 <= number < row.frames:
                 raise IndexError(f"{video_id}: there is no frame {number} among {row.frames}")
         shard = self._shard(row)
-        clip_THWC = np.empty((len(numbers), height, width, 3), np.uint8)
+        clip_THWC = np.empty((0, height, width, 3), np.uint8)
         for position, number in enumerate(numbers):
             frame = self._decode(row, shard.content(row, number))
+            if position == 0:  # the first frame shows that the index tells the size: no memory is taken before
+                clip_THWC = np.empty((len(numbers), height, width, 3), np.uint8)
             clip_THWC[position] = frame[top : top + height, left : left + width]
         return clip_THWC
 
@@ -377,9 +380,11 @@ class FrameStore:
         return shard
 
     def _decode(self, row: IndexRow, content: bytes) -> Frame:
-        if self.codec == "raw":
-            return np.frombuffer(content, np.uint8).reshape(row.height, row.width, 3)
         try:
+            if self.codec == "raw":
+                return np.frombuffer(content, np.uint8).reshape(row.height, row.width, 3)
+            if simplejpeg.decode_jpeg_header(content)[:2] != (row.height, row.width):
+                raise ValueError("a frame has another size than the index says")
             frame: Frame = simplejpeg.decode_jpeg(content, colorspace="RGB")
         except ValueError as error:
             raise _damaged(shard_path(self.path, row.shard), f"{row.video_id}: {error}") from None
@@ -399,15 +404,20 @@ class Shard:
             with h5py.File(path, "r", locking=False) as file:  # a published shard never changes
                 if (file.attrs["format"], file.attrs["format_version"]) != (FORMAT, FORMAT_VERSION):
                     raise _damaged(path, "it is not a shard of this format")
-                tables = [file[name][()] for name in _TABLES]
+                num_bytes = path.stat().st_size
+                tables = [_contiguous(file, name, kind, num_bytes)[()] for name, kind in _TABLES.items()]
                 if _checksum(tables) != file.attrs["tables_crc32c"]:
                     raise _damaged(path, "its tables do not have their checksum")
                 video_id, frames, self._end, self._checksum = tables
                 self._video_ids = [name.decode() for name in video_id]
                 self._first = np.concatenate([[0], np.cumsum(frames)])
-                self._offset = [file[_row_name(row)].id.get_offset() for row in range(len(self._video_ids))]
+                if not len(frames) == len(video_id) or (frames < 1).any() or self._first[-1] != len(self._end):
+                    raise ValueError("its tables have other lengths than they state")
+                rows = [_contiguous(file, _row_name(row), "u", num_bytes) for row in range(len(video_id))]
+                self._offset = [row.id.get_offset() for row in rows]
+                self._num_bytes = [row.nbytes for row in rows]
             self._descriptor = os.open(path, os.O_RDONLY)
-        except (OSError, KeyError, ValueError) as error:
+        except _HDF5_ERRORS as error:
             raise _damaged(path, str(error)) from None
 
     def __del__(self) -> None:
@@ -419,8 +429,10 @@ class Shard:
         if not self._holds(row):
             raise _damaged(self.path, f"its row {row.row} is not the {row.video_id} that the index names")
         place = int(self._first[row.row]) + number
-        start = 0 if number == 0 else int(self._end[place - 1])
-        content = os.pread(self._descriptor, int(self._end[place]) - start, self._offset[row.row] + start)
+        start, end = 0 if number == 0 else int(self._end[place - 1]), int(self._end[place])
+        if not 0 <= start <= end <= self._num_bytes[row.row]:
+            raise _damaged(self.path, f"frame {number} of {row.video_id} lies outside of its video")
+        content = os.pread(self._descriptor, end - start, self._offset[row.row] + start)
         if google_crc32c.value(content) != self._checksum[place]:
             raise _damaged(self.path, f"frame {number} of {row.video_id} does not have its checksum")
         return content
@@ -446,36 +458,76 @@ class Shard:
         )
 
 
+# What h5py raises for a damaged file; some are of its own conversions of what it found
+_HDF5_ERRORS = (OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError, ArithmeticError, MemoryError)
+
+
+def _contiguous(file: h5py.File, name: str, kind: str, num_bytes: int) -> h5py.Dataset:
+    """A dataset that lies in the file itself, in one piece and of plain numbers or texts, as the writer makes them.
+
+    A link to another file, storage outside, virtual or chunked data and objects are refused before any byte is read,
+    and so is what would be larger than the file.
+    """
+    link = file.get(name, getlink=True)
+    if link is None or type(link) is not h5py.HardLink:
+        raise ValueError(f"{name} is not in the file itself")
+    dataset = file[name]
+    if not isinstance(dataset, h5py.Dataset) or dataset.dtype.kind != kind or dataset.dtype.hasobject:
+        raise ValueError(f"{name} is no table of its type")
+    made = dataset.id.get_create_plist()
+    if made.get_layout() != h5py.h5d.CONTIGUOUS or made.get_external_count():
+        raise ValueError(f"{name} is not stored in one piece")
+    offset = dataset.id.get_offset()
+    if dataset.nbytes and (offset is None or offset + dataset.nbytes > num_bytes):
+        raise ValueError(f"{name} reaches behind the end of the file")
+    return dataset
+
+
 def _read_index(folder: Path) -> tuple[dict[str, Any], dict[str, IndexRow]]:
+    described, index = folder / _DESCRIPTION_NAME, folder / _INDEX_NAME
     try:
-        description = json.loads((folder / _DESCRIPTION_NAME).read_text(encoding="utf-8"))
-        text = (folder / _INDEX_NAME).read_bytes()
+        description, text = json.loads(described.read_bytes()), index.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         raise StaleArtifactError(
             f"{folder}: no whole frame store: {_DESCRIPTION_NAME} or {_INDEX_NAME} is missing",
             remedy="`dvc repro` or `dvc pull` makes it",
         ) from None
-    except ValueError as error:
-        raise _damaged(folder / _DESCRIPTION_NAME, str(error)) from None
+    except OSError as error:
+        raise _damaged(folder, str(error)) from None
+    except (ValueError, RecursionError) as error:
+        raise _damaged(described, str(error)) from None
     if not isinstance(description, dict) or description.get("format") != FORMAT:
-        raise _damaged(folder / _DESCRIPTION_NAME, f"it does not say that its format is {FORMAT!r}")
+        raise _damaged(described, f"it does not say that its format is {FORMAT!r}")
     if description.get("format_version") != FORMAT_VERSION:
         found = description.get("format_version")
         raise StaleArtifactError(
             f"{folder}: frame store of format version {found}, this program reads {FORMAT_VERSION}",
             remedy="make it again with `dvc repro`, or use the program that wrote it",
         )
-    if description.get("codec") not in get_args(Codec) or not description.keys() >= {"jpeg_quality", "origin"}:
-        raise _damaged(folder / _DESCRIPTION_NAME, "codec, jpeg_quality or origin is missing")
-    if description.get("index_digest") != digest_bytes(text):
-        raise _damaged(folder / _INDEX_NAME, "it is not the index that the store was completed with")
-    table = csv.reader(io.StringIO(text.decode(), newline=""))
-    next(table)
-    rows = [
-        IndexRow(video_id, int(shard), int(row), int(frames), int(height), int(width), digest)
-        for video_id, shard, row, frames, height, width, digest in table
-    ]
+    if not _is_description(description):
+        raise _damaged(described, "it is not the description that the store was completed with")
+    if description["index_digest"] != digest_bytes(text):
+        raise _damaged(index, "it is not the index that the store was completed with")
+    try:
+        table = csv.reader(io.StringIO(text.decode(), newline=""), strict=True)
+        next(table)
+        rows = [
+            IndexRow(video_id, int(shard), int(row), int(frames), int(height), int(width), digest)
+            for video_id, shard, row, frames, height, width, digest in table
+        ]
+    except (ValueError, StopIteration, csv.Error) as error:
+        raise _damaged(index, str(error)) from None
+    if any(min(row.shard, row.row, row.frames - 1, row.height - 1, row.width - 1) < 0 for row in rows):
+        raise _damaged(index, "a video has a number that none can have")
     return description, {row.video_id: row for row in rows}
+
+
+def _is_description(found: dict[str, Any]) -> bool:
+    """Whether it has the fields and the digest that it was written with; the first stores had no digest."""
+    if not (found.keys() == _DESCRIBED or (is_sealed(found) and found.keys() - {"digest"} == _DESCRIBED)):
+        return False
+    fits = found["codec"] in get_args(Codec) and isinstance(found["origin"], dict)
+    return fits and (found["jpeg_quality"] is None) == (found["codec"] == "raw")
 
 
 def _damaged(path: Path, reason: str) -> StaleArtifactError:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Mapping
 from pathlib import Path
 
 from pipeline.errors import StaleArtifactError
-from pipeline.work import written_whole
+from pipeline.work import read_text_whole, written_whole
 
 COLUMNS = ["video_id", "mean_luma"]
 
@@ -24,19 +25,18 @@ def read_light(path: Path) -> dict[str, float]:
     """Mean luma by video id; raises StaleArtifactError with the line where the file is not what `write_light` wrote."""
     luma: dict[str, float] = {}
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            try:
-                if next(reader, []) != COLUMNS:
-                    raise ValueError(f"expected the columns {', '.join(COLUMNS)}")
-                for video_id, value in reader:
-                    if video_id in luma:
-                        raise ValueError(f"{video_id} is there twice")
-                    luma[video_id] = float(value)
-                    if not 0 <= luma[video_id] <= 255:
-                        raise ValueError(f"mean_luma is between 0 and 255, not {value}")
-            except (ValueError, csv.Error) as error:
-                raise ValueError(f"line {max(reader.line_num, 1)}: {error}") from None
+        reader = csv.reader(io.StringIO(read_text_whole(path), newline=""), strict=True)
+        try:
+            if next(reader, []) != COLUMNS:
+                raise ValueError(f"expected the columns {', '.join(COLUMNS)}")
+            for video_id, value in reader:
+                if video_id in luma:
+                    raise ValueError(f"{video_id} is there twice")
+                luma[video_id] = float(value)
+                if not 0 <= luma[video_id] <= 255:
+                    raise ValueError(f"mean_luma is between 0 and 255, not {value}")
+        except (ValueError, csv.Error) as error:
+            raise ValueError(f"line {max(reader.line_num, 1)}: {error}") from None
     except (OSError, ValueError) as error:
         raise StaleArtifactError(
             f"{path}: not a table of mean lumas: {error}", remedy="`dvc repro measure_light` makes it again"

@@ -14,10 +14,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pipeline.digest import DIGEST_BYTES, digest_bytes
+from pipeline.digest import DIGEST_BYTES, digest_bytes, digest_json
 from pipeline.errors import DataError, StaleArtifactError
 from pipeline.listing import SPLITS, Findings, path_problem, without_suffix
-from pipeline.work import write_text_whole
+from pipeline.work import read_text_whole, write_text_whole
 
 PREPARE_AGAIN = "run the prepare stage: `dvc repro prepare`"
 
@@ -75,6 +75,11 @@ class Manifest:
         """Names of the classes in order of their labels."""
         names = {row.label: row.class_name for row in self.rows}
         return tuple(names[label] for label in self.labels)
+
+    @cached_property
+    def videos_digest(self) -> str:
+        """Digest of the videos' ids and digests: the frames of the same videos name it, whatever their splits."""
+        return digest_json(sorted((row.video_id, row.digest) for row in self.rows))
 
     @cached_property
     def by_id(self) -> dict[str, ManifestRow]:
@@ -156,11 +161,13 @@ READERS: dict[str, tuple[Callable[[str], object], str]] = {
 def _read(path: Path, row_type: type[Row]) -> tuple[str, tuple[Row, ...], list[str]]:
     """Text, rows and `file:line` of each row."""
     try:
-        text = path.read_bytes().decode("utf-8")
+        text = read_text_whole(path)
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}", remedy=PREPARE_AGAIN) from None
     except UnicodeDecodeError:
         raise DataError(f"{path}: not UTF-8 text", remedy=PREPARE_AGAIN) from None
+    except ValueError as error:
+        raise DataError(f"{path}: {error}", remedy=PREPARE_AGAIN) from None
     columns = fields(row_type)
     expected = [column.name for column in columns]
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)

@@ -13,6 +13,7 @@ import torch
 from pipeline.cost import Cost
 from pipeline.errors import ParamsError, StaleArtifactError
 from pipeline.models import ModelFile
+from pipeline.names import code_span
 
 CARD_FORMAT_VERSION = 1
 
@@ -114,7 +115,7 @@ def card(said: Mapping[str, Any]) -> str:
     compared, given, out = said["comparison"], said["input"], said["output"]
     digests = said["trained_on"].get("digests", {})
     trained = "\n".join(
-        f"| {name} | `{digest}` |" for name, digest in {**digests, "this model": said["digest"]}.items()
+        f"| {name} | {code_span(str(digest))} |" for name, digest in {**digests, "this model": said["digest"]}.items()
     )
     options = ", ".join(f"{key} {value:g}" for key, value in arch.items() if isinstance(value, float | int))
     channels = "\n".join(
@@ -137,7 +138,7 @@ A network of dlkdd that {role.text}. This file, `{file["name"]}`, is the whole o
 | gives | `{out["name"]}`: {_tensor(out)} |
 | made with | {said["made_with"]} |
 
-Classes, in the order of the output: {", ".join(f"`{name}`" for name in said["class_names"])}.
+Classes, in the order of the output: {", ".join(map(code_span, said["class_names"]))}.
 
 ## Use
 
@@ -190,7 +191,9 @@ def _limits(said: Mapping[str, Any], role: Role) -> list[str]:
         limits.insert(0, "Enhance the frames as those that it was trained on: dark ones are strange to it.")
     weights = said["trained_on"].get("weights")
     if weights is not None:
-        limits.append(f"It started from the weights {weights}: look up their terms before you publish it.")
+        limits.append(
+            f"It started from the weights {code_span(str(weights))}: look up their terms before you publish it."
+        )
     return limits
 
 

@@ -125,13 +125,19 @@ def load_model(path: Path) -> ModelFile:
             f"not {attributes.get('format')} {version}",
             remedy="train it again with `dvc repro`",
         )
-    arch = architecture_of(path, attributes)
-    recognizer = Recognizer(arch, mean_C=[0.0] * 3, std_C=[1.0] * 3)
+    arch, class_names = architecture_of(path, attributes), class_names_of(path, attributes)
     state = {name: torch.from_numpy(array) for name, array in tensors.items()}
     try:
+        with torch.device("meta"):  # takes no memory, whatever sizes the file states
+            expected = Recognizer(arch, mean_C=[0.0] * 3, std_C=[1.0] * 3).state_dict()
+        if {name: value.shape for name, value in state.items()} != {n: value.shape for n, value in expected.items()}:
+            raise ValueError("names or shapes are others")
+        recognizer = Recognizer(arch, mean_C=[0.0] * 3, std_C=[1.0] * 3)
         recognizer.load_state_dict(state)
-    except RuntimeError as error:
-        raise StaleArtifactError(f"{path}: its tensors do not fit {arch.name}: {error}") from None
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise StaleArtifactError(
+            f"{path}: its tensors do not fit {arch.name}: {error}", remedy="train it again with `dvc repro`"
+        ) from None
     broken = [name for name, value in state.items() if not torch.isfinite(value).all()]
     if broken:
         raise StaleArtifactError(
@@ -140,15 +146,33 @@ def load_model(path: Path) -> ModelFile:
             remedy="train it again with a lower learning_rate",
         )
     recognizer.eval()
-    return ModelFile(recognizer, tuple(attributes["class_names"]), attributes["trained_on"], digest_file(path))
+    return ModelFile(recognizer, class_names, dict(attributes["trained_on"]), digest_file(path))
+
+
+def class_names_of(path: Path, attributes: Mapping[str, Any]) -> tuple[str, ...]:
+    """The class names that a model file states; raises StaleArtifactError where they are not texts, one a class."""
+    names, trained_on = attributes.get("class_names"), attributes.get("trained_on")
+    num_classes = attributes["architecture"]["num_classes"]
+    are_names = isinstance(names, list) and all(isinstance(name, str) for name in names) and len(names) == num_classes
+    if not are_names or not isinstance(trained_on, dict):
+        raise StaleArtifactError(
+            f"{path}: does not say which classes it knows, or what it was trained on",
+            remedy="train it again with `dvc repro`",
+        )
+    return tuple(map(str, names or ()))
 
 
 def architecture_of(path: Path, attributes: Mapping[str, Any]) -> Architecture:
     """The architecture that a model file states; raises StaleArtifactError where it is none of ours."""
-    fields = {"drop_path": 0.0} | attributes["architecture"]  # files of format 1 do not state it
-    if fields["name"] not in MODELS:
-        raise StaleArtifactError(f"{path}: unknown architecture {fields['name']!r}; known are {', '.join(MODELS)}")
-    return Architecture(**{**fields, "clip": ClipParams(**fields["clip"])})
+    try:
+        fields = {"drop_path": 0.0} | attributes["architecture"]  # files of format 1 do not state it
+        if fields["name"] not in MODELS:
+            raise StaleArtifactError(f"{path}: unknown architecture {fields['name']!r}; known are {', '.join(MODELS)}")
+        return Architecture(**{**fields, "clip": ClipParams(**fields["clip"])})
+    except (KeyError, TypeError, ValueError) as error:
+        raise StaleArtifactError(
+            f"{path}: states no architecture: {error!r}", remedy="train it again with `dvc repro`"
+        ) from None
 
 
 def check_geometry(architecture: Architecture, *, smallest_batch: int = 2, frozen_stages: int = 0) -> None:

@@ -21,6 +21,7 @@ from pipeline.errors import EnvironmentProblem, StaleArtifactError
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
+_DESCRIBED = {"architecture", "clip", "digest", "parameters", "gmac_per_clip", "input", "output"}
 DESCRIPTION = "dlkdd"  # where a program's file, of ONNX or of torch, keeps the description of its model
 
 
@@ -92,4 +93,10 @@ def open_onnx(path: Path, *, num_threads: int) -> OnnxFile:
     text = session.get_modelmeta().custom_metadata_map.get(DESCRIPTION)
     if text is None:
         raise StaleArtifactError(f"{path}: was not exported by dlkdd: it does not describe its model", remedy=remedy)
-    return OnnxFile(session, json.loads(text))
+    try:
+        description = json.loads(text)
+        if not description.keys() >= _DESCRIBED:
+            raise ValueError("fields are missing")
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise StaleArtifactError(f"{path}: its description cannot be used: {error}", remedy=remedy) from None
+    return OnnxFile(session, description)

@@ -6,18 +6,38 @@ Axes: N videos, K classes.
 from __future__ import annotations
 
 import csv
-from dataclasses import dataclass
+import io
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.digest import digest_json
 from pipeline.errors import StaleArtifactError
-from pipeline.work import written_whole
+from pipeline.work import read_text_whole, written_whole
 
 ID_COLUMNS = ("video_id", "class_name", "predicted")
 PROBABILITY_PREFIX = "p:"
 DIGITS = 6  # after the point: float32 networks give no more that is meaningful
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where predictions come from, empty where nobody said: digests of model file and manifest, and `views_text`."""
+
+    model: str = ""
+    manifest: str = ""
+    views: str = ""
+
+
+# behind the probabilities: every row says where it comes from, and has a digest of itself
+LAST_COLUMNS = (*(field.name for field in fields(Origin)), "digest")
+
+
+def views_text(num_clips: int, num_crops: int) -> str:
+    """Views of a video in a word: clips × crops."""
+    return f"{num_clips}x{num_crops}"
 
 
 @dataclass(frozen=True)
@@ -28,6 +48,7 @@ class Predictions:
     labels_N: NDArray[np.int64]
     probs_NK: NDArray[np.float64]
     class_names: tuple[str, ...]
+    origin: Origin = Origin()
 
     @property
     def predicted_N(self) -> NDArray[np.int64]:
@@ -46,56 +67,68 @@ class Predictions:
 
 
 def write_predictions(path: Path, predictions: Predictions) -> None:
-    """CSV with a row for every video: its class, the predicted one, and a column of probabilities for each class."""
+    """CSV with a row for every video: its class, the predicted one, and a column of probabilities for each class.
+
+    Behind them are the origin, the same in all rows, and the row's digest.
+    """
     names = predictions.class_names
     with written_whole(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([*ID_COLUMNS, *(f"{PROBABILITY_PREFIX}{name}" for name in names)])
+        writer.writerow([*ID_COLUMNS, *(f"{PROBABILITY_PREFIX}{name}" for name in names), *LAST_COLUMNS])
         rows = zip(
             predictions.video_ids, predictions.labels_N, predictions.predicted_N, predictions.probs_NK, strict=True
         )
         for video_id, label, predicted, probs_K in rows:
-            writer.writerow([video_id, names[label], names[predicted], *(f"{p:.{DIGITS}f}" for p in probs_K)])
+            row = [video_id, names[label], names[predicted], *(f"{p:.{DIGITS}f}" for p in probs_K)]
+            row += astuple(predictions.origin)
+            writer.writerow([*row, digest_json(row)])
 
 
 def read_predictions(path: Path) -> Predictions:
     """Read what `write_predictions` wrote; raises StaleArtifactError with the line where it is not that."""
     labels, probs, video_ids = [], [], []
+    origins: set[Origin] = set()
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            try:
-                class_names = _read_header(next(reader, []))
-                for row in reader:
-                    video_ids.append(row[0] if row else "")
-                    label, probs_K = _read_row(row, class_names)
-                    labels.append(label)
-                    probs.append(probs_K)
-            except (ValueError, csv.Error) as error:
-                raise ValueError(f"line {max(reader.line_num, 1)}: {error}") from None
-        if not probs:
-            raise ValueError("no videos")
+        reader = csv.reader(io.StringIO(read_text_whole(path), newline=""), strict=True)
+        try:
+            class_names = _read_header(next(reader, []))
+            for row in reader:
+                label, probs_K = _read_row(row, class_names)
+                video_ids.append(row[0])
+                labels.append(label)
+                probs.append(probs_K)
+                origins.add(Origin(*row[-len(LAST_COLUMNS) : -1]))
+        except (ValueError, csv.Error) as error:
+            raise ValueError(f"line {max(reader.line_num, 1)}: {error}") from None
+        if len(origins) != 1:
+            raise ValueError("its rows are of several models, manifests or views" if origins else "no videos")
     except (OSError, ValueError) as error:
         raise StaleArtifactError(
             f"{path}: not a predictions file: {error}", remedy="`dvc repro` makes it again"
         ) from None
-    return Predictions(tuple(video_ids), np.array(labels, dtype=np.int64), np.array(probs), class_names)
+    return Predictions(tuple(video_ids), np.array(labels, dtype=np.int64), np.array(probs), class_names, origins.pop())
 
 
 def _read_header(header: list[str]) -> tuple[str, ...]:
-    columns = header[len(ID_COLUMNS) :]
+    columns = header[len(ID_COLUMNS) : -len(LAST_COLUMNS)]
     class_names = tuple(name.removeprefix(PROBABILITY_PREFIX) for name in columns)
     fits = all(name.startswith(PROBABILITY_PREFIX) for name in columns) and len(set(columns)) == len(columns)
-    if tuple(header[: len(ID_COLUMNS)]) != ID_COLUMNS or not columns or not fits:
-        raise ValueError(f"expected the columns {', '.join(ID_COLUMNS)} and {PROBABILITY_PREFIX}NAME for each class")
+    around = (tuple(header[: len(ID_COLUMNS)]), tuple(header[-len(LAST_COLUMNS) :]))
+    if around != (ID_COLUMNS, LAST_COLUMNS) or not columns or not fits:
+        raise ValueError(
+            f"expected the columns {', '.join(ID_COLUMNS)}, {PROBABILITY_PREFIX}NAME for each class, and "
+            f"{', '.join(LAST_COLUMNS)}"
+        )
     return class_names
 
 
 def _read_row(row: list[str], class_names: tuple[str, ...]) -> tuple[int, list[float]]:
-    expected = len(ID_COLUMNS) + len(class_names)
+    expected = len(ID_COLUMNS) + len(class_names) + len(LAST_COLUMNS)
     if len(row) != expected or row[1] not in class_names:
         raise ValueError(f"expected {expected} fields and a known class name")
-    probs_K = [float(value) for value in row[len(ID_COLUMNS) :]]
+    if row[-1] != digest_json(row[:-1]):
+        raise ValueError("it does not have the digest that was written with it")
+    probs_K = [float(value) for value in row[len(ID_COLUMNS) : -len(LAST_COLUMNS)]]
     if not all(0 <= value <= 1 for value in probs_K):
         raise ValueError("a probability is not between 0 and 1")
     total = sum(probs_K)

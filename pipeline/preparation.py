@@ -73,7 +73,7 @@ def prepare(
         check_quarantine(broken, videos, params.max_quarantined)
         manifest = write_manifest(manifest_path, [_manifest_row(row, videos, sources) for row in rows])
         write_quarantine(quarantine_path, broken)
-        origin = {"videos": digest_json(sorted((row.video_id, row.digest) for row in manifest.rows))}
+        origin = {"videos": manifest.videos_digest}
         publish_store(work, dark_path, rows, codec=params.codec, jpeg_quality=params.jpeg_quality, origin=origin)
     leaks = tuple(find_leakage(manifest.rows, stems=params.layout in STEM_LAYOUTS))
     return Prepared(manifest, tuple(broken), leaks, listing.notes, summed(report.seconds for report in reports))

@@ -18,12 +18,14 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline.calibration import Bin
-from pipeline.digest import digest_file
+from pipeline.digest import is_sealed
 from pipeline.errors import StaleArtifactError
+from pipeline.evaluation_tables import digest_tables
 from pipeline.frames import FrameStore
 from pipeline.manifest import Manifest, QuarantineRow, read_manifest, read_quarantine
 from pipeline.soft_targets import SoftTargetStore
-from pipeline.weights import read_attributes, read_shapes
+from pipeline.weights import read_attributes, read_shapes, whole_digest
+from pipeline.work import read_text_whole
 
 MODELS = ("teacher", "student", "baseline")
 REMEDY = "`dvc repro` makes it again"
@@ -86,6 +88,7 @@ class Protocol(Values):
 
     num_clips: Annotated[int, Field(ge=1)]
     num_crops: Annotated[int, Field(ge=1)]
+    manifest: str
 
 
 class Metrics(Values):
@@ -99,6 +102,8 @@ class Metrics(Values):
     kl_from_teacher: Pair
     num_test_videos: Annotated[int, Field(ge=1)]
     protocol: Protocol
+    models: dict[str, str] = {}  # digests of the models' files
+    tables: str | None = None  # digest of the tables' files
 
     def of(self, model: str) -> ModelMetrics:
         """The metrics of one of MODELS."""
@@ -240,20 +245,31 @@ def check_fit(paths: ReportPaths, found: Artifacts, results: Results) -> None:
         if named != present:
             findings.append(f"{what}: its {field} is {named}, here is {present}")
 
+    found.soft_targets.require("digests", "teachers")
     manifest, dark, store = found.manifest.digest, found.dark.digest, found.soft_targets
     compare(str(paths.soft_targets), "manifest", store.attributes["digests"].get("manifest"), manifest)
     for name in MODELS:
         facts = found.models[name]
         if facts is None:
             continue
+        compare(str(paths.metrics), f"{name}'s file", results.metrics.models.get(name, facts.digest), facts.digest)
         digests = facts.attributes["trained_on"]["digests"]
         compare(str(paths.models[name]), "manifest", digests.get("manifest"), manifest)
         if name != "teacher":
             compare(str(paths.models[name]), "dark store", digests.get("frames"), dark)
         if name == "student":
             compare(str(paths.models[name]), "soft-target store", digests.get("soft_targets"), store.digest)
+    enhancer = found.models["enhancer"]
     if found.enhanced is not None:
         compare(str(paths.enhanced), "dark store", found.enhanced.origin.get("dark"), dark)
+        compare(
+            str(paths.soft_targets), "enhanced store", store.attributes["digests"].get("frames"), found.enhanced.digest
+        )
+        if enhancer is not None:
+            compare(str(paths.enhanced), "enhancer", found.enhanced.origin.get("enhancer"), enhancer.digest)
+    compare(str(paths.metrics), "manifest", results.metrics.protocol.manifest, manifest)
+    tables = digest_tables(paths.tables)
+    compare(str(paths.metrics), "tables", results.metrics.tables or tables, tables)
     test = [row.video_id for row in found.manifest.rows_of("test")]
     if sorted(video.video_id for video in results.videos) != test:
         findings.append(f"{paths.tables / 'videos.csv'}: its videos are not the {len(test)} test videos")
@@ -268,8 +284,8 @@ def check_fit(paths: ReportPaths, found: Artifacts, results: Results) -> None:
 
 
 def _model_facts(path: Path) -> ModelFacts:
-    attributes = read_attributes(path)
-    return ModelFacts(digest_file(path), attributes, count_parameters(read_shapes(path)))
+    digest = whole_digest(path)
+    return ModelFacts(digest, read_attributes(path), count_parameters(read_shapes(path)))
 
 
 def count_parameters(shapes: Mapping[str, tuple[str, tuple[int, ...]]]) -> int:
@@ -286,13 +302,16 @@ _STATISTICS = ("running_mean", "running_var", "mean_C", "std_C")
 
 def _read_metrics(path: Path) -> Metrics:
     try:
-        return Metrics.model_validate(json.loads(path.read_text(encoding="utf-8")))
+        found = json.loads(path.read_bytes())
+        if "digest" in found and not is_sealed(found):
+            raise ValueError("it does not have the digest that was written with it")
+        return Metrics.model_validate(found)
     except ValidationError as error:
         findings = [f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}" for detail in error.errors()]
         raise StaleArtifactError(
             f"{path}: not the metrics that `evaluate` writes", findings=findings, remedy=REMEDY
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise _unreadable(path, error) from None
 
 
@@ -325,7 +344,7 @@ Reader = Callable[[str], Any]
 def read_table(path: Path, columns: Mapping[str, Reader]) -> list[dict[str, Any]]:
     """The rows of a CSV file with exactly these columns, converted; raises StaleArtifactError with the line."""
     try:
-        return _rows(path.read_bytes().decode("utf-8"), columns)
+        return _rows(read_text_whole(path), columns)
     except (OSError, ValueError) as error:
         raise _unreadable(path, error) from None
 

@@ -18,6 +18,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from pipeline.digest import digest_file, is_sealed, sealed
 from pipeline.errors import DataError, StaleArtifactError
 from pipeline.frames import (
     Codec,
@@ -70,27 +71,38 @@ class RunTasks(Protocol):
 
 @dataclass(frozen=True)
 class Record:
-    """What a shard of an earlier run holds: rows, broken videos with their reasons, and what the stage noted."""
+    """What a shard of an earlier run holds: rows, broken videos with their reasons, and what the stage noted.
+
+    digest: of the shard's file; None where it has no videos.
+    """
 
     rows: tuple[IndexRow, ...] = ()
     broken: tuple[tuple[str, str], ...] = ()
     notes: Mapping[str, Any] = field(default_factory=dict)
+    digest: str | None = None
 
 
 def write_record(work: Path, shard: int, result: ShardResult, notes: Mapping[str, Any]) -> None:
     """Say what a shard holds; `notes` are JSON values of the stage's own."""
-    values = {"rows": [asdict(row) for row in result.rows], "broken": result.broken, "notes": dict(notes)}
-    write_text_whole(_record_path(work, shard), json.dumps(values, sort_keys=True, indent=1))
+    values = {
+        "rows": [asdict(row) for row in result.rows],
+        "broken": result.broken,
+        "notes": dict(notes),
+        "shard": _digest_of(shard_path(frames_folder(work), shard)),
+    }
+    write_text_whole(_record_path(work, shard), json.dumps(sealed(values), sort_keys=True, indent=1))
 
 
 def read_record(work: Path, shard: int) -> Record:
-    """The record of a shard; an empty one where there is none."""
+    """The record of a shard; an empty one where there is none, or none that is whole: then all is made again."""
     try:
-        values = json.loads(_record_path(work, shard).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        values = json.loads(_record_path(work, shard).read_bytes())
+    except (OSError, ValueError):
+        return Record()
+    if not is_sealed(values):
         return Record()
     rows = tuple(IndexRow(**row) for row in values["rows"])
-    return Record(rows, tuple((name, reason) for name, reason in values["broken"]), values["notes"])
+    return Record(rows, tuple((name, reason) for name, reason in values["broken"]), values["notes"], values["shard"])
 
 
 def update_shard(
@@ -114,7 +126,8 @@ def update_shard(
     broken = {name: reason for name, reason in record.broken if name in unchanged}
     kept = _whole_rows(path, [row for row in record.rows if row.video_id in unchanged])
     names = [name for name, _ in videos]
-    if sorted(names) == sorted([*kept, *broken]) and len(record.rows) == len(kept):
+    is_same = sorted(names) == sorted([*kept, *broken]) and len(record.rows) == len(kept)
+    if is_same and _digest_of(path) == record.digest:  # else right rows go into a right file
         return ShardResult(tuple(kept.values()), tuple(broken.items()))
 
     attempts = _Attempts(work, shard, run)
@@ -135,6 +148,10 @@ def update_shard(
     )
     attempts.end()
     return result
+
+
+def _digest_of(path: Path) -> str | None:
+    return digest_file(path) if path.exists() else None
 
 
 def _whole_rows(path: Path, rows: Sequence[IndexRow]) -> dict[str, IndexRow]:
@@ -166,12 +183,11 @@ class _Attempts:
         self._run = run
         self._deaths: dict[str, int] = {}
         try:
-            before = json.loads(self._path.read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):
-            return
-        if before["run"] == run:
-            self._deaths = before["deaths"]
-            self._deaths[before["at"]] = self._deaths.get(before["at"], 0) + 1
+            before = json.loads(self._path.read_bytes())
+            if before["run"] == run:
+                self._deaths = {**before["deaths"], before["at"]: before["deaths"].get(before["at"], 0) + 1}
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+            return  # it died while it wrote the note
 
     def begin(self, video_id: str) -> None:
         """Note the video; raises DataError where too many processes died with it."""

@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import json
+import math
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -47,6 +48,8 @@ CHUNK_ROWS = 512  # what a damaged byte costs; a quarter of it takes twice as lo
 SHARD_ROWS = 8192  # unit of writing and reading, and of the digests in the attributes
 
 MAKE_REMEDY = "`dvc repro precompute_soft_targets` makes it, `dvc checkout` or `dvc pull` brings it back"
+
+_MOST_CHUNK_BYTES = 1 << 30  # five times what 300 views of 700 classes take
 
 _ATTRIBUTES_DIGEST = "attributes_digest"  # of all other attributes: the digest of the store
 _IDS, _ROW_DIGESTS = "video_id", "row_digest"
@@ -265,12 +268,14 @@ class SoftTargetStore:
             if found_digest != self.digest:
                 raise self.damaged("its attributes do not have the digest that was written with them")
             self.attributes = attributes
+            _check_sizes(attributes)
             self.codec = codec_of(attributes["codec"], len(attributes["class_names"]))
             self.num_rows, self.num_views = int(attributes["num_rows"]), int(attributes["num_views"])
             self.num_teachers = int(attributes["num_teachers"])
             self.layout = row_layout(self.codec, self.num_views, self.num_teachers)
+            _check_chunks(self.layout, self.num_rows)
             self._arrays = self._open_arrays(group)
-            self._first_ids = [shard["first"] for shard in attributes["shards"]]
+            self._first_ids: list[str] = [shard["first"] for shard in attributes["shards"]]
         except _READ_ERRORS as error:
             raise self.damaged(_short(error)) from error
 
@@ -324,6 +329,12 @@ class SoftTargetStore:
             findings=findings,
             remedy=f"{MAKE_REMEDY}; `dlkdd targets verify` lists everything, `dlkdd targets repair` mends rows",
         )
+
+    def require(self, *names: str) -> None:
+        """Raise StaleArtifactError where attributes that only some readers need are not there."""
+        missing = [name for name in names if name not in self.attributes]
+        if missing:
+            raise self.damaged(f"its attributes lack {', '.join(missing)}")
 
     def _check_format(self, attributes: Mapping[str, object]) -> None:
         found = (attributes.get("format"), attributes.get("format_version"))
@@ -395,6 +406,34 @@ class SoftTargetStore:
                 last_id = video_id
 
 
+def _check_sizes(attributes: Mapping[str, Any]) -> None:
+    """Raise ValueError where counts, names and shards are not what the writer makes of each other."""
+    names, num_rows = attributes["class_names"], attributes["num_rows"]
+    counts = [attributes[name] for name in ("num_rows", "num_views", "num_teachers", "rows_per_shard")]
+    if not all(type(count) is int and count > 0 for count in counts):
+        raise ValueError(f"rows, views, teachers and rows of a shard are whole numbers above 0, not {counts}")
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise ValueError("class_names are not texts")
+    per_shard = _shard_rows(num_rows)[1]
+    firsts = [shard["first"] for shard in attributes["shards"]]
+    if attributes["rows_per_shard"] != per_shard or len(firsts) != -(-num_rows // per_shard):
+        raise ValueError(f"{len(firsts)} shards of {attributes['rows_per_shard']} rows do not hold {num_rows}")
+    if not all(isinstance(first, str) for first in firsts):
+        raise ValueError("its shards do not name their first ids")
+    digests, teachers = attributes.get("digests", {}), attributes.get("teachers", [])
+    if not isinstance(digests, dict) or not all({"name", "digest"} <= teacher.keys() for teacher in teachers):
+        raise ValueError("digests or teachers have no names")
+
+
+def _check_chunks(layout: Mapping[str, ArrayLayout], num_rows: int) -> None:
+    """Raise ValueError for chunks that no store needs, before memory is taken for them."""
+    rows = _shard_rows(num_rows)[0]
+    for name, array in layout.items():
+        num_bytes = rows * math.prod(array.inner) * array.dtype.itemsize
+        if num_bytes > _MOST_CHUNK_BYTES:
+            raise ValueError(f"a chunk of {name} would have {num_bytes:,} bytes, more than {_MOST_CHUNK_BYTES:,}")
+
+
 # What zarr raises for a damaged store
 _READ_ERRORS = (
     BaseZarrError,
@@ -406,6 +445,9 @@ _READ_ERRORS = (
     RuntimeError,
     IndexError,
     AttributeError,
+    ImportError,  # of a codec that is not installed
+    MemoryError,
+    UserWarning,  # where warnings are errors
 )
 
 _TIMEOUT_SECONDS = 60  # without a connection, or without a byte of an object

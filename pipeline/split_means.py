@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.digest import is_sealed
 from pipeline.errors import StaleArtifactError
 
 # Where in metrics.json the numbers are whose mean says something; intervals and p-values have none
@@ -63,6 +64,8 @@ def mean_of_splits(paths: Sequence[Path]) -> list[SplitMean]:
 def _read(path: Path) -> dict[str, Any]:
     try:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if "digest" in found and not is_sealed(found):
+            raise ValueError("it does not have the digest that was written with it")
         for of, name in NUMBERS:
             if not isinstance(found[of][name], int | float):
                 raise TypeError(f"{of}.{name} is not a number")

@@ -16,12 +16,14 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
+from pipeline import names
+
 _KEPT = "\n\t\N{NO-BREAK SPACE}"
 
 
 def printable(text: str) -> str:
     """The text without control characters, which neither HTML nor XML may hold, and without marks that turn writing."""
-    return "".join(char if char.isprintable() or char in _KEPT else "\N{REPLACEMENT CHARACTER}" for char in text)
+    return names.printable(text, kept=_KEPT)
 
 
 def shortened(text: str, most: int) -> str:

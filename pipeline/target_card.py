@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pipeline.errors import StaleArtifactError
 from pipeline.logit_codecs import bytes_per_view
+from pipeline.names import code_span
 from pipeline.soft_targets import FORMAT_VERSION, MAKE_REMEDY, SoftTargetStore
 from pipeline.target_checks import CARD_NAME, verify
 from pipeline.work import PARTIAL_SUFFIX, Progress, no_progress, publish
@@ -38,16 +39,18 @@ def give_away(location: Path, out: Path, *, license_text: str | None, progress: 
 
 def card(store: SoftTargetStore, license_text: str | None) -> str:
     """The card in Markdown, from the attributes alone."""
+    store.require("clip", "view_policy", "codec_error", "teachers", "digests")
     said = store.attributes
     clip, policy, error = said["clip"], said["view_policy"], said["codec_error"]
     teachers = "\n".join(
-        f"| `{teacher['name']}` | `{teacher['digest']}` | {teacher['top1_on_views']:.1%} |"
+        f"| {code_span(str(teacher['name']))} | {code_span(str(teacher['digest']))} | {teacher['top1_on_views']:.1%} |"
         for teacher in said["teachers"]
     )
     errors = "\n".join(f"| {key} | {mean:.3g} | {error['max_kl'][key]:.3g} |" for key, mean in error["mean_kl"].items())
     parts = {f"merged store {number}": digest for number, digest in enumerate(said.get("merged_from", ()), start=1)}
     digests = "\n".join(
-        f"| {name} | {f'`{digest}`' if digest else 'none'} |" for name, digest in {**said["digests"], **parts}.items()
+        f"| {name} | {code_span(str(digest)) if digest else 'none'} |"
+        for name, digest in {**said["digests"], **parts}.items()
     )
     repaired = said.get("repaired_rows")
     mirrored = "mirrored half of the time" if policy["flip"] else "never mirrored"
@@ -62,7 +65,7 @@ Store of dlkdd, format version {FORMAT_VERSION}, digest **`{store.digest}`**.
 |---|---|---|
 {teachers}
 
-Classes, in the order of the logits: {", ".join(f"`{name}`" for name in store.class_names)}.
+Classes, in the order of the logits: {", ".join(map(code_span, store.class_names))}.
 
 A clip is {clip["num_frames"]} frames, {clip["frame_stride"]} apart, at {clip["size"]}×{clip["size"]} pixels. The views
 are kept in the store. They were drawn with seed {policy["seed"]}: crops of at least {policy["min_scale"]:.0%} of the

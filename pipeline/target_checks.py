@@ -118,7 +118,7 @@ def verify(
 def _open(location: Path | str) -> tuple[SoftTargetStore | None, list[str]]:
     """The store, if it can be opened, and what is wrong with its attributes and, where it is local, its files."""
     findings: list[str] = []
-    store = attributes = None
+    store, attributes = None, None
     is_local = "://" not in str(location)
     try:
         store = SoftTargetStore(location)

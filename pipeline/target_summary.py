@@ -66,6 +66,7 @@ def summarise(
 
     Raises StaleArtifactError with all that is damaged, for another manifest, and for videos that it does not train on.
     """
+    store.require("clip", "view_policy", "codec_error", "teachers", "digests")
     labels = _labels(store, manifest)
     most = math.log(max(store.codec.num_classes, 2))
     counts = {temperature: np.zeros(NUM_BINS, dtype=np.int64) for temperature in temperatures}

@@ -16,13 +16,15 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from pipeline.digest import digest_bytes, digest_json
+from pipeline.digest import digest_bytes, digest_file, digest_json
 from pipeline.errors import StaleArtifactError
 from pipeline.work import written_whole
 
 Tensors = Mapping[str, NDArray[Any]]
 
 _KEY = "dlkdd"
+# What safetensors and json raise for what they cannot read, numpy for types that it does not have
+_READ_ERRORS = (SafetensorError, OSError, KeyError, ValueError, TypeError, AttributeError, RecursionError, MemoryError)
 
 
 def save_weights(path: Path, tensors: Tensors, attributes: Mapping[str, object]) -> None:
@@ -57,8 +59,14 @@ def is_model_file(path: Path) -> bool:
     try:
         with safe_open(path, framework="numpy") as file:
             return _KEY in (file.metadata() or {})
-    except (SafetensorError, OSError):
+    except _READ_ERRORS:
         return False
+
+
+def whole_digest(path: Path) -> str:
+    """Digest of a model file's bytes, by which others name it. Raises StaleArtifactError like `load_weights`."""
+    load_weights(path)
+    return digest_file(path)
 
 
 def load_weights(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
@@ -67,7 +75,7 @@ def load_weights(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     try:
         with safe_open(path, framework="numpy") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    except (SafetensorError, ValueError, OSError) as error:
+    except _READ_ERRORS as error:
         raise _damaged(path, str(error)) from None
     if _tensors_digest(tensors) != header["tensors_digest"]:
         raise _damaged(path, "its tensors do not have the digest that was written with them")
@@ -78,14 +86,14 @@ def _read_header(path: Path) -> dict[str, Any]:
     try:
         with safe_open(path, framework="numpy") as file:
             whole = json.loads((file.metadata() or {})[_KEY])
+        if not isinstance(whole, dict) or set(whole) != {"attributes", "attributes_digest", "tensors_digest"}:
+            raise ValueError("its header has other fields than attributes and two digests")
+        if not isinstance(whole["attributes"], dict) or digest_json(whole["attributes"]) != whole["attributes_digest"]:
+            raise ValueError("its attributes do not have the digest that was written with them")
     except FileNotFoundError:
         raise StaleArtifactError(f"{path}: no such model file", remedy="`dvc repro` or `dvc pull` makes it") from None
-    except (SafetensorError, KeyError, ValueError, OSError) as error:
+    except _READ_ERRORS as error:
         raise _damaged(path, str(error)) from None
-    if not isinstance(whole, dict) or set(whole) != {"attributes", "attributes_digest", "tensors_digest"}:
-        raise _damaged(path, "its header has other fields than attributes and two digests")
-    if digest_json(whole["attributes"]) != whole["attributes_digest"]:
-        raise _damaged(path, "its attributes do not have the digest that was written with them")
     return whole
 
 

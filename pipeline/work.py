@@ -75,6 +75,14 @@ def write_text_whole(path: Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8", newline="")
 
 
+def read_text_whole(path: Path) -> str:
+    """The text of a file that `write_text_whole` or `written_whole` made; ValueError where its end was cut off."""
+    text = path.read_bytes().decode("utf-8")
+    if text and not text.endswith("\n"):
+        raise ValueError("its last line has no end: it was cut off")
+    return text
+
+
 def publish(built: Path, out: Path) -> None:
     """Move a finished file or folder onto a stage's out, replacing an older one; afterwards `built` is gone."""
     with _writing(out):

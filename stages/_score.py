@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +14,7 @@ from pipeline.frames import FrameStore
 from pipeline.manifest import Manifest, read_manifest
 from pipeline.models import ModelFile, load_model
 from pipeline.params import ScoreParams
-from pipeline.predictions import Predictions, write_predictions
+from pipeline.predictions import Origin, Predictions, views_text, write_predictions
 from pipeline.scoring import score
 from pipeline.work import interruptible
 from stages._device import choose_device
@@ -70,7 +71,7 @@ def predict(
     samples = samples_of(manifest, frames, split)
     num_views = options.num_clips * options.num_crops
     with interruptible() as stop, progress(stage, len(samples) * num_views, "clips") as advance:
-        return score(
+        scored = score(
             model.recognizer,
             frames,
             samples,
@@ -82,3 +83,5 @@ def predict(
             stop=stop,
             advance=advance,
         )
+    views = views_text(options.num_clips, options.num_crops)
+    return replace(scored, origin=Origin(model.digest, manifest.digest, views))

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from pipeline.names import printable as printable
 from pipeline.work import Advance
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -23,11 +24,6 @@ ParamsOption = Annotated[Path, typer.Option("--params", help="The parameter file
 PARAMS_PATH = Path("params.yaml")
 
 PLAIN_INTERVAL_SECONDS = 10.0
-
-
-def printable(text: str) -> str:
-    """The text without what a terminal would obey: names from files cannot inject escape sequences."""
-    return "".join(char if char.isprintable() or char == "\n" else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
 RANK = int(os.environ.get("RANK", "0"))  # of this process among those of torchrun

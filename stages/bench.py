@@ -23,7 +23,7 @@ from pipeline.models import ModelFile, load_model
 from pipeline.onnx_file import check_onnx_installed, open_onnx
 from pipeline.params import load_params
 from stages._device import DeviceOption, choose_device
-from stages._shell import PARAMS_PATH, ParamsOption, say
+from stages._shell import PARAMS_PATH, ParamsOption, printable, say
 
 MIB = 2**20
 
@@ -76,7 +76,7 @@ def main(
     how = {"device": str(chosen), "threads": threads, "batch_size": batch_size}
     if as_json:
         lists = {"measured": [asdict(one) for one in measured], "alternatives": [asdict(one) for one in others]}
-        typer.echo(json.dumps({**subject.facts, **how, **lists}, indent=1, ensure_ascii=False))
+        typer.echo(json.dumps({**subject.facts, **how, **lists}, indent=1))
     else:
         _print(subject.facts, how, measured, others)
 
@@ -149,7 +149,8 @@ def _print(
 ) -> None:
     console, clip = Console(highlight=False, markup=False, emoji=False), facts["clip"]
     console.print(
-        f"{facts['architecture']}: {facts['parameters']:,} parameters, {facts['gmac_per_clip']:.3g} GMAC for a clip of "
+        f"{printable(str(facts['architecture']))}: {facts['parameters']:,} parameters, "
+        f"{facts['gmac_per_clip']:.3g} GMAC for a clip of "
         f"{clip['num_frames']}×{clip['size']}×{clip['size']}; on {how['device']}, threads: {how['threads']}, "
         f"batch size: {how['batch_size']}",
         soft_wrap=True,

@@ -18,11 +18,11 @@ from pipeline.evaluation import (
     write_confusion,
     write_metrics,
 )
-from pipeline.evaluation_tables import make_tables, write_tables
+from pipeline.evaluation_tables import digest_tables, make_tables, write_tables
 from pipeline.light import read_light
 from pipeline.manifest import read_manifest
 from pipeline.params import load_params
-from pipeline.predictions import read_predictions
+from pipeline.predictions import read_predictions, views_text
 from stages._shell import PARAMS_PATH, ParamsOption
 
 
@@ -49,7 +49,7 @@ def main(
         name: read_predictions(path)
         for name, path in {"teacher": teacher, "student": student, "baseline": baseline}.items()
     }
-    check_predictions(predictions, manifest)
+    check_predictions(predictions, manifest, views=views_text(params.score.num_clips, params.score.num_crops))
     rows = manifest.rows_of("test")
     video_ids = tuple(row.video_id for row in rows)
     predictions = {name: aligned(found, video_ids) for name, found in predictions.items()}
@@ -63,6 +63,7 @@ def main(
     for name, found in predictions.items():
         write_confusion(confusion / f"{name}.csv", found)
     write_tables(tables, made)
+    metrics["tables"] = digest_tables(tables)
     write_metrics(metrics_path, metrics)
     if as_json:
         typer.echo(json.dumps(metrics, indent=2))

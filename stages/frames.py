@@ -112,7 +112,7 @@ def export(
 
 
 def _print_json(values: dict[str, Any]) -> None:
-    typer.echo(json.dumps(values, indent=1, ensure_ascii=False))
+    typer.echo(json.dumps(values, indent=1))
 
 
 def _print_summary(found: FrameSummary) -> None:

@@ -266,7 +266,7 @@ def publish_store(
 
 
 def _print_json(values: dict[str, Any]) -> None:
-    typer.echo(json.dumps(values, indent=1, ensure_ascii=False))
+    typer.echo(json.dumps(values, indent=1))
 
 
 def _require_free(out: Path, force: bool) -> None:

@@ -12,7 +12,6 @@ from torch import Tensor
 from pipeline.asking import ask
 from pipeline.cached_targets import CachedTargets, differences, load_targets
 from pipeline.dataset import Batch, EpochPlan
-from pipeline.digest import digest_file
 from pipeline.distillation import distillation_loss, soft_weight_at
 from pipeline.errors import ParamsError
 from pipeline.execution import check_dist_columns
@@ -21,6 +20,7 @@ from pipeline.models import Recognizer, load_model
 from pipeline.params import load_params
 from pipeline.ranks import world_size
 from pipeline.soft_targets import SoftTargetStore
+from pipeline.weights import whole_digest
 from stages._device import DeviceOption, choose_device
 from stages._shell import PARAMS_PATH, ParamsOption
 from stages._train import (
@@ -82,7 +82,7 @@ def main(
         "teachers.name": params.teacher,
     }
     if teacher_path is not None and teacher_path.exists():
-        wanted["teachers.digest"] = digest_file(teacher_path)
+        wanted["teachers.digest"] = whole_digest(teacher_path)
     if online is not None:
         wanted["digests.frames"] = online.frames.digest
     findings = differences(store, wanted)

@@ -93,7 +93,7 @@ def _write_store(paths, manifest, digests):
     return write_store(paths.soft_targets, [rows], codec=codec, attributes=attributes, **sizes)
 
 
-def write_metrics(path, *, gain=GAIN, **changes):
+def write_metrics(path, *, gain=GAIN, manifest="0" * 32, **changes):
     """metrics.json as `evaluate` writes it."""
     single = {"top1": 0.5, "top1_low": 0.25, "top1_high": 0.75, "top5": 1.0, "mean_class_top1": 0.5, "ece": 0.125}
     metrics = {
@@ -102,7 +102,7 @@ def write_metrics(path, *, gain=GAIN, **changes):
         "agreement_with_teacher": {"student": 0.75, "baseline": 0.5},
         "kl_from_teacher": {"student": 0.2, "baseline": 0.4},
         "num_test_videos": 12,
-        "protocol": {"split": "test", "num_clips": 3, "num_crops": 1, "manifest": "0" * 32},
+        "protocol": {"split": "test", "num_clips": 3, "num_crops": 1, "manifest": manifest},
     }
     path.write_text(json.dumps({**metrics, **changes}))
 
@@ -116,7 +116,7 @@ def write_csv(path, rows):
 
 
 def _write_results(paths, manifest):
-    write_metrics(paths.metrics)
+    write_metrics(paths.metrics, manifest=manifest.digest)
     for name, path in paths.curves.items():
         course = [(0, 0.1, 1.5, 0.25, 1.25, 0.5), (1, 0.1, 1.0, 0.5, "nan" if name == "teacher" else 1.0, 0.75)]
         columns = ("epoch", "learning_rate", "train_loss", "train_top1", "val_loss", "val_top1")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from itertools import count, islice
 
 import numpy as np
@@ -64,6 +65,33 @@ def test_labels_are_class_indices_whatever_numbers_the_data_set_uses(tmp_path):
     frames = write_frames(tmp_path, {row.video_id: noise_video(row.video_id, shape) for row in rows})
     samples = samples_of(write_manifest(tmp_path / "manifest.csv", rows), frames, "train")
     assert {sample.video_id: sample.label for sample in samples} == {"v10": 2, "v5": 0, "v7": 1}
+
+
+@pytest.mark.parametrize("change", ["other videos", "another video", "one video less"])
+def test_frames_of_other_videos_than_the_manifests_are_refused(tmp_path, change):
+    shape = (4, 16, 16)
+    rows = [manifest_row(name, 0, "train", shape) for name in "abc"]
+    manifest = write_manifest(tmp_path / "manifest.csv", rows)
+    videos = {name: noise_video(name, shape) for name in "abc"}
+    frames = write_frames(tmp_path, videos, origin={"videos": manifest.videos_digest})
+    assert len(samples_of(manifest, frames, "train")) == 3
+    moved = [replace(row, split="val" if row.video_id == "c" else "train") for row in rows]
+    assert len(samples_of(write_manifest(tmp_path / "manifest.csv", moved), frames, "train")) == 2
+    changed = [
+        replace(row, digest="0" * 32) if row.video_id == "a" or change == "other videos" else row for row in rows
+    ]
+    other = write_manifest(tmp_path / "manifest.csv", rows[1:] if change == "one video less" else changed)
+    with pytest.raises(StaleArtifactError, match="digest of all videos"):
+        samples_of(other, frames, "train")
+
+
+def test_frames_of_another_length_than_the_manifests_are_refused(tmp_path):
+    rows = [manifest_row(name, 0, "train", (4, 16, 16)) for name in "ab"]
+    manifest = write_manifest(tmp_path / "manifest.csv", rows)
+    videos = {name: noise_video(name, (4 if name == "a" else 3, 16, 16)) for name in "ab"}
+    frames = write_frames(tmp_path, videos, origin={"videos": manifest.videos_digest})
+    with pytest.raises(StaleArtifactError, match="b: 3 frames are stored, the manifest has 4"):
+        samples_of(manifest, frames, "train")
 
 
 @pytest.mark.parametrize("num_missing", [2, 12])

@@ -12,6 +12,7 @@ import torch
 from builders import CLASSES, CLIP, manifest_row, one_thread, tiny_data, tiny_recognizer  # noqa: F401 - a fixture
 
 from pipeline.dataset import samples_of
+from pipeline.digest import is_sealed
 from pipeline.errors import Interrupted, StaleArtifactError
 from pipeline.evaluation import (
     ScoringProtocol,
@@ -23,7 +24,7 @@ from pipeline.evaluation import (
 )
 from pipeline.manifest import write_manifest
 from pipeline.metrics import accuracy_interval, mcnemar_p, paired_interval
-from pipeline.predictions import Predictions
+from pipeline.predictions import Origin, Predictions, views_text
 from pipeline.scoring import score
 from pipeline.views import read_view, uniform_view
 
@@ -51,6 +52,17 @@ def found(manifest):
 
 
 # do they fit?
+
+
+@pytest.mark.parametrize(
+    ("origin", "words"),
+    [(Origin(manifest="another"), "manifest is another"), (Origin(views="2x3"), "views is 2x3, this run's 1x1")],
+)
+def test_predictions_of_another_origin_are_refused(manifest, found, origin, words):
+    right = Origin("any model", manifest.digest, views_text(1, 1))
+    check_predictions({"student": replace(found["student"], origin=right)}, manifest, views="1x1")
+    with pytest.raises(StaleArtifactError, match=words):
+        check_predictions({**found, "student": replace(found["student"], origin=origin)}, manifest, views="1x1")
 
 
 def test_predictions_of_the_test_split_fit_in_any_order(manifest, found):
@@ -170,7 +182,8 @@ def test_metrics_are_json_with_six_digits_and_the_same_bytes(tmp_path, found):
     text = (tmp_path / "one").read_text()
     assert text == (tmp_path / "other").read_text()
     written = json.loads(text)
-    assert written.keys() == metrics.keys()
+    assert is_sealed(written)
+    assert written.keys() == metrics.keys() | {"digest"}
     assert written["student"]["top1"] == round(metrics["student"]["top1"], 6)
     assert written["num_test_videos"] == 12
     assert isinstance(written["num_test_videos"], int)

@@ -278,6 +278,24 @@ def test_a_store_is_whole_only_with_its_description(tmp_path):
         FrameStore(tmp_path / "absent")
 
 
+@pytest.mark.parametrize("change", [{"jpeg_quality": 50}, {"origin": {"dark": "1"}}, {"codec": "raw"}, {"more": 1}])
+def test_a_description_that_was_changed_is_refused(tmp_path, change):
+    build(tmp_path, some_videos(), codec="jpeg")
+    path = tmp_path / "store.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(StaleArtifactError, match="not the description"):
+        FrameStore(tmp_path)
+
+
+def test_a_description_of_the_first_stores_has_no_digest_and_is_read(tmp_path):
+    digest = build(tmp_path, some_videos()).digest
+    path = tmp_path / "store.json"
+    values = json.loads(path.read_text())
+    del values["digest"]
+    path.write_text(json.dumps(values))
+    assert FrameStore(tmp_path).digest == digest
+
+
 def test_an_id_in_two_rows_is_refused(tmp_path):
     rows = [IndexRow("a", 0, row, 1, 1, 1, "") for row in range(2)]
     with pytest.raises(ValueError, match="two rows"):

@@ -129,6 +129,6 @@ def test_metrics_of_an_unknown_model_and_other_files_are_refused(tmp_path):
 def test_limits_depend_on_what_the_model_saw(said):
     teacher = {"stage": "train_teacher", "weights": "r2plus1d_34.pth", "digests": {}}
     assert "Enhance the frames" in card({**said, "trained_on": teacher})
-    assert "started from the weights r2plus1d_34.pth" in card({**said, "trained_on": teacher})
+    assert "started from the weights `r2plus1d_34.pth`" in card({**said, "trained_on": teacher})
     assert "Enhance the frames" not in card(said)
     assert "not known what it sees" in card({**said, "trained_on": {}})

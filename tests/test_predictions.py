@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.digest import digest_json
 from pipeline.errors import StaleArtifactError
 from pipeline.predictions import Predictions, read_predictions, write_predictions
 
@@ -55,7 +56,7 @@ def test_the_predicted_class_comes_back_where_two_are_nearly_equal(path, excess)
 def test_the_file_says_what_was_predicted(path):
     write_predictions(path, Predictions(("a", "b"), np.array([0, 1]), np.array([[0.75, 0.25], [1, 0]]), ("x", "y,z")))
     header, first, second = path.read_text().splitlines()
-    assert header == 'video_id,class_name,predicted,p:x,"p:y,z"'
+    assert header == 'video_id,class_name,predicted,p:x,"p:y,z",model,manifest,views,digest'
     assert first.startswith("a,x,x,0.75")
     assert second.startswith('b,"y,z",x,1')
 
@@ -68,23 +69,36 @@ def test_the_same_predictions_are_the_same_bytes(path):
     assert path.read_bytes() == before
 
 
-HEADER = "video_id,class_name,predicted,p:x,p:y\n"
-GOOD = "a,x,x,0.9,0.1\n"
+ORIGIN = ("model digest", "manifest digest", "1x1")
+LAST = ",model,manifest,views,digest\n"
+HEADER = f"video_id,class_name,predicted,p:x,p:y{LAST}"
+
+
+def row(text, *origin):
+    """A line as the writer would end it."""
+    cells = [*text.split(","), *(origin or ORIGIN)]
+    return ",".join([*cells, digest_json(cells)]) + "\n"
+
+
+GOOD = row("a,x,x,0.9,0.1")
 WRONG = {
     "empty": ("", ""),
-    "other columns": ("video_id,label,p:x,p:y\n", "line 1"),
-    "no classes": ("video_id,class_name,predicted\n", "line 1"),
-    "columns that are not probabilities": ("video_id,class_name,predicted,x,y\n", "line 1"),
-    "the same class twice": ("video_id,class_name,predicted,p:x,p:x\n", "line 1"),
+    "other columns": (f"video_id,label,p:x,p:y{LAST}", "line 1"),
+    "of an earlier version": ("video_id,class_name,predicted,p:x,p:y\na,x,x,0.9,0.1\n", "line 1"),
+    "no classes": (f"video_id,class_name,predicted{LAST}", "line 1"),
+    "columns that are not probabilities": (f"video_id,class_name,predicted,x,y{LAST}", "line 1"),
+    "the same class twice": (f"video_id,class_name,predicted,p:x,p:x{LAST}", "line 1"),
     "no videos": (HEADER, ""),
-    "unknown class": (HEADER + GOOD + "b,z,x,0.9,0.1\n", "line 3"),
-    "too few fields": (HEADER + GOOD + "b,x,x,0.9\n", "line 3"),
-    "too many fields": (HEADER + GOOD + "b,x,x,0.9,0.1,0\n", "line 3"),
-    "no number": (HEADER + GOOD + "b,x,x,0.9,none\n", "line 3"),
-    "nan": (HEADER + GOOD + "b,x,x,0.9,nan\n", "line 3"),
-    "torn": (HEADER + GOOD + "b,x", "line 3"),
-    "blank line": (HEADER + GOOD + "\nb,x,x,0.9,0.1\n", "line 3"),
-    "endless field": (HEADER + '"' + 200_000 * "a", "line 2"),
+    "unknown class": (HEADER + GOOD + row("b,z,x,0.9,0.1"), "line 3"),
+    "too few fields": (HEADER + GOOD + row("b,x,x,0.9"), "line 3"),
+    "too many fields": (HEADER + GOOD + row("b,x,x,0.9,0.1,0"), "line 3"),
+    "no number": (HEADER + GOOD + row("b,x,x,0.9,none"), "line 3"),
+    "nan": (HEADER + GOOD + row("b,x,x,0.9,nan"), "line 3"),
+    "another digit": (HEADER + GOOD + row("b,x,x,0.9,0.1").replace("0.9", "0.8"), "line 3"),
+    "another origin": (HEADER + GOOD + row("b,x,x,0.9,0.1", "another", *ORIGIN[1:]), "several models"),
+    "torn": (HEADER + GOOD + "b,x", "cut off"),
+    "blank line": (HEADER + GOOD + "\n" + row("b,x,x,0.9,0.1"), "line 3"),
+    "endless field": (HEADER + '"' + 200_000 * "a" + "\n", "line 2"),
     "not utf-8": (HEADER.encode() + b"\xff,x,x,0.9,0.1\n", ""),
 }
 
