@@ -11,6 +11,7 @@ import errno
 import fcntl
 import filecmp
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -23,7 +24,7 @@ from pipeline.digest import digest_file
 from pipeline.errors import DataError, EnvironmentProblem
 from pipeline.pool import run_jobs
 from pipeline.video import IMAGE_SUFFIXES, VIDEO_SUFFIXES, BrokenVideoError, probe, read_frames, write_video
-from pipeline.work import Advance, interruptible, written_whole
+from pipeline.work import Advance, interruptible, make_folder, sync_folder, written_whole
 
 FORMAT_VERSION = 1
 LEDGER = "darken.jsonl"
@@ -141,7 +142,7 @@ def _ledger(target: Path, how: Darkening) -> Iterator[tuple[BinaryIO, dict[str, 
     path = target / LEDGER
     if not path.exists() and target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise DataError(f"{target}: it exists and is no dark copy of this program", remedy="name a new folder")
-    target.mkdir(parents=True, exist_ok=True)
+    make_folder(target)
     with path.open("ab+") as file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -155,7 +156,8 @@ def _ledger(target: Path, how: Darkening) -> Iterator[tuple[BinaryIO, dict[str, 
         lines = [json.loads(line) for line in whole.splitlines()]
         if not lines:
             file.write(json.dumps(how.header).encode() + b"\n")
-            file.flush()
+            _sync(file)
+            sync_folder(target)  # before any video is there: a folder of videos without it is refused
         elif lines[0] != how.header:
             differences = [
                 f"{key}: {lines[0].get(key)!r}, not {value!r}"
@@ -168,6 +170,12 @@ def _ledger(target: Path, how: Darkening) -> Iterator[tuple[BinaryIO, dict[str, 
                 remedy="name a new folder, or give the same options again",
             )
         yield file, {row["video_id"]: row for row in lines[1:]}
+        _sync(file)
+
+
+def _sync(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def _is_done(job: _Job, row: dict[str, Any] | None) -> bool:

@@ -13,6 +13,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import pytest
+from disk_runs import Scene, add_others, make_scene
 from stage_server import StageServer
 
 LONG = os.environ.get("DLKDD_FAULTS") == "long"
@@ -81,3 +82,16 @@ def stage_server(tmp_path_factory):
     """Stages as forks of a process that has everything imported, with faults of the disk: stage_server.py."""
     with StageServer(tmp_path_factory.mktemp("stage_server")) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def scene(stage_server, tmp_path_factory):
+    """A tiny project in which the chain was run, twice: disk_runs.py."""
+    return make_scene(stage_server, tmp_path_factory.mktemp("scene"))
+
+
+@pytest.fixture(scope="session")
+def all_run(scene: Scene):
+    """The scene, once the commands that are no stages were run as well."""
+    add_others(scene)
+    return scene

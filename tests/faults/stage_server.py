@@ -22,7 +22,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 SHIM = Path(__file__).with_name("shim.c")
 
-MODES = {"count": 0, "fail": 1, "kill before": 2, "kill after": 3}
+MODES = {"count": 0, "fail": 1, "kill before": 2, "kill after": 3, "fail once": 4, "short": 5}
 KINDS = {"write": 1, "create": 2, "sync": 4, "rename": 8, "remove": 16, "mkdir": 32, "link": 64, "resize": 128}
 ALL = tuple(KINDS)
 GROWING = (
