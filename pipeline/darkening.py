@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -24,7 +24,7 @@ from pipeline.digest import digest_file
 from pipeline.errors import DataError, EnvironmentProblem
 from pipeline.pool import run_jobs
 from pipeline.video import IMAGE_SUFFIXES, VIDEO_SUFFIXES, BrokenVideoError, probe, read_frames, write_video
-from pipeline.work import Advance, interruptible, make_folder, sync_folder, written_whole
+from pipeline.work import Advance, interruptible, make_folder, sync_folder, writing, written_whole
 
 FORMAT_VERSION = 1
 LEDGER = "darken.jsonl"
@@ -142,8 +142,10 @@ def _ledger(target: Path, how: Darkening) -> Iterator[tuple[BinaryIO, dict[str, 
     path = target / LEDGER
     if not path.exists() and target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise DataError(f"{target}: it exists and is no dark copy of this program", remedy="name a new folder")
-    make_folder(target)
-    with path.open("ab+") as file:
+    with ExitStack() as stack:
+        stack.enter_context(writing(path))
+        make_folder(target)
+        file = stack.enter_context(path.open("ab+"))
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

@@ -91,7 +91,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 @contextmanager
-def _writing(path: Path) -> Iterator[None]:
+def writing(path: Path) -> Iterator[None]:
     """Tell the user where the disk is why a path cannot be written; other errors pass."""
     try:
         yield
@@ -116,7 +116,7 @@ def require_writable(*outs: Path) -> None:
     """Raise EnvironmentProblem where nothing can be made at one of these paths: before the work, not after hours."""
     for out in outs:
         probe = _partial(out)
-        with _writing(out):
+        with writing(out):
             make_folder(out.parent)
             try:
                 probe.touch()
@@ -128,7 +128,7 @@ def require_writable(*outs: Path) -> None:
 def written_whole(path: Path) -> Iterator[Path]:
     """Write a file whole or not at all: yields a temporary name beside it; fsync and rename when the block is done."""
     partial = _partial(path)
-    with _writing(path):
+    with writing(path):
         make_folder(path.parent)
         _sweep(path.parent.absolute())
         try:
@@ -174,7 +174,7 @@ def write_text_whole(path: Path, text: str) -> None:
 
 def publish(built: Path, out: Path) -> None:
     """Move a finished file or folder onto a stage's out, replacing an older one; afterwards `built` is gone."""
-    with _writing(out):
+    with writing(out):
         _publish(built, out)
 
 
@@ -305,7 +305,7 @@ def work_folder(
         for out in outs:
             stack.enter_context(out_lock(stage, out))
         stack.enter_context(_locked(path.with_suffix(".lock"), stage, f"is already working in {path}"))
-        stack.enter_context(_writing(path))
+        stack.enter_context(writing(path))
         path.mkdir(exist_ok=True)
         for leftover in path.rglob(f"*{PARTIAL_SUFFIX}"):
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
@@ -325,14 +325,14 @@ def out_lock(stage: str, out: Path) -> Iterator[None]:
     different parameters have different work folders, but the same out.
     """
     name = digest_bytes(str(out.absolute()).encode())[:16]
-    with _locked(work_root() / f"out-{name}.lock", stage, f"is already writing {out}"), _writing(out):
+    with _locked(work_root() / f"out-{name}.lock", stage, f"is already writing {out}"), writing(out):
         require_writable(out)
         yield
 
 
 @contextmanager
 def _locked(path: Path, stage: str, what: str) -> Iterator[None]:
-    with _writing(path):
+    with writing(path):
         make_folder(path.parent)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
@@ -346,7 +346,7 @@ def _locked(path: Path, stage: str, what: str) -> Iterator[None]:
                 f"{stage}: {holder} {what}",
                 remedy="wait for it, or stop that process and run the command again: it goes on from there",
             ) from None
-        with _writing(path):
+        with writing(path):
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
         yield
