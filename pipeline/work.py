@@ -118,6 +118,7 @@ def require_writable(*outs: Path) -> None:
         probe = _partial(out)
         with writing(out):
             make_folder(out.parent)
+            _sweep(out.parent.absolute())
             try:
                 probe.touch()
             finally:
