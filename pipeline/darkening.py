@@ -11,9 +11,10 @@ import errno
 import fcntl
 import filecmp
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -24,7 +25,7 @@ from pipeline.digest import digest_file
 from pipeline.errors import DataError, EnvironmentProblem
 from pipeline.pool import run_jobs
 from pipeline.video import IMAGE_SUFFIXES, VIDEO_SUFFIXES, BrokenVideoError, write_video
-from pipeline.work import Advance, interruptible, written_whole
+from pipeline.work import Advance, interruptible, make_folder, sync_folder, writing, written_whole
 
 FORMAT_VERSION = 1
 LEDGER = "darken.jsonl"
@@ -142,8 +143,10 @@ def _ledger(target: Path, how: Darkening) -> Iterator[tuple[BinaryIO, dict[str, 
     path = target / LEDGER
     if not path.exists() and target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise DataError(f"{target}: it exists and is no dark copy of this program", remedy="name a new folder")
-    target.mkdir(parents=True, exist_ok=True)
-    with path.open("ab+") as file:
+    with ExitStack() as stack:
+        stack.enter_context(writing(path))
+        make_folder(target)
+        file = stack.enter_context(path.open("ab+"))
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -156,7 +159,8 @@ def _ledger(target: Path, how: Darkening) -> Iterator[tuple[BinaryIO, dict[str, 
         lines = [json.loads(line) for line in whole.splitlines()]
         if not lines:
             file.write(json.dumps(how.header).encode() + b"\n")
-            file.flush()
+            _sync(file)
+            sync_folder(target)  # before any video is there: a folder of videos without it is refused
         elif lines[0] != how.header:
             differences = [
                 f"{key}: {lines[0].get(key)!r}, not {value!r}"
@@ -169,6 +173,12 @@ def _ledger(target: Path, how: Darkening) -> Iterator[tuple[BinaryIO, dict[str, 
                 remedy="name a new folder, or give the same options again",
             )
         yield file, {row["video_id"]: row for row in lines[1:]}
+        _sync(file)
+
+
+def _sync(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def _is_done(job: _Job, row: dict[str, Any] | None) -> bool:

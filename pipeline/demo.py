@@ -233,7 +233,9 @@ def write_demo(params: DemoVideosParams, out: Path, *, num_processes: int, advan
     ARID that are about, and the loader has to cope.
     """
     with (
-        work_folder("demo_videos", params=params.model_dump(), inputs={}, format_version=FORMAT_VERSION) as work,
+        work_folder(
+            "demo_videos", params=params.model_dump(), inputs={}, format_version=FORMAT_VERSION, outs=[out]
+        ) as work,
         interruptible() as check,
     ):
         root = work.path / "videos"

@@ -41,7 +41,8 @@ def enhance(dark_path: Path, enhancer_path: Path, out: Path, *, device: str = "c
     load_enhancer(enhancer_path)  # refused here rather than by every worker
     enhancer = digest_file(enhancer_path)
     how = {"codec": dark.codec, "jpeg_quality": dark.jpeg_quality, "device": device.partition(":")[0]}
-    with work_folder("enhance", params=how, inputs={"enhancer": enhancer}, format_version=ENHANCED_VERSION) as work:
+    inputs = {"enhancer": enhancer}
+    with work_folder("enhance", params=how, inputs=inputs, format_version=ENHANCED_VERSION, outs=[out]) as work:
         reports = run(enhance_shard, _tasks(dark, dark_path, enhancer_path, device, work.path))
         _check_broken([item for report in reports for item in report.broken], len(dark.rows))
         rows = [row for report in reports for row in report.rows]

@@ -7,7 +7,7 @@ something to fit.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,14 +98,21 @@ class Fitted:
 
 @contextmanager
 def fitted(
-    stage: str, fit: Fit, *, stop: StopCheck, progress: Progress, checkpoint_seconds: float = CHECKPOINT_SECONDS
+    stage: str,
+    fit: Fit,
+    *,
+    stop: StopCheck,
+    progress: Progress,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    outs: Sequence[Path] = (),
 ) -> Iterator[Fitted]:
     """Fit in the work folder of that stage, or find there what an earlier run fitted and kept.
 
     Yields the files, in the locked folder: to publish, keep or finish it is the caller's. Their bytes do not depend on
-    the stage's name. Raises what `Fitter.run` raises, and EnvironmentProblem where the folder is in use.
+    the stage's name. Raises what `Fitter.run` raises, and EnvironmentProblem where the folder, or one of the
+    `outs` that the caller will write, is in use or cannot be written.
     """
-    with work_folder(stage, params=fit.values, inputs=fit.inputs, format_version=FITTED_VERSION) as work:
+    with work_folder(stage, params=fit.values, inputs=fit.inputs, format_version=FITTED_VERSION, outs=outs) as work:
         found = Fitted(work)
         if not found.is_whole():
             _fit_into(found, stage, fit, stop, progress, checkpoint_seconds)

@@ -17,10 +17,12 @@ import os
 import tempfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import astuple, dataclass, fields
 from functools import cached_property
+from io import FileIO
 from pathlib import Path
-from typing import IO, Any, Literal, get_args
+from typing import IO, TYPE_CHECKING, Any, Literal, get_args
 
 import google_crc32c
 import h5py
@@ -32,6 +34,9 @@ from pipeline.digest import DIGEST_BYTES, digest_bytes, digest_json, digest_uint
 from pipeline.errors import DataError, StaleArtifactError
 from pipeline.stopwatch import Stopwatch
 from pipeline.work import Advance, write_text_whole, written_whole
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer, WriteableBuffer
 
 FORMAT = "dlkdd frame store"
 FORMAT_VERSION = 1
@@ -188,9 +193,55 @@ def _encode(frame: Frame, codec: Codec, jpeg_quality: int) -> EncodedFrame:
     return EncodedFrame(content, *frame.shape[:2])
 
 
-def _new_shard(path: Path) -> h5py.File:
-    # The structures of version 1.10: every reader since 2016 opens them, and newer libraries write the same bytes.
-    return h5py.File(path, "w", libver=("v110", "v110"), track_order=False, locking="best-effort")
+@contextmanager
+def _new_shard(path: Path) -> Iterator[h5py.File]:
+    """A shard to fill; raises the first error of the disk when it is left."""
+    with path.open("wb+", buffering=0) as raw:
+        file = _NeverFailing(raw)
+        # The structures of version 1.10: every reader since 2016 opens them, and newer libraries write the same bytes.
+        with h5py.File(file, "w", libver=("v110", "v110"), track_order=False) as shard:
+            yield shard
+        if file.error is not None:
+            raise file.error
+
+
+class _NeverFailing(io.RawIOBase):
+    """A file that keeps the error of a write to itself: HDF5 crashes when it closes a file that it could not write."""
+
+    def __init__(self, file: FileIO) -> None:
+        self._file = file
+        self.error: OSError | None = None
+
+    def write(self, data: ReadableBuffer) -> int:
+        """Write all of it, unless something failed before."""
+        rest = memoryview(data).cast("B")
+        num_bytes = len(rest)
+        with self._noticing():
+            while rest and self.error is None:
+                rest = rest[self._file.write(rest) :]
+        return num_bytes
+
+    def truncate(self, size: int | None = None) -> int:
+        """Change the length, unless something failed before."""
+        with self._noticing():
+            if self.error is None:
+                self._file.truncate(size)
+        return self.tell() if size is None else size
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """As a file's."""
+        return self._file.seek(offset, whence)
+
+    def readinto(self, data: WriteableBuffer) -> int:
+        """As a file's."""
+        return self._file.readinto(data)
+
+    @contextmanager
+    def _noticing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self.error = error
 
 
 def _store(file: h5py.File, row: int, taken: _Taken, scratch: IO[bytes], codec: Codec) -> None:

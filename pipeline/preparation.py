@@ -61,7 +61,8 @@ def prepare(
     videos = videos_by_id(listed)
     # What a shard is made of. Its record names its videos: one of them may change without touching the other shards.
     fingerprint = params.model_dump(include={"root", "short_side", "min_frames", "codec", "jpeg_quality", "num_shards"})
-    with work_folder("prepare", params=fingerprint, inputs={}, format_version=PREPARED_VERSION) as work:
+    outs = (manifest_path, quarantine_path, dark_path)
+    with work_folder("prepare", params=fingerprint, inputs={}, format_version=PREPARED_VERSION, outs=outs) as work:
         reports = run(prepare_shard, _tasks(videos, params, root, work.path))
         rows = [row for report in reports for row in report.rows]
         sources = {name: source for report in reports for name, source in report.sources.items()}

@@ -15,6 +15,7 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 from pipeline.errors import DlkddError, ParamsError
+from pipeline.work import refusal
 from stages._help import help_of
 from stages._shell import say_error
 
@@ -119,7 +120,10 @@ def main() -> None:
     except DlkddError as error:
         say_error(f"error: {error}")
         sys.exit(error.exit_code)
-    except Exception:
+    except Exception as error:
+        if (problem := refusal(error)) is not None:
+            say_error(f"error: {problem}")
+            sys.exit(problem.exit_code)
         traceback.print_exc()
         say_error("This is a bug in dlkdd, not in your data: please report it with the lines above.")
         sys.exit(1)

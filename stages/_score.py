@@ -16,7 +16,7 @@ from pipeline.models import ModelFile, load_model
 from pipeline.params import ScoreParams
 from pipeline.predictions import Origin, Predictions, views_text, write_predictions
 from pipeline.scoring import score
-from pipeline.work import interruptible
+from pipeline.work import interruptible, require_writable
 from stages._device import choose_device
 from stages._shell import progress, say
 
@@ -37,6 +37,7 @@ def score_model(
     device_name: str,
 ) -> None:
     """Write a model's probabilities for every test video; raises StaleArtifactError where it knows other classes."""
+    require_writable(out)
     manifest, frames = read_manifest(manifest_path), FrameStore(frames_path)
     model = load_model_for(manifest, model_path)
     predictions = predict(stage, model, manifest, frames, split="test", options=options, device_name=device_name)

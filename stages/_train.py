@@ -118,7 +118,7 @@ def train_network(
         digests = {"manifest": inputs.manifest.digest, "frames": inputs.frames.digest, **learnt_from, **start.digests}
         fingerprint = {**stage_values(clip, options, seed=seed, network=name), **values, "device": device.type}
         with (
-            _folder_of_all(ranks, stop, stage, fingerprint, digests) as (folder, work),
+            _folder_of_all(ranks, stop, stage, fingerprint, digests, (out, curve_path)) as (folder, work),
             _epoch_writer(ranks, tensorboard, stage) as write_epoch,
         ):
             views = _views_of_all(source, folder, ranks, stop)
@@ -158,13 +158,19 @@ def _check_execution(
 
 @contextmanager
 def _folder_of_all(
-    ranks: Ranks, stop: StopCheck, stage: str, fingerprint: dict[str, object], digests: dict[str, str]
+    ranks: Ranks,
+    stop: StopCheck,
+    stage: str,
+    fingerprint: dict[str, object],
+    digests: dict[str, str],
+    outs: Sequence[Path],
 ) -> Iterator[tuple[Path, WorkFolder | None]]:
     """The work folder of all ranks; rank 0 holds its lock, and has it to finish."""
     if ranks.index > 0:
         yield ranks.from_first(Path(), stop=stop), None
         return
-    with work_folder(stage, params=fingerprint, inputs=digests, format_version=MODEL_FORMAT_VERSION) as work:
+    version = MODEL_FORMAT_VERSION
+    with work_folder(stage, params=fingerprint, inputs=digests, format_version=version, outs=outs) as work:
         yield ranks.from_first(work.path, stop=stop), work
 
 

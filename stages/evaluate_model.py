@@ -21,6 +21,7 @@ from pipeline.manifest import Manifest, read_manifest
 from pipeline.models import ModelFile
 from pipeline.params import load_params
 from pipeline.predictions import DIGITS, write_predictions
+from pipeline.work import require_writable
 from stages._device import DeviceOption
 from stages._score import FramesOption, ManifestOption, ModelOption, load_model_for, predict
 from stages._shell import PARAMS_PATH, ParamsOption, printable, progress, say
@@ -50,6 +51,8 @@ def main(
 
     Example: dlkdd evaluate-model --model FILE --frames data/dark --manifest data/manifest.csv --split test
     """
+    if out is not None:
+        require_writable(out)
     params = load_params(params_path)
     manifest, frames = read_manifest(manifest_path), FrameStore(frames_path)
     model = load_model_for(manifest, model_path)

@@ -57,9 +57,10 @@ def main(
 
 def _fit(fit: Fit, checkpoint_seconds: float, out: Path, curve_path: Path) -> list[float]:
     """Publish the fitted model and its curve; returns the losses."""
+    every, outs = checkpoint_seconds, (out, curve_path)
     with (
         interruptible() as stop,
-        fitted("fit_enhancer", fit, stop=stop, progress=progress, checkpoint_seconds=checkpoint_seconds) as found,
+        fitted("fit_enhancer", fit, stop=stop, progress=progress, checkpoint_seconds=every, outs=outs) as found,
     ):
         losses = [point["loss"] for point in read_curve(found.curve_path)]
         publish(found.curve_path, curve_path)

@@ -10,6 +10,7 @@ import typer
 from pipeline.frame_summary import video_luma
 from pipeline.frames import FrameStore
 from pipeline.light import write_light
+from pipeline.work import require_writable
 from stages._shell import progress, say
 
 
@@ -22,6 +23,7 @@ def main(
 
     Example: dlkdd measure-light --dark data/dark --out data/light.csv
     """
+    require_writable(out)
     store = FrameStore(dark_path)
     write_light(out, video_luma(store, store.video_ids, progress=progress))
     say(f"measure_light: {len(store.video_ids)} videos -> {out}")

@@ -33,7 +33,7 @@ from pipeline.ranks import Ranks, joined_ranks
 from pipeline.row_cache import RowCache
 from pipeline.soft_targets import FORMAT_VERSION
 from pipeline.views import VIEW_POLICY_VERSION
-from pipeline.work import PARTIAL_SUFFIX, StopCheck, interruptible, out_lock, publish, work_folder
+from pipeline.work import PARTIAL_SUFFIX, StopCheck, interruptible, publish, work_folder
 from stages._cluster import SchedulerOption, WorkersOption, map_tasks
 from stages._device import DeviceOption, choose_device
 from stages._shell import PARAMS_PATH, ParamsOption, progress, say
@@ -73,10 +73,8 @@ def main(
         policy = {**params.views.model_dump(), "seed": params.seed, "version": VIEW_POLICY_VERSION}
         fingerprint = stage_values(params.clip, view_policy=policy, batch_size=options.batch_size, device=asked_on.type)
         inputs = {"teacher": teacher.digest}
-        with (
-            out_lock(STAGE, out),
-            work_folder(STAGE, params=fingerprint, inputs=inputs, format_version=FORMAT_VERSION) as work,
-        ):
+        version = FORMAT_VERSION
+        with work_folder(STAGE, params=fingerprint, inputs=inputs, format_version=version, outs=[out]) as work:
             cache, keys = RowCache(work.path), keys_of(samples, frames)
             new = [key[0] for key in keys if key not in cache]
             how = Asking(

@@ -9,7 +9,7 @@ import typer
 
 from pipeline.report import make_report
 from pipeline.report_inputs import MODELS, ReportPaths
-from pipeline.work import write_text_whole
+from pipeline.work import require_writable, write_text_whole
 from stages._shell import PARAMS_PATH, ParamsOption, progress, say
 
 
@@ -31,6 +31,7 @@ def main(
 
     docs/report.md says what it shows.
     """
+    require_writable(out)
     paths = ReportPaths(
         params=params_path,
         manifest=manifest,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import multiprocessing
 import os
 import pickle
 from collections.abc import Iterator
+from io import FileIO
 from pathlib import Path
 
 import cv2
@@ -17,7 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.errors import DataError, StaleArtifactError
+from pipeline.errors import DataError, EnvironmentProblem, StaleArtifactError
 from pipeline.frames import FrameStore, IndexRow, shard_of, shard_path, write_index, write_shard
 
 SHAPES = {"Jump/Jump_1_1": (9, 12, 16), "Run/Run_2_7": (5, 12, 20), "Wave/Wave_11_3": (12, 16, 12)}
@@ -51,6 +53,29 @@ def build(folder, videos, *, num_shards=2, codec="raw", quality=95, min_frames=1
 @pytest.fixture(scope="module")
 def raw_store(tmp_path_factory):
     return build(tmp_path_factory.mktemp("raw"), some_videos())
+
+
+@pytest.mark.parametrize("writes", range(0, 40, 3))
+def test_a_disk_that_is_full_is_told_when_a_shard_is_written(tmp_path, monkeypatch, writes):
+    """HDF5 crashed the process where it could not write what it held back."""
+
+    class Full(FileIO):
+        left = writes
+
+        def write(self, data):
+            self.left -= 1
+            if self.left < 0:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return super().write(data[: max(1, len(data) // 2)])  # as much as fits
+
+    def opened(self, mode="r", *args, **options):
+        return Full(self, mode) if mode == "wb+" else open_(self, mode, *args, **options)
+
+    open_ = Path.open
+    monkeypatch.setattr(Path, "open", opened)
+    with pytest.raises(EnvironmentProblem, match=r"shard-000\.h5: cannot be written: No space"):
+        build(tmp_path, some_videos(), num_shards=1)
+    assert list(tmp_path.iterdir()) == []
 
 
 @given(data=st.data())

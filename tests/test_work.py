@@ -18,6 +18,7 @@ from pipeline.work import (
     interruptible,
     out_lock,
     publish,
+    refusal,
     work_folder,
     work_root,
     write_text_whole,
@@ -56,7 +57,7 @@ def test_a_file_is_there_when_the_block_is_done(tmp_path):
 
 
 @pytest.mark.parametrize("old", [None, b"old"])
-@pytest.mark.parametrize("error", [ValueError("x"), KeyboardInterrupt("x"), OSError(errno.EIO, "x")], ids=repr)
+@pytest.mark.parametrize("error", [ValueError("x"), KeyboardInterrupt("x"), OSError(errno.EBUSY, "x")], ids=repr)
 def test_nothing_changes_when_the_block_fails(tmp_path, old, error):
     path = tmp_path / "file"
     if old is not None:
@@ -89,7 +90,7 @@ def test_a_full_disk_is_a_message_and_leaves_the_old_file(tmp_path, monkeypatch,
             if where == "write":
                 failing(code)()
 
-    with pytest.raises(EnvironmentProblem, match="file: cannot be written") as caught:
+    with pytest.raises(EnvironmentProblem, match=r"file: cannot be (read or )?written") as caught:
         write()
     assert caught.value.exit_code == 4
     assert tree(tmp_path) == {"file": b"old"}
@@ -98,8 +99,63 @@ def test_a_full_disk_is_a_message_and_leaves_the_old_file(tmp_path, monkeypatch,
 @pytest.mark.parametrize("code", UNWRITABLE, ids=errno.errorcode.get)
 def test_a_folder_that_cannot_be_made_is_a_message(tmp_path, monkeypatch, code):
     monkeypatch.setattr(Path, "mkdir", failing(code))
-    with pytest.raises(EnvironmentProblem, match="cannot be written"), written_whole(tmp_path / "new" / "file"):
+    with (
+        pytest.raises(EnvironmentProblem, match=r"cannot be (read or )?written"),
+        written_whole(tmp_path / "new" / "file"),
+    ):
         pass
+
+
+def raised(error, cause=None):
+    try:
+        raise error from cause
+    except type(error) as caught:
+        return caught
+
+
+FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (FULL, "place: cannot be written: No space left on device"),
+        (OSError(errno.ENOSPC, "x", "place.1.partial"), "place: cannot be written"),
+        (OSError(errno.ENOSPC, "x", b"other"), "other: cannot be written"),
+        (PermissionError(errno.EACCES, "x", "other"), "other: cannot be read or written: Permission denied"),
+        (
+            OSError("Can't write data (errno = 28, error message = 'No space left on device')"),
+            "place: cannot be written",
+        ),
+        (RuntimeError("I/O error: No space left on device (os error 28)"), "place: cannot be written"),
+        (raised(ValueError("x"), cause=FULL), "place: cannot be written"),
+    ],
+    ids=str,
+)
+def test_what_a_disk_refuses_is_found_in_every_library_s_words(error, message):
+    assert str(refusal(error, Path("place"))).startswith(message)
+
+
+@pytest.mark.parametrize("error", [ValueError("x"), KeyError("a"), FileNotFoundError(errno.ENOENT, "x", "y")], ids=repr)
+def test_other_errors_are_not_the_disk_s(error):
+    assert refusal(error, Path("place")) is None
+
+
+@pytest.mark.parametrize("code", UNWRITABLE, ids=errno.errorcode.get)
+def test_an_out_that_cannot_be_written_is_told_before_the_work(tmp_path, monkeypatch, code):
+    monkeypatch.setattr(Path, "touch", failing(code))
+    with pytest.raises(EnvironmentProblem, match=r"model: cannot be (read or )?written"):
+        folder_of(outs=[tmp_path / "new" / "model"])
+    assert [path for path in (tmp_path / ".work").iterdir() if path.is_dir()] == []
+
+
+def test_a_run_holds_its_outs(tmp_path):
+    out = tmp_path / "model"
+    with work_folder("stage", params={}, inputs={}, format_version=1, outs=[out]):
+        code = f"from pipeline.work import *\nwith out_lock('other', Path({str(out)!r})): pass"
+        other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "is already writing" in other.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".work"]
 
 
 @pytest.mark.skipif(os.getuid() == 0, reason="root may write anywhere")
@@ -108,6 +164,23 @@ def test_a_folder_without_permission_is_a_message(tmp_path):
     with pytest.raises(EnvironmentProblem, match="Permission denied"):
         write_text_whole(tmp_path / "file", "text")
     tmp_path.chmod(0o700)
+
+
+def test_what_a_killed_process_left_half_written_beside_is_swept(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.work.socket.gethostname", lambda: "node.example")
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    left = tmp_path / f"file.node.example.{ended.pid}{PARTIAL_SUFFIX}"
+    others = [
+        f"file.node.example.{os.getppid()}{PARTIAL_SUFFIX}",  # one that is being written
+        f"file.other.example.{ended.pid}{PARTIAL_SUFFIX}",  # another machine's
+        f"mine{PARTIAL_SUFFIX}",
+        f"{ended.pid}",
+    ]
+    for path in (left, *(tmp_path / name for name in others)):
+        path.write_text("half")
+    write_text_whole(tmp_path / "another", "whole")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*others, "another"])
 
 
 def test_text_is_written_with_the_line_ends_that_it_has(tmp_path):
@@ -139,10 +212,11 @@ def other_file_system(monkeypatch, folder):
 
     with monkeypatch.context() as patched:
         patched.setattr(Path, "replace", replace)
+        patched.setattr("pipeline.work._exchanged", lambda *_: False)
         yield
 
 
-@pytest.mark.parametrize("elsewhere", [False, True], ids=["same file system", "another"])
+@pytest.mark.parametrize("where", ["same file system", "one that exchanges no folders", "another"])
 @pytest.mark.parametrize(
     ("old", "kind"),
     [
@@ -154,7 +228,7 @@ def other_file_system(monkeypatch, folder):
         ("file", "folder"),
     ],
 )
-def test_publish_replaces_what_was_there(tmp_path, monkeypatch, kind, old, elsewhere):
+def test_publish_replaces_what_was_there(tmp_path, monkeypatch, kind, old, where):
     work, outs = tmp_path / "work", tmp_path / "outs"
     work.mkdir()
     built = build(work / "built", kind, "new")
@@ -162,10 +236,9 @@ def test_publish_replaces_what_was_there(tmp_path, monkeypatch, kind, old, elsew
     if old:
         outs.mkdir()
         build(outs / "out", old, "old")
-    if elsewhere:
-        with other_file_system(monkeypatch, work):
-            publish(built, outs / "out")
-    else:
+    if where == "one that exchanges no folders":
+        monkeypatch.setattr("pipeline.work._exchanged", lambda *_: False)
+    with other_file_system(monkeypatch, work) if where == "another" else contextlib.nullcontext():
         publish(built, outs / "out")
     assert tree(work) == {}
     assert tree(outs) == (tree(expected.parent) if expected else {"out": b"new"})
@@ -201,6 +274,24 @@ def test_killed_while_it_replaces_a_folder_none_or_a_whole_one_is_there(tmp_path
     assert [path.name for path in work.iterdir()] == [f"out.old{PARTIAL_SUFFIX}"]
 
 
+def test_a_folder_is_there_at_every_moment_of_its_replacement(tmp_path, monkeypatch):
+    (tmp_path / "work").mkdir()
+    out = build(tmp_path / "out", "folder", "old")
+    built = build(tmp_path / "work" / "built", "folder", "new")
+    seen = []
+
+    def look(self, target):
+        seen.append(tree(out))
+        return rename(self, target)
+
+    rename = Path.replace
+    monkeypatch.setattr(Path, "replace", look)
+    publish(built, out)
+    assert seen == [{"inner": None, "inner/old": b"old"}]
+    assert tree(out) == {"inner": None, "inner/new": b"new"}
+    assert tree(tmp_path / "work") == {}
+
+
 def test_publish_of_something_that_was_not_built_changes_nothing(tmp_path):
     out = build(tmp_path / "out", "folder", "old")
     with pytest.raises(FileNotFoundError):
@@ -211,8 +302,9 @@ def test_publish_of_something_that_was_not_built_changes_nothing(tmp_path):
 # the work folder
 
 
-def folder_of(stage="stage", params=None, inputs=None, format_version=1):
-    with work_folder(stage, params=params or {}, inputs=inputs or {}, format_version=format_version) as work:
+def folder_of(stage="stage", params=None, inputs=None, format_version=1, outs=()):
+    how = {"params": params or {}, "inputs": inputs or {}, "format_version": format_version, "outs": outs}
+    with work_folder(stage, **how) as work:
         return work.path
 
 

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+from disk_runs import Scene, add_others, make_scene
 from fault_table import CATEGORIES, OUTCOMES, in_page, rows_of, table
 from stage_server import StageServer
 
@@ -69,3 +70,16 @@ def pytest_terminal_summary(terminalreporter, exitstatus, config):
         minutes = (time.monotonic() - config.stash[BEGAN]) / 60
         when = f"{time.strftime('%Y-%m-%d')}, {minutes:.0f} minutes on {len(os.sched_getaffinity(0))} cores"
         PAGE.write_text(in_page(PAGE.read_text(), lines, when))
+
+
+@pytest.fixture(scope="session")
+def scene(stage_server, tmp_path_factory):
+    """A tiny project in which the chain was run, twice: disk_runs.py."""
+    return make_scene(stage_server, tmp_path_factory.mktemp("scene"))
+
+
+@pytest.fixture(scope="session")
+def all_run(scene: Scene):
+    """The scene, once the commands that are no stages were run as well."""
+    add_others(scene)
+    return scene

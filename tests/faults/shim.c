@@ -23,7 +23,8 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-enum { COUNT = 0, FAIL = 1, KILL_BEFORE = 2, KILL_AFTER = 3 };
+enum { COUNT = 0, FAIL = 1, KILL_BEFORE = 2, KILL_AFTER = 3, FAIL_ONCE = 4, SHORT = 5 };
+enum { GO_ON = 0, REFUSE = 1, DIE_AFTER = 2, HALVE = 3 };
 enum { WRITE = 1, CREATE = 2, SYNC = 4, RENAME = 8, REMOVE = 16, MKDIR = 32, LINK = 64, RESIZE = 128 };
 
 struct control {
@@ -81,7 +82,8 @@ static int absolute(int folder, const char *path, char *out) {
         else snprintf(out, PATH_MAX, "%s", base);
     }
     size_t length = strlen(control->root);
-    return length && strncmp(out, control->root, length) == 0;
+    if (!length || strncmp(out, control->root, length - 1)) return 0;
+    return out[length - 1] == '/' || !out[length - 1]; /* the root itself is one of them */
 }
 
 static void note(const char *kind, const char *path, const char *other) {
@@ -91,56 +93,64 @@ static void note(const char *kind, const char *path, const char *other) {
     if (length > 0) syscall(SYS_write, log_fd, line, (size_t)length);
 }
 
-/* 1: let the call fail; 2: kill once it is done; 0: nothing happens. */
+/* What happens to a call of this kind about this path. */
 static int decide(int kind, const char *path) {
-    if (!(control->mask & kind)) return 0;
-    if (control->match[0] && !strstr(path, control->match)) return 0;
+    if (!(control->mask & kind)) return GO_ON;
+    if (control->match[0] && !strstr(path, control->match)) return GO_ON;
     int64_t number = __atomic_add_fetch(&control->count, 1, __ATOMIC_SEQ_CST);
-    if (control->mode == FAIL && number >= control->at) return 1;
-    if (number != control->at) return 0;
+    if (control->mode == FAIL && number >= control->at) return REFUSE;
+    if (control->mode == SHORT && number >= control->at) return HALVE;
+    if (number != control->at) return GO_ON;
+    if (control->mode == FAIL_ONCE) return REFUSE;
     if (control->mode == KILL_BEFORE) kill(getpid(), SIGKILL);
-    return control->mode == KILL_AFTER ? 2 : 0;
+    return control->mode == KILL_AFTER ? DIE_AFTER : GO_ON;
+}
+
+/* Of so many bytes that are to be written, those that are: a write may be short, and its caller has to notice. */
+static size_t part(int what, size_t size) {
+    return what == HALVE && size > 1 ? size / 2 : size;
 }
 
 /* A call of a kind about a path: decide, do, note. */
 #define DONE(kind, name, path, other, type, call)                  \
     do {                                                           \
-        int what = decide(kind, path);                             \
-        if (what == 1) {                                           \
+        what = decide(kind, path);                                 \
+        if (what == REFUSE) {                                         \
             errno = control->error;                                \
             return -1;                                             \
         }                                                          \
         type result = call;                                        \
         if (result >= 0) note(name, path, other);                  \
-        if (what == 2) kill(getpid(), SIGKILL);                    \
+        if (what == DIE_AFTER) kill(getpid(), SIGKILL);            \
         return result;                                             \
     } while (0)
 
 #define ABOUT_FD(kind, name, fd, type, call)                       \
     char path[PATH_MAX];                                           \
+    int what = GO_ON;                                              \
     if (!control || !absolute(fd, NULL, path)) return call;        \
     DONE(kind, name, path, NULL, type, call)
 
 ssize_t write(int fd, const void *data, size_t size) {
-    ABOUT_FD(WRITE, "write", fd, ssize_t, REAL(write)(fd, data, size));
+    ABOUT_FD(WRITE, "write", fd, ssize_t, REAL(write)(fd, data, part(what, size)));
 }
 ssize_t writev(int fd, const struct iovec *parts, int count) {
-    ABOUT_FD(WRITE, "write", fd, ssize_t, REAL(writev)(fd, parts, count));
+    ABOUT_FD(WRITE, "write", fd, ssize_t, REAL(writev)(fd, parts, what == HALVE ? 1 : count));
 }
 ssize_t pwrite(int fd, const void *data, size_t size, off_t at) {
-    ABOUT_FD(WRITE, "write", fd, ssize_t, REAL(pwrite)(fd, data, size, at));
+    ABOUT_FD(WRITE, "write", fd, ssize_t, REAL(pwrite)(fd, data, part(what, size), at));
 }
 ssize_t pwrite64(int fd, const void *data, size_t size, off64_t at) {
-    ABOUT_FD(WRITE, "write", fd, ssize_t, REAL(pwrite64)(fd, data, size, at));
+    ABOUT_FD(WRITE, "write", fd, ssize_t, REAL(pwrite64)(fd, data, part(what, size), at));
 }
 ssize_t sendfile(int out, int in, off_t *at, size_t size) {
-    ABOUT_FD(WRITE, "write", out, ssize_t, REAL(sendfile)(out, in, at, size));
+    ABOUT_FD(WRITE, "write", out, ssize_t, REAL(sendfile)(out, in, at, part(what, size)));
 }
 ssize_t sendfile64(int out, int in, off64_t *at, size_t size) {
-    ABOUT_FD(WRITE, "write", out, ssize_t, REAL(sendfile64)(out, in, at, size));
+    ABOUT_FD(WRITE, "write", out, ssize_t, REAL(sendfile64)(out, in, at, part(what, size)));
 }
 ssize_t copy_file_range(int in, off64_t *from, int out, off64_t *to, size_t size, unsigned flags) {
-    ABOUT_FD(WRITE, "write", out, ssize_t, REAL(copy_file_range)(in, from, out, to, size, flags));
+    ABOUT_FD(WRITE, "write", out, ssize_t, REAL(copy_file_range)(in, from, out, to, part(what, size), flags));
 }
 int ftruncate(int fd, off_t size) {
     ABOUT_FD(RESIZE, "write", fd, int, REAL(ftruncate)(fd, size));
@@ -171,6 +181,7 @@ static int creates(int folder, const char *path, int flags, char *whole) {
 
 #define OPENS(folder, path, flags, call)                                                        \
     char whole[PATH_MAX];                                                                       \
+    int what = GO_ON;                                                                           \
     if (creates(folder, path, flags, whole)) DONE(CREATE, "create", whole, NULL, int, call);    \
     if (control && (flags & O_TRUNC) && absolute(folder, path, whole)) note("write", whole, NULL); \
     return call
@@ -194,6 +205,7 @@ int openat64(int folder, const char *path, int flags, ...) {
 
 #define ABOUT_PATH(kind, name, folder, path, call)                 \
     char whole[PATH_MAX];                                          \
+    int what = GO_ON;                                              \
     if (!control || !absolute(folder, path, whole)) return call;   \
     DONE(kind, name, whole, NULL, int, call)
 
@@ -215,6 +227,7 @@ int rmdir(const char *path) {
 
 #define ABOUT_TWO(kind, name, from_folder, from, to_folder, to, call)                                \
     char whole[PATH_MAX], source[PATH_MAX];                                                          \
+    int what = GO_ON;                                                                                \
     if (!control || !absolute(to_folder, to, whole)) return call;                                    \
     absolute(from_folder, from, source);                                                             \
     DONE(kind, name, whole, source, int, call)
@@ -224,6 +237,10 @@ int rename(const char *from, const char *to) {
 }
 int renameat(int a, const char *from, int b, const char *to) {
     ABOUT_TWO(RENAME, "rename", a, from, b, to, REAL(renameat)(a, from, b, to));
+}
+int renameat2(int a, const char *from, int b, const char *to, unsigned flags) {
+    const char *name = flags & RENAME_EXCHANGE ? "exchange" : "rename";
+    ABOUT_TWO(RENAME, name, a, from, b, to, REAL(renameat2)(a, from, b, to, flags));
 }
 int link(const char *from, const char *to) {
     ABOUT_TWO(LINK, "link", AT_FDCWD, from, AT_FDCWD, to, REAL(link)(from, to));

@@ -22,7 +22,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 SHIM = Path(__file__).with_name("shim.c")
 
-MODES = {"count": 0, "fail": 1, "kill before": 2, "kill after": 3}
+MODES = {"count": 0, "fail": 1, "kill before": 2, "kill after": 3, "fail once": 4, "short": 5}
 KINDS = {"write": 1, "create": 2, "sync": 4, "rename": 8, "remove": 16, "mkdir": 32, "link": 64, "resize": 128}
 ALL = tuple(KINDS)
 GROWING = (
@@ -160,7 +160,10 @@ def serve() -> None:
 
     for name in COMMANDS:
         import_module(f"stages.{name}")
-    for name in ("torch", "zarr", "h5py", "safetensors.torch", "cv2", "av", "distributed"):
+    for path in sorted((ROOT / "pipeline").glob("[a-z]*.py")):
+        import_module(f"pipeline.{path.stem}")
+    # torch._dynamo: the first optimizer imports it, which takes seconds
+    for name in ("torch._dynamo", "zarr", "h5py", "safetensors.torch", "cv2", "av", "distributed"):
         import_module(name)
     print(json.dumps("ready"), flush=True)
     for line in sys.stdin:
