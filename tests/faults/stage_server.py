@@ -160,7 +160,10 @@ def serve() -> None:
 
     for name in COMMANDS:
         import_module(f"stages.{name}")
-    for name in ("torch", "zarr", "h5py", "safetensors.torch", "cv2", "av", "distributed"):
+    for path in sorted((ROOT / "pipeline").glob("[a-z]*.py")):
+        import_module(f"pipeline.{path.stem}")
+    # torch._dynamo: the first optimizer imports it, which takes seconds
+    for name in ("torch._dynamo", "zarr", "h5py", "safetensors.torch", "cv2", "av", "distributed"):
         import_module(name)
     print(json.dumps("ready"), flush=True)
     for line in sys.stdin:
