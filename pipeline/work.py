@@ -9,16 +9,19 @@ At the end of this file: what long work is asked (to stop) and what it tells (ho
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import json
 import os
+import re
 import shutil
 import signal
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import FrameType
 from typing import Protocol
@@ -28,6 +31,7 @@ from pipeline.errors import EnvironmentProblem, Interrupted
 
 PARTIAL_SUFFIX = ".partial"
 KEPT_NAME = "kept.json"  # marks a work folder of a finished run
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux's fcntl.h and fs.h
 
 
 def sync_folder(folder: Path) -> None:
@@ -56,9 +60,10 @@ def _writing(path: Path) -> Iterator[None]:
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
     """Write a file whole or not at all: yields a temporary name beside it; fsync and rename when the block is done."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL_SUFFIX}")
+    partial = path.with_name(f"{path.name}.{socket.gethostname()}.{os.getpid()}{PARTIAL_SUFFIX}")
     with _writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(path.parent.absolute())
         try:
             yield partial
             with partial.open("rb+") as file:
@@ -67,6 +72,26 @@ def written_whole(path: Path) -> Iterator[Path]:
             sync_folder(path.parent)
         finally:
             partial.unlink(missing_ok=True)
+
+
+@cache
+def _sweep(folder: Path) -> None:
+    """Remove what killed processes of this machine left half-written in a folder; once, since it may be large."""
+    ours = re.compile(rf"\.{re.escape(socket.gethostname())}\.(\d+){re.escape(PARTIAL_SUFFIX)}$")
+    for entry in os.scandir(folder):
+        found = ours.search(entry.name)
+        if found and not _lives(int(found[1])):
+            Path(entry.path).unlink(missing_ok=True)
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
 
 
 def write_text_whole(path: Path, text: str) -> None:
@@ -86,6 +111,16 @@ def _publish(built: Path, out: Path) -> None:
     _sync_tree(built)
     old = built.with_name(f"{out.name}.old{PARTIAL_SUFFIX}")  # moved away: a kill must not leave half of it at the out
     shutil.rmtree(old, ignore_errors=True)
+    if built.is_dir() and out.is_dir() and not out.is_symlink() and _exchanged(built, out):
+        built.replace(old)
+    else:
+        _replace(built, out, old)
+    sync_folder(out.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _replace(built: Path, out: Path, old: Path) -> None:
+    """In several steps: between two of them nothing may lie at `out`."""
     if out.is_dir() and not out.is_symlink():
         if not _renamed(out, old):
             shutil.rmtree(out)
@@ -101,8 +136,15 @@ def _publish(built: Path, out: Path) -> None:
         _sync_tree(beside)
         beside.replace(out)
         shutil.rmtree(built) if built.is_dir() else built.unlink()
-    sync_folder(out.parent)
-    shutil.rmtree(old, ignore_errors=True)
+
+
+def _exchanged(path: Path, other: Path) -> bool:
+    """Let two folders change their names in one step; False where the system or the file system has none."""
+    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)  # of Linux, which Python does not offer
+    if renameat2 is None:
+        return False
+    done: int = renameat2(_AT_FDCWD, os.fsencode(path), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE)
+    return done == 0
 
 
 def _renamed(path: Path, to: Path) -> bool:

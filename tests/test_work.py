@@ -110,6 +110,23 @@ def test_a_folder_without_permission_is_a_message(tmp_path):
     tmp_path.chmod(0o700)
 
 
+def test_what_a_killed_process_left_half_written_beside_is_swept(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.work.socket.gethostname", lambda: "node.example")
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    left = tmp_path / f"file.node.example.{ended.pid}{PARTIAL_SUFFIX}"
+    others = [
+        f"file.node.example.{os.getppid()}{PARTIAL_SUFFIX}",  # one that is being written
+        f"file.other.example.{ended.pid}{PARTIAL_SUFFIX}",  # another machine's
+        f"mine{PARTIAL_SUFFIX}",
+        f"{ended.pid}",
+    ]
+    for path in (left, *(tmp_path / name for name in others)):
+        path.write_text("half")
+    write_text_whole(tmp_path / "another", "whole")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*others, "another"])
+
+
 def test_text_is_written_with_the_line_ends_that_it_has(tmp_path):
     write_text_whole(tmp_path / "file", "é\r\nb\n")
     assert (tmp_path / "file").read_bytes() == b"\xc3\xa9\r\nb\n"
@@ -139,10 +156,11 @@ def other_file_system(monkeypatch, folder):
 
     with monkeypatch.context() as patched:
         patched.setattr(Path, "replace", replace)
+        patched.setattr("pipeline.work._exchanged", lambda *_: False)
         yield
 
 
-@pytest.mark.parametrize("elsewhere", [False, True], ids=["same file system", "another"])
+@pytest.mark.parametrize("where", ["same file system", "one that exchanges no folders", "another"])
 @pytest.mark.parametrize(
     ("old", "kind"),
     [
@@ -154,7 +172,7 @@ def other_file_system(monkeypatch, folder):
         ("file", "folder"),
     ],
 )
-def test_publish_replaces_what_was_there(tmp_path, monkeypatch, kind, old, elsewhere):
+def test_publish_replaces_what_was_there(tmp_path, monkeypatch, kind, old, where):
     work, outs = tmp_path / "work", tmp_path / "outs"
     work.mkdir()
     built = build(work / "built", kind, "new")
@@ -162,10 +180,9 @@ def test_publish_replaces_what_was_there(tmp_path, monkeypatch, kind, old, elsew
     if old:
         outs.mkdir()
         build(outs / "out", old, "old")
-    if elsewhere:
-        with other_file_system(monkeypatch, work):
-            publish(built, outs / "out")
-    else:
+    if where == "one that exchanges no folders":
+        monkeypatch.setattr("pipeline.work._exchanged", lambda *_: False)
+    with other_file_system(monkeypatch, work) if where == "another" else contextlib.nullcontext():
         publish(built, outs / "out")
     assert tree(work) == {}
     assert tree(outs) == (tree(expected.parent) if expected else {"out": b"new"})
@@ -199,6 +216,22 @@ def test_killed_while_it_replaces_a_folder_none_or_a_whole_one_is_there(tmp_path
         publish(build(work / "built", "folder", "new"), out)
     assert tree(out) == {"inner": None, "inner/new": b"new"}
     assert [path.name for path in work.iterdir()] == [f"out.old{PARTIAL_SUFFIX}"]
+
+
+def test_a_folder_is_there_at_every_moment_of_its_replacement(tmp_path, monkeypatch):
+    (tmp_path / "work").mkdir()
+    out = build(tmp_path / "out", "folder", "old")
+    built = build(tmp_path / "work" / "built", "folder", "new")
+    seen = []
+
+    def look(self, target):
+        seen.append(tree(out))
+        return rename(self, target)
+
+    rename = Path.replace
+    monkeypatch.setattr(Path, "replace", look)
+    publish(built, out)
+    assert [*seen, tree(out)] == [{"inner": None, "inner/new": b"new"}] * 2
 
 
 def test_publish_of_something_that_was_not_built_changes_nothing(tmp_path):

@@ -225,6 +225,10 @@ int rename(const char *from, const char *to) {
 int renameat(int a, const char *from, int b, const char *to) {
     ABOUT_TWO(RENAME, "rename", a, from, b, to, REAL(renameat)(a, from, b, to));
 }
+int renameat2(int a, const char *from, int b, const char *to, unsigned flags) {
+    const char *name = flags & RENAME_EXCHANGE ? "exchange" : "rename";
+    ABOUT_TWO(RENAME, name, a, from, b, to, REAL(renameat2)(a, from, b, to, flags));
+}
 int link(const char *from, const char *to) {
     ABOUT_TWO(LINK, "link", AT_FDCWD, from, AT_FDCWD, to, REAL(link)(from, to));
 }
