@@ -24,7 +24,7 @@ from pipeline.params import ClipParams, ModelName, TrainParams, stage_values
 from pipeline.pretrained import PUBLISHED_STATISTICS, Fit, Pretrained, fit, load_into, read_pretrained
 from pipeline.ranks import Ranks, joined_ranks
 from pipeline.training import Epoch, Listener, LossFunction, Trained, Trainer, TrainingData
-from pipeline.work import StopCheck, WorkFolder, interruptible, no_progress, publish, work_folder
+from pipeline.work import StopCheck, WorkFolder, interruptible, no_progress, out_lock, publish, work_folder
 from stages._device import choose_device
 from stages._shell import progress, say
 from stages._tensorboard import EpochWriter, tensorboard_writer
@@ -109,7 +109,7 @@ def train_network(
         digests = {"manifest": inputs.manifest.digest, "frames": inputs.frames.digest, **learnt_from, **start.digests}
         fingerprint = {**stage_values(clip, options, seed=seed, network=name), **values, "device": device.type}
         with (
-            _folder_of_all(ranks, stop, stage, fingerprint, digests) as (folder, work),
+            _folder_of_all(ranks, stop, stage, out, fingerprint, digests) as (folder, work),
             _epoch_writer(ranks, tensorboard, stage) as write_epoch,
         ):
             views = _views_of_all(source, folder, ranks, stop)
@@ -149,13 +149,16 @@ def _check_execution(
 
 @contextmanager
 def _folder_of_all(
-    ranks: Ranks, stop: StopCheck, stage: str, fingerprint: dict[str, object], digests: dict[str, str]
+    ranks: Ranks, stop: StopCheck, stage: str, out: Path, fingerprint: dict[str, object], digests: dict[str, str]
 ) -> Iterator[tuple[Path, WorkFolder | None]]:
-    """The work folder of all ranks; rank 0 holds its lock, and has it to finish."""
+    """The work folder of all ranks; rank 0 holds its lock and that of the out, and has it to finish."""
     if ranks.index > 0:
         yield ranks.from_first(Path(), stop=stop), None
         return
-    with work_folder(stage, params=fingerprint, inputs=digests, format_version=MODEL_FORMAT_VERSION) as work:
+    with (
+        out_lock(stage, out),
+        work_folder(stage, params=fingerprint, inputs=digests, format_version=MODEL_FORMAT_VERSION) as work,
+    ):
         yield ranks.from_first(work.path, stop=stop), work
 
 

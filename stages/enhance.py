@@ -13,7 +13,7 @@ from pipeline.enhancement import enhance
 from pipeline.enhancer_file import is_learned
 from pipeline.errors import ParamsError
 from pipeline.stopwatch import shares_text
-from pipeline.work import interruptible
+from pipeline.work import interruptible, out_lock
 from stages._cluster import SchedulerOption, WorkersOption, shard_runner
 from stages._shell import PARAMS_PATH, say
 
@@ -87,7 +87,7 @@ def _enhance(
     dark_path: Path, enhancer_path: Path, out: Path, device: str, workers: int | None, scheduler: str | None
 ) -> None:
     started = time.monotonic()
-    with interruptible() as stop:
+    with out_lock("enhance", out), interruptible() as stop:
         run = shard_runner("enhance", num_workers=workers, scheduler=scheduler, stop=stop)
         enhanced = enhance(dark_path, enhancer_path, out, device=_device(device, enhancer_path), run=run)
     seconds = time.monotonic() - started

@@ -14,7 +14,7 @@ from pipeline.fitted_enhancer import CHECKPOINT_SECONDS, Fit, fitted
 from pipeline.frames import FrameStore
 from pipeline.manifest import read_manifest
 from pipeline.params import EnhancerName, FitEnhancerParams, load_params
-from pipeline.work import interruptible, publish
+from pipeline.work import interruptible, out_lock, publish
 from stages._shell import PARAMS_PATH, ParamsOption, progress, say
 
 
@@ -39,20 +39,21 @@ def main(
     name, options = params.enhancer, params.fit_enhancer
     frames = FrameStore(dark_path)
     train = tuple(row.video_id for row in read_manifest(manifest_path).rows_of("train"))
-    if name not in LEARNED:
-        save_enhancer(out, classical_from_params(name, options), fitted_on={})
-        write_curve(curve_path, [], if_empty=("step", "loss"))
-        say(f"fit_enhancer: {name} -> {out}")
-    elif options.weights is not None:
-        _take_weights(name, options, out)
-        write_curve(curve_path, [], if_empty=("step", "loss"))
-        say(f"fit_enhancer: {name} with the weights of {options.weights} -> {out}")
-    else:
-        from stages._device import choose_device  # here and below: classical ones need no torch
+    with out_lock("fit_enhancer", out):
+        if name not in LEARNED:
+            save_enhancer(out, classical_from_params(name, options), fitted_on={})
+            write_curve(curve_path, [], if_empty=("step", "loss"))
+            say(f"fit_enhancer: {name} -> {out}")
+        elif options.weights is not None:
+            _take_weights(name, options, out)
+            write_curve(curve_path, [], if_empty=("step", "loss"))
+            say(f"fit_enhancer: {name} with the weights of {options.weights} -> {out}")
+        else:
+            from stages._device import choose_device  # here and below: classical ones need no torch
 
-        fit = Fit(name, options, params.seed, frames, train, choose_device(device))
-        losses = _fit(fit, checkpoint_seconds, out, curve_path)
-        say(f"fit_enhancer: {name}, loss {losses[0]:.4f} to {losses[-1]:.4f} -> {out}")
+            fit = Fit(name, options, params.seed, frames, train, choose_device(device))
+            losses = _fit(fit, checkpoint_seconds, out, curve_path)
+            say(f"fit_enhancer: {name}, loss {losses[0]:.4f} to {losses[-1]:.4f} -> {out}")
 
 
 def _fit(fit: Fit, checkpoint_seconds: float, out: Path, curve_path: Path) -> list[float]:

@@ -11,7 +11,7 @@ from pipeline.params import load_params
 from pipeline.preparation import counts_text, prepare
 from pipeline.splits import leakage_text
 from pipeline.stopwatch import shares_text
-from pipeline.work import interruptible
+from pipeline.work import interruptible, out_lock
 from stages._cluster import SchedulerOption, WorkersOption, shard_runner
 from stages._shell import PARAMS_PATH, ParamsOption, say
 
@@ -30,7 +30,7 @@ def main(
     Broken videos go to the quarantine with the reason; above prepare.max_quarantined of them the stage fails.
     """
     params = load_params(params_path)
-    with interruptible() as stop:
+    with out_lock("prepare", dark_path), interruptible() as stop:
         prepared = prepare(
             params.prepare,
             seed=params.seed,

@@ -13,6 +13,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import pytest
+from killed_runs import Bench
 from stage_server import StageServer
 
 LONG = os.environ.get("DLKDD_FAULTS") == "long"
@@ -81,3 +82,16 @@ def stage_server(tmp_path_factory):
     """Stages as forks of a process that has everything imported, with faults of the disk: stage_server.py."""
     with StageServer(tmp_path_factory.mktemp("stage_server")) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def bench(stage_server, tmp_path_factory):
+    """`bench(seed)`: a finished project to kill runs in, made once for each seed."""
+    made: dict[int, Bench] = {}
+
+    def get(seed: int) -> Bench:
+        if seed not in made:
+            made[seed] = Bench(stage_server, tmp_path_factory.mktemp("bench"), seed)
+        return made[seed]
+
+    return get

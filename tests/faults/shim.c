@@ -24,6 +24,7 @@
 #include <unistd.h>
 
 enum { COUNT = 0, FAIL = 1, KILL_BEFORE = 2, KILL_AFTER = 3 };
+enum { SIGNAL = 10, TWO_SIGNALS = 11 }; /* modes as well; `error` is the signal's number */
 enum { WRITE = 1, CREATE = 2, SYNC = 4, RENAME = 8, REMOVE = 16, MKDIR = 32, LINK = 64, RESIZE = 128 };
 
 struct control {
@@ -91,11 +92,18 @@ static void note(const char *kind, const char *path, const char *other) {
     if (length > 0) syscall(SYS_write, log_fd, line, (size_t)length);
 }
 
+/* Send the process group the signal of this call, if it has one. */
+static void send_signal(int64_t number) {
+    int64_t last = control->at + (control->mode == TWO_SIGNALS);
+    if (control->mode >= SIGNAL && number >= control->at && number <= last) kill(0, control->error);
+}
+
 /* 1: let the call fail; 2: kill once it is done; 0: nothing happens. */
 static int decide(int kind, const char *path) {
     if (!(control->mask & kind)) return 0;
     if (control->match[0] && !strstr(path, control->match)) return 0;
     int64_t number = __atomic_add_fetch(&control->count, 1, __ATOMIC_SEQ_CST);
+    send_signal(number);
     if (control->mode == FAIL && number >= control->at) return 1;
     if (number != control->at) return 0;
     if (control->mode == KILL_BEFORE) kill(getpid(), SIGKILL);
