@@ -20,11 +20,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from pipeline.digest import digest_uint64
-from pipeline.errors import DataError, StaleArtifactError
+from pipeline.errors import DataError, EnvironmentProblem, StaleArtifactError
 from pipeline.frames import FrameStore
 from pipeline.manifest import Manifest
 from pipeline.params import ClipParams, ViewsParams
 from pipeline.views import View, draw_view, read_view, uniform_view
+
+_SHARED_MEMORY = "file </torch_"  # in PyTorch's errors about what processes share
 
 
 @dataclass(frozen=True)
@@ -262,8 +264,11 @@ class _Batches(torch.utils.data.Sampler[list[Key]]):
         return self.batches
 
 
-def load_batches(dataset: ClipDataset, batches: Iterator[list[Key]], *, num_workers: int) -> DataLoader[Batch]:
-    """A data loader over batches of keys, in their order whatever the number of workers."""
+def load_batches(dataset: ClipDataset, batches: Iterator[list[Key]], *, num_workers: int) -> Iterator[Batch]:
+    """The batches of these keys, in their order whatever the number of workers.
+
+    Raises EnvironmentProblem where a worker is killed, or has no shared memory for what it made.
+    """
     loader: DataLoader[Any] = DataLoader(
         dataset,
         batch_sampler=_Batches(batches),
@@ -273,7 +278,18 @@ def load_batches(dataset: ClipDataset, batches: Iterator[list[Key]], *, num_work
         generator=torch.Generator(),  # its own: making a loader must not move the stream that dropout draws from
         pin_memory=torch.cuda.is_available(),
     )
-    return loader
+    try:
+        yield from loader
+    except RuntimeError as error:
+        said = str(error)
+        if not said.startswith("DataLoader worker") and _SHARED_MEMORY not in said:
+            raise
+        raise EnvironmentProblem(
+            f"a data loader process was lost: {said.strip().splitlines()[-1]}",
+            remedy="memory is the usual reason, or /dev/shm, through which clips come: a smaller batch_size or "
+            "num_workers needs less, num_workers: 0 none (docker run --shm-size 8g gives more); then run the same "
+            "command again: it goes on",
+        ) from error
 
 
 def in_order(num_samples: int, num_clips: int, batch_size: int) -> Iterator[list[Key]]:

@@ -6,9 +6,11 @@ of their findings and raise once, so that a user mends everything in one go.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 
 SHOWN_FINDINGS = 20  # more hide the message above them
+_ALLOCATION = "DefaultCPUAllocator: can't allocate memory"  # in PyTorch's RuntimeError
 
 
 class DlkddError(Exception):
@@ -51,6 +53,23 @@ class EnvironmentProblem(DlkddError):
     """The machine lacks something: a package, a device, disk space, or a lock that another run holds (exit code 4)."""
 
     exit_code = 4
+
+
+def out_of_memory(error: BaseException, what: str = "") -> EnvironmentProblem | None:
+    """What to tell of an error where it says that memory ran out, Python's or PyTorch's, here or on a device.
+
+    `what` is what the memory was for, where one knows.
+    """
+    said = str(error).partition("\n")[0]
+    known = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"  # torch's, not imported here
+    known = known or (isinstance(error, OSError) and error.errno == errno.ENOMEM) or _ALLOCATION in said
+    if not known:
+        return None
+    return EnvironmentProblem(
+        f"{what + ': ' if what else ''}memory ran out: {said or type(error).__name__}",
+        remedy="a smaller batch_size, a larger accumulate, checkpoint_activations, or fewer --workers and num_workers "
+        "need less; then run the same command again: it goes on",
+    )
 
 
 class StaleArtifactError(DlkddError):

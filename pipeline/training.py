@@ -22,7 +22,7 @@ from pipeline.checkpoint import load_checkpoint, save_checkpoint
 from pipeline.curves import Curve
 from pipeline.dataset import Batch, ClipDataset, EpochPlan, Sample, UniformViews, ViewSource, load_batches
 from pipeline.digest import digest_uint64
-from pipeline.errors import Interrupted, ParamsError
+from pipeline.errors import EnvironmentProblem, Interrupted, ParamsError
 from pipeline.execution import autocast_dtype, check_shares, prepared
 from pipeline.frames import FrameStore
 from pipeline.mixing import Mix, draw_mix, neighbours
@@ -165,7 +165,7 @@ class Trainer:
         dataset = ClipDataset(data.frames, data.train, data.source, clip, data.teacher_frames, change)
         keys = plan.batches_from(progress.step, self._last_epoch(), rank=ranks.index, num_ranks=ranks.count)
         saved = waiting_since = time.monotonic()
-        for batch in load_batches(dataset, keys, num_workers=self.params.num_workers):
+        for batch in self._batches(load_batches(dataset, keys, num_workers=self.params.num_workers), stop):
             waited = time.monotonic() - waiting_since
             with ranks.together(stop):
                 num_clips = self._step(batch, listener)
@@ -185,6 +185,15 @@ class Trainer:
         self.recognizer.load_state_dict(self.best_weights)
         best = _best(progress.curve)
         return Trained(self.recognizer.cpu().eval(), progress.curve, best, progress.num_skipped, whole.data_wait)
+
+    def _batches(self, batches: Iterator[Batch], stop: StopCheck) -> Iterator[Batch]:
+        """The batches; where the loader is lost to a signal that all processes got, the progress is saved."""
+        try:
+            yield from batches
+        except EnvironmentProblem:
+            if self.ranks.count == 1:  # several would have to agree on it, and the others are elsewhere
+                self._save_when_due(time.monotonic(), stop)
+            raise
 
     def _step(self, batch: Batch, listener: Listener) -> int:
         """One step with this rank's share of a batch; returns the clips of the whole batch."""

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import ast
 import os
+import signal
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
-from pipeline.errors import DlkddError, ParamsError
+from pipeline.errors import DlkddError, ParamsError, out_of_memory
 from pipeline.work import refusal
 from stages._help import help_of
 from stages._shell import say_error
@@ -116,17 +120,36 @@ def main() -> None:
     """Run the command line; errors of the user end with one message and their exit code, never with a traceback."""
     try:
         _start_processes()
-        app()
+        with _ended_by_signals():
+            app()
     except DlkddError as error:
-        say_error(f"error: {error}")
-        sys.exit(error.exit_code)
+        _fail(error)
     except Exception as error:
-        if (problem := refusal(error)) is not None:
-            say_error(f"error: {problem}")
-            sys.exit(problem.exit_code)
+        if (problem := refusal(error) or out_of_memory(error)) is not None:
+            _fail(problem)
         traceback.print_exc()
         say_error("This is a bug in dlkdd, not in your data: please report it with the lines above.")
         sys.exit(1)
+
+
+def _fail(error: DlkddError) -> None:
+    say_error(f"error: {error}")
+    sys.exit(error.exit_code)
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """End on SIGTERM and Ctrl-C as if all blocks were left: what was half-written goes. Long stages save progress."""
+
+    def end(signal_number: int, _frame: FrameType | None) -> None:
+        sys.exit(128 + signal_number)
+
+    previous = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def _start_processes() -> None:

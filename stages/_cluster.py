@@ -21,7 +21,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from pipeline.errors import DlkddError, EnvironmentProblem
+from pipeline.errors import DlkddError, EnvironmentProblem, out_of_memory
 from pipeline.shards import RunTasks, ShardTask, TimedReport
 from pipeline.work import StopCheck
 from stages._shell import progress
@@ -65,7 +65,7 @@ def map_tasks(
     """
     num_workers = min(num_workers or len(os.sched_getaffinity(0)), len(tasks))
     if scheduler is None and num_workers <= 1:
-        return _map_here(function, tasks, done=done, stop=stop)
+        return _map_here(function, tasks, name=name, done=done, stop=stop)
     with _connected(scheduler, num_workers) as client:
         return _map_there(client, function, tasks, name=name, done=done, stop=stop)
 
@@ -96,6 +96,7 @@ def _map_here(
     function: Callable[[Task], Result],
     tasks: Sequence[Task],
     *,
+    name: Callable[[Task], str],
     done: Callable[[Task, Result], None],
     stop: StopCheck,
 ) -> list[Result]:
@@ -107,6 +108,12 @@ def _map_here(
             results.append(function(task))
         except DlkddError as error:
             errors.append(error)
+            continue
+        except Exception as error:
+            lack = out_of_memory(error, name(task))
+            if lack is None:
+                raise
+            errors.append(lack)
             continue
         done(task, results[-1])
     if errors:
@@ -186,7 +193,7 @@ def _error_of(future: Any, name: str) -> BaseException:
             f"{name}: each worker that took it died, {error.last_worker.address} last; the other tasks are done",
             remedy="memory is the usual reason: look for out-of-memory kills, then try again with fewer --workers",
         )
-    return error
+    return out_of_memory(error, name) or error
 
 
 @contextmanager

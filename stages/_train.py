@@ -165,7 +165,7 @@ def _folder_of_all(
     digests: dict[str, str],
     outs: Sequence[Path],
 ) -> Iterator[tuple[Path, WorkFolder | None]]:
-    """The work folder of all ranks; rank 0 holds its lock, and has it to finish."""
+    """The work folder of all ranks; rank 0 holds its lock and that of the out, and has it to finish."""
     if ranks.index > 0:
         yield ranks.from_first(Path(), stop=stop), None
         return

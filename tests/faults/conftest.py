@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from disk_runs import Scene, add_others, make_scene
 from fault_table import CATEGORIES, OUTCOMES, in_page, rows_of, table
+from killed_runs import Bench
 from stage_server import StageServer
 
 LONG = os.environ.get("DLKDD_FAULTS") == "long"
@@ -83,3 +84,16 @@ def all_run(scene: Scene):
     """The scene, once the commands that are no stages were run as well."""
     add_others(scene)
     return scene
+
+
+@pytest.fixture(scope="session")
+def bench(stage_server, tmp_path_factory):
+    """`bench(seed)`: a finished project to kill runs in, made once for each seed."""
+    made: dict[int, Bench] = {}
+
+    def get(seed: int) -> Bench:
+        if seed not in made:
+            made[seed] = Bench(stage_server, tmp_path_factory.mktemp("bench"), seed)
+        return made[seed]
+
+    return get

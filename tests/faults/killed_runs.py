@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from stage_server import Ended, Fault, StageServer
+from stage_server import Ended, Fault, StageServer, Started
 from tiny_project import contents, make_project, stages
 
 KILLED = -9
@@ -79,15 +79,31 @@ class Bench:
         signal_after: tuple[int, float] | None = None,
         log: bool = False,
         before: str = "",
+        root: Path | None = None,
     ) -> Ended:
         """Run it, whatever comes of it."""
-        return self.server.run(
+        started = self.start(command, fault, options=options, project=project, log=log, before=before, root=root)
+        return self.server.wait(started, signal_after=signal_after)
+
+    def start(
+        self,
+        command: Command,
+        fault: Fault | None = None,
+        *,
+        options: tuple[str, ...] = (),
+        project: Path | None = None,
+        log: bool = False,
+        before: str = "",
+        root: Path | None = None,
+    ) -> Started:
+        """Start it; `server.wait` says how it ended."""
+        return self.server.start(
             [*command.arguments, *options],
             project or self.project,
             fault=fault,
-            signal_after=signal_after,
             log=log,
             before=f"{command.before}\n{before}",
+            root=root,
         )
 
     def begin(self, command: Command, *, with_old: bool) -> Case:

@@ -24,6 +24,7 @@
 #include <unistd.h>
 
 enum { COUNT = 0, FAIL = 1, KILL_BEFORE = 2, KILL_AFTER = 3, FAIL_ONCE = 4, SHORT = 5 };
+enum { SIGNAL = 10, TWO_SIGNALS = 11 }; /* modes as well; `error` is the signal's number */
 enum { GO_ON = 0, REFUSE = 1, DIE_AFTER = 2, HALVE = 3 };
 enum { WRITE = 1, CREATE = 2, SYNC = 4, RENAME = 8, REMOVE = 16, MKDIR = 32, LINK = 64, RESIZE = 128 };
 
@@ -93,11 +94,18 @@ static void note(const char *kind, const char *path, const char *other) {
     if (length > 0) syscall(SYS_write, log_fd, line, (size_t)length);
 }
 
+/* Send the process group the signal of this call, if it has one. */
+static void send_signal(int64_t number) {
+    int64_t last = control->at + (control->mode == TWO_SIGNALS);
+    if (control->mode >= SIGNAL && number >= control->at && number <= last) kill(0, control->error);
+}
+
 /* What happens to a call of this kind about this path. */
 static int decide(int kind, const char *path) {
     if (!(control->mask & kind)) return GO_ON;
     if (control->match[0] && !strstr(path, control->match)) return GO_ON;
     int64_t number = __atomic_add_fetch(&control->count, 1, __ATOMIC_SEQ_CST);
+    send_signal(number);
     if (control->mode == FAIL && number >= control->at) return REFUSE;
     if (control->mode == SHORT && number >= control->at) return HALVE;
     if (number != control->at) return GO_ON;

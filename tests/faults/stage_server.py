@@ -22,7 +22,16 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 SHIM = Path(__file__).with_name("shim.c")
 
-MODES = {"count": 0, "fail": 1, "kill before": 2, "kill after": 3, "fail once": 4, "short": 5}
+MODES = {
+    "count": 0,
+    "fail": 1,
+    "kill before": 2,
+    "kill after": 3,
+    "fail once": 4,
+    "short": 5,
+    "signal": 10,
+    "two signals": 11,
+}
 KINDS = {"write": 1, "create": 2, "sync": 4, "rename": 8, "remove": 16, "mkdir": 32, "link": 64, "resize": 128}
 ALL = tuple(KINDS)
 GROWING = (
@@ -52,7 +61,10 @@ class Control(ctypes.Structure):
 
 @dataclass(frozen=True)
 class Fault:
-    """What happens at the `at`-th call (from 1) of these kinds on a path below the project that contains `match`."""
+    """What happens at the `at`-th call (from 1) of these kinds on a path below the project that contains `match`.
+
+    error: the errno of "fail"; the number of "signal" and "two signals", which the run's process group gets.
+    """
 
     mode: str
     at: int
@@ -73,12 +85,23 @@ class Ended:
     log: tuple[tuple[str, str, str], ...]  # kind, path, other path; where it was asked for
 
 
+@dataclass(frozen=True)
+class Started:
+    """A run that goes on; the files take what it prints."""
+
+    process: int
+    out: Path
+    err: Path
+
+
 class StageServer:
     """The process that forks runs; a context."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
+        self._number = 0
+        self._log = folder / "control.log"
         shim, self._path = folder / "shim.so", folder / "control"
         build = ["cc", "-O2", "-shared", "-fPIC", "-Wall", "-Wextra", "-Werror", "-o", shim, SHIM, "-ldl"]
         subprocess.run(build, check=True)
@@ -114,34 +137,65 @@ class StageServer:
         environment: dict[str, str] | None = None,
         log: bool = False,
         before: str = "",
+        root: Path | None = None,
     ) -> Ended:
         """Run `dlkdd` with these arguments in a project.
 
         signal_after: a signal's number and the seconds after which the run's process group gets it. before: code that
-        the fork executes first, to change what a stage looks like from within. Every run ends within 120 seconds.
+        the fork executes first, to change what a stage looks like from within. root: the folder that the fault is
+        about, in place of the project. Every run ends within 120 seconds.
         """
-        set_control(self.control, project, fault, logging=log)
-        log_path = self._path.with_name("control.log")
-        log_path.write_text("")
-        out, err = self._folder / "out", self._folder / "err"
-        request = {
-            "arguments": arguments, "folder": str(project), "out": str(out), "err": str(err), "before": before,
-            "environment": environment or {}, "signal_after": signal_after,
-        }  # fmt: skip
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps(request) + "\n")
-        self._process.stdin.flush()
-        ended = json.loads(self._process.stdout.readline())
-        lines = log_path.read_text(errors="surrogateescape").splitlines()
+        started = self.start(
+            arguments, project, fault=fault, environment=environment, log=log, before=before, root=root
+        )
+        return self.wait(started, signal_after=signal_after)
+
+    def start(
+        self,
+        arguments: list[str],
+        project: Path,
+        *,
+        fault: Fault | None = None,
+        environment: dict[str, str] | None = None,
+        log: bool = False,
+        before: str = "",
+        root: Path | None = None,
+    ) -> Started:
+        """The same, but the run goes on by itself; one that is started beside it takes over count, log and fault."""
+        set_control(self.control, root or project, fault, logging=log)
+        self._log.write_text("")
+        self._number += 1
+        out, err = self._folder / f"out{self._number}", self._folder / f"err{self._number}"
+        process = self._ask(
+            {
+                "arguments": arguments, "folder": str(project), "out": str(out), "err": str(err), "before": before,
+                "environment": environment or {},
+            }
+        )["process"]  # fmt: skip
+        return Started(process, out, err)
+
+    def wait(self, started: Started, *, signal_after: tuple[int, float] | None = None) -> Ended:
+        """How a run ends that was started."""
+        ended = self._ask({"process": started.process, "signal_after": signal_after})
+        lines = self._log.read_text(errors="surrogateescape").splitlines()
+        out, err = (path.read_text(errors="replace") for path in (started.out, started.err))
+        started.out.unlink()
+        started.err.unlink()
         return Ended(
             ended["code"],
-            out.read_text(errors="replace"),
-            err.read_text(errors="replace"),
+            out,
+            err,
             ended["seconds"],
             self.control.count,
             tuple((kind, path, other) for kind, path, other in (line.split("\t") for line in lines)),
         )
+
+    def _ask(self, request: dict) -> dict:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        return json.loads(self._process.stdout.readline())
 
 
 def set_control(control: Control, project: Path, fault: Fault | None, *, logging: bool) -> None:
@@ -165,15 +219,21 @@ def serve() -> None:
     # torch._dynamo: the first optimizer imports it, which takes seconds
     for name in ("torch._dynamo", "zarr", "h5py", "safetensors.torch", "cv2", "av", "distributed"):
         import_module(name)
+    began: dict[int, float] = {}
     print(json.dumps("ready"), flush=True)
     for line in sys.stdin:
         request = json.loads(line)
-        began = time.monotonic()
+        if "process" in request:
+            child = request["process"]
+            code = _wait(child, request["signal_after"])
+            print(json.dumps({"code": code, "seconds": time.monotonic() - began[child]}), flush=True)
+            continue
+        now = time.monotonic()
         child = os.fork()
         if not child:
             _run(request)
-        code = _wait(child, request["signal_after"])
-        print(json.dumps({"code": code, "seconds": time.monotonic() - began}), flush=True)
+        began[child] = now
+        print(json.dumps({"process": child}), flush=True)
 
 
 def _wait(child: int, signal_after: tuple[int, float] | None) -> int:
@@ -182,7 +242,10 @@ def _wait(child: int, signal_after: tuple[int, float] | None) -> int:
     for number_now, seconds_now in ((number, seconds), (signal.SIGKILL, 120.0)):
         if select.select([descriptor], [], [], seconds_now)[0]:
             break
-        os.killpg(child, number_now)
+        try:
+            os.killpg(child, number_now)
+        except ProcessLookupError:  # it has no group of its own yet
+            os.kill(child, number_now)
     os.close(descriptor)
     _, status = os.waitpid(child, 0)
     return os.waitstatus_to_exitcode(status)

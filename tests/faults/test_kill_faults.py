@@ -21,19 +21,6 @@ PREPARE, FIT, ENHANCE, TEACHER, ASK, STUDENT, BASELINE, SCORE, _, _, LIGHT, EVAL
 OFTEN = ("--checkpoint-seconds", "0")
 
 
-@pytest.fixture(scope="session")
-def bench(stage_server, tmp_path_factory):
-    """`bench(seed)`: made once for each."""
-    made: dict[int, Bench] = {}
-
-    def get(seed: int) -> Bench:
-        if seed not in made:
-            made[seed] = Bench(stage_server, tmp_path_factory.mktemp("bench"), seed)
-        return made[seed]
-
-    return get
-
-
 # what the run that goes on may not do again
 
 
