@@ -83,7 +83,8 @@ def test_a_signal_ends_a_short_stage_and_leaves_nothing_half_written(bench, comm
         sent = SIGNALS[(number + len(command.name)) % 2]
         at = int(rng.integers(1, bench.runs[command.name].calls + 1))
         ended = bench.run(command, Fault("signal", at, error=sent))
-        assert ended.code == 128 + sent, ended.err
+        # a run that finds its folders needs fewer calls than the first one, and may end before the signal
+        assert ended.code == (128 + sent if ended.calls >= at else 0), ended.err
         case.check_outs()
         assert not list(bench.project.rglob("*.partial"))
         case.finish()
