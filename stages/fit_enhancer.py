@@ -14,7 +14,7 @@ from pipeline.fitted_enhancer import CHECKPOINT_SECONDS, Fit, fitted
 from pipeline.frames import FrameStore
 from pipeline.manifest import read_manifest
 from pipeline.params import EnhancerName, FitEnhancerParams, load_params
-from pipeline.work import interruptible, publish
+from pipeline.work import interruptible, out_lock, publish
 from stages._shell import PARAMS_PATH, ParamsOption, progress, say
 
 
@@ -39,14 +39,12 @@ def main(
     name, options = params.enhancer, params.fit_enhancer
     frames = FrameStore(dark_path)
     train = tuple(row.video_id for row in read_manifest(manifest_path).rows_of("train"))
-    if name not in LEARNED:
-        save_enhancer(out, classical_from_params(name, options), fitted_on={})
-        write_curve(curve_path, [], if_empty=("step", "loss"))
-        say(f"fit_enhancer: {name} -> {out}")
-    elif options.weights is not None:
-        _take_weights(name, options, out)
-        write_curve(curve_path, [], if_empty=("step", "loss"))
-        say(f"fit_enhancer: {name} with the weights of {options.weights} -> {out}")
+    if name not in LEARNED or options.weights is not None:
+        with out_lock("fit_enhancer", out):
+            _take_as_it_is(name, options, out)
+            write_curve(curve_path, [], if_empty=("step", "loss"))
+        source = f" with the weights of {options.weights}" if name in LEARNED else ""
+        say(f"fit_enhancer: {name}{source} -> {out}")
     else:
         from stages._device import choose_device  # here and below: classical ones need no torch
 
@@ -69,7 +67,11 @@ def _fit(fit: Fit, checkpoint_seconds: float, out: Path, curve_path: Path) -> li
     return losses
 
 
-def _take_weights(name: EnhancerName, options: FitEnhancerParams, out: Path) -> None:
+def _take_as_it_is(name: EnhancerName, options: FitEnhancerParams, out: Path) -> None:
+    """Write an enhancer that is not fitted here: a classical one's parameters, or weights from a file."""
+    if name not in LEARNED:
+        save_enhancer(out, classical_from_params(name, options), fitted_on={})
+        return
     from pipeline.enhancer_weights import enhancer_from_weights
 
     weights = Path(str(options.weights))

@@ -19,6 +19,7 @@ from target_stores import make_store, make_teacher, write
 
 from pipeline.cached_targets import load_targets
 from pipeline.calibration import NUM_BINS, expected_calibration_error, reliability
+from pipeline.digest import digest_json
 from pipeline.distillation import distillation_loss
 from pipeline.enhance import enhance_frames
 from pipeline.enhancer_file import CLASSICAL, classical_from_params, load_enhancer, save_enhancer
@@ -443,8 +444,11 @@ def test_of_equal_probabilities_the_first_class_counts_in_every_number(project):
 @pytest.mark.fault("Numbers", "probabilities that are not finite, negative, or do not sum to 1, in a table", "E")
 @pytest.mark.parametrize("probs", ["nan,0.5,0.5", "inf,0,0", "-0.1,0.6,0.5", "0,0,0", "1,1,1", "0.5,0.4,0.09"])
 def test_a_row_that_is_no_distribution_is_refused_with_its_line(tmp_path, probs):
-    (tmp_path / "p.csv").write_text(f"video_id,class_name,predicted,p:x,p:y,p:z\na,x,x,1,0,0\nb,x,x,{probs}\n")
-    with pytest.raises(StaleArtifactError, match="line 3: "):
+    header = "video_id,class_name,predicted,p:x,p:y,p:z,model,manifest,views,digest"
+    rows = ("a,x,x,1,0,0,,,", f"b,x,x,{probs},,,")
+    lines = [header, *(f"{row},{digest_json(row.split(','))}" for row in rows)]
+    (tmp_path / "p.csv").write_text("\n".join(lines) + "\n")
+    with pytest.raises(StaleArtifactError, match=r"line 3: (a probability|its probabilities)"):
         read_predictions(tmp_path / "p.csv")
 
 
