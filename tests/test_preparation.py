@@ -151,7 +151,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(project, decoded, don
     with pytest.raises(Interrupted):
         run_prepare(run=stopped_after(done))
     assert 0 < len(decoded) < 8
-    assert not Path("out").exists()
+    assert not contents("out")
     run_prepare()
     assert len(decoded) == len(set(decoded)) == 8
     assert contents("out") == contents("scratch")
@@ -305,7 +305,7 @@ def test_too_many_broken_videos_fail_the_stage_and_a_repair_costs_one_video(proj
         run_prepare(max_quarantined=0.1)
     assert any("jump/jump_1.mp4 (train)" in finding for finding in error.value.findings)
     assert "prepare.max_quarantined" in str(error.value)
-    assert not Path("out").exists()
+    assert not contents("out")
     decoded.clear()
     Path("data/jump/jump_1.mp4").write_bytes(good)
     run_prepare(max_quarantined=0.1)

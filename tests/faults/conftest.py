@@ -29,6 +29,8 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if FOLDER in item.path.parents:
             item.add_marker(pytest.mark.slow)
+            if item.path.stem == "test_reliability_page":
+                continue
             category, fault, outcome = item.get_closest_marker("fault").args
             assert category in CATEGORIES
             assert outcome in OUTCOMES
