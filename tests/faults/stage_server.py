@@ -166,6 +166,8 @@ class StageServer:
         self._log.write_text("")
         self._number += 1
         out, err = self._folder / f"out{self._number}", self._folder / f"err{self._number}"
+        for path in (out, err):
+            path.touch()  # a run may be killed before it opens them
         process = self._ask(
             {
                 "arguments": arguments, "folder": str(project), "out": str(out), "err": str(err), "before": before,
