@@ -8,6 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+MAX_FINDINGS = 20  # printed ones; more hide the message above them
+MAX_CHARS = 300  # of a text that came from a file
+
+
+def shortened(text: str) -> str:
+    """Beginning and end of a text that may be megabytes long, which would hide the message that it is part of."""
+    end = MAX_CHARS // 3
+    return text if len(text) <= MAX_CHARS else f"{text[: MAX_CHARS - end]} … {text[-end:]}"
+
+
+def few(findings: Sequence[str]) -> list[str]:
+    """The first findings, and the count of the rest."""
+    more = len(findings) - MAX_FINDINGS
+    return [*findings[:MAX_FINDINGS], *([f"… and {more} more"] if more > 0 else [])]
+
 
 class DlkddError(Exception):
     """Base of the errors that a user can cause or mend; anything else is a bug of ours (exit code 1)."""

@@ -6,18 +6,23 @@ Axes: N videos, K classes.
 from __future__ import annotations
 
 import csv
+import io
+import re
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import StaleArtifactError
+from pipeline.errors import StaleArtifactError, shortened
 from pipeline.work import written_whole
 
 ID_COLUMNS = ("video_id", "class_name", "predicted")
 PROBABILITY_PREFIX = "p:"
 DIGITS = 6  # after the point: float32 networks give no more that is meaningful
+SUM_TOLERANCE = 1e-3  # of a row's probabilities: rounding them costs half of the last digit each
+PROBABILITY = re.compile(r"0(\.[0-9]{1,20})?|1(\.0{1,20})?")
 
 
 @dataclass(frozen=True)
@@ -62,22 +67,24 @@ def read_predictions(path: Path) -> Predictions:
     """Read what `write_predictions` wrote; raises StaleArtifactError with the line where it is not that."""
     labels, probs, video_ids = [], [], []
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            try:
-                class_names = _read_header(next(reader, []))
-                for row in reader:
-                    video_ids.append(row[0] if row else "")
-                    label, probs_K = _read_row(row, class_names)
-                    labels.append(label)
-                    probs.append(probs_K)
-            except (ValueError, csv.Error) as error:
-                raise ValueError(f"line {max(reader.line_num, 1)}: {error}") from None
+        reader = csv.reader(io.StringIO(path.read_bytes().decode("utf-8"), newline=""), strict=True)
+        try:
+            class_names = _read_header(next(reader, []))
+            for row in reader:
+                label, probs_K = _read_row(row, class_names)
+                video_ids.append(row[0])
+                labels.append(label)
+                probs.append(probs_K)
+        except (ValueError, csv.Error) as error:
+            raise ValueError(f"line {max(reader.line_num, 1)}: {error}") from None
         if not probs:
             raise ValueError("no videos")
+        if len(set(video_ids)) < len(video_ids):
+            twice = next(name for name, count in Counter(video_ids).items() if count > 1)
+            raise ValueError(f"video_id {twice!r} is there twice")
     except (OSError, ValueError) as error:
         raise StaleArtifactError(
-            f"{path}: not a predictions file: {error}", remedy="`dvc repro` makes it again"
+            f"{path}: not a predictions file: {shortened(str(error))}", remedy="`dvc repro` makes it again"
         ) from None
     return Predictions(tuple(video_ids), np.array(labels, dtype=np.int64), np.array(probs), class_names)
 
@@ -93,9 +100,18 @@ def _read_header(header: list[str]) -> tuple[str, ...]:
 
 def _read_row(row: list[str], class_names: tuple[str, ...]) -> tuple[int, list[float]]:
     expected = len(ID_COLUMNS) + len(class_names)
-    if len(row) != expected or row[1] not in class_names:
-        raise ValueError(f"expected {expected} fields and a known class name")
-    probs_K = [float(value) for value in row[len(ID_COLUMNS) :]]
-    if not all(0 <= value <= 1 for value in probs_K):
-        raise ValueError("a probability is not between 0 and 1")
+    if len(row) != expected:
+        raise ValueError(f"{len(row)} fields, expected {expected}")
+    for column, value in zip(ID_COLUMNS[1:], row[1:], strict=False):
+        if value not in class_names:
+            raise ValueError(f"{column}: no class has the name {value!r}")
+    probs_K = []
+    for name, text in zip(class_names, row[len(ID_COLUMNS) :], strict=True):
+        if not PROBABILITY.fullmatch(text):
+            raise ValueError(f"{PROBABILITY_PREFIX}{name}: expected a number from 0 to 1, not {text!r}")
+        probs_K.append(float(text))
+    if abs(sum(probs_K) - 1) > SUM_TOLERANCE:
+        raise ValueError(f"the probabilities sum to {sum(probs_K):.6g}, not to 1")
+    if probs_K[class_names.index(row[2])] < max(probs_K) - 2 * 10**-DIGITS:
+        raise ValueError(f"predicted: {row[2]!r} has not the highest probability")
     return class_names.index(row[1]), probs_K

@@ -15,7 +15,7 @@ from typing import Any
 
 from pipeline.annotations import LAYOUTS
 from pipeline.digest import digest_file, digest_json
-from pipeline.errors import DataError
+from pipeline.errors import DataError, few
 from pipeline.frames import Codec, Frame, IndexRow, shard_of
 from pipeline.listing import ListedVideo, Listing
 from pipeline.manifest import Manifest, ManifestRow, QuarantineRow, video_id, write_manifest, write_quarantine
@@ -27,7 +27,6 @@ from pipeline.video import BrokenVideoError, VideoInfo, probe, read_frames
 from pipeline.work import work_folder
 
 PREPARED_VERSION = 2  # raised when the same videos come to give other frames or records
-MAX_FINDINGS = 20  # printed ones; more hide the message above them
 
 
 @dataclass(frozen=True)
@@ -108,7 +107,7 @@ def videos_by_id(listed: Sequence[ListedVideo]) -> dict[str, ListedVideo]:
     if findings:
         raise DataError(
             "videos have the same id, which is the path without suffix",
-            findings=findings[:MAX_FINDINGS],
+            findings=few(findings),
             remedy="list one of each",
         )
     return videos
@@ -118,13 +117,11 @@ def check_quarantine(broken: Sequence[QuarantineRow], videos: Mapping[str, Liste
     """Raise DataError where too many videos are broken, or where a split loses a class by it."""
     share = len(broken) / len(videos)
     findings = [f"{row.path} ({row.split}): {row.reason}" for row in broken]
-    if len(findings) > MAX_FINDINGS:
-        findings[MAX_FINDINGS:] = [f"… and {len(findings) - MAX_FINDINGS} more"]
     if share > max_share:
         raise DataError(
             f"{len(broken)} of {len(videos)} videos are broken: {share:.2%}, "
             f"more than the {max_share:.2%} of prepare.max_quarantined",
-            findings=findings,
+            findings=few(findings),
             remedy="replace them, or raise prepare.max_quarantined to leave them out; what is done is kept",
         )
     names = {row.video_id for row in broken}
@@ -133,7 +130,7 @@ def check_quarantine(broken: Sequence[QuarantineRow], videos: Mapping[str, Liste
     if lost:
         raise DataError(
             "no usable video is left of: " + ", ".join(f"{name} in {split}" for split, name in lost),
-            findings=findings,
+            findings=few(findings),
             remedy="replace the broken videos; what is done is kept",
         )
 
