@@ -6,9 +6,12 @@ A `parse_…` function reads lists alone; LAYOUTS also finds the videos on disk.
 from __future__ import annotations
 
 import csv
+import difflib
 import io
+import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from pipeline.errors import DataError
@@ -21,14 +24,15 @@ from pipeline.listing import (
     checked,
     locate,
     name_stem,
+    read_body,
     read_class_names,
     read_lines,
     read_text,
+    whole_number,
     without_suffix,
 )
 
-# First lines that are headers have nothing but these words; the official lists of ARID and Dark-48 have none
-HEADER_WORDS = frozenset({"id", "videoid", "label", "classid", "class", "path", "video", "file", "name", "num_frames"})
+EMPTY = "no videos: a split that has a list, or a folder, has videos"
 GroupOf = Callable[[str, str], str | None]  # path and class name to group, or None where the path has another form
 
 
@@ -54,9 +58,12 @@ def _parse_arid(lists: Path, files: dict[str, Path], others: list[Path]) -> List
     findings = Findings()
     videos = []
     for split, file in files.items():
-        for number, line in _body(file):
-            fields = line.split("\t")
-            videos += _entry(fields[-1], fields[-2:-1], split, f"{file}:{number}", class_names, _arid_group, findings)
+        lines = [(f"{file}:{number}", line.split("\t")) for number, line in _body(file, findings)]
+        usual = Counter(len(fields) for _, fields in lines).most_common(1)
+        for where, fields in lines:
+            if len(fields) > usual[0][0]:  # two lines without an end between them: the first would be lost
+                findings.add(where, f"{len(fields)} fields with tabs between them, most lines have {usual[0][0]}")
+            videos += _entry(fields[-1], fields[-2:-1], split, where, class_names, _arid_group, findings)
     notes = [
         f"{other}: {len(read_lines(other))} videos are not used: they share recording groups with train and test"
         for other in others
@@ -78,10 +85,12 @@ def parse_arid_ug2(lists: Path) -> Listing:
     train = lists / "ARID1.1_t1_train_pub.csv"
     _require_lists([train])
     for file in [train, *sorted(lists.glob("ARID1.1_t1_validation*.csv")), *sorted(lists.glob("ARID1.1_t1_test*.csv"))]:
-        rows = _read_csv(file, required=("Video",))
-        if file != train and not all(row.get("ClassID") for _, row in rows):
+        rows = _read_csv(file, required=("Video",), others=("VideoID", "ClassID"))
+        if file != train and rows and not any(row.get("ClassID") for _, row in rows):
             notes.append(f"{file}: {len(rows)} videos are not used: the list has no labels, so they cannot be scored")
             continue
+        if not rows:
+            findings.add(str(file), EMPTY)
         split = "train" if file == train else "val" if "validation" in file.name else "test"
         for where, row in rows:
             label = [row["ClassID"]] if "ClassID" in row else []
@@ -101,8 +110,8 @@ def parse_dark48(lists: Path, split: int) -> Listing:
     findings = Findings()
     videos = []
     for name, file in files.items():
-        for number, line in _body(file):
-            path, _, label = line.rstrip().rpartition(" ")
+        for number, line in _body(file, findings):
+            path, _, label = line.rpartition(" ")
             videos += _entry(path.strip(), [label], name, f"{file}:{number}", class_names, _dark48_group, findings)
     return checked(videos, class_names, findings)
 
@@ -126,14 +135,14 @@ def parse_frame_folders(lists: Path, split: int) -> Listing:
     findings = Findings()
     videos = []
     for name, file in files.items():
-        for number, line in _body(file):
-            separated = line.split("\t") if "\t" in line else line.strip().rsplit(" ", 2)
+        for number, line in _body(file, findings):
+            separated = line.split("\t") if "\t" in line else line.rsplit(" ", 2)
             fields = [field.strip() for field in separated]
             where = f"{file}:{number}"
-            if len(fields) != 3 or not re.fullmatch(r"[1-9][0-9]*", fields[1]):
+            num_frames = whole_number(fields[1]) if len(fields) == 3 else None
+            if not num_frames:
                 findings.add(where, f"expected `path num_frames label`, not {line!r}")
                 continue
-            num_frames = int(fields[1])
             videos += _entry(
                 fields[0], fields[2:], name, where, class_names, _own_group, findings, num_frames=num_frames
             )
@@ -146,7 +155,7 @@ def parse_csv(file: Path) -> Listing:
     label is the class's name; or its number, and then the column class_name has the name. Without split, val and test
     are carved; without group, each video is its own.
     """
-    rows = _read_csv(file, required=("path", "label"))
+    rows = _read_csv(file, required=("path", "label"), others=("class_name", "group", "split"))
     findings = Findings()
     class_names = _csv_class_names(rows, findings)
     labels = {name: label for label, name in class_names.items()}
@@ -167,19 +176,20 @@ def parse_csv(file: Path) -> Listing:
 def _csv_class_names(rows: list[tuple[str, dict[str, str]]], findings: Findings) -> dict[int, str]:
     """Numbers and names of the classes; names alone are numbered in alphabetical order."""
     names: dict[int, str] = {}
+    labels: dict[str, int] = {}
     if rows and "class_name" not in rows[0][1]:
         for where, row in rows:
             if not row["label"]:
                 findings.add(where, "label is empty")
         return dict(enumerate(sorted({row["label"] for _, row in rows if row["label"]})))
     for where, row in rows:
-        label, name = row["label"], row["class_name"]
-        if not re.fullmatch(r"[0-9]+", label) or not name:
-            findings.add(where, f"beside a class_name, label is a number, not {label!r} with {name!r}")
-        elif names.setdefault(int(label), name) != name:
-            findings.add(where, f"class {label} is {name!r} here, but {names[int(label)]!r} above")
-        elif list(names.values()).count(name) > 1:
-            findings.add(where, f"{name!r} has more than one label")
+        label, name = whole_number(row["label"]), row["class_name"]
+        if label is None or not name:
+            findings.add(where, f"beside a class_name, label is a number, not {row['label']!r} with {name!r}")
+        elif labels.setdefault(name, label) != label:
+            findings.add(where, f"{name!r} has more than one label: {label} here, but {labels[name]} above")
+        elif names.setdefault(label, name) != name:
+            findings.add(where, f"class {label} is {name!r} here, but {names[label]!r} above")
     return names
 
 
@@ -197,25 +207,50 @@ def list_class_folders(root: Path) -> Listing:
     labels = {name: label for label, name in enumerate(names)}
     videos, strangers = [], []
     for split, folder in places:
-        for file in sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")):
+        for file in sorted(path for path in _files_below(folder) if not path.name.startswith(".")):
             path = file.relative_to(root).as_posix()
             if not file.name.lower().endswith(VIDEO_SUFFIXES):
                 strangers.append(path)
                 continue
             videos.append(ListedVideo(path, labels[folder.name], folder.name, without_suffix(path), split, str(file)))
+    findings = Findings()
+    for top in tops:
+        if not any(video.split == top.name for video in videos):
+            findings.add(str(top), EMPTY)
     notes = [f"{root}: {len(strangers)} files are no videos and not used, such as {strangers[0]}"] if strangers else []
-    return checked(videos, dict(enumerate(names)), Findings(), notes=notes)
+    return checked(videos, dict(enumerate(names)), findings, notes=notes)
 
 
 def _folders(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder", remedy="set prepare.root to the data set's folder")
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    try:
+        return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    except OSError as error:
+        raise _unreadable(error) from None
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    """All files, and all links, which may lead nowhere: none is left out in silence. Links to folders are not followed.
+
+    Raises DataError where a folder cannot be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise _unreadable(error)
+
+    for place, folders, names in os.walk(folder, onerror=refuse):
+        paths = [Path(place, name) for name in (*folders, *names)]
+        yield from (path for path in paths if path.is_symlink() or path.is_file())
+
+
+def _unreadable(error: OSError) -> DataError:
+    return DataError(f"{error.filename}: cannot be read: {error.strerror}", remedy="its videos would be left out")
 
 
 def _require_lists(files: Iterable[Path]) -> None:
     """Raise one DataError with every list that is missing."""
-    missing = [str(file) for file in files if not file.is_file()]
+    missing = [f"{file}{' is a folder' * file.is_dir()}" for file in files if not file.is_file()]
     if missing:
         raise DataError(
             "annotation lists are missing",
@@ -224,28 +259,40 @@ def _require_lists(files: Iterable[Path]) -> None:
         )
 
 
-def _body(file: Path) -> list[tuple[int, str]]:
-    """Lines of a list without its header, where it has one."""
-    lines = read_lines(file)
-    if lines and {word.lower() for word in re.split(r"[\s,]+", lines[0][1].strip())} <= HEADER_WORDS:
-        return lines[1:]
+def _body(file: Path, findings: Findings) -> list[tuple[int, str]]:
+    """The lines of the list of a split; without one the split would be carved out of another in silence."""
+    lines = read_body(file)
+    if not lines:
+        findings.add(str(file), EMPTY)
     return lines
 
 
-def _read_csv(file: Path, *, required: tuple[str, ...]) -> list[tuple[str, dict[str, str]]]:
-    """Rows of a CSV by column name with their `file:line`. Raises DataError on a wrong header or number of fields."""
+def _read_csv(file: Path, *, required: tuple[str, ...], others: tuple[str, ...]) -> list[tuple[str, dict[str, str]]]:
+    """Rows of a CSV by column name with their `file:line`; `others` are columns that may be there.
+
+    Raises DataError on a wrong header or number of fields, and where a column seems to be one of these, misspelt:
+    without its column a table of splits would be split anew in silence.
+    """
     reader = csv.reader(io.StringIO(read_text(file), newline=""), strict=True)
     findings = Findings()
     rows: list[tuple[str, dict[str, str]]] = []
+    number = 0  # of the last line of the row before
     try:
         header = [name.strip() for name in next(reader, [])]
         for name in required:
             if name not in header:
                 findings.add(f"{file}:1", f"the header needs a column {name!r}; it has {', '.join(header) or 'none'}")
-        for name in sorted({name for name in header if header.count(name) > 1}):
+        absent = {name.lower(): name for name in (*required, *others) if name not in header}
+        for name in header:
+            for near in difflib.get_close_matches(name.lower(), absent, n=1, cutoff=0.75):
+                findings.add(f"{file}:1", f"column {name!r} is not read; did you mean {absent[near]!r}?")
+        for name in sorted(name for name, count in Counter(header).items() if count > 1):
             findings.add(f"{file}:1", f"column {name!r} is there twice")
+        number = reader.line_num
         for fields in reader:
-            where = f"{file}:{reader.line_num}"
+            where, number, before = f"{file}:{number + 1}", reader.line_num, number
+            if number > before + 1:  # a quote that is not closed would swallow the lines to the next one
+                findings.add(where, "a quote opens here and closes in another line; a video has a line of its own")
             if not any(field.strip() for field in fields):
                 continue
             if len(fields) != len(header):
@@ -253,7 +300,7 @@ def _read_csv(file: Path, *, required: tuple[str, ...]) -> list[tuple[str, dict[
                 continue
             rows.append((where, {name: field.strip() for name, field in zip(header, fields, strict=True)}))
     except csv.Error as error:
-        findings.add(f"{file}:{reader.line_num}", str(error))
+        findings.add(f"{file}:{number + 1}", f"{error}, in the row that begins here")
     findings.raise_any(f"{file} is not a table with a header", remedy="docs/datasets.md shows its columns")
     return rows
 
@@ -269,17 +316,17 @@ def _entry(
     *,
     num_frames: int | None = None,
 ) -> list[ListedVideo]:
-    """The video of one line, or none and a finding."""
-    if not path or len(label) != 1 or not re.fullmatch(r"[0-9]+", label[0].strip()):
+    """The video of one line, and findings about it; none where it has no path or no label."""
+    number = whole_number(label[0].strip()) if len(label) == 1 else None
+    if not path or number is None:
         findings.add(where, f"expected a path and a label that is a number, not {path!r} and {', '.join(label)!r}")
         return []
-    number = int(label[0])
     path = str(PurePosixPath(path))
     name = class_names.get(number, "")
     group = group_of(path, name) if name else path
     if group is None:
         findings.add(where, f"{path!r} does not fit class {number} ({name}) or the data set's form of names")
-        return []
+        group = path
     return [ListedVideo(path, number, name, group, split, where, num_frames)]
 
 

@@ -11,6 +11,13 @@ from collections.abc import Sequence
 
 SHOWN_FINDINGS = 20  # more hide the message above them
 _ALLOCATION = "DefaultCPUAllocator: can't allocate memory"  # in PyTorch's RuntimeError
+MAX_CHARS = 300  # of a text that came from a file
+
+
+def shortened(text: str) -> str:
+    """Beginning and end of a text that may be megabytes long, which would hide the message that it is part of."""
+    end = MAX_CHARS // 3
+    return text if len(text) <= MAX_CHARS else f"{text[: MAX_CHARS - end]} … {text[-end:]}"
 
 
 class DlkddError(Exception):

@@ -29,7 +29,10 @@ def read_light(path: Path) -> dict[str, float]:
         try:
             if next(reader, []) != COLUMNS:
                 raise ValueError(f"expected the columns {', '.join(COLUMNS)}")
-            for video_id, value in reader:
+            for row in reader:
+                if len(row) != len(COLUMNS):
+                    raise ValueError(f"{len(row)} fields, expected {len(COLUMNS)}")
+                video_id, value = row
                 if video_id in luma:
                     raise ValueError(f"{video_id} is there twice")
                 luma[video_id] = float(value)

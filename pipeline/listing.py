@@ -13,10 +13,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from pipeline.errors import DataError
+from pipeline.errors import DataError, shortened
 
 VIDEO_SUFFIXES = (".3gp", ".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv")
 SPLITS = ("train", "val", "test")
+MAX_NAME_BYTES, MAX_PATH_BYTES = 255, 4000  # of file systems; the root takes some of a path's 4,096
+# First lines that are headers have nothing but these words; the official lists of ARID and Dark-48 have none
+HEADER_WORDS = frozenset({"id", "videoid", "label", "classid", "class", "path", "video", "file", "name", "num_frames"})
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ class Findings:
 
     def add(self, where: str, text: str) -> None:
         """Note one problem at `file:line`."""
-        self.lines.append(f"{where}: {text}")
+        self.lines.append(f"{where}: {shortened(text)}")
 
     def raise_any(self, message: str, *, remedy: str | None = None) -> None:
         """Raise DataError with the first findings and the count of the rest, if there are any."""
@@ -74,16 +77,24 @@ class Findings:
 
 
 def read_lines(path: Path) -> list[tuple[int, str]]:
-    """The lines of a list that are not blank, with their numbers; CRLF, a byte order mark and no last newline are fine.
+    """The lines of a list that are not blank, with their numbers and without blanks around them.
 
-    Raises DataError where the file is missing or not UTF-8.
+    Line ends of any system, a byte order mark and no last newline are fine. Raises DataError as `read_text` does.
     """
-    text = read_text(path)
-    return [(number, line.rstrip("\r")) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
+    lines = re.split("\r\n|\r|\n", read_text(path))
+    return [(number, line.strip()) for number, line in enumerate(lines, start=1) if line.strip()]
+
+
+def read_body(path: Path) -> list[tuple[int, str]]:
+    """The lines of a list without its header, where it has one."""
+    lines = read_lines(path)
+    if lines and {word.lower() for word in re.split(r"[\s,]+", lines[0][1])} <= HEADER_WORDS:
+        return lines[1:]
+    return lines
 
 
 def read_text(path: Path) -> str:
-    """A list's text. Raises DataError where the file is missing or not UTF-8."""
+    """A list's text. Raises DataError where the file is missing, not UTF-8, or has NUL bytes."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -91,31 +102,42 @@ def read_text(path: Path) -> str:
             f"{path}: cannot be read: {error.strerror}", remedy="set prepare.root and prepare.lists (docs/datasets.md)"
         ) from None
     try:
-        return data.decode("utf-8-sig")
+        text = data.decode("utf-8-sig")
+        offset = data.find(b"\0")
     except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
+        data, offset = error.object, error.start
+    if offset >= 0:
+        line = data.count(b"\n", 0, offset) + 1
+        encoding = "utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "latin1"
         raise DataError(
-            f"{path}:{line}: not UTF-8 text (byte {data[error.start]:#04x})",
-            remedy=f"save it as UTF-8, for instance: iconv -f latin1 -t utf-8 {path.name}",
-        ) from None
+            f"{path}:{line}: not UTF-8 text (byte {data[offset]:#04x})",
+            remedy=f"save it as UTF-8, for instance: iconv -f {encoding} -t utf-8 {path.name}",
+        )
+    return text
+
+
+def whole_number(text: str) -> int | None:
+    """A label or a count of a list: up to nine digits, and nothing else."""
+    return int(text) if re.fullmatch(r"[0-9]{1,9}", text) else None
 
 
 def read_class_names(path: Path) -> dict[int, str]:
     """A class list of lines `id name`, separated by white space; names may have spaces. Raises DataError."""
     findings = Findings()
     names: dict[int, str] = {}
-    for number, line in read_lines(path):
-        label, _, name = line.strip().replace("\t", " ").partition(" ")
-        name = name.strip()
+    labels: dict[str, int] = {}
+    for number, line in read_body(path):
+        digits, _, name = line.replace("\t", " ").partition(" ")
+        label, name = whole_number(digits), name.strip()
         where = f"{path}:{number}"
-        if not re.fullmatch(r"[0-9]+", label) or not name:
+        if label is None or not name:
             findings.add(where, f"expected `id name`, not {line!r}")
-        elif int(label) in names:
-            findings.add(where, f"class {label} is named again: {name!r} after {names[int(label)]!r}")
-        elif name in names.values():
+        elif label in names:
+            findings.add(where, f"class {label} is named again: {name!r} after {names[label]!r}")
+        elif name in labels:
             findings.add(where, f"class name {name!r} is used again")
         else:
-            names[int(label)] = name
+            names[label], labels[name] = name, label
     if not names:
         findings.add(str(path), "no classes")
     findings.raise_any(f"{path} is not a class list")
@@ -140,14 +162,14 @@ def checked(
 ) -> Listing:
     """Check what lists can be wrong about, and raise all findings, also those that reading has collected.
 
-    Refused: labels outside the class list, videos listed twice, paths that lead out of the root, classes without a
-    video in some split, and lists without videos.
+    Refused: labels outside the class list, videos listed twice, paths that lead out of the root, names with control
+    characters, classes without a video in some split, and lists without videos.
     """
     _check_labels(videos, class_names, findings)
     _check_repeats(videos, findings)
     for video in videos:
-        problem = path_problem(video.path)
-        if problem:
+        problems = (path_problem(video.path), text_problem(video.class_name), text_problem(video.group))
+        for problem in dict.fromkeys(filter(None, problems)):
             findings.add(video.line, problem)
     if not videos and not findings.lines:
         findings.add("lists", "no videos")
@@ -156,22 +178,30 @@ def checked(
             present = {video.label for video in videos if (video.split or "") == split}
             for label, name in sorted(class_names.items()):
                 if label not in present:
-                    findings.add("lists", f"class {label} ({name}) has no video{f' in {split}' if split else ''}")
-    findings.raise_any("the annotation lists cannot be used", remedy="docs/datasets.md shows each layout's lists")
+                    where = next((video.line for video in videos if video.label == label), "lists")
+                    findings.add(where, f"class {label} ({name}) has no video{f' in {split}' if split else ''}")
+    remedy = _shift(videos, class_names) or "docs/datasets.md shows each layout's lists"
+    findings.raise_any("the annotation lists cannot be used", remedy=remedy)
     return Listing(dict(sorted(class_names.items())), tuple(videos), tuple(notes))
 
 
 def _check_labels(videos: Sequence[ListedVideo], class_names: dict[int, str], findings: Findings) -> None:
-    labels = {video.label for video in videos}
-    if not class_names or not labels:
-        return
-    hint = ""
-    if min(class_names) == 0 and min(labels) == 1 and max(labels) == max(class_names) + 1:
-        hint = "; the labels look 1-based, the class list is 0-based: subtract 1 from the labels"
     for video in videos:
         if video.label not in class_names:
-            known = f"{min(class_names)} to {max(class_names)}"
-            findings.add(video.line, f"label {video.label} is not in the class list ({known}){hint}")
+            known = f"{min(class_names)} to {max(class_names)}" if class_names else "empty"
+            findings.add(video.line, f"label {video.label} is not in the class list ({known})")
+
+
+def _shift(videos: Sequence[ListedVideo], class_names: dict[int, str]) -> str | None:
+    """What to do where the labels are those of the class list but for one that was added or subtracted."""
+    labels = {video.label for video in videos}
+    if labels <= class_names.keys():
+        return None
+    if {label - 1 for label in labels} <= class_names.keys():
+        return "every label is 1 too high (1-based labels and a 0-based class list?): subtract 1"
+    if {label + 1 for label in labels} <= class_names.keys():
+        return "every label is 1 too low (0-based labels and a 1-based class list?): add 1"
+    return None
 
 
 def _check_repeats(videos: Sequence[ListedVideo], findings: Findings) -> None:
@@ -203,6 +233,9 @@ def path_problem(path: str) -> str | None:
         return f"{path!r} has backslashes; paths are written with /"
     if path.startswith("/") or re.match(r"[A-Za-z]:", path) or ".." in parts:
         return f"{path!r} leads out of the root"
+    longest = max(len(part.encode("utf-8", "surrogatepass")) for part in parts)
+    if longest > MAX_NAME_BYTES or len(path.encode("utf-8", "surrogatepass")) > MAX_PATH_BYTES:
+        return f"{path!r} is longer than the names of files can be"
     return text_problem(path)
 
 
@@ -236,7 +269,12 @@ def locate(
     videos, on_disk = [], set()
     for video in listing.videos:
         inner = places[video.split]
-        found = next(filter(None, (candidates.of(PurePosixPath(place) / video.path) for place in inner)), [])
+        try:
+            found = next(filter(None, (candidates.of(PurePosixPath(place) / video.path) for place in inner)), [])
+        except OSError as error:
+            findings.add(video.line, f"{video.path} cannot be looked for: {error.strerror}")
+            videos.append(video)
+            continue
         if not found:
             findings.add(video.line, f"{video.path} is missing")
         elif len(found) > 1:

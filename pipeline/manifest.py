@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import astuple, dataclass, fields
 from functools import cached_property
@@ -15,8 +16,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pipeline.digest import DIGEST_BYTES, digest_bytes, digest_json
-from pipeline.errors import DataError, StaleArtifactError
-from pipeline.listing import SPLITS, Findings, path_problem, without_suffix
+from pipeline.errors import DataError, StaleArtifactError, shortened
+from pipeline.listing import SPLITS, Findings, path_problem, text_problem, without_suffix
 from pipeline.work import read_text_whole, write_text_whole
 
 PREPARE_AGAIN = "run the prepare stage: `dvc repro prepare`"
@@ -145,7 +146,7 @@ def _to_csv(row_type: type[Row], rows: Sequence[Row]) -> str:
 
 
 def _whole_number(text: str) -> int:
-    if not text.isascii() or not text.isdigit():
+    if not re.fullmatch("[0-9]{1,18}", text):  # more would not fit the arrays that some of them become
         raise ValueError(text)
     return int(text)
 
@@ -174,15 +175,17 @@ def _read(path: Path, row_type: type[Row]) -> tuple[str, tuple[Row, ...], list[s
     findings = Findings()
     rows: list[Row] = []
     places: list[str] = []
+    number = 0  # of the last line of the row before
     try:
         header = next(reader, [])
         if header != expected:
             raise StaleArtifactError(
-                f"{path}: its columns are {','.join(header) or 'none'}, expected {','.join(expected)}",
+                f"{path}: its columns are {shortened(','.join(header)) or 'none'}, expected {','.join(expected)}",
                 remedy=PREPARE_AGAIN,
             )
+        number = reader.line_num
         for texts in reader:
-            where = f"{path}:{reader.line_num}"
+            where, number = f"{path}:{number + 1}", reader.line_num
             if len(texts) != len(columns):
                 findings.add(where, f"{len(texts)} fields, expected {len(columns)}")
                 continue
@@ -197,7 +200,7 @@ def _read(path: Path, row_type: type[Row]) -> tuple[str, tuple[Row, ...], list[s
                 rows.append(row_type(*values))
                 places.append(where)
     except csv.Error as error:
-        findings.add(f"{path}:{reader.line_num}", str(error))
+        findings.add(f"{path}:{number + 1}", f"{error}, in the row that begins here")
     findings.raise_any(f"{path} is damaged", remedy=PREPARE_AGAIN)
     return text, tuple(rows), places
 
@@ -229,8 +232,7 @@ def _row_problems(row: ManifestRow) -> Iterable[str]:
         yield problem
     elif row.video_id != video_id(row.path):
         yield f"video_id of {row.path} is {video_id(row.path)!r}, not {row.video_id!r}"
-    if not all(text.isprintable() for text in (row.path, row.class_name, row.group)):
-        yield "path, class_name and group have no control characters"
+    yield from filter(None, (text_problem(row.class_name), text_problem(row.group)))
     if not row.class_name or not row.group:
         yield "class_name or group is empty"
     if row.split not in SPLITS:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
-from pipeline.errors import ParamsError
+from pipeline.errors import ParamsError, shortened
+from pipeline.plain_yaml import MAX_BYTES, Place, dotted, read_yaml, yaml_text
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -233,13 +233,13 @@ def load_params(path: Path) -> Params:
 
     Raises ParamsError with every finding at once, each with its line where YAML knows it.
     """
-    values, lines = _read_yaml(_read_text(path), path)
+    values, lines = read_yaml(_read_text(path), str(path))
     return _validated(Params, values, lines, path, ())
 
 
 def params_text(params: Params) -> str:
     """The parameters as a file that `load_params` reads, without comments."""
-    return yaml.safe_dump(params.model_dump(), sort_keys=False)
+    return yaml_text(params.model_dump())
 
 
 def read_override(text: str) -> tuple[str, object]:
@@ -248,16 +248,16 @@ def read_override(text: str) -> tuple[str, object]:
     if not key or not equals:
         raise ParamsError(f"{text!r} is not key=value")
     try:
-        return key, yaml.safe_load(value)
-    except (yaml.YAMLError, ValueError, RecursionError):
-        raise ParamsError(f"{text!r}: the value is not YAML") from None
+        return key, read_yaml(value, key)[0]
+    except ParamsError as error:
+        raise ParamsError(f"{text!r}: the value is not YAML: {', '.join(error.findings)}") from None
 
 
 def overridden(params: Params, overrides: Mapping[str, object], *, name: str) -> Params:
     """The parameters with other values under dotted keys, checked like a file; `name` is what an error calls them."""
     values = params.model_dump()
-    for dotted, value in overrides.items():
-        *sections, key = dotted.split(".")
+    for name_of, value in overrides.items():
+        *sections, key = name_of.split(".")
         inner = values
         for section in sections:
             if not isinstance(inner.get(section), dict):
@@ -272,7 +272,7 @@ SectionT = TypeVar("SectionT", bound=Section)
 
 def load_section(path: Path, name: str, model: type[SectionT]) -> SectionT:
     """Read and check one section of a file that is made of sections, as demo/params.yaml; raises ParamsError."""
-    values, lines = _read_yaml(_read_text(path), path)
+    values, lines = read_yaml(_read_text(path), str(path))
     if not isinstance(values, dict) or name not in values:
         present = ", ".join(map(str, values)) if isinstance(values, dict) else "none"
         raise ParamsError(f"{path}: there is no section {name}; there are: {present}")
@@ -281,13 +281,25 @@ def load_section(path: Path, name: str, model: type[SectionT]) -> SectionT:
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+        text = data.decode("utf-8")
     except FileNotFoundError:
         raise ParamsError(
             f"{path}: no such parameter file", remedy="run from the project's root, or name the file with --params"
         ) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise ParamsError(f"{path}: cannot be read as UTF-8 text: {error}") from None
+        raise ParamsError(f"{path}: cannot be read as UTF-8 text: {_reason(error)}") from None
+    if len(data) > MAX_BYTES:
+        raise ParamsError(f"{path}: has more than {MAX_BYTES:,} bytes, which no parameter file has")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _reason(error: OSError | UnicodeDecodeError) -> str:
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    line = error.object.count(b"\n", 0, error.start) + 1
+    return f"line {line} has the byte {error.object[error.start]:#04x}"
 
 
 def _validated(
@@ -296,9 +308,10 @@ def _validated(
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        findings = [_finding(detail, lines, model, section) for detail in error.errors()]
+        details = error.errors()
+        findings = [_finding(detail, lines, model, section) for detail in details]
         raise ParamsError(
-            f"{path}: {len(findings)} wrong parameter{'s' * (len(findings) != 1)}",
+            f"{path}: {len(details)} wrong parameter{'s' * (len(details) != 1)}",
             findings=findings,
             remedy="`dlkdd recipe show demo` prints a complete file" if model is Params else None,
         ) from None
@@ -309,54 +322,21 @@ def stage_values(*sections: Section, **dials: object) -> dict[str, object]:
     return {**{type(section).__name__: section.model_dump() for section in sections}, **dials}
 
 
-Place = tuple[str | int, ...]
-
-
-def _read_yaml(text: str, path: Path) -> tuple[Any, dict[Place, int]]:
-    """Values and the line of each key. Duplicate keys are refused; YAML 1.1 would let the last one win in silence."""
-    lines: dict[Place, int] = {}
-    duplicates: list[str] = []
-
-    def walk(node: yaml.Node | None, place: Place) -> None:
-        if isinstance(node, yaml.MappingNode):
-            for key, value in node.value:
-                inner = (*place, str(key.value))
-                if inner in lines:
-                    first = lines[inner]
-                    duplicates.append(
-                        f"line {key.start_mark.line + 1}: {_dotted(inner)} is set again (first in line {first})"
-                    )
-                lines.setdefault(inner, key.start_mark.line + 1)
-                walk(value, inner)
-
-    try:
-        walk(yaml.compose(text, Loader=yaml.SafeLoader), ())
-        values: Hashable | None = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: 2024-13-45; RecursionError: &a [*a]
-        raise ParamsError(f"{path}: not YAML: {error}") from None
-    if duplicates:
-        raise ParamsError(f"{path}: keys set twice", findings=duplicates, remedy="keep one line of each")
-    return values, lines
-
-
-def _dotted(place: Place) -> str:
-    return ".".join(map(str, place))
-
-
 def _finding(detail: ErrorDetails, lines: dict[Place, int], model: type[BaseModel], section: Place) -> str:
     place = (*section, *detail["loc"])
     where = f"line {lines[place]}: " if place in lines else ""
-    name = _dotted(place) or "the file"
+    name = shortened(dotted(place)) or "the file"
     if detail["type"] == "missing":
         return f"{name} is missing"
     if detail["type"] == "extra_forbidden":
         nearest = difflib.get_close_matches(str(place[-1]), _known_keys(model, detail["loc"][:-1]), n=1, cutoff=0.5)
-        hint = f"; did you mean {_dotted((*place[:-1], nearest[0]))}?" if nearest else ""
+        hint = f"; did you mean {dotted((*place[:-1], nearest[0]))}?" if nearest else ""
         return f"{where}{name} is not a parameter{hint}"
     message = detail["msg"].removeprefix("Value error, ")
-    if not place:  # about several sections: the message has their values
-        return message
-    return f"{where}{name}: {message[0].lower()}{message[1:]}, not {detail['input']!r}{_yaml_trap(detail)}"
+    if not place:  # about several sections: the message has their values; or there are none
+        return message if detail["type"] == "value_error" else "expected lines `key: value`"
+    found = shortened(repr(detail["input"]))
+    return f"{where}{name}: {message[0].lower()}{message[1:]}, not {found}{_yaml_trap(detail)}"
 
 
 def _known_keys(model: type[BaseModel], place: Place) -> list[str]:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import csv
 import io
+import re
+from collections import Counter
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
@@ -14,12 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.digest import digest_json
-from pipeline.errors import StaleArtifactError
+from pipeline.errors import StaleArtifactError, shortened
 from pipeline.work import read_text_whole, written_whole
 
 ID_COLUMNS = ("video_id", "class_name", "predicted")
 PROBABILITY_PREFIX = "p:"
 DIGITS = 6  # after the point: float32 networks give no more that is meaningful
+PROBABILITY = re.compile(r"0(\.[0-9]{1,20})?|1(\.0{1,20})?")
 
 
 @dataclass(frozen=True)
@@ -102,9 +105,12 @@ def read_predictions(path: Path) -> Predictions:
             raise ValueError(f"line {max(reader.line_num, 1)}: {error}") from None
         if len(origins) != 1:
             raise ValueError("its rows are of several models, manifests or views" if origins else "no videos")
+        if len(set(video_ids)) < len(video_ids):
+            twice = next(name for name, count in Counter(video_ids).items() if count > 1)
+            raise ValueError(f"video_id {twice!r} is there twice")
     except (OSError, ValueError) as error:
         raise StaleArtifactError(
-            f"{path}: not a predictions file: {error}", remedy="`dvc repro` makes it again"
+            f"{path}: not a predictions file: {shortened(str(error))}", remedy="`dvc repro` makes it again"
         ) from None
     return Predictions(tuple(video_ids), np.array(labels, dtype=np.int64), np.array(probs), class_names, origins.pop())
 
@@ -124,14 +130,21 @@ def _read_header(header: list[str]) -> tuple[str, ...]:
 
 def _read_row(row: list[str], class_names: tuple[str, ...]) -> tuple[int, list[float]]:
     expected = len(ID_COLUMNS) + len(class_names) + len(LAST_COLUMNS)
-    if len(row) != expected or row[1] not in class_names:
-        raise ValueError(f"expected {expected} fields and a known class name")
+    if len(row) != expected:
+        raise ValueError(f"{len(row)} fields, expected {expected}")
     if row[-1] != digest_json(row[:-1]):
         raise ValueError("it does not have the digest that was written with it")
-    probs_K = [float(value) for value in row[len(ID_COLUMNS) : -len(LAST_COLUMNS)]]
-    if not all(0 <= value <= 1 for value in probs_K):
-        raise ValueError("a probability is not between 0 and 1")
+    for column, value in zip(ID_COLUMNS[1:], row[1:], strict=False):
+        if value not in class_names:
+            raise ValueError(f"{column}: no class has the name {value!r}")
+    probs_K = []
+    for name, text in zip(class_names, row[len(ID_COLUMNS) : -len(LAST_COLUMNS)], strict=True):
+        if not PROBABILITY.fullmatch(text):
+            raise ValueError(f"{PROBABILITY_PREFIX}{name}: expected a number from 0 to 1, not {text!r}")
+        probs_K.append(float(text))
     total = sum(probs_K)
     if abs(total - 1) > len(probs_K) * 10**-DIGITS:  # each was rounded by half of the last digit at most
         raise ValueError(f"its probabilities sum to {total:.{DIGITS}f}, not to 1")
+    if probs_K[class_names.index(row[2])] < max(probs_K) - 2 * 10**-DIGITS:
+        raise ValueError(f"predicted: {row[2]!r} has not the highest probability")
     return class_names.index(row[1]), probs_K

@@ -49,20 +49,22 @@ def carve(
     (surely so only where no group spans classes). Groups are taken in the order of a digest of (seed, to_split, group):
     the order of the list does not matter, and a class whose groups stay the same keeps its split when others grow.
 
-    Raises DataError naming the classes that cannot give a group and keep one.
+    Raises DataError naming the classes that cannot give a group and keep one, each with the line of its first video.
     """
     if not 0 < share < 1:
         raise ValueError(f"share is between 0 and 1, not {share}")
     sizes: dict[str, Counter[int]] = defaultdict(Counter)
     names: dict[int, str] = {}
+    lines: dict[int, str] = {}
     for video in videos:
         if video.split == from_split:
             sizes[video.group][video.label] += 1
             names[video.label] = video.class_name
+            lines.setdefault(video.label, video.line)
     taken = _choose(sizes, share=share, key=lambda group: digest_uint64(f"{seed}\0{to_split}\0{group}".encode()))
     given = Counter(label for group in taken for label in sizes[group])
     lacking = [
-        f"{names[label]}: its {sum(size[label] for size in sizes.values())} videos of {from_split} "
+        f"{lines[label]}: {names[label]}: its {sum(size[label] for size in sizes.values())} videos of {from_split} "
         f"are of {sum(label in size for size in sizes.values())} group(s)"
         for label in sorted(names)
         if not given[label]

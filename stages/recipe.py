@@ -59,7 +59,7 @@ def use(
             raise ParamsError(f"--data {data}: no such folder", remedy="name the folder that holds the videos")
         text, count = re.subn(r"(?m)^(  root: )[^#\n]*?(\s*(?:#.*)?)$", lambda m: f"{m[1]}{_quoted(data)}{m[2]}", text)
         assert count == 1, f"recipe {name} has {count} lines with a root"
-    before = params_path.read_text(encoding="utf-8") if params_path.exists() else ""
+    before = params_path.read_text(encoding="utf-8", errors="replace") if params_path.exists() else ""
     difference = difflib.unified_diff(
         before.splitlines(), text.splitlines(), "before", str(params_path), lineterm="", n=0
     )
