@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 
 from pipeline.errors import DataError
 from pipeline.listing import (
+    BLANKS,
     SPLITS,
     VIDEO_SUFFIXES,
     Findings,
@@ -112,7 +113,9 @@ def parse_dark48(lists: Path, split: int) -> Listing:
     for name, file in files.items():
         for number, line in _body(file, findings):
             path, _, label = line.rpartition(" ")
-            videos += _entry(path.strip(), [label], name, f"{file}:{number}", class_names, _dark48_group, findings)
+            videos += _entry(
+                path.strip(BLANKS), [label], name, f"{file}:{number}", class_names, _dark48_group, findings
+            )
     return checked(videos, class_names, findings)
 
 
@@ -137,7 +140,7 @@ def parse_frame_folders(lists: Path, split: int) -> Listing:
     for name, file in files.items():
         for number, line in _body(file, findings):
             separated = line.split("\t") if "\t" in line else line.rsplit(" ", 2)
-            fields = [field.strip() for field in separated]
+            fields = [field.strip(BLANKS) for field in separated]
             where = f"{file}:{number}"
             num_frames = whole_number(fields[1]) if len(fields) == 3 else None
             if not num_frames:
@@ -278,7 +281,7 @@ def _read_csv(file: Path, *, required: tuple[str, ...], others: tuple[str, ...])
     rows: list[tuple[str, dict[str, str]]] = []
     number = 0  # of the last line of the row before
     try:
-        header = [name.strip() for name in next(reader, [])]
+        header = [name.strip(BLANKS) for name in next(reader, [])]
         for name in required:
             if name not in header:
                 findings.add(f"{file}:1", f"the header needs a column {name!r}; it has {', '.join(header) or 'none'}")
@@ -293,12 +296,12 @@ def _read_csv(file: Path, *, required: tuple[str, ...], others: tuple[str, ...])
             where, number, before = f"{file}:{number + 1}", reader.line_num, number
             if number > before + 1:  # a quote that is not closed would swallow the lines to the next one
                 findings.add(where, "a quote opens here and closes in another line; a video has a line of its own")
-            if not any(field.strip() for field in fields):
+            if not any(field.strip(BLANKS) for field in fields):
                 continue
             if len(fields) != len(header):
                 findings.add(where, f"{len(fields)} fields, but the header has {len(header)}")
                 continue
-            rows.append((where, {name: field.strip() for name, field in zip(header, fields, strict=True)}))
+            rows.append((where, {name: field.strip(BLANKS) for name, field in zip(header, fields, strict=True)}))
     except csv.Error as error:
         findings.add(f"{file}:{number + 1}", f"{error}, in the row that begins here")
     findings.raise_any(f"{file} is not a table with a header", remedy="docs/datasets.md shows its columns")
@@ -317,7 +320,7 @@ def _entry(
     num_frames: int | None = None,
 ) -> list[ListedVideo]:
     """The video of one line, and findings about it; none where it has no path or no label."""
-    number = whole_number(label[0].strip()) if len(label) == 1 else None
+    number = whole_number(label[0].strip(BLANKS)) if len(label) == 1 else None
     if not path or number is None:
         findings.add(where, f"expected a path and a label that is a number, not {path!r} and {', '.join(label)!r}")
         return []

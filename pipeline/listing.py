@@ -17,6 +17,7 @@ from pipeline.errors import DataError, shortened
 
 VIDEO_SUFFIXES = (".3gp", ".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv")
 SPLITS = ("train", "val", "test")
+BLANKS = " \t"  # may stand around a field; other white space is a part of it, and mostly damage
 MAX_NAME_BYTES, MAX_PATH_BYTES = 255, 4000  # of file systems; the root takes some of a path's 4,096
 # First lines that are headers have nothing but these words; the official lists of ARID and Dark-48 have none
 HEADER_WORDS = frozenset({"id", "videoid", "label", "classid", "class", "path", "video", "file", "name", "num_frames"})
@@ -82,7 +83,7 @@ def read_lines(path: Path) -> list[tuple[int, str]]:
     Line ends of any system, a byte order mark and no last newline are fine. Raises DataError as `read_text` does.
     """
     lines = re.split("\r\n|\r|\n", read_text(path))
-    return [(number, line.strip()) for number, line in enumerate(lines, start=1) if line.strip()]
+    return [(number, line.strip(BLANKS)) for number, line in enumerate(lines, start=1) if line.strip(BLANKS)]
 
 
 def read_body(path: Path) -> list[tuple[int, str]]:
@@ -128,7 +129,7 @@ def read_class_names(path: Path) -> dict[int, str]:
     labels: dict[str, int] = {}
     for number, line in read_body(path):
         digits, _, name = line.replace("\t", " ").partition(" ")
-        label, name = whole_number(digits), name.strip()
+        label, name = whole_number(digits), name.strip(BLANKS)
         where = f"{path}:{number}"
         if label is None or not name:
             findings.add(where, f"expected `id name`, not {line!r}")

@@ -81,7 +81,7 @@ def arid_ug2(replica):
     names = [f"{label}\t{name}" for label, name in enumerate(CLASSES, start=5)]
     replica.write("list_cvt/mapping_table_t1.txt", names)
     replica.write("list_cvt/ARID1.1_t1_train_pub.csv", train)
-    replica.write("list_cvt/ARID1.1_t1_validation_gt_pub.csv", ["VideoID,Video"])
+    replica.write("list_cvt/ARID1.1_t1_validation_gt_pub.csv", ["VideoID,Video", "0,0.mp4"])
     replica.write("list_cvt/ARID1.1_t1_test_gt.csv", test)
 
 
