@@ -42,7 +42,7 @@ def write_params(*, options=None, views=VIEWS, clip=CLIP, **changes):
     training = train_params(**{"epochs": 2, **(options or {})}).model_dump()
     values = yaml.safe_load((ROOT / "params.yaml").read_text())
     values |= {"clip": clip.model_dump(), "views": views.model_dump(), "soft_loss": "kl"}
-    values |= dict.fromkeys(("train_teacher", "train_student"), training)
+    values |= {name: {**training} for name in ("train_teacher", "train_student")}  # YAML writes one object as an anchor
     values["precompute_soft_targets"]["batch_size"] = 4
     Path("params.yaml").write_text(yaml.safe_dump({**values, **changes}))
 

@@ -120,7 +120,7 @@ def write_params(folder, **changes):
     values = yaml.safe_load((ROOT / "params.yaml").read_text())
     training = train_params(epochs=2, batch_size=8).model_dump()
     values |= {"enhancer": "gamma", "clip": CLIP.model_dump(), "views": VIEWS.model_dump()}
-    values |= {"train_teacher": training, "train_student": training, "evaluate": {"num_bootstraps": 100}}
+    values |= {"train_teacher": training, "train_student": {**training}, "evaluate": {"num_bootstraps": 100}}
     values["score"] = {"num_clips": 1, "num_crops": 1, "batch_size": 8}
     values["precompute_soft_targets"] |= {"max_kl": 1.0}
     (folder / "params.yaml").write_text(yaml.safe_dump(values | changes))
