@@ -21,6 +21,9 @@ TAG = "tag:yaml.org,2002:"
 PLAIN_INT = re.compile(r"[-+]?(0|[1-9][0-9]{0,17})")
 PLAIN_FLOAT = re.compile(r"[-+]?([0-9]*\.[0-9]*(e[-+][0-9]+)?|\.inf|\.nan)", re.IGNORECASE)
 
+# A value names something: it has no lines, no escape sequences and no halves of characters
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+
 Place = tuple[str | int, ...]
 
 
@@ -109,19 +112,22 @@ def _looked_through(root: yaml.Node | None) -> tuple[dict[Place, int], list[str]
         elif isinstance(node, yaml.SequenceNode):
             for item in node.value:
                 walk(item, place)
-        elif isinstance(node, yaml.ScalarNode) and not _is_plain(node):
+        elif isinstance(node, yaml.ScalarNode) and (wanted := _unlike_a_value(node)):
             where = f"line {node.start_mark.line + 1}: {shortened(dotted(place)) or 'the value'}"
-            wanted = "a number has at most 18 decimal digits and no zero before them, a text like it needs quotes"
             odd.append(f"{where}: {wanted}, not {shortened(node.value)}")
 
     walk(root, ())
     return lines, duplicates, odd
 
 
-def _is_plain(scalar: yaml.ScalarNode) -> bool:
-    if scalar.tag == f"{TAG}int":
-        return PLAIN_INT.fullmatch(scalar.value) is not None
-    return scalar.tag != f"{TAG}float" or PLAIN_FLOAT.fullmatch(scalar.value) is not None
+def _unlike_a_value(scalar: yaml.ScalarNode) -> str | None:
+    """What a scalar should have been, where readers of YAML disagree about it or it names nothing; else None."""
+    if CONTROL.search(scalar.value):
+        return "a text is one line without control characters"
+    plain = {f"{TAG}int": PLAIN_INT, f"{TAG}float": PLAIN_FLOAT}.get(scalar.tag)
+    if plain is not None and not plain.fullmatch(scalar.value):
+        return "a number has at most 18 decimal digits and no zero before them, a text like it needs quotes"
+    return None
 
 
 def _at(mark: yaml.Mark, problem: str) -> yaml.MarkedYAMLError:
