@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -284,5 +285,12 @@ def _require_free(out: Path, force: bool) -> None:
 
 
 def _remove(folder: Path) -> None:
-    if folder.is_dir():
-        shutil.rmtree(folder)
+    """Remove a half-made store; where one write failed, zarr's other threads may add to it for a moment."""
+    deadline = time.monotonic() + 2
+    while folder.is_dir():
+        try:
+            shutil.rmtree(folder)
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)

@@ -622,6 +622,12 @@ def read(found):
         return None, str(error)
 
 
+def is_parent(found, path):
+    """Whether a folder of frames has only folders: `prepare` quarantines it, since a list alone cannot tell."""
+    place = found.root / path
+    return place.is_dir() and all(inner.is_dir() for inner in place.iterdir())
+
+
 @pytest.mark.fault("Lists", "bytes of a list changed, lost or added (hypothesis)", "E")
 @pytest.mark.parametrize("layout", LISTED)
 def test_a_damaged_list_is_refused_or_says_the_same(scale, cases, layout):
@@ -646,7 +652,7 @@ def test_a_damaged_list_is_refused_or_says_the_same(scale, cases, layout):
             if error:
                 assert re.search(r"\.(txt|csv)(:\d+)?: ", error), error
                 assert len(error) < 20_000
-            else:
+            elif not any(is_parent(found, path) for path in rows):
                 assert compared(layout, rows) == compared(layout, found.expected)
 
     number = scale(60, 500)

@@ -67,7 +67,7 @@ def test_a_second_signal_ends_it_at_once(bench, command, scale, cases):
         at = draw_call(bench, command, rng) if command in (PREPARE, ENHANCE) else STARTED
         ended = bench.run(command, Fault("two signals", at, error=sent), options=options_of(command))
         assert ended.code == 128 + sent, ended.err
-        assert ended.calls < at + 10
+        assert ended.calls < at + 20  # what cleaning up takes
         case.check_outs()
         case.finish()
     cases(scale(1, 6))
