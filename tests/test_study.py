@@ -300,7 +300,7 @@ def tiny(tmp_path):
     values = yaml.safe_load((ROOT / "params.yaml").read_text())
     training = train_params().model_dump()
     values |= {"clip": CLIP.model_dump(), "views": VIEWS.model_dump()}
-    values |= {"train_teacher": training, "train_student": training}
+    values |= {name: {**training} for name in ("train_teacher", "train_student")}  # YAML writes one object as an anchor
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(values))
     return tmp_path
 
