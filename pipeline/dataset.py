@@ -79,7 +79,7 @@ def check_same_videos(manifest: Manifest, frames: FrameStore) -> None:
     ]
     if other:
         raise StaleArtifactError(
-            f"{frames.path}: does not fit the manifest", findings=other[:10], remedy="`dvc repro prepare` makes both"
+            f"{frames.path}: does not fit the manifest", findings=other, remedy="`dvc repro prepare` makes both"
         )
 
 

@@ -124,10 +124,12 @@ def update_shard(
     """
     path = shard_path(frames_folder(work), shard)
     broken = {name: reason for name, reason in record.broken if name in unchanged}
-    kept = _whole_rows(path, [row for row in record.rows if row.video_id in unchanged])
+    rows = [row for row in record.rows if row.video_id in unchanged]
+    is_whole = _digest_of(path) == record.digest
+    # the digest is of all bytes; without it each row is looked at, and right rows go into a right file
+    kept = {row.video_id: row for row in rows} if is_whole else _whole_rows(path, rows)
     names = [name for name, _ in videos]
-    is_same = sorted(names) == sorted([*kept, *broken]) and len(record.rows) == len(kept)
-    if is_same and _digest_of(path) == record.digest:  # else right rows go into a right file
+    if is_whole and sorted(names) == sorted([*kept, *broken]) and len(record.rows) == len(kept):
         return ShardResult(tuple(kept.values()), tuple(broken.items()))
 
     attempts = _Attempts(work, shard, run)
