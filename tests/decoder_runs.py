@@ -7,9 +7,21 @@ import signal
 import time
 from pathlib import Path
 
+import pytest
 from test_video import encode, image_folder, patched
 
+from pipeline import decoding
+
 HUGE = b"\xff\xdc\xff\xdc"  # 65,500 twice, the most that a JPEG can state
+
+
+@pytest.fixture(autouse=True)
+def own_decoders():
+    """For test files that import it: each test starts its decoders itself, and leaves none behind."""
+    decoding.end_idle()
+    yield
+    decoding.end_idle()
+    assert decoders() == []
 
 
 def decoders(parent: int | None = None) -> list[int]:

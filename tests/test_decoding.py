@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from decoder_runs import bombs, decoders, is_gone, peak_mib, stop
+from decoder_runs import bombs, decoders, is_gone, own_decoders, peak_mib, stop  # noqa: F401 - a fixture
 from test_video import encode, image_folder
 
 from pipeline import decoding, video
@@ -21,15 +21,6 @@ from pipeline.errors import DataError, EnvironmentProblem
 from pipeline.video import BrokenVideoError
 
 ROOT = Path(__file__).parent.parent
-
-
-@pytest.fixture(autouse=True)
-def _own_processes():
-    """Each test starts its decoders itself, and leaves none behind."""
-    decoding.end_idle()
-    yield
-    decoding.end_idle()
-    assert decoders() == []
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from decoder_runs import bombs, decoders, is_gone
+from decoder_runs import bombs, decoders, is_gone, own_decoders  # noqa: F401 - a fixture
 from test_video import encode
 
 from pipeline import decoding, preparation
@@ -19,14 +19,6 @@ from pipeline.manifest import read_manifest, read_quarantine
 
 CRASHES = ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGSYS")
 OUTS = ("--manifest", "out/manifest.csv", "--quarantine", "out/quarantine.csv", "--dark", "out/dark", "--workers", "1")
-
-
-@pytest.fixture(autouse=True)
-def _own_processes():
-    decoding.end_idle()
-    yield
-    decoding.end_idle()
-    assert decoders() == []
 
 
 @pytest.fixture
