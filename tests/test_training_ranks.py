@@ -147,6 +147,10 @@ def test_when_a_rank_is_killed_none_waits_for_it(folder):
     assert run(folder, 2, name="dead", what="die").returncode != 0
     assert time.monotonic() - started < 60
     assert not (folder / "dead.curve").exists()
+    for name in ("dead", "whole"):  # it goes on to the bytes of a run of two that nobody killed
+        assert run(folder, 2, name=name).returncode == 0
+    assert curve(folder, "dead") == curve(folder, "whole")
+    assert (folder / "dead.safetensors").read_bytes() == (folder / "whole.safetensors").read_bytes()
 
 
 @pytest.mark.slow
