@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -75,27 +76,50 @@ def dask_setup(worker):
 """
 
 
-def test_a_worker_killed_in_the_middle_loses_nothing(tmp_path, cluster):
-    dark = {f"Run/Run_{number}_1": dark_video(number) for number in range(40)}
-    write_frames(tmp_path / "dark", dark, num_shards=NUM_SHARDS)
-    save_enhancer(tmp_path / "enhancer.safetensors", Clahe(2.0, 4), fitted_on={})
-    paths = ["--dark", "dark", "--enhancer", "enhancer.safetensors", "--out"]
-    run_stage(tmp_path, "enhance", *paths, "alone", "--workers", "1")
-    shutil.rmtree(tmp_path / ".work")
+PATHS = ["--dark", "dark", "--enhancer", "enhancer.safetensors", "--out"]
 
-    (tmp_path / "slowly.py").write_text(SLOWLY)
-    _, address = cluster.start_scheduler()
-    workers = [cluster.start_worker("--no-nanny", "--preload", str(tmp_path / "slowly.py")) for _ in range(2)]
-    command = stage_command("enhance", *paths, "together", "--scheduler", address)
-    with subprocess.Popen(command, cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, text=True) as stage:
-        wait_for(lambda: len(list(tmp_path.glob(".work/enhance-*/records/*[0-9].json"))), lambda done: done >= 3)
-        assert len(list(tmp_path.glob(".work/enhance-*/records/*[0-9].json"))) < NUM_SHARDS - 2
+
+@contextmanager
+def in_the_middle(folder, cluster):
+    """The stage on a cluster, when some of its shards are done; its result in one process is in `alone`.
+
+    Yields the stage's process, the scheduler's and those of two workers.
+    """
+    dark = {f"Run/Run_{number}_1": dark_video(number) for number in range(40)}
+    write_frames(folder / "dark", dark, num_shards=NUM_SHARDS)
+    save_enhancer(folder / "enhancer.safetensors", Clahe(2.0, 4), fitted_on={})
+    run_stage(folder, "enhance", *PATHS, "alone", "--workers", "1")
+    shutil.rmtree(folder / ".work")
+
+    (folder / "slowly.py").write_text(SLOWLY)
+    scheduler, address = cluster.start_scheduler()
+    workers = [cluster.start_worker("--no-nanny", "--preload", str(folder / "slowly.py")) for _ in range(2)]
+    command = stage_command("enhance", *PATHS, "together", "--scheduler", address)
+    with subprocess.Popen(command, cwd=folder, env=environment(), stderr=subprocess.PIPE, text=True) as stage:
+        wait_for(lambda: len(list(folder.glob(".work/enhance-*/records/*[0-9].json"))), lambda done: done >= 3)
+        assert len(list(folder.glob(".work/enhance-*/records/*[0-9].json"))) < NUM_SHARDS - 2
+        yield stage, scheduler, workers
+
+
+def test_a_worker_killed_in_the_middle_loses_nothing(tmp_path, cluster):
+    with in_the_middle(tmp_path, cluster) as (stage, _, workers):
         workers[0].send_signal(signal.SIGKILL)
         err = communicate(stage)
     assert stage.returncode == 0, err
     assert workers[1].poll() is None
     assert contents(tmp_path / "together") == contents(tmp_path / "alone")
     FrameStore(tmp_path / "together").verify()
+
+
+def test_a_scheduler_killed_in_the_middle_is_told_of_and_the_next_run_goes_on(tmp_path, cluster):
+    with in_the_middle(tmp_path, cluster) as (stage, scheduler, _):
+        scheduler.send_signal(signal.SIGKILL)
+        err = communicate(stage)
+    assert stage.returncode == 4, err
+    assert "the dask scheduler went away" in err
+    assert not (tmp_path / "together").exists()
+    run_stage(tmp_path, "enhance", *PATHS, "together", "--workers", "1")
+    assert contents(tmp_path / "together") == contents(tmp_path / "alone")
 
 
 # A worker whose decoder crashes on one video, as a library in C may
