@@ -20,11 +20,11 @@ import numpy as np
 import torch
 
 from benchmarks.material import Frames, best_seconds, render_videos, write_store
-from pipeline.enhance import enhance_frames
-from pipeline.enhancer_fitting import Fitter
-from pipeline.frames import FrameStore
-from pipeline.learned_enhancers import LearnedEnhancer
-from pipeline.params import load_params
+from pipeline.core.params import load_params
+from pipeline.data.frame_store import FrameStore
+from pipeline.enhance.classical import enhance_frames
+from pipeline.enhance.fitting import Fitter
+from pipeline.enhance.learned import LearnedEnhancer
 
 PARAMS = load_params(Path(__file__).parent.parent / "params.yaml").fit_enhancer
 REDUCTIONS = (1, 2, 4, 8, 12)

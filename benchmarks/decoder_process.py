@@ -18,7 +18,8 @@ from pathlib import Path
 import simplejpeg
 
 from benchmarks.material import Frames, render_videos
-from pipeline import decoding, video
+from pipeline.videos import decoder as decoding
+from pipeline.videos import reader as video
 
 ROUNDS = 5
 Read = Callable[..., Iterator[Frames]]

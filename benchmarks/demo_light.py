@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.camera import measure_light
-from pipeline.video import VIDEO_SUFFIXES, read_frames
+from pipeline.data.camera import measure_light
+from pipeline.videos.reader import VIDEO_SUFFIXES, read_frames
 
 EVERY = 4  # videos; enough for the percentiles
 

@@ -21,9 +21,9 @@ import torch
 
 from benchmarks.enhance_stage import here, run_stage, save
 from benchmarks.material import Frames, peak_mib
-from pipeline.enhance import Equalize
-from pipeline.enhancer_file import save_enhancer
-from pipeline.frames import shard_path, write_index, write_shard
+from pipeline.data.frame_store import shard_path, write_index, write_shard
+from pipeline.enhance.classical import Equalize
+from pipeline.enhance.file import save_enhancer
 
 SHAPE = (128, 172, 3)
 FPS = 30

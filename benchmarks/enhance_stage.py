@@ -25,14 +25,14 @@ import numpy as np
 import torch
 
 from benchmarks.material import Frames, render_videos, write_store
-from pipeline.enhance import gamma_table
-from pipeline.enhancement import Enhanced, enhance
-from pipeline.enhancer_file import ENHANCERS, LEARNED, classical_from_params, save_enhancer
-from pipeline.enhancer_fitting import initialise_curves
-from pipeline.learned_enhancers import NETWORKS, CurveNetwork, LearnedEnhancer
-from pipeline.params import load_params
-from pipeline.shards import RunTasks
-from pipeline.stopwatch import shares_text
+from pipeline.core.params import load_params
+from pipeline.core.stopwatch import shares_text
+from pipeline.data.shards import RunTasks
+from pipeline.enhance.apply import Enhanced, enhance
+from pipeline.enhance.classical import gamma_table
+from pipeline.enhance.file import ENHANCERS, LEARNED, classical_from_params, save_enhancer
+from pipeline.enhance.fitting import initialise_curves
+from pipeline.enhance.learned import NETWORKS, CurveNetwork, LearnedEnhancer
 from stages._cluster import shard_runner
 
 PARAMS = load_params(Path(__file__).parent.parent / "params.yaml").fit_enhancer

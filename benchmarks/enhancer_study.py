@@ -22,8 +22,8 @@ from typing import Any
 import dvc.api
 import numpy as np
 
-from pipeline.enhancer_file import ENHANCERS
-from pipeline.seed_statistics import estimate
+from pipeline.enhance.file import ENHANCERS
+from pipeline.tools.study.seed_statistics import estimate
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from pipeline.export import SUFFIXES, drawn_clips, export
-from pipeline.models import Architecture, ModelFile, Recognizer, load_model, save_model
-from pipeline.networks import MODELS
-from pipeline.params import ClipParams
+from pipeline.core.params import ClipParams
+from pipeline.models.networks import MODELS
+from pipeline.models.recognizer import Architecture, ModelFile, Recognizer, load_model, save_model
+from pipeline.tools.export.export import SUFFIXES, drawn_clips, export
 
 NUM_CLASSES = 11
 SIZES = {"s3d": (13, 209), "mvit_v1_b": (16, 224), "mvit_v2_s": (16, 224)}  # frames and pixels; others take 8×64²

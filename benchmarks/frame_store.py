@@ -19,9 +19,9 @@ import numpy as np
 import simplejpeg
 
 from benchmarks.material import Frames, best_seconds, render_videos
-from pipeline.enhance import Gamma, enhance_frames
-from pipeline.frames import Codec, FrameStore, shard_path, write_index, write_shard
-from pipeline.video import read_frames
+from pipeline.data.frame_store import Codec, FrameStore, shard_path, write_index, write_shard
+from pipeline.enhance.classical import Gamma, enhance_frames
+from pipeline.videos.reader import read_frames
 
 LIFT = partial(enhance_frames, Gamma(2.2))
 CLIP_FRAMES, CLIP_STRIDE = 16, 4

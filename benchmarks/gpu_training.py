@@ -29,11 +29,11 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.student_epoch import TARGETS, write_noise
-from pipeline.dataset import BANK, Batch, ClipDataset, DrawnViews, EpochPlan, Sample, load_batches
-from pipeline.distillation import distillation_loss
-from pipeline.losses import hard_loss
-from pipeline.models import Architecture, Recognizer
-from pipeline.params import ClipParams, load_params
+from pipeline.core.params import ClipParams, load_params
+from pipeline.data.dataset import BANK, Batch, ClipDataset, DrawnViews, EpochPlan, Sample, load_batches
+from pipeline.distill.student.loss import distillation_loss
+from pipeline.models.recognizer import Architecture, Recognizer
+from pipeline.train.losses import hard_loss
 
 PARAMS = load_params(Path(__file__).parent.parent / "params.yaml")
 NUM_CLASSES = 11

@@ -12,10 +12,19 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.demo import DemoVideosParams, film, list_videos
-from pipeline.frames import Codec, FrameStore, IndexRow, OpenFrames, shard_of, shard_path, write_index, write_shard
-from pipeline.params import load_section
-from pipeline.video import read_frames, write_video
+from pipeline.core.params import load_section
+from pipeline.data.frame_store import (
+    Codec,
+    FrameStore,
+    IndexRow,
+    OpenFrames,
+    shard_of,
+    shard_path,
+    write_index,
+    write_shard,
+)
+from pipeline.tools.demo.render import DemoVideosParams, film, list_videos
+from pipeline.videos.reader import read_frames, write_video
 
 Frames = NDArray[np.uint8]
 

@@ -21,12 +21,12 @@ import numpy as np
 import torch
 
 from benchmarks.material import Frames, peak_mib
-from pipeline.enhance import Clahe
-from pipeline.inference import Sampling, VideoPrediction, predict_videos
-from pipeline.models import Architecture, Recognizer
-from pipeline.overlay import Beside, write_overlay
-from pipeline.params import ClipParams
-from pipeline.video import write_video
+from pipeline.core.params import ClipParams
+from pipeline.enhance.classical import Clahe
+from pipeline.models.recognizer import Architecture, Recognizer
+from pipeline.tools.predict.inference import Sampling, VideoPrediction, predict_videos
+from pipeline.tools.predict.overlay import Beside, write_overlay
+from pipeline.videos.reader import write_video
 
 HEIGHT, WIDTH, FPS = 128, 172, 30
 SECONDS = (15, 150)

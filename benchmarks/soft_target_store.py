@@ -20,10 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.material import best_seconds, peak_mib
-from pipeline.cached_targets import CachedTargets, load_targets
-from pipeline.digest import DIGEST_BYTES
-from pipeline.logit_codecs import LogitCodec, bytes_per_view, codec_of
-from pipeline.soft_targets import SHARD_ROWS, Rows, SoftTargetStore, write_store
+from pipeline.core.digest import DIGEST_BYTES
+from pipeline.distill.store.codecs import LogitCodec, bytes_per_view, codec_of
+from pipeline.distill.store.store import SHARD_ROWS, Rows, SoftTargetStore, write_store
+from pipeline.distill.student.cached_targets import CachedTargets, load_targets
 
 NUM_VIEWS, NUM_CLASSES = 2, 400
 BUDGET = 2**33

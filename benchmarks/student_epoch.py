@@ -4,7 +4,7 @@
 
 Prints ratios from one run, in which the kinds of epoch take turns; each number is the median over the rounds of the
 ratio within a round. Videos are noise, teacher and student the same network: the time does not depend on what they see.
-On the CPU all runs in one thread, since a teacher is always asked in one (pipeline/asking.py).
+On the CPU all runs in one thread, since a teacher is always asked in one (pipeline/models/inference.py).
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.asking import ask
-from pipeline.cached_targets import load_targets
-from pipeline.dataset import BANK, Batch, ClipDataset, DrawnViews, EpochPlan, Sample, load_batches
-from pipeline.distillation import distillation_loss
-from pipeline.frames import FrameStore, shard_path, write_index, write_shard
-from pipeline.logit_codecs import codec_of
-from pipeline.losses import hard_loss
-from pipeline.models import Architecture, Recognizer, load_model, save_model
-from pipeline.params import ClipParams, ViewsParams, load_params
-from pipeline.precompute import Asking, Packing, compute_part, keys_of, pack_store, parts_of
-from pipeline.row_cache import RowCache
-from pipeline.soft_targets import SoftTargetStore
-from pipeline.training import Listener, Trainer, TrainingData
+from pipeline.core.params import ClipParams, ViewsParams, load_params
+from pipeline.data.dataset import BANK, Batch, ClipDataset, DrawnViews, EpochPlan, Sample, load_batches
+from pipeline.data.frame_store import FrameStore, shard_path, write_index, write_shard
+from pipeline.distill.store.codecs import codec_of
+from pipeline.distill.store.store import SoftTargetStore
+from pipeline.distill.student.cached_targets import load_targets
+from pipeline.distill.student.loss import distillation_loss
+from pipeline.distill.teacher.precompute import Asking, Packing, compute_part, keys_of, pack_store, parts_of
+from pipeline.distill.teacher.row_cache import RowCache
+from pipeline.models.inference import ask
+from pipeline.models.recognizer import Architecture, Recognizer, load_model, save_model
+from pipeline.train.losses import hard_loss
+from pipeline.train.trainer import Listener, Trainer, TrainingData
 
 NUM_CLASSES = 11
 VIEWS = ViewsParams(num_views=1, min_scale=0.6, max_aspect=1.2, flip=True)

@@ -25,11 +25,11 @@ from unittest.mock import patch
 import torch
 
 from benchmarks.material import render_videos, used_cpu_seconds, write_store
-from pipeline import training
-from pipeline.dataset import BANK, Batch, ClipDataset, DrawnViews, EpochPlan, Sample, load_batches
-from pipeline.losses import hard_loss
-from pipeline.models import Architecture, Recognizer
-from pipeline.params import load_params
+from pipeline.core.params import load_params
+from pipeline.data.dataset import BANK, Batch, ClipDataset, DrawnViews, EpochPlan, Sample, load_batches
+from pipeline.models.recognizer import Architecture, Recognizer
+from pipeline.train import trainer as training
+from pipeline.train.losses import hard_loss
 
 PARAMS = load_params(Path(__file__).parent.parent / "params.yaml")
 NUM_CLASSES = 11

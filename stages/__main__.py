@@ -18,8 +18,8 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
-from pipeline.errors import DlkddError, ParamsError, out_of_memory
-from pipeline.work import refusal
+from pipeline.core.errors import DlkddError, ParamsError, out_of_memory
+from pipeline.core.work import refusal
 from stages._help import help_of
 from stages._shell import say_error
 

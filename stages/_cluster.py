@@ -21,9 +21,9 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from pipeline.errors import DlkddError, EnvironmentProblem, out_of_memory
-from pipeline.shards import RunTasks, ShardTask, TimedReport
-from pipeline.work import StopCheck
+from pipeline.core.errors import DlkddError, EnvironmentProblem, out_of_memory
+from pipeline.core.work import StopCheck
+from pipeline.data.shards import RunTasks, ShardTask, TimedReport
 from stages._shell import progress
 
 Task = TypeVar("Task")

@@ -7,7 +7,7 @@ from typing import Annotated
 import torch
 import typer
 
-from pipeline.errors import EnvironmentProblem, ParamsError
+from pipeline.core.errors import EnvironmentProblem, ParamsError
 
 DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:N, or auto: cuda where there is one.")]
 

@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.digest import digest_file, digest_json
-from pipeline.errors import DlkddError
-from pipeline.work import Advance, StopCheck, write_text_whole
+from pipeline.core.digest import digest_file, digest_json
+from pipeline.core.errors import DlkddError
+from pipeline.core.work import Advance, StopCheck, write_text_whole
 from stages._shell import say
 
 POLL_SECONDS = 0.05

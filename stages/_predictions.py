@@ -14,9 +14,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.inference import BrokenVideo, Probs, VideoPrediction, WindowPrediction, ranking
-from pipeline.predictions import DIGITS, PROBABILITY_PREFIX
-from pipeline.work import written_whole
+from pipeline.core.work import written_whole
+from pipeline.evaluate.score.predictions import DIGITS, PROBABILITY_PREFIX
+from pipeline.tools.predict.inference import BrokenVideo, Probs, VideoPrediction, WindowPrediction, ranking
 from stages._shell import printable
 
 BAR_CELLS = 20

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.contact_sheet import save_sheet, spread_videos
-from pipeline.enhancer_file import LEARNED
-from pipeline.enhancer_preview import Origin, columns, preview
-from pipeline.errors import DataError, ParamsError, StaleArtifactError
-from pipeline.frame_summary import sampled_luma
-from pipeline.frames import FrameStore
-from pipeline.manifest import read_manifest
-from pipeline.params import load_params
-from pipeline.work import interruptible
+from pipeline.core.errors import DataError, ParamsError, StaleArtifactError
+from pipeline.core.params import load_params
+from pipeline.core.work import interruptible
+from pipeline.data.frame_store import FrameStore
+from pipeline.data.manifest import read_manifest
+from pipeline.enhance.file import LEARNED
+from pipeline.evaluate.light import sampled_luma, spread_videos
+from pipeline.tools.look.contact_sheet import save_sheet
+from pipeline.tools.look.preview import Origin, columns, preview
 from stages._device import choose_device
 from stages._shell import progress, say
 

@@ -8,15 +8,15 @@ from typing import Annotated
 
 import typer
 
-from pipeline.dataset import samples_of
-from pipeline.errors import StaleArtifactError
-from pipeline.frames import FrameStore
-from pipeline.manifest import Manifest, read_manifest
-from pipeline.models import ModelFile, load_model
-from pipeline.params import ScoreParams
-from pipeline.predictions import Origin, Predictions, views_text, write_predictions
-from pipeline.scoring import score
-from pipeline.work import interruptible, require_writable
+from pipeline.core.errors import StaleArtifactError
+from pipeline.core.params import ScoreParams
+from pipeline.core.work import interruptible, require_writable
+from pipeline.data.dataset import samples_of
+from pipeline.data.frame_store import FrameStore
+from pipeline.data.manifest import Manifest, read_manifest
+from pipeline.evaluate.score.predictions import Origin, Predictions, views_text, write_predictions
+from pipeline.evaluate.score.scoring import score
+from pipeline.models.recognizer import ModelFile, load_model
 from stages._device import choose_device
 from stages._shell import progress, say
 

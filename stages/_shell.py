@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from pipeline.names import printable as printable
-from pipeline.work import Advance
+from pipeline.core.text import printable as printable
+from pipeline.core.work import Advance
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 

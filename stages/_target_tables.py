@@ -10,8 +10,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.target_diff import Difference
-from pipeline.target_summary import Entropy, Summary
+from pipeline.tools.targets.diff import Difference
+from pipeline.tools.targets.summary import Entropy, Summary
 from stages._shell import printable
 
 _NUM_BARS = 20

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline.errors import EnvironmentProblem
-from pipeline.training import Epoch
+from pipeline.core.errors import EnvironmentProblem
+from pipeline.train.trainer import Epoch
 
 EpochWriter = Callable[[Epoch], None]
 

@@ -12,20 +12,20 @@ import torch
 import typer
 from torch import Tensor
 
-from pipeline.curves import write_curve
-from pipeline.dataset import Batch, EpochPlan, Sample, ViewSource, pixel_statistics, samples_of
-from pipeline.errors import DataError
-from pipeline.execution import autocast_dtype, check_shares
-from pipeline.frames import FrameStore
-from pipeline.losses import hard_loss
-from pipeline.manifest import Manifest, read_manifest
-from pipeline.models import MODEL_FORMAT_VERSION, Architecture, Recognizer, check_geometry, save_model
-from pipeline.optimization import class_weights
-from pipeline.params import ClipParams, ModelName, TrainParams, stage_values
-from pipeline.pretrained import PUBLISHED_STATISTICS, Fit, Pretrained, fit, load_into, read_pretrained
-from pipeline.ranks import Ranks, joined_ranks
-from pipeline.training import Epoch, Listener, LossFunction, Trained, Trainer, TrainingData
-from pipeline.work import StopCheck, WorkFolder, interruptible, no_progress, publish, work_folder
+from pipeline.core.curves import write_curve
+from pipeline.core.errors import DataError
+from pipeline.core.params import ClipParams, ModelName, TrainParams, stage_values
+from pipeline.core.ranks import Ranks, joined_ranks
+from pipeline.core.work import StopCheck, WorkFolder, interruptible, no_progress, publish, work_folder
+from pipeline.data.dataset import Batch, EpochPlan, Sample, ViewSource, pixel_statistics, samples_of
+from pipeline.data.frame_store import FrameStore
+from pipeline.data.manifest import Manifest, read_manifest
+from pipeline.models.pretrained import PUBLISHED_STATISTICS, Fit, Pretrained, fit, load_into, read_pretrained
+from pipeline.models.recognizer import MODEL_FORMAT_VERSION, Architecture, Recognizer, check_geometry, save_model
+from pipeline.train.execution import autocast_dtype, check_shares
+from pipeline.train.losses import hard_loss
+from pipeline.train.optimization import class_weights
+from pipeline.train.trainer import Epoch, Listener, LossFunction, Trained, Trainer, TrainingData
 from stages._device import choose_device
 from stages._shell import progress, say
 from stages._tensorboard import EpochWriter, tensorboard_writer

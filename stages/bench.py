@@ -15,13 +15,14 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.cost import Alternative, alternatives, cost_of
-from pipeline.errors import ParamsError
-from pipeline.export import TOLERANCE, drawn_clips, export
-from pipeline.latency import Latency, Run, Way, measure
-from pipeline.models import ModelFile, load_model
-from pipeline.onnx_file import check_onnx_installed, open_onnx
-from pipeline.params import load_params
+from pipeline.core.errors import ParamsError
+from pipeline.core.params import load_params
+from pipeline.models.cost import cost_of
+from pipeline.models.recognizer import ModelFile, load_model
+from pipeline.tools.export.alternatives import Alternative, alternatives
+from pipeline.tools.export.export import TOLERANCE, drawn_clips, export
+from pipeline.tools.export.latency import Latency, Run, Way, measure
+from pipeline.tools.export.onnx_file import check_onnx_installed, open_onnx
 from stages._device import DeviceOption, choose_device
 from stages._shell import PARAMS_PATH, ParamsOption, printable, say
 

@@ -12,9 +12,9 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from pipeline.checking import EXIT_CODES, Finding, Group, GroupName, exit_code
-from pipeline.machine_checks import INSTALL, check_compiler, check_device, check_dvc, check_packages, dvc_root
-from pipeline.params import Params, load_params
+from pipeline.core.params import Params, load_params
+from pipeline.tools.check.findings import EXIT_CODES, Finding, Group, GroupName, exit_code
+from pipeline.tools.check.machine import INSTALL, check_compiler, check_device, check_dvc, check_packages, dvc_root
 from stages._shell import PARAMS_PATH, ParamsOption, printable, progress
 
 
@@ -90,10 +90,10 @@ def _check_with_packages(
     """The checks that need the packages, imported here so that their lack is a finding and no traceback."""
     import torch
 
-    from pipeline.data_checks import check_data, check_manifest
-    from pipeline.disk_checks import check_shared_memory, check_space, check_work
-    from pipeline.params_checks import Known, check_params
-    from pipeline.pool import default_processes
+    from pipeline.tools.check.data import check_data, check_manifest
+    from pipeline.tools.check.disk import check_shared_memory, check_space, check_work
+    from pipeline.tools.check.params import Known, check_params
+    from pipeline.tools.pool import default_processes
     from stages._device import choose_device
 
     environment, disk = groups["environment"], groups["disk"]

@@ -8,10 +8,10 @@ from typing import Annotated
 
 import typer
 
-from pipeline.camera import ARID_CRF, ARID_LIKE, at_exposure
-from pipeline.darkening import Darkening, darken_folder
-from pipeline.pool import default_processes
-from pipeline.work import Advance
+from pipeline.core.work import Advance
+from pipeline.data.camera import ARID_CRF, ARID_LIKE, at_exposure
+from pipeline.tools.demo.darken import Darkening, darken_folder
+from pipeline.tools.pool import default_processes
 from stages._shell import progress, say
 
 

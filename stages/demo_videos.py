@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from pipeline.demo import DemoVideosParams, contact_sheet, list_videos, write_demo
-from pipeline.params import load_section
-from pipeline.pool import default_processes
+from pipeline.core.params import load_section
+from pipeline.tools.demo.render import DemoVideosParams, contact_sheet, list_videos, write_demo
+from pipeline.tools.pool import default_processes
 from stages._shell import ParamsOption, progress, say
 
 

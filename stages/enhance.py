@@ -9,11 +9,11 @@ from typing import Annotated
 
 import typer
 
-from pipeline.enhancement import enhance
-from pipeline.enhancer_file import is_learned
-from pipeline.errors import ParamsError
-from pipeline.stopwatch import shares_text
-from pipeline.work import interruptible
+from pipeline.core.errors import ParamsError
+from pipeline.core.stopwatch import shares_text
+from pipeline.core.work import interruptible
+from pipeline.enhance.apply import enhance
+from pipeline.enhance.file import is_learned
 from stages._cluster import SchedulerOption, WorkersOption, shard_runner
 from stages._shell import PARAMS_PATH, say
 

@@ -10,7 +10,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.evaluation import (
+from pipeline.core.params import load_params
+from pipeline.data.manifest import read_manifest
+from pipeline.evaluate.compare import (
     ScoringProtocol,
     aligned,
     check_predictions,
@@ -18,11 +20,9 @@ from pipeline.evaluation import (
     write_confusion,
     write_metrics,
 )
-from pipeline.evaluation_tables import digest_tables, make_tables, write_tables
-from pipeline.light import read_light
-from pipeline.manifest import read_manifest
-from pipeline.params import load_params
-from pipeline.predictions import read_predictions, views_text
+from pipeline.evaluate.light_table import read_light
+from pipeline.evaluate.score.predictions import read_predictions, views_text
+from pipeline.evaluate.tables import digest_tables, make_tables, write_tables
 from stages._shell import PARAMS_PATH, ParamsOption
 
 

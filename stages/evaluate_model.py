@@ -13,15 +13,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pipeline.evaluation import ScoringProtocol, describe
-from pipeline.evaluation_tables import make_tables, rounded
-from pipeline.frame_summary import video_luma
-from pipeline.frames import FrameStore
-from pipeline.manifest import Manifest, read_manifest
-from pipeline.models import ModelFile
-from pipeline.params import load_params
-from pipeline.predictions import DIGITS, write_predictions
-from pipeline.work import require_writable
+from pipeline.core.params import load_params
+from pipeline.core.work import require_writable
+from pipeline.data.frame_store import FrameStore
+from pipeline.data.manifest import Manifest, read_manifest
+from pipeline.evaluate.compare import ScoringProtocol, describe
+from pipeline.evaluate.light import video_luma
+from pipeline.evaluate.score.predictions import DIGITS, write_predictions
+from pipeline.evaluate.tables import make_tables, rounded
+from pipeline.models.recognizer import ModelFile
 from stages._device import DeviceOption
 from stages._score import FramesOption, ManifestOption, ModelOption, load_model_for, predict
 from stages._shell import PARAMS_PATH, ParamsOption, printable, progress, say

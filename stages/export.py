@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from pipeline.export import TOLERANCE, Format, check_out, drawn_clips, export, stored_clips
-from pipeline.frames import FrameStore
-from pipeline.model_card import read_metrics
-from pipeline.models import load_model
+from pipeline.data.frame_store import FrameStore
+from pipeline.models.recognizer import load_model
+from pipeline.tools.export.card import read_metrics
+from pipeline.tools.export.export import TOLERANCE, Format, check_out, drawn_clips, export, stored_clips
 from stages._shell import say
 
 

@@ -7,14 +7,14 @@ from typing import Annotated
 
 import typer
 
-from pipeline.curves import read_curve, write_curve
-from pipeline.digest import digest_file
-from pipeline.enhancer_file import LEARNED, classical_from_params, save_enhancer
-from pipeline.fitted_enhancer import CHECKPOINT_SECONDS, Fit, fitted
-from pipeline.frames import FrameStore
-from pipeline.manifest import read_manifest
-from pipeline.params import EnhancerName, FitEnhancerParams, load_params
-from pipeline.work import interruptible, out_lock, publish
+from pipeline.core.curves import read_curve, write_curve
+from pipeline.core.digest import digest_file
+from pipeline.core.params import EnhancerName, FitEnhancerParams, load_params
+from pipeline.core.work import interruptible, out_lock, publish
+from pipeline.data.frame_store import FrameStore
+from pipeline.data.manifest import read_manifest
+from pipeline.enhance.file import LEARNED, classical_from_params, save_enhancer
+from pipeline.enhance.fit import CHECKPOINT_SECONDS, Fit, fitted
 from stages._shell import PARAMS_PATH, ParamsOption, progress, say
 
 
@@ -72,7 +72,7 @@ def _take_as_it_is(name: EnhancerName, options: FitEnhancerParams, out: Path) ->
     if name not in LEARNED:
         save_enhancer(out, classical_from_params(name, options), fitted_on={})
         return
-    from pipeline.enhancer_weights import enhancer_from_weights
+    from pipeline.enhance.outside_weights import enhancer_from_weights
 
     weights = Path(str(options.weights))
     enhancer = enhancer_from_weights(

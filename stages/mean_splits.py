@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pipeline.errors import ParamsError
-from pipeline.split_means import SplitMean, mean_of_splits
+from pipeline.core.errors import ParamsError
+from pipeline.tools.study.split_means import SplitMean, mean_of_splits
 from stages._shell import printable
 
 _TITLES = {"top1": "top-1", "top5": "top-5", "mean_class_top1": "mean per class", "ece": "ECE"}

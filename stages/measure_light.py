@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from pipeline.frame_summary import video_luma
-from pipeline.frames import FrameStore
-from pipeline.light import write_light
-from pipeline.work import require_writable
+from pipeline.core.work import require_writable
+from pipeline.data.frame_store import FrameStore
+from pipeline.evaluate.light import video_luma
+from pipeline.evaluate.light_table import write_light
 from stages._shell import progress, say
 
 

@@ -12,14 +12,17 @@ from typing import Annotated
 import torch
 import typer
 
-from pipeline.dataset import samples_of
-from pipeline.errors import ParamsError, StaleArtifactError
-from pipeline.frames import FrameStore
-from pipeline.logit_codecs import LogitCodec, bytes_per_view, codec_of
-from pipeline.manifest import Manifest, read_manifest
-from pipeline.models import ModelFile, load_model
-from pipeline.params import ClipParams, PrecomputeSoftTargetsParams, load_params, stage_values
-from pipeline.precompute import (
+from pipeline.core.errors import ParamsError, StaleArtifactError
+from pipeline.core.params import ClipParams, PrecomputeSoftTargetsParams, load_params, stage_values
+from pipeline.core.ranks import Ranks, joined_ranks
+from pipeline.core.work import PARTIAL_SUFFIX, StopCheck, interruptible, publish, work_folder
+from pipeline.data.dataset import samples_of
+from pipeline.data.frame_store import FrameStore
+from pipeline.data.manifest import Manifest, read_manifest
+from pipeline.data.views import VIEW_POLICY_VERSION
+from pipeline.distill.store.codecs import LogitCodec, bytes_per_view, codec_of
+from pipeline.distill.store.store import FORMAT_VERSION
+from pipeline.distill.teacher.precompute import (
     Asking,
     Packing,
     Part,
@@ -29,11 +32,8 @@ from pipeline.precompute import (
     parts_of,
     refuse_not_finite,
 )
-from pipeline.ranks import Ranks, joined_ranks
-from pipeline.row_cache import RowCache
-from pipeline.soft_targets import FORMAT_VERSION
-from pipeline.views import VIEW_POLICY_VERSION
-from pipeline.work import PARTIAL_SUFFIX, StopCheck, interruptible, publish, work_folder
+from pipeline.distill.teacher.row_cache import RowCache
+from pipeline.models.recognizer import ModelFile, load_model
 from stages._cluster import SchedulerOption, WorkersOption, map_tasks
 from stages._device import DeviceOption, choose_device
 from stages._shell import PARAMS_PATH, ParamsOption, progress, say

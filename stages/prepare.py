@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from pipeline.params import load_params
-from pipeline.preparation import counts_text, prepare
-from pipeline.splits import leakage_text
-from pipeline.stopwatch import shares_text
-from pipeline.work import interruptible
+from pipeline.core.params import load_params
+from pipeline.core.stopwatch import shares_text
+from pipeline.core.work import interruptible
+from pipeline.data.leakage import leakage_text
+from pipeline.videos.prepare import counts_text, prepare
 from stages._cluster import SchedulerOption, WorkersOption, shard_runner
 from stages._shell import PARAMS_PATH, ParamsOption, say
 

@@ -9,9 +9,9 @@ from typing import Annotated
 
 import typer
 
-from pipeline.errors import ParamsError
-from pipeline.params import load_params
-from pipeline.work import write_text_whole
+from pipeline.core.errors import ParamsError
+from pipeline.core.params import load_params
+from pipeline.core.work import write_text_whole
 from stages._shell import PARAMS_PATH, ParamsOption, say
 
 RECIPES = Path(__file__).parent.parent / "configs"

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from pipeline.report import make_report
-from pipeline.report_inputs import MODELS, ReportPaths
-from pipeline.work import require_writable, write_text_whole
+from pipeline.core.work import require_writable, write_text_whole
+from pipeline.report.inputs import MODELS, ReportPaths
+from pipeline.report.page import make_report
 from stages._shell import PARAMS_PATH, ParamsOption, progress, say
 
 

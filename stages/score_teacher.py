@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.params import load_params
+from pipeline.core.params import load_params
 from stages._device import DeviceOption
 from stages._score import FramesOption, ManifestOption, ModelOption, OutOption, score_model
 from stages._shell import PARAMS_PATH, ParamsOption

@@ -14,12 +14,12 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.errors import DataError, ParamsError
-from pipeline.manifest import Manifest, read_manifest
-from pipeline.params import load_params
-from pipeline.study import Step, Study, Variant, read_variants
-from pipeline.study_results import Results, read_results, table, verdict, write_rows
-from pipeline.work import interruptible, out_lock, write_text_whole
+from pipeline.core.errors import DataError, ParamsError
+from pipeline.core.params import load_params
+from pipeline.core.work import interruptible, out_lock, write_text_whole
+from pipeline.data.manifest import Manifest, read_manifest
+from pipeline.tools.study.results import Results, read_results, table, verdict, write_rows
+from pipeline.tools.study.study import Step, Study, Variant, read_variants
 from stages._jobs import Job, python_command, run_jobs
 from stages._shell import PARAMS_PATH, ParamsOption, printable, progress, say
 

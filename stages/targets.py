@@ -10,20 +10,20 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline.errors import ParamsError, StaleArtifactError
-from pipeline.frames import FrameStore
-from pipeline.manifest import read_manifest
-from pipeline.models import load_model
-from pipeline.soft_targets import SoftTargetStore
-from pipeline.target_card import STORE_NAME, give_away
-from pipeline.target_checks import CARD_NAME, Depth
-from pipeline.target_checks import verify as verify_store
-from pipeline.target_diff import diff as compare
-from pipeline.target_export import export as export_store
-from pipeline.target_merge import merge_teachers, merge_videos, same_videos
-from pipeline.target_repair import repair as repair_store
-from pipeline.target_summary import summarise
-from pipeline.work import PARTIAL_SUFFIX, out_lock, publish
+from pipeline.core.errors import ParamsError, StaleArtifactError
+from pipeline.core.work import PARTIAL_SUFFIX, out_lock, publish
+from pipeline.data.frame_store import FrameStore
+from pipeline.data.manifest import read_manifest
+from pipeline.distill.store.store import SoftTargetStore
+from pipeline.models.recognizer import load_model
+from pipeline.tools.targets.card import STORE_NAME, give_away
+from pipeline.tools.targets.diff import diff as compare
+from pipeline.tools.targets.export import export as export_store
+from pipeline.tools.targets.merge import merge_teachers, merge_videos, same_videos
+from pipeline.tools.targets.repair import repair as repair_store
+from pipeline.tools.targets.summary import summarise
+from pipeline.tools.targets.verify import CARD_NAME, Depth
+from pipeline.tools.targets.verify import verify as verify_store
 from stages._device import DeviceOption, choose_device
 from stages._shell import printable, progress, say
 from stages._target_tables import print_difference, print_summary

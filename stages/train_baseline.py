@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from pipeline.dataset import BANK, DrawnViews
-from pipeline.params import load_params
+from pipeline.core.params import load_params
+from pipeline.data.dataset import BANK, DrawnViews
 from stages._device import DeviceOption
 from stages._shell import PARAMS_PATH, ParamsOption
 from stages._train import (

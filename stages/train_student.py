@@ -9,18 +9,18 @@ from typing import Annotated
 import typer
 from torch import Tensor
 
-from pipeline.asking import ask
-from pipeline.cached_targets import CachedTargets, differences, load_targets
-from pipeline.dataset import Batch, EpochPlan
-from pipeline.distillation import distillation_loss, soft_weight_at
-from pipeline.errors import ParamsError
-from pipeline.execution import check_dist_columns
-from pipeline.frames import FrameStore
-from pipeline.models import Recognizer, load_model
-from pipeline.params import load_params
-from pipeline.ranks import world_size
-from pipeline.soft_targets import SoftTargetStore
-from pipeline.weights import whole_digest
+from pipeline.core.errors import ParamsError
+from pipeline.core.params import load_params
+from pipeline.core.ranks import world_size
+from pipeline.core.weights import whole_digest
+from pipeline.data.dataset import Batch, EpochPlan
+from pipeline.data.frame_store import FrameStore
+from pipeline.distill.store.store import SoftTargetStore
+from pipeline.distill.student.cached_targets import CachedTargets, differences, load_targets
+from pipeline.distill.student.loss import distillation_loss, soft_weight_at
+from pipeline.models.inference import ask
+from pipeline.models.recognizer import Recognizer, load_model
+from pipeline.train.execution import check_dist_columns
 from stages._device import DeviceOption, choose_device
 from stages._shell import PARAMS_PATH, ParamsOption
 from stages._train import (

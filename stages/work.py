@@ -13,10 +13,10 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.checking import age_text, size_text
-from pipeline.errors import EnvironmentProblem, ParamsError
-from pipeline.work import remove_work_folder, work_root
-from pipeline.work_folders import LeftFolder, work_folders
+from pipeline.core.errors import EnvironmentProblem, ParamsError
+from pipeline.core.work import remove_work_folder, work_root
+from pipeline.tools.check.findings import age_text, size_text
+from pipeline.tools.check.work_folders import LeftFolder, work_folders
 from stages._shell import printable, say
 
 app = typer.Typer(no_args_is_help=True, help=__doc__, add_completion=False, pretty_exceptions_enable=False)

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.digest import digest_bytes, digest_uint64
-from pipeline.frames import FrameStore, shard_of, shard_path, write_index, write_shard
-from pipeline.manifest import ManifestRow, write_manifest
-from pipeline.models import Architecture, Recognizer
-from pipeline.params import ClipParams, DistillationParams, TrainParams, ViewsParams
+from pipeline.core.digest import digest_bytes, digest_uint64
+from pipeline.core.params import ClipParams, DistillationParams, TrainParams, ViewsParams
+from pipeline.data.frame_store import FrameStore, shard_of, shard_path, write_index, write_shard
+from pipeline.data.manifest import ManifestRow, write_manifest
+from pipeline.models.recognizer import Architecture, Recognizer
 
 CLIP = ClipParams(num_frames=2, frame_stride=2, size=16)
 VIEWS = ViewsParams(num_views=3, min_scale=0.5, max_aspect=1.25, flip=True)

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.checking import Group
-from pipeline.data_checks import check_data
-from pipeline.params import load_params, overridden
-from pipeline.video import write_video
-from pipeline.work import no_progress
+from pipeline.core.params import load_params, overridden
+from pipeline.core.work import no_progress
+from pipeline.tools.check.data import check_data
+from pipeline.tools.check.findings import Group
+from pipeline.videos.reader import write_video
 
 ROOT = Path(__file__).parent.parent
 SMOKE = ROOT / "configs/smoke.yaml"

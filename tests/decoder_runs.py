@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from test_video import encode, image_folder, patched
 
-from pipeline import decoding
+from pipeline.videos import decoder as decoding
 
 HUGE = b"\xff\xdc\xff\xdc"  # 65,500 twice, the most that a JPEG can state
 
@@ -33,7 +33,7 @@ def decoders(parent: int | None = None) -> list[int]:
             state, owner = (folder / "stat").read_text().rpartition(")")[2].split()[:2]
         except OSError:  # it ended
             continue
-        if int(owner) == (parent or os.getpid()) and state != "Z" and b"decoding import serve" in command:
+        if int(owner) == (parent or os.getpid()) and state != "Z" and b"decoder import serve" in command:
             found.append(int(folder.name))
     return found
 

@@ -8,7 +8,7 @@ import yaml
 from builders import CLIP, VIEWS, tiny_data
 from target_stores import BATCH_SIZE, SEED, contents, make_teacher
 
-from pipeline import precompute
+from pipeline.distill.teacher import precompute
 from stages import precompute_soft_targets as stage
 
 ROOT = Path(__file__).parent.parent

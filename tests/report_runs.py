@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 from builders import manifest_row, noise_video, tiny_recognizer, write_frames
 
-from pipeline.digest import digest_file, digest_uint64
-from pipeline.enhance import Gamma
-from pipeline.enhancer_file import save_enhancer
-from pipeline.logit_codecs import codec_of
-from pipeline.manifest import QuarantineRow, write_manifest, write_quarantine
-from pipeline.models import save_model
-from pipeline.report_inputs import MODELS, ReportPaths
-from pipeline.soft_targets import Rows, row_layout, write_store
+from pipeline.core.digest import digest_file, digest_uint64
+from pipeline.data.manifest import QuarantineRow, write_manifest, write_quarantine
+from pipeline.distill.store.codecs import codec_of
+from pipeline.distill.store.store import Rows, row_layout, write_store
+from pipeline.enhance.classical import Gamma
+from pipeline.enhance.file import save_enhancer
+from pipeline.models.recognizer import save_model
+from pipeline.report.inputs import MODELS, ReportPaths
 
 ROOT = Path(__file__).parent.parent
 SHAPE_THW = (8, 20, 24)

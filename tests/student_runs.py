@@ -9,7 +9,7 @@ import yaml
 from builders import CLIP, train_params, write_frames
 from target_stores import Made
 
-from pipeline.models import ModelFile, load_model
+from pipeline.models.recognizer import ModelFile, load_model
 from stages.train_student import main
 
 ROOT = Path(__file__).parent.parent

@@ -9,15 +9,15 @@ import numpy as np
 import torch
 from builders import CLIP, VIEWS, tiny_data, tiny_recognizer
 
-from pipeline.asking import ask
-from pipeline.dataset import BANK
-from pipeline.digest import digest_bytes, digest_json
-from pipeline.frames import FrameStore
-from pipeline.logit_codecs import PackingError, codec_of
-from pipeline.manifest import Manifest
-from pipeline.models import ModelFile, load_model, save_model
-from pipeline.soft_targets import Rows, write_store
-from pipeline.views import VIEW_POLICY_VERSION, draw_view, pixel_digest, read_view
+from pipeline.core.digest import digest_bytes, digest_json
+from pipeline.data.dataset import BANK
+from pipeline.data.frame_store import FrameStore
+from pipeline.data.manifest import Manifest
+from pipeline.data.views import VIEW_POLICY_VERSION, draw_view, pixel_digest, read_view
+from pipeline.distill.store.codecs import PackingError, codec_of
+from pipeline.distill.store.store import Rows, write_store
+from pipeline.models.inference import ask
+from pipeline.models.recognizer import ModelFile, load_model, save_model
 
 SEED = 3
 BATCH_SIZE = 4

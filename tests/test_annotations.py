@@ -11,7 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.annotations import (
+from pipeline.core.errors import DataError
+from pipeline.data.listing import Listing, name_stem, path_problem, without_suffix
+from pipeline.videos.annotations import (
     LAYOUTS,
     parse_arid_ug2,
     parse_arid_v1,
@@ -20,8 +22,6 @@ from pipeline.annotations import (
     parse_dark48,
     parse_frame_folders,
 )
-from pipeline.errors import DataError
-from pipeline.listing import Listing, name_stem, path_problem, without_suffix
 
 ARID_CLASSES = ["Drink", "Jump", "Pick", "Pour", "Push", "Run", "Sit", "Stand", "Turn", "Walk", "Wave"]
 

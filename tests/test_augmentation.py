@@ -7,8 +7,8 @@ import pytest
 import torch
 from builders import CLIP, VIEWS, one_thread, tiny_data, train_params  # noqa: F401 - a fixture
 
-from pipeline.augmentation import LightAugmentation, light_augmentation
-from pipeline.dataset import BANK, ClipDataset, DrawnViews, samples_of
+from pipeline.data.dataset import BANK, ClipDataset, DrawnViews, samples_of
+from pipeline.train.augmentation import LightAugmentation, light_augmentation
 
 
 def clip(level=80, shape=(4, 16, 16, 3)):

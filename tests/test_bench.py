@@ -11,11 +11,11 @@ import pytest
 import torch
 from builders import CLASSES, CLIP, one_thread, tiny_recognizer  # noqa: F401 - a fixture
 
-from pipeline.cost import cost_of
-from pipeline.errors import EnvironmentProblem
-from pipeline.export import drawn_clips, export
-from pipeline.latency import Run, measure
-from pipeline.models import load_model, save_model
+from pipeline.core.errors import EnvironmentProblem
+from pipeline.models.cost import cost_of
+from pipeline.models.recognizer import load_model, save_model
+from pipeline.tools.export.export import drawn_clips, export
+from pipeline.tools.export.latency import Run, measure
 
 PARAMS = Path(__file__).parent.parent / "params.yaml"
 FEW = ("--runs", 4, "--warmup", 0, "--threads", 1)

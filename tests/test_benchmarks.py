@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.material import render_videos
-from pipeline.video import probe
+from pipeline.videos.reader import probe
 
 ROOT = Path(__file__).parent.parent
 

@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 from target_stores import write
 from torch.utils.data import DataLoader, Dataset
 
-from pipeline import soft_targets
-from pipeline.cached_targets import differences, load_targets
-from pipeline.errors import EnvironmentProblem, StaleArtifactError
-from pipeline.logit_codecs import codec_of
-from pipeline.soft_targets import Rows, SoftTargetStore
-from pipeline.views import View
+from pipeline.core.errors import EnvironmentProblem, StaleArtifactError
+from pipeline.data.views import View
+from pipeline.distill.store import store as soft_targets
+from pipeline.distill.store.codecs import codec_of
+from pipeline.distill.store.store import Rows, SoftTargetStore
+from pipeline.distill.student.cached_targets import differences, load_targets
 
 SHAPE = (6, 18, 22)
 PLENTY = 2**40

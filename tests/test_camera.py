@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.camera import (
+from pipeline.data.camera import (
     ARID_LIKE,
     DISPLAYED,
     LINEAR,

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from check_setups import BASE, ROOT, SMOKE
 
-from pipeline.params import load_params, overridden
+from pipeline.core.params import load_params, overridden
 
 GROUPS = ["parameters", "data", "disk", "environment", "dvc"]
 

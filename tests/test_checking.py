@@ -9,12 +9,12 @@ import torch
 from builders import tiny_recognizer
 from check_setups import NUM_FRAMES, ROOT, SMOKE, look_at, messages, params, the_finding
 
-from pipeline.checking import EXIT_CODES, MAX_DETAILS, Group, exit_code, size_text
-from pipeline.errors import ParamsError
-from pipeline.models import save_model
-from pipeline.params import load_params
-from pipeline.params_checks import Known, check_params
-from pipeline.preparation import prepare
+from pipeline.core.errors import ParamsError
+from pipeline.core.params import load_params
+from pipeline.models.recognizer import save_model
+from pipeline.tools.check.findings import EXIT_CODES, MAX_DETAILS, Group, exit_code, size_text
+from pipeline.tools.check.params import Known, check_params
+from pipeline.videos.prepare import prepare
 
 # groups
 

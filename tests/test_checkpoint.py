@@ -8,9 +8,9 @@ import random
 import pytest
 import torch
 
-from pipeline.checkpoint import load_checkpoint, save_checkpoint
-from pipeline.digest import digest_bytes
-from pipeline.errors import EnvironmentProblem, StaleArtifactError
+from pipeline.core.checkpoint import load_checkpoint, save_checkpoint
+from pipeline.core.digest import digest_bytes
+from pipeline.core.errors import EnvironmentProblem, StaleArtifactError
 
 
 def state(step):

@@ -16,10 +16,10 @@ import pytest
 from builders import manifest_row
 from rich.console import Console
 
-from pipeline.errors import DataError, EnvironmentProblem, Interrupted, ParamsError, StaleArtifactError
-from pipeline.light import write_light
-from pipeline.manifest import write_manifest
-from pipeline.predictions import Predictions, write_predictions
+from pipeline.core.errors import DataError, EnvironmentProblem, Interrupted, ParamsError, StaleArtifactError
+from pipeline.data.manifest import write_manifest
+from pipeline.evaluate.light_table import write_light
+from pipeline.evaluate.score.predictions import Predictions, write_predictions
 from stages import _shell
 from stages.__main__ import COMMANDS
 

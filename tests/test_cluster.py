@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from dask_runs import wait_for
 
-from pipeline.errors import DataError, EnvironmentProblem, Interrupted, StaleArtifactError
+from pipeline.core.errors import DataError, EnvironmentProblem, Interrupted, StaleArtifactError
 from stages import _cluster
 from stages._cluster import map_tasks
 
@@ -192,8 +192,8 @@ def test_a_task_that_kills_its_workers_is_named_and_the_others_finish():
 SCRIPT = """
 import sys
 sys.path[:0] = [{root!r}, {tests!r}]
-from pipeline.errors import Interrupted
-from pipeline.work import interruptible
+from pipeline.core.errors import Interrupted
+from pipeline.core.work import interruptible
 from stages._cluster import map_tasks
 import test_cluster
 

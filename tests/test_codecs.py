@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline.video import probe, read_frames
+from pipeline.videos.reader import probe, read_frames
 
 # name: frames, what the container states, displayed width and height, frames a second
 GOLDEN = {

@@ -11,8 +11,8 @@ from builders import noise_video
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.contact_sheet import BACKGROUND, BARS, MARK, Title, draw_sheet, save_sheet, shown_size
-from pipeline.lettering import plain
+from pipeline.tools.lettering import plain
+from pipeline.tools.look.contact_sheet import BACKGROUND, BARS, MARK, Title, draw_sheet, save_sheet, shown_size
 
 SIZES = [(18, 22), (128, 171), (40, 30)]  # of a row each
 COLUMNS = [Title("none"), Title("gamma", ("gamma 2.2",)), Title("a very long name of an enhancer " * 3, ("x" * 400,))]

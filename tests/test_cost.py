@@ -8,10 +8,11 @@ import pytest
 import torch
 from builders import CLIP, one_thread, tiny_recognizer  # noqa: F401 - a fixture
 
-from pipeline.cost import alternatives, cost_of, enhancer_gmac
-from pipeline.enhance import enhance_frames
-from pipeline.models import Architecture, Recognizer
-from pipeline.params import ClipParams, load_params
+from pipeline.core.params import ClipParams, load_params
+from pipeline.enhance.classical import enhance_frames
+from pipeline.models.cost import cost_of
+from pipeline.models.recognizer import Architecture, Recognizer
+from pipeline.tools.export.alternatives import alternatives, enhancer_gmac
 
 OPTIONS = load_params(Path(__file__).parent.parent / "params.yaml").fit_enhancer
 
@@ -92,6 +93,6 @@ def test_a_whole_clip_is_enhanced_at_the_size_of_the_frames(monkeypatch):
         shapes.add(dark_THWC.shape)
         return enhance_frames(enhancer, dark_THWC)
 
-    monkeypatch.setattr("pipeline.cost.enhance_frames", seen)
+    monkeypatch.setattr("pipeline.tools.export.alternatives.enhance_frames", seen)
     alternatives(tiny_recognizer().eval(), OPTIONS, frame_size=(24, 32), num_runs=1)
     assert shapes == {(CLIP.num_frames, 24, 32, 3)}

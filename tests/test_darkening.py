@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.camera import ARID_LIKE, at_exposure
-from pipeline.darkening import LEDGER, DarkCopy, Darkening, darken_folder
-from pipeline.digest import digest_file
-from pipeline.errors import DataError
-from pipeline.video import probe, read_frames, write_video
-from pipeline.work import Advance
+from pipeline.core.digest import digest_file
+from pipeline.core.errors import DataError
+from pipeline.core.work import Advance
+from pipeline.data.camera import ARID_LIKE, at_exposure
+from pipeline.tools.demo.darken import LEDGER, DarkCopy, Darkening, darken_folder
+from pipeline.videos.reader import probe, read_frames, write_video
 
 HOW = Darkening(ARID_LIKE, seed=0, crf=25)
 

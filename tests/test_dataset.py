@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from target_stores import SEED, make_store
 
-from pipeline.cached_targets import load_targets
-from pipeline.dataset import (
+from pipeline.core.errors import DataError, StaleArtifactError
+from pipeline.data.dataset import (
     BANK,
     ClipDataset,
     DrawnViews,
@@ -27,10 +27,10 @@ from pipeline.dataset import (
     pixel_statistics,
     samples_of,
 )
-from pipeline.errors import DataError, StaleArtifactError
-from pipeline.manifest import write_manifest
-from pipeline.soft_targets import SoftTargetStore
-from pipeline.views import pixel_digest, read_view, uniform_view
+from pipeline.data.manifest import write_manifest
+from pipeline.data.views import pixel_digest, read_view, uniform_view
+from pipeline.distill.store.store import SoftTargetStore
+from pipeline.distill.student.cached_targets import load_targets
 
 PLANS = st.builds(
     EpochPlan, num_samples=st.integers(1, 60), batch_size=st.integers(1, 20), seed=st.integers(0, 2**32 - 1)

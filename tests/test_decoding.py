@@ -16,9 +16,10 @@ import pytest
 from decoder_runs import bombs, decoders, is_gone, own_decoders, peak_mib, stop  # noqa: F401 - a fixture
 from test_video import encode, image_folder
 
-from pipeline import decoding, video
-from pipeline.errors import DataError, EnvironmentProblem
-from pipeline.video import BrokenVideoError
+from pipeline.core.errors import DataError, EnvironmentProblem
+from pipeline.videos import decoder as decoding
+from pipeline.videos import reader as video
+from pipeline.videos.reader import BrokenVideoError
 
 ROOT = Path(__file__).parent.parent
 
@@ -40,9 +41,8 @@ def decoder_does(monkeypatch):
 
     def replace(code):
         body = f"def read(path, short_side):\n    {code}\n    yield"
-        serving = f"import pathlib, pipeline.video\nexec({body!r})\npipeline.video.read_frames = read\n".replace(
-            "{", "{{"
-        )
+        reader = "pipeline.videos.reader"
+        serving = f"import pathlib, {reader}\nexec({body!r})\n{reader}.read_frames = read\n".replace("{", "{{")
         monkeypatch.setattr(decoding, "SERVING", serving.replace("}", "}}") + decoding.SERVING)
 
     return replace
@@ -307,7 +307,7 @@ FORKED = """
 import os, sys, warnings
 from pathlib import Path
 warnings.simplefilter("ignore")
-from pipeline import decoding
+from pipeline.videos import decoder as decoding
 path = Path(sys.argv[1])
 decoding.probe(path)
 frames = decoding.read_frames(path)
@@ -332,11 +332,11 @@ def test_a_fork_has_processes_of_its_own(long):
 PARENT = """
 import sys, time
 from pathlib import Path
-from pipeline import decoding
+from pipeline.videos import decoder as decoding
 path, how = Path(sys.argv[1]), sys.argv[2]
 if how == "busy":
-    busy = "import pipeline.video\\ndef read(*a, **b):\\n    while True: pass\\npipeline.video.read_frames = read\\n"
-    decoding.SERVING = busy + decoding.SERVING
+    busy = "from pipeline.videos import reader\\ndef read(*a, **b):\\n    while True: pass\\n"
+    decoding.SERVING = busy + "reader.read_frames = read\\n" + decoding.SERVING
 decoding.probe(path)
 print("probed", flush=True)
 frames = decoding.read_frames(path)

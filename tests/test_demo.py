@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import yaml
 
-from pipeline import demo
-from pipeline.camera import measure_light
-from pipeline.demo import DemoVideo, DemoVideosParams, contact_sheet, film, list_videos, render, write_demo
-from pipeline.digest import digest_file
-from pipeline.errors import ParamsError
-from pipeline.params import load_section
-from pipeline.video import probe, read_frames
+from pipeline.core.digest import digest_file
+from pipeline.core.errors import ParamsError
+from pipeline.core.params import load_section
+from pipeline.data.camera import measure_light
+from pipeline.tools.demo import render as demo
+from pipeline.tools.demo.render import DemoVideo, DemoVideosParams, contact_sheet, film, list_videos, render, write_demo
+from pipeline.videos.reader import probe, read_frames
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = load_section(ROOT / "demo/params.yaml", "demo_videos", DemoVideosParams)

@@ -123,7 +123,7 @@ def words_of(node):
 @pytest.fixture(scope="module")
 def code():
     """All nodes of the code's syntax trees."""
-    paths = [path for folder in ("pipeline", "stages") for path in (ROOT / folder).glob("*.py")]
+    paths = [path for folder in ("pipeline", "stages") for path in (ROOT / folder).rglob("*.py")]
     return [node for path in paths for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))]
 
 

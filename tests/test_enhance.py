@@ -13,7 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from pipeline.enhance import (
+from pipeline.core.errors import StaleArtifactError
+from pipeline.core.params import EnhancerName
+from pipeline.core.weights import save_weights
+from pipeline.enhance.classical import (
     Clahe,
     Equalize,
     FramesInMemory,
@@ -25,10 +28,7 @@ from pipeline.enhance import (
     enhanced_batches,
     gamma_to_mean,
 )
-from pipeline.enhancer_file import CLASSICAL, ENHANCERS, load_enhancer, make_enhancer, save_enhancer
-from pipeline.errors import StaleArtifactError
-from pipeline.params import EnhancerName
-from pipeline.weights import save_weights
+from pipeline.enhance.file import CLASSICAL, ENHANCERS, load_enhancer, make_enhancer, save_enhancer
 
 ALL = [
     Unchanged(),

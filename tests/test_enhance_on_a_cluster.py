@@ -15,11 +15,11 @@ import pytest
 from builders import write_frames
 from dask_runs import wait_for
 
-from pipeline.enhance import Clahe
-from pipeline.enhancer_file import save_enhancer
-from pipeline.frames import FrameStore
-from pipeline.manifest import read_manifest
-from pipeline.video import write_video
+from pipeline.data.frame_store import FrameStore
+from pipeline.data.manifest import read_manifest
+from pipeline.enhance.classical import Clahe
+from pipeline.enhance.file import save_enhancer
+from pipeline.videos.reader import write_video
 
 ROOT = Path(__file__).parent.parent
 NUM_SHARDS = 12
@@ -63,7 +63,7 @@ def contents(folder):
 # A worker that takes a moment for each video, so that there is a middle of the run to kill it in
 SLOWLY = """
 import time
-from pipeline import enhancement
+from pipeline.enhance import apply as enhancement
 
 def dask_setup(worker):
     batches = enhancement.enhanced_batches
@@ -125,7 +125,7 @@ def test_a_scheduler_killed_in_the_middle_is_told_of_and_the_next_run_goes_on(tm
 # A worker whose decoder crashes on one video, as a library in C may
 POISONED = """
 import os
-from pipeline import preparation
+from pipeline.videos import prepare as preparation
 
 def dask_setup(worker):
     read = preparation.read_frames

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import enhancement
-from pipeline.enhance import Clahe, Equalize, Gamma, enhance_frames
-from pipeline.enhancement import enhance
-from pipeline.enhancer_file import save_enhancer
-from pipeline.errors import Interrupted, StaleArtifactError
-from pipeline.frames import FrameStore, shard_of, shard_path, write_index, write_shard
+from pipeline.core.errors import Interrupted, StaleArtifactError
+from pipeline.data.frame_store import FrameStore, shard_of, shard_path, write_index, write_shard
+from pipeline.enhance import apply as enhancement
+from pipeline.enhance.apply import enhance
+from pipeline.enhance.classical import Clahe, Equalize, Gamma, enhance_frames
+from pipeline.enhance.file import save_enhancer
 
 SHAPES = {f"Run/Run_{number}_1": (5 + number, 16, 20) for number in range(7)} | {"long": (65, 12, 16)}
 NUM_SHARDS = 3
@@ -222,7 +222,7 @@ def test_the_report_counts_frames_and_time(project):
 
 
 def test_memory_does_not_grow_with_the_length_of_a_video(project, monkeypatch):
-    monkeypatch.setattr("pipeline.frames._COPY_BYTES", 1 << 20)  # a bound of its own, 16 MiB
+    monkeypatch.setattr("pipeline.data.frame_store._COPY_BYTES", 1 << 20)  # a bound of its own, 16 MiB
     peaks = []
     for num_frames in (200, 800):
         videos = {"one": np.zeros((num_frames, 90, 120, 3), np.uint8)}

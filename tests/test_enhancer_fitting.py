@@ -19,17 +19,17 @@ import yaml
 from builders import manifest_row, one_thread, write_frames  # noqa: F401 - one_thread applies to the file
 from safetensors.numpy import save_file
 
-from pipeline.enhance import enhance_frames
-from pipeline.enhancer_file import CLASSICAL, LEARNED, load_enhancer
-from pipeline.enhancer_fitting import Fitter
-from pipeline.errors import DataError, Interrupted, ParamsError, StaleArtifactError
-from pipeline.fitted_enhancer import Fit, fitted
-from pipeline.frames import FrameStore
-from pipeline.learned_enhancers import NETWORKS, CalibrationNetwork
-from pipeline.manifest import write_manifest
-from pipeline.params import load_params
-from pipeline.weights import load_weights
-from pipeline.work import no_progress
+from pipeline.core.errors import DataError, Interrupted, ParamsError, StaleArtifactError
+from pipeline.core.params import load_params
+from pipeline.core.weights import load_weights
+from pipeline.core.work import no_progress
+from pipeline.data.frame_store import FrameStore
+from pipeline.data.manifest import write_manifest
+from pipeline.enhance.classical import enhance_frames
+from pipeline.enhance.file import CLASSICAL, LEARNED, load_enhancer
+from pipeline.enhance.fit import Fit, fitted
+from pipeline.enhance.fitting import Fitter
+from pipeline.enhance.learned import NETWORKS, CalibrationNetwork
 from stages import fit_enhancer
 
 ROOT = Path(__file__).parent.parent

@@ -5,7 +5,7 @@ import pytest
 import torch
 from builders import one_thread  # noqa: F401 - applies to the file
 
-from pipeline.enhancer_losses import (
+from pipeline.enhance.fitting_losses import (
     colour_constancy,
     curve_smoothness,
     exposure_error,

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.digest import digest_bytes, digest_file, digest_json, digest_uint64, is_sealed, sealed
-from pipeline.errors import (
+from pipeline.core.digest import digest_bytes, digest_file, digest_json, digest_uint64, is_sealed, sealed
+from pipeline.core.errors import (
     SHOWN_FINDINGS,
     DataError,
     DlkddError,

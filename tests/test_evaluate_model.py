@@ -10,12 +10,12 @@ import pytest
 import torch
 from builders import one_thread, tiny_data, tiny_recognizer  # noqa: F401 - a fixture
 
-from pipeline.dataset import samples_of
-from pipeline.frame_summary import video_luma
-from pipeline.light import write_light
-from pipeline.models import load_model, save_model
-from pipeline.predictions import read_predictions
-from pipeline.scoring import score
+from pipeline.data.dataset import samples_of
+from pipeline.evaluate.light import video_luma
+from pipeline.evaluate.light_table import write_light
+from pipeline.evaluate.score.predictions import read_predictions
+from pipeline.evaluate.score.scoring import score
+from pipeline.models.recognizer import load_model, save_model
 
 ROOT = Path(__file__).parent.parent
 SPLITS = {"test": 7, "val": 4}

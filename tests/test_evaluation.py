@@ -11,10 +11,12 @@ import pytest
 import torch
 from builders import CLASSES, CLIP, manifest_row, one_thread, tiny_data, tiny_recognizer  # noqa: F401 - a fixture
 
-from pipeline.dataset import samples_of
-from pipeline.digest import is_sealed
-from pipeline.errors import Interrupted, StaleArtifactError
-from pipeline.evaluation import (
+from pipeline.core.digest import is_sealed
+from pipeline.core.errors import Interrupted, StaleArtifactError
+from pipeline.data.dataset import samples_of
+from pipeline.data.manifest import write_manifest
+from pipeline.data.views import read_view, uniform_view
+from pipeline.evaluate.compare import (
     ScoringProtocol,
     aligned,
     check_predictions,
@@ -22,11 +24,9 @@ from pipeline.evaluation import (
     write_confusion,
     write_metrics,
 )
-from pipeline.manifest import write_manifest
-from pipeline.metrics import accuracy_interval, mcnemar_p, paired_interval
-from pipeline.predictions import Origin, Predictions, views_text
-from pipeline.scoring import score
-from pipeline.views import read_view, uniform_view
+from pipeline.evaluate.metrics import accuracy_interval, mcnemar_p, paired_interval
+from pipeline.evaluate.score.predictions import Origin, Predictions, views_text
+from pipeline.evaluate.score.scoring import score
 
 SHAPE = (4, 16, 16)
 PROTOCOL = ScoringProtocol("test", num_clips=3, num_crops=1, manifest="0123")

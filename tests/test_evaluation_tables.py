@@ -11,9 +11,9 @@ from builders import CLASSES, manifest_row
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.errors import StaleArtifactError
-from pipeline.evaluation_tables import by_quartile, make_tables, write_tables
-from pipeline.predictions import Predictions
+from pipeline.core.errors import StaleArtifactError
+from pipeline.evaluate.score.predictions import Predictions
+from pipeline.evaluate.tables import by_quartile, make_tables, write_tables
 
 NAMES = ("teacher", "student", "baseline")
 LABELS = (0, 0, 0, 2, 2, 2, 2, 0)  # of class 1 there is no video

@@ -8,14 +8,14 @@ import pytest
 import torch
 from builders import CLIP, VIEWS, one_thread, tiny_data, tiny_recognizer, train_params  # noqa: F401 - a fixture
 
-from pipeline.dataset import BANK, DrawnViews, EpochPlan, samples_of
-from pipeline.errors import ParamsError
-from pipeline.execution import autocast_dtype, check_shares, prepared
-from pipeline.losses import hard_loss
-from pipeline.models import MODELS, Architecture, Recognizer
-from pipeline.params import ClipParams
-from pipeline.ranks import Ranks
-from pipeline.training import Listener, Trainer, TrainingData
+from pipeline.core.errors import ParamsError
+from pipeline.core.params import ClipParams
+from pipeline.core.ranks import Ranks
+from pipeline.data.dataset import BANK, DrawnViews, EpochPlan, samples_of
+from pipeline.models.recognizer import MODELS, Architecture, Recognizer
+from pipeline.train.execution import autocast_dtype, check_shares, prepared
+from pipeline.train.losses import hard_loss
+from pipeline.train.trainer import Listener, Trainer, TrainingData
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 ONE = Ranks(0, 1)

@@ -11,15 +11,15 @@ import torch
 from builders import CLASSES, CLIP, one_thread, tiny_data, tiny_recognizer  # noqa: F401 - a fixture
 
 from benchmarks.export_architectures import new_model, settled
-from pipeline import export as export_module
-from pipeline import onnx_file
-from pipeline.bert_head import WIDTH, BertHead
-from pipeline.errors import DataError, EnvironmentProblem, ParamsError, StaleArtifactError
-from pipeline.export import EXTRA_FILE, SUFFIXES, TOLERANCE, drawn_clips, export, stored_clips
-from pipeline.models import load_model, save_model
-from pipeline.networks import MODELS
-from pipeline.onnx_file import open_onnx
-from pipeline.views import read_view, uniform_view
+from pipeline.core.errors import DataError, EnvironmentProblem, ParamsError, StaleArtifactError
+from pipeline.data.views import read_view, uniform_view
+from pipeline.models.bert_head import WIDTH, BertHead
+from pipeline.models.networks import MODELS
+from pipeline.models.recognizer import load_model, save_model
+from pipeline.tools.export import export as export_module
+from pipeline.tools.export import onnx_file
+from pipeline.tools.export.export import EXTRA_FILE, SUFFIXES, TOLERANCE, drawn_clips, export, stored_clips
+from pipeline.tools.export.onnx_file import open_onnx
 
 KINDS = [(kind, bare) for kind in SUFFIXES for bare in (False, True)]
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.figures import ACTIONS, SIDES, Body, Style, skeleton
+from pipeline.tools.demo.figures import ACTIONS, SIDES, Body, Style, skeleton
 
 SECONDS = np.arange(45) / 15
 BODY = Body(height=1.7)

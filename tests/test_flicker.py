@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from pipeline.enhance import Equalize, GammaAuto, Unchanged, enhance_frames
-from pipeline.flicker import Flicker, background, flicker_text, measure_flicker
+from pipeline.enhance.classical import Equalize, GammaAuto, Unchanged, enhance_frames
+from pipeline.tools.look.flicker import Flicker, background, flicker_text, measure_flicker
 
 
 def scene(num_frames=12, *, shape=(24, 32)):

@@ -9,10 +9,10 @@ import av
 import pytest
 from test_video import _make_avi_chunk_empty, encode, reason
 
-from pipeline.containers import fragment_samples
-from pipeline.errors import BrokenVideoError
-from pipeline.frame_counts import is_not_coded
-from pipeline.video import probe, read_frames
+from pipeline.core.errors import BrokenVideoError
+from pipeline.videos.containers import fragment_samples
+from pipeline.videos.frame_counts import is_not_coded
+from pipeline.videos.reader import probe, read_frames
 
 FRAGMENTS = {"movflags": "frag_keyframe+empty_moov"}
 NOT_CODED = b"\x00\x00\x01\xb6" + int("0101001111001111", 2).to_bytes(2)  # as in test_video

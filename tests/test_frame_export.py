@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from builders import manifest_row, write_frames
 
-from pipeline.errors import DataError, ParamsError, StaleArtifactError
-from pipeline.frame_export import plan_export, write_export
-from pipeline.frames import FrameStore, shard_path
-from pipeline.manifest import write_manifest
-from pipeline.video import probe, read_frames
+from pipeline.core.errors import DataError, ParamsError, StaleArtifactError
+from pipeline.data.frame_store import FrameStore, shard_path
+from pipeline.data.manifest import write_manifest
+from pipeline.tools.look.frame_export import plan_export, write_export
+from pipeline.videos.reader import probe, read_frames
 
 SHAPES = {"Jump/1": (7, 32, 48), "Run/1": (40, 33, 47), "Run/2": (3, 32, 48)}
 

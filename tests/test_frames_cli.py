@@ -8,9 +8,9 @@ import pytest
 from builders import tiny_data
 from typer.testing import CliRunner
 
-from pipeline.errors import DlkddError
-from pipeline.frames import shard_path
-from pipeline.video import probe
+from pipeline.core.errors import DlkddError
+from pipeline.data.frame_store import shard_path
+from pipeline.videos.reader import probe
 from stages import frames
 
 

@@ -12,16 +12,23 @@ import torch
 from builders import CLASSES, one_thread, tiny_recognizer, write_frames  # noqa: F401
 from test_video import encode
 
-from pipeline import inference
-from pipeline.dataset import Sample
-from pipeline.errors import Interrupted
-from pipeline.frames import FrameStore
-from pipeline.inference import BrokenVideo, Sampling, VideoPrediction, predict_live, predict_videos, ranking
-from pipeline.params import ClipParams, PrepareParams
-from pipeline.preparation import prepare
-from pipeline.scoring import score
-from pipeline.video import probe, read_frames, write_video
-from pipeline.windows import Window
+from pipeline.core.errors import Interrupted
+from pipeline.core.params import ClipParams, PrepareParams
+from pipeline.data.dataset import Sample
+from pipeline.data.frame_store import FrameStore
+from pipeline.evaluate.score.scoring import score
+from pipeline.tools.predict import inference
+from pipeline.tools.predict.inference import (
+    BrokenVideo,
+    Sampling,
+    VideoPrediction,
+    predict_live,
+    predict_videos,
+    ranking,
+)
+from pipeline.tools.predict.windows import Window
+from pipeline.videos.prepare import prepare
+from pipeline.videos.reader import probe, read_frames, write_video
 
 CPU = torch.device("cpu")
 CLIP = ClipParams(num_frames=4, frame_stride=3, size=20)

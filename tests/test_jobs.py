@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.errors import Interrupted
+from pipeline.core.errors import Interrupted
 from stages._jobs import Job, JobsFailed, run_jobs
 
 

@@ -9,11 +9,11 @@ from builders import one_thread  # noqa: F401 - applies to the file
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.enhance import enhance_frames
-from pipeline.enhancer_file import LEARNED, is_learned, load_enhancer, save_enhancer
-from pipeline.errors import StaleArtifactError
-from pipeline.learned_enhancers import NETWORKS, LearnedEnhancer, apply_curves, estimate_curves, make_learned
-from pipeline.weights import load_weights, save_weights
+from pipeline.core.errors import StaleArtifactError
+from pipeline.core.weights import load_weights, save_weights
+from pipeline.enhance.classical import enhance_frames
+from pipeline.enhance.file import LEARNED, is_learned, load_enhancer, save_enhancer
+from pipeline.enhance.learned import NETWORKS, LearnedEnhancer, apply_curves, estimate_curves, make_learned
 
 each_name = pytest.mark.parametrize("name", LEARNED)
 

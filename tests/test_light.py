@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from builders import noise_video, write_frames
 
-from pipeline.errors import StaleArtifactError
-from pipeline.frame_summary import video_luma
-from pipeline.light import read_light, write_light
+from pipeline.core.errors import StaleArtifactError
+from pipeline.evaluate.light import video_luma
+from pipeline.evaluate.light_table import read_light, write_light
 
 
 def flat(levels):

@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from pipeline.logit_codecs import (
+from pipeline.distill.store.codecs import (
     Dense,
     PackingError,
     TopK,

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from pipeline.distillation import distillation_loss, soft_weight_at
-from pipeline.losses import hard_loss
-from pipeline.params import Params
-from pipeline.soft_losses import SOFT_LOSSES, dist_loss, dkd_loss, kl_loss
+from pipeline.core.params import Params
+from pipeline.distill.student.loss import distillation_loss, soft_weight_at
+from pipeline.distill.student.soft_losses import SOFT_LOSSES, dist_loss, dkd_loss, kl_loss
+from pipeline.train.losses import hard_loss
 
 LOGITS = st.tuples(st.integers(1, 5), st.integers(2, 6)).flatmap(
     lambda shape: st.tuples(*[hnp.arrays(np.float64, shape, elements=st.floats(-15, 15, width=16)) for _ in range(2)])

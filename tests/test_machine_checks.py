@@ -13,15 +13,16 @@ import pytest
 import torch
 from check_setups import ROOT, look_at, messages, params, the_finding
 
-from pipeline import disk_checks, machine_checks
-from pipeline.checking import Group
-from pipeline.data_checks import Seen
-from pipeline.disk_checks import check_shared_memory, check_space, check_work, frame_bytes
-from pipeline.machine_checks import check_compiler, check_device, check_dvc, check_packages
-from pipeline.preparation import prepare
-from pipeline.video import VideoInfo
-from pipeline.work import work_folder
-from pipeline.work_folders import work_folders
+from pipeline.core.work import work_folder
+from pipeline.tools.check import disk as disk_checks
+from pipeline.tools.check import machine as machine_checks
+from pipeline.tools.check.data import Seen
+from pipeline.tools.check.disk import check_shared_memory, check_space, check_work, frame_bytes
+from pipeline.tools.check.findings import Group
+from pipeline.tools.check.machine import check_compiler, check_device, check_dvc, check_packages
+from pipeline.tools.check.work_folders import work_folders
+from pipeline.videos.prepare import prepare
+from pipeline.videos.reader import VideoInfo
 
 # disk
 
@@ -120,7 +121,7 @@ def test_what_lies_in_the_work_folder(tmp_path, monkeypatch):
 
 HOLD = """
 import sys
-from pipeline.work import work_folder
+from pipeline.core.work import work_folder
 with work_folder("enhance", params={}, inputs={}, format_version=1):
     print("held", flush=True)
     sys.stdin.read()

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.errors import DataError, DlkddError, StaleArtifactError
-from pipeline.manifest import (
+from pipeline.core.errors import DataError, DlkddError, StaleArtifactError
+from pipeline.data.manifest import (
     ManifestRow,
     QuarantineRow,
     read_manifest,

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.metrics import (
+from pipeline.evaluate.metrics import (
     accuracy_interval,
     mcnemar_p,
     mean_class_accuracy,

@@ -9,9 +9,9 @@ from builders import distillation_params, one_thread  # noqa: F401 - a fixture
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.dataset import Batch
-from pipeline.distillation import distillation_loss
-from pipeline.mixing import Mix, draw_mix, neighbours
+from pipeline.data.dataset import Batch
+from pipeline.distill.student.loss import distillation_loss
+from pipeline.train.mixing import Mix, draw_mix, neighbours
 
 ALPHAS = st.floats(0.1, 4)
 

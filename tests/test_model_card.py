@@ -11,11 +11,11 @@ import torch
 from builders import CLASSES, CLIP, noise_video, one_thread, tiny_recognizer  # noqa: F401 - a fixture
 
 from benchmarks.export_architectures import settled
-from pipeline.errors import ParamsError, StaleArtifactError
-from pipeline.export import SUFFIXES, drawn_clips, export
-from pipeline.model_card import card, read_metrics
-from pipeline.models import load_model, save_model
-from pipeline.video import write_video
+from pipeline.core.errors import ParamsError, StaleArtifactError
+from pipeline.models.recognizer import load_model, save_model
+from pipeline.tools.export.card import card, read_metrics
+from pipeline.tools.export.export import SUFFIXES, drawn_clips, export
+from pipeline.videos.reader import write_video
 
 TRAINED_ON = {
     "stage": "train_student",

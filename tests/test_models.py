@@ -7,12 +7,12 @@ import pytest
 import torch
 from builders import CLIP, noise_video, one_thread, tiny_recognizer  # noqa: F401 - a fixture
 
-from pipeline.digest import digest_file
-from pipeline.errors import DlkddError, ParamsError, StaleArtifactError
-from pipeline.models import MODELS, Architecture, Recognizer, check_geometry, load_model, save_model
-from pipeline.networks import ClipNeeds
-from pipeline.params import ClipParams
-from pipeline.weights import load_weights, save_weights
+from pipeline.core.digest import digest_file
+from pipeline.core.errors import DlkddError, ParamsError, StaleArtifactError
+from pipeline.core.params import ClipParams
+from pipeline.core.weights import load_weights, save_weights
+from pipeline.models.networks import ClipNeeds
+from pipeline.models.recognizer import MODELS, Architecture, Recognizer, check_geometry, load_model, save_model
 
 NAMES = ("drink", "jump", "wave")
 BIG = ClipParams(num_frames=16, frame_stride=1, size=112)

@@ -10,11 +10,11 @@ from builders import CLIP, one_thread  # noqa: F401 - a fixture
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline.bert_head import BertHead, TransformerLayer
-from pipeline.errors import ParamsError
-from pipeline.networks import MODELS, Architecture, TwoPathways, build_network
-from pipeline.params import ClipParams
-from pipeline.torchvision_compat import StochasticDepth, get_model_weights
+from pipeline.core.errors import ParamsError
+from pipeline.core.params import ClipParams
+from pipeline.models.bert_head import BertHead, TransformerLayer
+from pipeline.models.networks import MODELS, Architecture, TwoPathways, build_network
+from pipeline.models.torchvision_compat import StochasticDepth, get_model_weights
 
 DOCS = Path(__file__).parent.parent / "docs/models.md"
 FRAMES_AND_SIZES = {

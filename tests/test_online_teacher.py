@@ -13,13 +13,13 @@ from builders import CLIP, distillation_params, one_thread, tiny_recognizer, tra
 from student_runs import StudentRun, dark_frames
 from target_stores import BATCH_SIZE, make_store, make_teacher
 
-from pipeline.cached_targets import load_targets
-from pipeline.checkpoint import load_checkpoint
-from pipeline.dataset import ClipDataset, load_batches, samples_of
-from pipeline.distillation import distillation_loss
-from pipeline.errors import Interrupted, ParamsError, StaleArtifactError
-from pipeline.soft_targets import SoftTargetStore
-from pipeline.training import Listener, Trainer, TrainingData
+from pipeline.core.checkpoint import load_checkpoint
+from pipeline.core.errors import Interrupted, ParamsError, StaleArtifactError
+from pipeline.data.dataset import ClipDataset, load_batches, samples_of
+from pipeline.distill.store.store import SoftTargetStore
+from pipeline.distill.student.cached_targets import load_targets
+from pipeline.distill.student.loss import distillation_loss
+from pipeline.train.trainer import Listener, Trainer, TrainingData
 from stages.train_student import OnlineTeacher
 
 CPU = torch.device("cpu")

@@ -8,9 +8,15 @@ import pytest
 import torch
 from builders import CLIP, one_thread, tiny_recognizer, train_params  # noqa: F401 - a fixture
 
-from pipeline.models import Architecture, Recognizer
-from pipeline.networks import MODELS
-from pipeline.optimization import AveragedWeights, class_weights, make_optimizer, parameter_groups, set_learning_rate
+from pipeline.models.networks import MODELS
+from pipeline.models.recognizer import Architecture, Recognizer
+from pipeline.train.optimization import (
+    AveragedWeights,
+    class_weights,
+    make_optimizer,
+    parameter_groups,
+    set_learning_rate,
+)
 
 
 def group_of(groups):

@@ -8,14 +8,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pipeline import overlay
-from pipeline.enhance import Clahe, Equalize, Gamma, GammaAuto, enhance_frames
-from pipeline.errors import Interrupted, ParamsError
-from pipeline.inference import VideoPrediction, WindowPrediction
-from pipeline.overlay import FIRST, OTHER, TRACK, Beside, StreamedVideo, plan_overlays, write_overlay
-from pipeline.video import probe, read_frames, write_video
-from pipeline.video_inputs import VideoInput
-from pipeline.windows import windows_of
+from pipeline.core.errors import Interrupted, ParamsError
+from pipeline.enhance.classical import Clahe, Equalize, Gamma, GammaAuto, enhance_frames
+from pipeline.tools.predict import overlay
+from pipeline.tools.predict.inference import VideoPrediction, WindowPrediction
+from pipeline.tools.predict.inputs import VideoInput
+from pipeline.tools.predict.overlay import FIRST, OTHER, TRACK, Beside, StreamedVideo, plan_overlays, write_overlay
+from pipeline.tools.predict.windows import windows_of
+from pipeline.videos.reader import probe, read_frames, write_video
 
 CLASSES = ("Drink", "Jump", "Wave", "Run")
 NUM_FRAMES = 24

@@ -11,8 +11,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from pipeline.errors import ParamsError
-from pipeline.params import ClipParams, Params, TrainParams, load_params, load_section, stage_values
+from pipeline.core.errors import ParamsError
+from pipeline.core.params import ClipParams, Params, TrainParams, load_params, load_section, stage_values
 
 SHIPPED = Path(__file__).parent.parent / "params.yaml"
 VALUES = yaml.safe_load(SHIPPED.read_text())

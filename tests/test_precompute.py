@@ -18,16 +18,17 @@ from hypothesis import strategies as st
 from precompute_runs import NUM_TRAIN, ROOT, compute, make_project, write_params
 from target_stores import BATCH_SIZE, SEED, make_store, make_teacher
 
-from pipeline import asking, precompute
-from pipeline.asking import ask
-from pipeline.errors import DataError, EnvironmentProblem, ParamsError, StaleArtifactError
-from pipeline.frames import FrameStore
-from pipeline.logit_codecs import codec_of
-from pipeline.manifest import read_manifest, write_manifest
-from pipeline.models import load_model
-from pipeline.precompute import Asking, Packing, Part, compute_part
-from pipeline.row_cache import RowCache, write_part
-from pipeline.soft_targets import Rows, SoftTargetStore, row_layout
+from pipeline.core.errors import DataError, EnvironmentProblem, ParamsError, StaleArtifactError
+from pipeline.data.frame_store import FrameStore
+from pipeline.data.manifest import read_manifest, write_manifest
+from pipeline.distill.store.codecs import codec_of
+from pipeline.distill.store.store import Rows, SoftTargetStore, row_layout
+from pipeline.distill.teacher import precompute
+from pipeline.distill.teacher.precompute import Asking, Packing, Part, compute_part
+from pipeline.distill.teacher.row_cache import RowCache, write_part
+from pipeline.models import inference as asking
+from pipeline.models.inference import ask
+from pipeline.models.recognizer import load_model
 from stages import precompute_soft_targets as stage
 
 
@@ -252,7 +253,7 @@ def test_a_damaged_part_is_worked_out_again(project, asked):
 
 def test_two_stages_on_one_store_the_second_is_told(project):
     code = (
-        "import sys, time; from pathlib import Path; from pipeline.work import out_lock\n"
+        "import sys, time; from pathlib import Path; from pipeline.core.work import out_lock\n"
         "with out_lock('another', Path('store.zarr')): print('held', flush=True); time.sleep(60)"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

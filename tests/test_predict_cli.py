@@ -15,9 +15,9 @@ from builders import CLASSES, CLIP, one_thread, tiny_recognizer  # noqa: F401
 from test_overlay import smooth
 from test_webcam import FakeCapture
 
-from pipeline import webcam
-from pipeline.models import save_model
-from pipeline.video import probe, write_video
+from pipeline.models.recognizer import save_model
+from pipeline.tools.predict import webcam
+from pipeline.videos.reader import probe, write_video
 
 ROOT = Path(__file__).parent.parent
 
@@ -224,7 +224,7 @@ def test_an_interrupted_run_prints_no_result(predict, monkeypatch, project):
         os.kill(os.getpid(), signal.SIGTERM)
         yield from smooth(25, 20, 26)
 
-    monkeypatch.setattr("pipeline.inference.read_frames", read)
+    monkeypatch.setattr("pipeline.tools.predict.inference.read_frames", read)
     code, out, err = predict("night", "--json", "--csv", "all.csv")
     assert (code, out) == (143, "")
     assert "interrupted after 0 of 3 videos" in err

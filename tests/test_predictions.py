@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.digest import digest_json
-from pipeline.errors import StaleArtifactError
-from pipeline.predictions import Predictions, read_predictions, write_predictions
+from pipeline.core.digest import digest_json
+from pipeline.core.errors import StaleArtifactError
+from pipeline.evaluate.score.predictions import Predictions, read_predictions, write_predictions
 
 NAMES = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), min_size=1, max_size=8)
 

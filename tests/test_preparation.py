@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 import simplejpeg
 
-from pipeline import preparation
-from pipeline.digest import digest_file
-from pipeline.errors import DataError, Interrupted
-from pipeline.frames import FrameStore, shard_of, shard_path
-from pipeline.manifest import read_manifest, read_quarantine
-from pipeline.params import PrepareParams
-from pipeline.preparation import counts_text, prepare
-from pipeline.video import read_frames, write_video
+from pipeline.core.digest import digest_file
+from pipeline.core.errors import DataError, Interrupted
+from pipeline.core.params import PrepareParams
+from pipeline.data.frame_store import FrameStore, shard_of, shard_path
+from pipeline.data.manifest import read_manifest, read_quarantine
+from pipeline.videos import prepare as preparation
+from pipeline.videos.prepare import counts_text, prepare
+from pipeline.videos.reader import read_frames, write_video
 from stages import prepare as stage
 
 NUM_SHARDS = 4

@@ -11,14 +11,14 @@ import torch
 from builders import CLASSES, CLIP, one_thread, tiny_recognizer  # noqa: F401 - a fixture
 from safetensors.torch import save_file
 
-from pipeline import pretrained
-from pipeline.digest import digest_file
-from pipeline.errors import EnvironmentProblem, ParamsError, StaleArtifactError
-from pipeline.models import Recognizer, save_model
-from pipeline.networks import MODELS, Architecture, build_network, shapes_of
-from pipeline.params import ClipParams
-from pipeline.pretrained import PUBLISHED_STATISTICS, fit, load_into, read_pretrained
-from pipeline.torchvision_compat import get_model_weights, video_models
+from pipeline.core.digest import digest_file
+from pipeline.core.errors import EnvironmentProblem, ParamsError, StaleArtifactError
+from pipeline.core.params import ClipParams
+from pipeline.models import pretrained
+from pipeline.models.networks import MODELS, Architecture, build_network, shapes_of
+from pipeline.models.pretrained import PUBLISHED_STATISTICS, fit, load_into, read_pretrained
+from pipeline.models.recognizer import Recognizer, save_model
+from pipeline.models.torchvision_compat import get_model_weights, video_models
 
 OTHERS = ("eat", "sleep", "walk")
 

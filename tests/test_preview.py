@@ -13,14 +13,14 @@ import torch
 import yaml
 from builders import manifest_row, one_thread, write_frames  # noqa: F401 - one_thread applies to the file
 
-from pipeline import fitted_enhancer
-from pipeline.contact_sheet import spread_videos
-from pipeline.enhance import Gamma, enhance_frames
-from pipeline.enhancer_file import CLASSICAL, ENHANCERS, LEARNED, load_enhancer, save_enhancer
-from pipeline.enhancer_preview import Origin, columns, preview
-from pipeline.frames import FrameStore
-from pipeline.manifest import write_manifest
-from pipeline.params import load_params
+from pipeline.core.params import load_params
+from pipeline.data.frame_store import FrameStore
+from pipeline.data.manifest import write_manifest
+from pipeline.enhance import fit as fitted_enhancer
+from pipeline.enhance.classical import Gamma, enhance_frames
+from pipeline.enhance.file import CLASSICAL, ENHANCERS, LEARNED, load_enhancer, save_enhancer
+from pipeline.evaluate.light import spread_videos
+from pipeline.tools.look.preview import Origin, columns, preview
 
 ROOT = Path(__file__).parent.parent
 LEVELS = {"a/1": 30, "a/2": 5, "b/1": 60, "b/2": 15, "c/1": 90}  # of brightness
@@ -236,7 +236,7 @@ def test_a_manifest_of_other_videos_is_5_before_anything_is_fitted(project, call
 
 
 def test_the_stage_does_not_import_the_preview(project, call, monkeypatch):
-    for name in ("stages._preview", "pipeline.enhancer_preview", "pipeline.contact_sheet"):
+    for name in ("stages._preview", "pipeline.tools.look.preview", "pipeline.tools.look.contact_sheet"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     save_enhancer(Path("e.safetensors"), Gamma(2.0), fitted_on={})
     code, _, err = call("enhance", "--dark", "dark", "--enhancer", "e.safetensors", "--out", "out", "--workers", 1)

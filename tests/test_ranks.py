@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import ParamsError
-from pipeline.ranks import Ranks, joined_ranks
+from pipeline.core.errors import ParamsError
+from pipeline.core.ranks import Ranks, joined_ranks
 from stages.precompute_soft_targets import main
 
 ROOT = Path(__file__).parent.parent
@@ -21,9 +21,9 @@ ROOT = Path(__file__).parent.parent
 SCRIPT = """
 import os, sys, time
 from pathlib import Path
-from pipeline.errors import DlkddError, ParamsError
-from pipeline.work import interruptible
-from pipeline.ranks import joined_ranks
+from pipeline.core.errors import DlkddError, ParamsError
+from pipeline.core.work import interruptible
+from pipeline.core.ranks import joined_ranks
 
 what, folder = sys.argv[1], Path(sys.argv[2])
 

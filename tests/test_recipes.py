@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.manifest import read_manifest
-from pipeline.params import load_params
-from pipeline.preparation import prepare
-from pipeline.video import write_video
+from pipeline.core.params import load_params
+from pipeline.data.manifest import read_manifest
+from pipeline.videos.prepare import prepare
+from pipeline.videos.reader import write_video
 
 ROOT = Path(__file__).parent.parent
 CLASSES = ("Drink", "Jump", "Wave")

@@ -18,10 +18,10 @@ from builders import one_thread  # noqa: F401 - a fixture
 from student_runs import StudentRun
 from target_stores import make_store
 
-from pipeline import soft_targets
-from pipeline.cached_targets import load_targets
-from pipeline.errors import EnvironmentProblem, StaleArtifactError
-from pipeline.soft_targets import SoftTargetStore
+from pipeline.core.errors import EnvironmentProblem, StaleArtifactError
+from pipeline.distill.store import store as soft_targets
+from pipeline.distill.store.store import SoftTargetStore
+from pipeline.distill.student.cached_targets import load_targets
 from stages.__main__ import main
 
 

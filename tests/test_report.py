@@ -19,22 +19,22 @@ import torch
 from builders import noise_video, tiny_recognizer, write_frames
 from report_runs import GAIN, make_run, paths_in, write_csv, write_metrics
 
-from pipeline.errors import DataError, ParamsError, StaleArtifactError
-from pipeline.evaluation import ScoringProtocol, compare
-from pipeline.evaluation import write_metrics as write_evaluated
-from pipeline.evaluation_tables import make_tables, write_tables
-from pipeline.manifest import read_manifest
-from pipeline.models import save_model
-from pipeline.networks import MODELS as NETWORKS
-from pipeline.networks import Architecture, build_network
-from pipeline.params import ClipParams
-from pipeline.predictions import Predictions
-from pipeline.report import count_confusions, make_report, most_frequent, most_lost, most_won, verdict, worst
-from pipeline.report_figures import confusion, points, wilson
-from pipeline.report_inputs import MODELS, Metrics, ScoredVideo, count_parameters, read_results, read_table
-from pipeline.report_pictures import GAP, MOST_FRAMES, moving_pair, shown_frames, still_pair
-from pipeline.svg import Drawing, Scale, printable, shortened, ticks
-from pipeline.weights import read_shapes, save_weights
+from pipeline.core.errors import DataError, ParamsError, StaleArtifactError
+from pipeline.core.params import ClipParams
+from pipeline.core.weights import read_shapes, save_weights
+from pipeline.data.manifest import read_manifest
+from pipeline.evaluate.compare import ScoringProtocol, compare
+from pipeline.evaluate.compare import write_metrics as write_evaluated
+from pipeline.evaluate.score.predictions import Predictions
+from pipeline.evaluate.tables import make_tables, write_tables
+from pipeline.models.networks import MODELS as NETWORKS
+from pipeline.models.networks import Architecture, build_network
+from pipeline.models.recognizer import save_model
+from pipeline.report.figures import confusion, points, wilson
+from pipeline.report.inputs import MODELS, Metrics, ScoredVideo, count_parameters, read_results, read_table
+from pipeline.report.page import count_confusions, make_report, most_frequent, most_lost, most_won, verdict, worst
+from pipeline.report.pictures import GAP, MOST_FRAMES, moving_pair, shown_frames, still_pair
+from pipeline.report.svg import Drawing, Scale, printable, shortened, ticks
 
 VOID = {"meta", "img", "input", "br", "hr", "link"}
 

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import row_cache
-from pipeline.digest import digest_bytes
-from pipeline.row_cache import RowCache, write_part
-from pipeline.soft_targets import Rows, concatenate
+from pipeline.core.digest import digest_bytes
+from pipeline.distill.store.store import Rows, concatenate
+from pipeline.distill.teacher import row_cache
+from pipeline.distill.teacher.row_cache import RowCache, write_part
 
 SHAPE = (6, 18, 22)
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.frames import FrameStore
-from pipeline.shards import MAX_DEATHS, Record, publish_store, read_record, update_shard, write_record
-from pipeline.stopwatch import Stopwatch
-from pipeline.work import work_folder
+from pipeline.core.stopwatch import Stopwatch
+from pipeline.core.work import work_folder
+from pipeline.data.frame_store import FrameStore
+from pipeline.data.shards import MAX_DEATHS, Record, publish_store, read_record, update_shard, write_record
 
 VIDEOS = ("a", "b", "c")
 

@@ -10,8 +10,8 @@ import time
 import pytest
 from clones import ROOT, clone, environment, run
 
-from pipeline.models import load_model
-from pipeline.soft_targets import SoftTargetStore
+from pipeline.distill.store.store import SoftTargetStore
+from pipeline.models.recognizer import load_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

@@ -12,8 +12,8 @@ import pytest
 from builders import one_thread  # noqa: F401 - a fixture
 from target_stores import make_store
 
-from pipeline import soft_targets
-from pipeline.soft_targets import SoftTargetStore
+from pipeline.distill.store import store as soft_targets
+from pipeline.distill.store.store import SoftTargetStore
 
 PAGE = (Path(__file__).parent.parent / "docs/soft-target-store.md").read_text()
 (READER,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)

@@ -14,10 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from target_stores import contents
 
-from pipeline import soft_targets
-from pipeline.errors import StaleArtifactError
-from pipeline.logit_codecs import codec_of
-from pipeline.soft_targets import Rows, SoftTargetStore, concatenate, row_layout, write_store
+from pipeline.core.errors import StaleArtifactError
+from pipeline.distill.store import store as soft_targets
+from pipeline.distill.store.codecs import codec_of
+from pipeline.distill.store.store import Rows, SoftTargetStore, concatenate, row_layout, write_store
 
 ATTRIBUTES = {"class_names": ["drink", "jump", "wave"], "digests": {"manifest": "0123", "frames": "4567"}}
 CODECS = [{"name": "float16"}, {"name": "float32"}, {"name": "topk", "k": 2}]

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from pipeline.errors import StaleArtifactError
-from pipeline.split_means import mean_of_splits
+from pipeline.core.errors import StaleArtifactError
+from pipeline.tools.study.split_means import mean_of_splits
 
 TOP1 = {"teacher": (0.9, 0.8, 0.7), "student": (0.5, 0.6, 0.7), "baseline": (0.4, 0.4, 0.7)}
 

@@ -11,11 +11,12 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from pipeline.annotations import LAYOUTS, parse_arid_ug2, parse_arid_v1, parse_dark48
-from pipeline.errors import DataError
-from pipeline.listing import ListedVideo
-from pipeline.manifest import ManifestRow, video_id
-from pipeline.splits import carve, complete_splits, find_leakage, leakage_text
+from pipeline.core.errors import DataError
+from pipeline.data.leakage import find_leakage, leakage_text
+from pipeline.data.listing import ListedVideo
+from pipeline.data.manifest import ManifestRow, video_id
+from pipeline.videos.annotations import LAYOUTS, parse_arid_ug2, parse_arid_v1, parse_dark48
+from pipeline.videos.splits import carve, complete_splits
 
 
 def video(name: str, label: int, group: str, split: str | None = "train") -> ListedVideo:

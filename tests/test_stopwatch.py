@@ -2,8 +2,8 @@
 
 import pytest
 
-from pipeline import stopwatch
-from pipeline.stopwatch import Stopwatch, shares_text, summed
+from pipeline.core import stopwatch
+from pipeline.core.stopwatch import Stopwatch, shares_text, summed
 
 
 @pytest.fixture

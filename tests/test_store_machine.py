@@ -22,20 +22,21 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 from target_stores import contents
 
-from pipeline import precompute, soft_targets
-from pipeline.dataset import BANK, samples_of
-from pipeline.logit_codecs import codec_of
-from pipeline.manifest import write_manifest
-from pipeline.models import ModelFile
-from pipeline.precompute import Asking, Packing, compute_part, keys_of, pack_store, parts_of
-from pipeline.row_cache import RowCache
-from pipeline.soft_targets import SoftTargetStore, concatenate, write_store
-from pipeline.target_checks import verify
-from pipeline.target_merge import merge_videos
-from pipeline.target_repair import repair
-from pipeline.views import VIEW_POLICY_VERSION, draw_view, read_view
-from pipeline.weights import load_weights
-from pipeline.work import PARTIAL_SUFFIX, publish, work_folder
+from pipeline.core.weights import load_weights
+from pipeline.core.work import PARTIAL_SUFFIX, publish, work_folder
+from pipeline.data.dataset import BANK, samples_of
+from pipeline.data.manifest import write_manifest
+from pipeline.data.views import VIEW_POLICY_VERSION, draw_view, read_view
+from pipeline.distill.store import store as soft_targets
+from pipeline.distill.store.codecs import codec_of
+from pipeline.distill.store.store import SoftTargetStore, concatenate, write_store
+from pipeline.distill.teacher import precompute
+from pipeline.distill.teacher.precompute import Asking, Packing, compute_part, keys_of, pack_store, parts_of
+from pipeline.distill.teacher.row_cache import RowCache
+from pipeline.models.recognizer import ModelFile
+from pipeline.tools.targets.merge import merge_videos
+from pipeline.tools.targets.repair import repair
+from pipeline.tools.targets.verify import verify
 
 NAMES = ("drink", "jump", "wave")
 VIDEOS = tuple(f"{NAMES[index % 3]}/{index}" for index in range(6))

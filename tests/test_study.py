@@ -18,12 +18,12 @@ import pytest
 import yaml
 from builders import CLASSES, CLIP, VIEWS, noise_video, tiny_data, train_params, write_frames
 
-from pipeline.errors import ParamsError, StaleArtifactError
-from pipeline.params import load_params
-from pipeline.predictions import Predictions, write_predictions
-from pipeline.seed_statistics import CONFIDENCE, estimate, student_t
-from pipeline.study import STUDENT_ALONE, USES, Study, read_variants
-from pipeline.study_results import Row, read_results, summarise, table, verdict, write_rows
+from pipeline.core.errors import ParamsError, StaleArtifactError
+from pipeline.core.params import load_params
+from pipeline.evaluate.score.predictions import Predictions, write_predictions
+from pipeline.tools.study.results import Row, read_results, summarise, table, verdict, write_rows
+from pipeline.tools.study.seed_statistics import CONFIDENCE, estimate, student_t
+from pipeline.tools.study.study import STUDENT_ALONE, USES, Study, read_variants
 
 ROOT = Path(__file__).parent.parent
 DVC_STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]

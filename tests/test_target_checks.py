@@ -13,14 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from target_stores import contents, make_store, make_teacher, write
 
-from pipeline import soft_targets, target_checks
-from pipeline.digest import digest_json
-from pipeline.errors import ParamsError, StaleArtifactError
-from pipeline.logit_codecs import codec_of
-from pipeline.soft_targets import Rows, SoftTargetStore
-from pipeline.target_asking import RELATIVE_TOLERANCE, compare_logits
-from pipeline.target_checks import file_findings, outside, read_attributes, verify
-from pipeline.views import View, draw_view, uniform_view
+from pipeline.core.digest import digest_json
+from pipeline.core.errors import ParamsError, StaleArtifactError
+from pipeline.data.views import View, draw_view, uniform_view
+from pipeline.distill.store import store as soft_targets
+from pipeline.distill.store.codecs import codec_of
+from pipeline.distill.store.store import Rows, SoftTargetStore
+from pipeline.tools.targets import verify as target_checks
+from pipeline.tools.targets.ask_again import RELATIVE_TOLERANCE, compare_logits
+from pipeline.tools.targets.verify import file_findings, outside, read_attributes, verify
 
 CODECS = ["float16", "float32", "topk"]
 

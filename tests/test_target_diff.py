@@ -7,10 +7,10 @@ import pytest
 from builders import one_thread  # noqa: F401 - a fixture
 from target_stores import make_store, write
 
-from pipeline import soft_targets
-from pipeline.logit_codecs import kl_divergence
-from pipeline.soft_targets import Rows, SoftTargetStore
-from pipeline.target_diff import diff
+from pipeline.distill.store import store as soft_targets
+from pipeline.distill.store.codecs import kl_divergence
+from pipeline.distill.store.store import Rows, SoftTargetStore
+from pipeline.tools.targets.diff import diff
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -11,11 +11,11 @@ from builders import one_thread  # noqa: F401 - a fixture
 from pyarrow import parquet
 from target_stores import make_store
 
-from pipeline import soft_targets
-from pipeline.errors import EnvironmentProblem, ParamsError
-from pipeline.soft_targets import SoftTargetStore
-from pipeline.target_export import export
-from pipeline.views import View
+from pipeline.core.errors import EnvironmentProblem, ParamsError
+from pipeline.data.views import View
+from pipeline.distill.store import store as soft_targets
+from pipeline.distill.store.store import SoftTargetStore
+from pipeline.tools.targets.export import export
 
 
 @pytest.fixture(scope="module", params=[("float16", 1), ("topk", 2)], ids=str)

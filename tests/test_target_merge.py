@@ -9,13 +9,13 @@ import pytest
 from builders import one_thread, write_frames  # noqa: F401 - a fixture
 from target_stores import contents, make_store, write
 
-from pipeline import soft_targets
-from pipeline.cached_targets import load_targets
-from pipeline.errors import ParamsError, StaleArtifactError
-from pipeline.manifest import write_manifest
-from pipeline.soft_targets import Rows, SoftTargetStore
-from pipeline.target_checks import verify
-from pipeline.target_merge import merge_teachers, merge_videos, same_videos
+from pipeline.core.errors import ParamsError, StaleArtifactError
+from pipeline.data.manifest import write_manifest
+from pipeline.distill.store import store as soft_targets
+from pipeline.distill.store.store import Rows, SoftTargetStore
+from pipeline.distill.student.cached_targets import load_targets
+from pipeline.tools.targets.merge import merge_teachers, merge_videos, same_videos
+from pipeline.tools.targets.verify import verify
 
 
 @pytest.fixture(scope="module", autouse=True)

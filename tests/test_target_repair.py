@@ -11,13 +11,15 @@ import pytest
 from builders import noise_video, one_thread, write_frames  # noqa: F401 - a fixture
 from target_stores import contents, make_store, make_teacher, write
 
-from pipeline import asking, soft_targets, target_repair
-from pipeline.digest import digest_json
-from pipeline.errors import DataError, ParamsError, StaleArtifactError
-from pipeline.manifest import write_manifest
-from pipeline.soft_targets import Rows, SoftTargetStore
-from pipeline.target_checks import verify
-from pipeline.target_repair import repair
+from pipeline.core.digest import digest_json
+from pipeline.core.errors import DataError, ParamsError, StaleArtifactError
+from pipeline.data.manifest import write_manifest
+from pipeline.distill.store import store as soft_targets
+from pipeline.distill.store.store import Rows, SoftTargetStore
+from pipeline.models import inference as asking
+from pipeline.tools.targets import repair as target_repair
+from pipeline.tools.targets.repair import repair
+from pipeline.tools.targets.verify import verify
 
 KINDS = [("float16", 1), ("float32", 2), ("topk", 1)]
 

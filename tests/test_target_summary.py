@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from target_stores import make_store, write
 
-from pipeline import soft_targets
-from pipeline.errors import StaleArtifactError
-from pipeline.manifest import write_manifest
-from pipeline.soft_targets import SoftTargetStore
-from pipeline.target_summary import NUM_BINS, entropy, summarise
+from pipeline.core.errors import StaleArtifactError
+from pipeline.data.manifest import write_manifest
+from pipeline.distill.store import store as soft_targets
+from pipeline.distill.store.store import SoftTargetStore
+from pipeline.tools.targets.summary import NUM_BINS, entropy, summarise
 
 
 @pytest.fixture(scope="module", params=[("float16", 1), ("topk", 2)], ids=str)

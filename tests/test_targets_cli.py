@@ -12,8 +12,8 @@ from builders import one_thread  # noqa: F401 - a fixture
 from target_stores import contents, make_store, write
 from typer.testing import CliRunner
 
-from pipeline.errors import DlkddError
-from pipeline.soft_targets import Rows, SoftTargetStore
+from pipeline.core.errors import DlkddError
+from pipeline.distill.store.store import Rows, SoftTargetStore
 from stages import targets
 
 

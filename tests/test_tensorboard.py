@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from pipeline.errors import EnvironmentProblem
-from pipeline.training import Epoch
+from pipeline.core.errors import EnvironmentProblem
+from pipeline.train.trainer import Epoch
 from stages._tensorboard import tensorboard_writer
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-import pipeline.torchvision_compat as compat
+import pipeline.models.torchvision_compat as compat
 
 
 class Declarations:
@@ -74,7 +74,7 @@ import torch
 def load_library(path):
     raise OSError("libcudart.so.13: cannot open shared object file")
 torch.ops.load_library = load_library
-from pipeline.torchvision_compat import video_models
+from pipeline.models.torchvision_compat import video_models
 with torch.device("meta"):
     assert video_models.r3d_18()(torch.empty(1, 3, 4, 32, 32)).shape == (1, 400)
 """

@@ -9,11 +9,11 @@ import torch
 import yaml
 from builders import CLASSES, CLIP, one_thread, tiny_data, tiny_recognizer, train_params  # noqa: F401 - a fixture
 
-from pipeline.digest import digest_file
-from pipeline.errors import ParamsError, StaleArtifactError
-from pipeline.models import load_model, save_model
-from pipeline.params import ClipParams
-from pipeline.pretrained import PUBLISHED_STATISTICS
+from pipeline.core.digest import digest_file
+from pipeline.core.errors import ParamsError, StaleArtifactError
+from pipeline.core.params import ClipParams
+from pipeline.models.pretrained import PUBLISHED_STATISTICS
+from pipeline.models.recognizer import load_model, save_model
 from stages import train_baseline
 
 ROOT = Path(__file__).parent.parent
@@ -143,7 +143,7 @@ def test_what_cannot_be_is_refused_before_work_starts(train, weights, tmp_path, 
 def test_other_weights_under_the_same_name_are_another_run(train, weights, tmp_path, monkeypatch):
     """The work folder of an interrupted run must not be taken over by one that starts elsewhere."""
     path, _ = weights
-    monkeypatch.setattr("pipeline.training.Trainer.run", lambda *_args, **_kwargs: 1 / 0)
+    monkeypatch.setattr("pipeline.train.trainer.Trainer.run", lambda *_args, **_kwargs: 1 / 0)
     for seed in (8, 9):
         save_model(path, tiny_recognizer(seed=seed), class_names=CLASSES, trained_on={})
         with pytest.raises(ZeroDivisionError):

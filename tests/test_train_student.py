@@ -19,10 +19,10 @@ from builders import (  # noqa: F401 - a fixture
 from student_runs import StudentRun
 from target_stores import SEED, make_store, make_teacher
 
-from pipeline.errors import Interrupted, ParamsError, StaleArtifactError
-from pipeline.manifest import write_manifest
-from pipeline.models import load_model
-from pipeline.soft_targets import SoftTargetStore
+from pipeline.core.errors import Interrupted, ParamsError, StaleArtifactError
+from pipeline.data.manifest import write_manifest
+from pipeline.distill.store.store import SoftTargetStore
+from pipeline.models.recognizer import load_model
 from stages import _train, train_baseline
 
 

@@ -12,15 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from target_stores import SEED, make_store
 
-from pipeline.cached_targets import load_targets
-from pipeline.dataset import BANK, DrawnViews, UniformViews, samples_of
-from pipeline.distillation import distillation_loss
-from pipeline.errors import Interrupted, ParamsError
-from pipeline.losses import hard_loss
-from pipeline.optimization import learning_rate
-from pipeline.scoring import score
-from pipeline.soft_targets import SoftTargetStore
-from pipeline.training import Listener, Trainer, TrainingData
+from pipeline.core.errors import Interrupted, ParamsError
+from pipeline.data.dataset import BANK, DrawnViews, UniformViews, samples_of
+from pipeline.distill.store.store import SoftTargetStore
+from pipeline.distill.student.cached_targets import load_targets
+from pipeline.distill.student.loss import distillation_loss
+from pipeline.evaluate.score.scoring import score
+from pipeline.train.losses import hard_loss
+from pipeline.train.optimization import learning_rate
+from pipeline.train.trainer import Listener, Trainer, TrainingData
 
 CPU = torch.device("cpu")
 NUM_STEPS = 6  # 3 epochs of 8 samples in batches of 4

@@ -15,16 +15,16 @@ import torch
 import yaml
 from builders import CLIP, VIEWS, tiny_data, tiny_recognizer, train_params
 
-from pipeline.dataset import BANK, DrawnViews, EpochPlan, samples_of
-from pipeline.errors import DlkddError
-from pipeline.frames import FrameStore
-from pipeline.losses import hard_loss
-from pipeline.manifest import read_manifest
-from pipeline.models import load_model
-from pipeline.ranks import joined_ranks
-from pipeline.training import Listener, Trainer, TrainingData
-from pipeline.weights import load_weights, save_weights
-from pipeline.work import interruptible
+from pipeline.core.errors import DlkddError
+from pipeline.core.ranks import joined_ranks
+from pipeline.core.weights import load_weights, save_weights
+from pipeline.core.work import interruptible
+from pipeline.data.dataset import BANK, DrawnViews, EpochPlan, samples_of
+from pipeline.data.frame_store import FrameStore
+from pipeline.data.manifest import read_manifest
+from pipeline.models.recognizer import load_model
+from pipeline.train.losses import hard_loss
+from pipeline.train.trainer import Listener, Trainer, TrainingData
 
 ROOT = Path(__file__).parent.parent
 # small steps of sgd: AdamW, and batch statistics of few values, blow rounding up to whole steps

@@ -14,8 +14,8 @@ import pytest
 import simplejpeg
 from numpy.typing import NDArray
 
-from pipeline.errors import DataError
-from pipeline.video import BrokenVideoError, probe, read_frames, write_video
+from pipeline.core.errors import DataError
+from pipeline.videos.reader import BrokenVideoError, probe, read_frames, write_video
 
 WIDTH, HEIGHT = 64, 48
 Frame = NDArray[np.uint8]

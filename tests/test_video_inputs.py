@@ -6,8 +6,8 @@ import os
 
 import pytest
 
-from pipeline.errors import DataError
-from pipeline.video_inputs import find_videos, webcam_number
+from pipeline.core.errors import DataError
+from pipeline.tools.predict.inputs import find_videos, webcam_number
 
 
 @pytest.fixture

@@ -11,9 +11,17 @@ from builders import CLIP, VIEWS, noise_video, write_frames
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pipeline.digest import digest_bytes
-from pipeline.params import ClipParams, ViewsParams
-from pipeline.views import NUM_VIEW_FIELDS, VIEW_POLICY_VERSION, View, draw_view, pixel_digest, read_view, uniform_view
+from pipeline.core.digest import digest_bytes
+from pipeline.core.params import ClipParams, ViewsParams
+from pipeline.data.views import (
+    NUM_VIEW_FIELDS,
+    VIEW_POLICY_VERSION,
+    View,
+    draw_view,
+    pixel_digest,
+    read_view,
+    uniform_view,
+)
 
 SHAPES = st.tuples(st.integers(1, 200), st.integers(1, 90), st.integers(1, 90))
 CLIPS = st.builds(ClipParams, num_frames=st.integers(1, 32), frame_stride=st.integers(1, 8), size=st.integers(16, 64))

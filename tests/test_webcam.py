@@ -7,9 +7,9 @@ from itertools import islice
 import numpy as np
 import pytest
 
-from pipeline import webcam
-from pipeline.errors import EnvironmentProblem
-from pipeline.webcam import opened_webcam
+from pipeline.core.errors import EnvironmentProblem
+from pipeline.tools.predict import webcam
+from pipeline.tools.predict.webcam import opened_webcam
 
 
 class FakeCapture:

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from safetensors.numpy import save_file
 
-from pipeline.errors import EnvironmentProblem, StaleArtifactError
-from pipeline.weights import load_weights, read_attributes, save_weights
+from pipeline.core.errors import EnvironmentProblem, StaleArtifactError
+from pipeline.core.weights import load_weights, read_attributes, save_weights
 
 DTYPES = [np.float32, np.float16, np.float64, np.int64, np.int32, np.uint64, np.uint8, np.bool_]
 TENSORS = st.dictionaries(
@@ -86,7 +86,7 @@ WRITER = """
 import sys
 from pathlib import Path
 import numpy as np
-from pipeline.weights import save_weights
+from pipeline.core.weights import save_weights
 names = set("abcdefgh")
 tensors = {name: np.full(3, ord(name), np.float32) for name in names}
 save_weights(Path(sys.argv[1]), tensors, {name: {name: 1, "z": 2} for name in names})

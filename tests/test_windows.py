@@ -12,9 +12,9 @@ from builders import noise_video
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.params import ClipParams
-from pipeline.views import read_view, uniform_view
-from pipeline.windows import Window, endless_windows, read_clips, windows_of
+from pipeline.core.params import ClipParams
+from pipeline.data.views import read_view, uniform_view
+from pipeline.tools.predict.windows import Window, endless_windows, read_clips, windows_of
 
 
 @dataclass(frozen=True)

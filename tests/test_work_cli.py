@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 import typer
 
-from pipeline.errors import EnvironmentProblem
-from pipeline.work import remove_work_folder, work_folder
+from pipeline.core.errors import EnvironmentProblem
+from pipeline.core.work import remove_work_folder, work_folder
 
 ROOT = Path(__file__).parent.parent
 HOLD = """
 import sys
-from pipeline.work import work_folder
+from pipeline.core.work import work_folder
 with work_folder("train_student", params={}, inputs={}, format_version=1):
     print("held", flush=True)
     sys.stdin.read()

@@ -24,15 +24,15 @@ import torch
 from builders import CLIP, noise_video, write_frames
 from target_stores import make_store
 
-from pipeline.digest import digest_bytes, digest_json, sealed
-from pipeline.enhancer_file import load_enhancer
-from pipeline.errors import StaleArtifactError
-from pipeline.foreign_weights import read_tensors
-from pipeline.frames import FrameStore
-from pipeline.models import load_model
-from pipeline.pretrained import read_pretrained
-from pipeline.soft_targets import SoftTargetStore
-from pipeline.weights import is_model_file, load_weights, save_weights
+from pipeline.core.digest import digest_bytes, digest_json, sealed
+from pipeline.core.errors import StaleArtifactError
+from pipeline.core.foreign_weights import read_tensors
+from pipeline.core.weights import is_model_file, load_weights, save_weights
+from pipeline.data.frame_store import FrameStore
+from pipeline.distill.store.store import SoftTargetStore
+from pipeline.enhance.file import load_enhancer
+from pipeline.models.pretrained import read_pretrained
+from pipeline.models.recognizer import load_model
 
 SECRET = "the content of a file that nobody named"
 DEEP = 100_000 * "[" + 100_000 * "]"

@@ -22,7 +22,7 @@ class Encoding:
     container: tuple[tuple[str, str], ...] = ()
 
 
-X264 = (("crf", "26"), ("x264-params", "threads=1:no-mbtree=1"))  # the same bytes in every run: pipeline.video
+X264 = (("crf", "26"), ("x264-params", "threads=1:no-mbtree=1"))  # the same bytes in every run: pipeline.videos.reader
 ENCODINGS = (
     Encoding("h264.mp4", "libx264", 40, (("bf", "3"), ("g", "20"), *X264)),
     Encoding("faststart.mp4", "libx264", 40, (("bf", "2"), *X264), (("movflags", "faststart"),)),

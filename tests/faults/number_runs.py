@@ -9,7 +9,7 @@ import yaml
 from builders import CLIP, VIEWS, manifest_row, noise_video, train_params, write_frames
 from precompute_runs import ROOT
 
-from pipeline.manifest import write_manifest
+from pipeline.data.manifest import write_manifest
 from stages import precompute_soft_targets, score_student, score_teacher, train_baseline, train_student, train_teacher
 
 SHAPE_THW = (6, 18, 22)

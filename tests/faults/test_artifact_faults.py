@@ -15,7 +15,7 @@ import pytest
 from builders import one_thread  # noqa: F401 - a fixture
 from whole_chain import OUTS, READERS, content, make_chain, run
 
-from pipeline.manifest import read_manifest, write_manifest
+from pipeline.data.manifest import read_manifest, write_manifest
 from stages import _train, fit_enhancer
 
 # Tables without a digest of their own: their form is checked, digits of them are not

@@ -13,9 +13,10 @@ import pytest
 from decoder_runs import bombs, decoders, is_gone, own_decoders  # noqa: F401 - a fixture
 from test_video import encode
 
-from pipeline import decoding, preparation
-from pipeline.frames import FrameStore
-from pipeline.manifest import read_manifest, read_quarantine
+from pipeline.data.frame_store import FrameStore
+from pipeline.data.manifest import read_manifest, read_quarantine
+from pipeline.videos import decoder as decoding
+from pipeline.videos import prepare as preparation
 
 CRASHES = ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGSYS")
 OUTS = ("--manifest", "out/manifest.csv", "--quarantine", "out/quarantine.csv", "--dark", "out/dark", "--workers", "1")
@@ -81,8 +82,9 @@ def in_midst_of(monkeypatch, victim, act):
 def replace_code(monkeypatch, victim, code):
     """Let the decoder's process do something else with that video."""
     body = f"if path.name == {victim.name!r}:\n        {code}\n    yield from read(path, short_side=short_side)"
-    function = f"def other(path, short_side, read=pipeline.video.read_frames):\n    {body}\n"
-    text = f"import ctypes, os, time, pipeline.video\nexec({function!r})\npipeline.video.read_frames = other\n"
+    function = f"def other(path, short_side, read=pipeline.videos.reader.read_frames):\n    {body}\n"
+    reader = "pipeline.videos.reader"
+    text = f"import ctypes, os, time, {reader}\nexec({function!r})\n{reader}.read_frames = other\n"
     serving = text.replace("{", "{{").replace("}", "}}") + decoding.SERVING
     monkeypatch.setattr(decoding, "SERVING", serving)
 
@@ -222,7 +224,7 @@ def test_a_decoder_ends_with_its_parent(videos, how):
         try:
             function = f"def other(*_, **__):\n    {code}\n    yield"
             decoding.SERVING = (
-                f"import time, pipeline.video\nexec({function!r})\npipeline.video.read_frames = other\n"
+                f"import time, pipeline.videos.reader\nexec({function!r})\npipeline.videos.reader.read_frames = other\n"
                 f"{decoding.SERVING}"
             )
             decoding.probe(videos[0])

@@ -25,20 +25,20 @@ from builders import noise_video, one_thread, tiny_recognizer, write_frames  # n
 from dvc_render.vega import VegaRenderer
 from hostile_files import KINDS, SECRET
 
-from pipeline.checkpoint import load_checkpoint, save_checkpoint
-from pipeline.cost import cost_of
-from pipeline.digest import digest_bytes
-from pipeline.enhance import Gamma
-from pipeline.enhancer_file import save_enhancer
-from pipeline.errors import EnvironmentProblem, StaleArtifactError
-from pipeline.evaluation import write_confusion
-from pipeline.model_card import card, describe
-from pipeline.models import load_model, save_model
-from pipeline.names import code_span, printable
-from pipeline.onnx_file import DESCRIPTION, open_onnx
-from pipeline.predictions import Predictions
-from pipeline.soft_targets import SoftTargetStore
-from pipeline.target_card import card as target_card
+from pipeline.core.checkpoint import load_checkpoint, save_checkpoint
+from pipeline.core.digest import digest_bytes
+from pipeline.core.errors import EnvironmentProblem, StaleArtifactError
+from pipeline.core.text import code_span, printable
+from pipeline.distill.store.store import SoftTargetStore
+from pipeline.enhance.classical import Gamma
+from pipeline.enhance.file import save_enhancer
+from pipeline.evaluate.compare import write_confusion
+from pipeline.evaluate.score.predictions import Predictions
+from pipeline.models.cost import cost_of
+from pipeline.models.recognizer import load_model, save_model
+from pipeline.tools.export.card import card, describe
+from pipeline.tools.export.onnx_file import DESCRIPTION, open_onnx
+from pipeline.tools.targets.card import card as target_card
 
 MOST_SECONDS = 120
 FAULTS = {

@@ -23,9 +23,9 @@ from listed_data import (
     path_column,
 )
 
-from pipeline.errors import DataError
-from pipeline.manifest import read_manifest
-from pipeline.splits import STEM_LAYOUTS, find_leakage
+from pipeline.core.errors import DataError
+from pipeline.data.leakage import STEM_LAYOUTS, find_leakage
+from pipeline.data.manifest import read_manifest
 
 CLASSES = {5: "Run", 6: "Sit", 8: "Wave up"}
 SOURCES = ("a", "b")

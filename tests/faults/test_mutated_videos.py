@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from mutations import ENCODINGS, MUTATIONS, encode, mutated
 
-from pipeline import decoding
-from pipeline.digest import digest_file
-from pipeline.video import BrokenVideoError
+from pipeline.core.digest import digest_file
+from pipeline.videos import decoder as decoding
+from pipeline.videos.reader import BrokenVideoError
 
 
 @pytest.fixture(autouse=True)

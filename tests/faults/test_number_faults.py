@@ -17,28 +17,28 @@ from number_runs import SPLITS, constant, curve, make_data, noise, precompute, s
 from precompute_runs import ROOT
 from target_stores import make_store, make_teacher, write
 
-from pipeline.cached_targets import load_targets
-from pipeline.calibration import NUM_BINS, expected_calibration_error, reliability
-from pipeline.digest import digest_json
-from pipeline.distillation import distillation_loss
-from pipeline.enhance import enhance_frames
-from pipeline.enhancer_file import CLASSICAL, classical_from_params, load_enhancer, save_enhancer
-from pipeline.errors import DataError, ParamsError, StaleArtifactError
-from pipeline.evaluation import LEAST_PROBABILITY, ScoringProtocol, compare, write_metrics
-from pipeline.evaluation_tables import make_tables
-from pipeline.learned_enhancers import NETWORKS, LearnedEnhancer
-from pipeline.light import write_light
-from pipeline.listing import ListedVideo
-from pipeline.logit_codecs import TopK, kl_divergence
-from pipeline.manifest import read_manifest
-from pipeline.models import load_model, save_model
-from pipeline.params import load_params
-from pipeline.predictions import Predictions, read_predictions, write_predictions
-from pipeline.seed_statistics import estimate
-from pipeline.soft_losses import SOFT_LOSSES
-from pipeline.soft_targets import SoftTargetStore
-from pipeline.splits import complete_splits
-from pipeline.training import _best
+from pipeline.core.digest import digest_json
+from pipeline.core.errors import DataError, ParamsError, StaleArtifactError
+from pipeline.core.params import load_params
+from pipeline.data.listing import ListedVideo
+from pipeline.data.manifest import read_manifest
+from pipeline.distill.store.codecs import TopK, kl_divergence
+from pipeline.distill.store.store import SoftTargetStore
+from pipeline.distill.student.cached_targets import load_targets
+from pipeline.distill.student.loss import distillation_loss
+from pipeline.distill.student.soft_losses import SOFT_LOSSES
+from pipeline.enhance.classical import enhance_frames
+from pipeline.enhance.file import CLASSICAL, classical_from_params, load_enhancer, save_enhancer
+from pipeline.enhance.learned import NETWORKS, LearnedEnhancer
+from pipeline.evaluate.calibration import NUM_BINS, expected_calibration_error, reliability
+from pipeline.evaluate.compare import LEAST_PROBABILITY, ScoringProtocol, compare, write_metrics
+from pipeline.evaluate.light_table import write_light
+from pipeline.evaluate.score.predictions import Predictions, read_predictions, write_predictions
+from pipeline.evaluate.tables import make_tables
+from pipeline.models.recognizer import load_model, save_model
+from pipeline.tools.study.seed_statistics import estimate
+from pipeline.train.trainer import _best
+from pipeline.videos.splits import complete_splits
 
 NOT_FINITE = pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 
@@ -102,7 +102,7 @@ def test_a_model_whose_logits_overflow_has_no_predictions(project, name):
 
 @OVERFLOWING
 def test_predict_names_the_video_and_its_frames(project, call):
-    from pipeline.video import write_video
+    from pipeline.videos.reader import write_video
 
     overflowing_model(project / "student.safetensors")
     write_video(project / "a.mp4", noise("a"), fps=10)

@@ -12,8 +12,8 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.errors import ParamsError
-from pipeline.params import load_params, params_text
+from pipeline.core.errors import ParamsError
+from pipeline.core.params import load_params, params_text
 
 SMOKE = (Path(__file__).parents[2] / "configs/smoke.yaml").read_text()
 BOUNDED_SECONDS = 5

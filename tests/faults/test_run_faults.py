@@ -138,9 +138,9 @@ def test_the_second_run_of_a_stage_is_told_who_is_at_work(bench, command, same):
 
 OFTEN = ("--checkpoint-seconds", "0")
 ONE_LOADER = """
-from pipeline import dataset
+from pipeline.data import dataset
 load = dataset.load_batches
-from pipeline import training
+from pipeline.train import trainer as training
 training.load_batches = lambda *arguments, **options: load(*arguments, **{**options, "num_workers": 1})
 """
 NO_MEMORY = {
@@ -149,14 +149,14 @@ NO_MEMORY = {
     "the system": "import errno, os\ndef lack(): raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))",
 }
 AT_THE_THIRD_STEP = """
-from pipeline.training import Trainer
+from pipeline.train.trainer import Trainer
 step = Trainer._step
 def third(self, *arguments):
     return lack() if self.progress.step == 2 else step(self, *arguments)
 Trainer._step = third
 """
 AT_A_VIDEO = """
-from pipeline import preparation
+from pipeline.videos import prepare as preparation
 read = preparation.read_frames
 def until(path, **options):
     if path.stem == "wave2":

@@ -25,17 +25,17 @@ from packaging.version import Version
 from precompute_runs import ROOT
 from target_stores import make_store
 
-from pipeline import decoding
-from pipeline.digest import digest_json, sealed
-from pipeline.enhance import Gamma
-from pipeline.enhancer_file import load_enhancer, save_enhancer
-from pipeline.errors import ParamsError, StaleArtifactError
-from pipeline.frames import FrameStore
-from pipeline.models import load_model, save_model
-from pipeline.params import load_params
-from pipeline.soft_targets import SoftTargetStore
-from pipeline.video import write_video
-from pipeline.weights import load_weights, save_weights
+from pipeline.core.digest import digest_json, sealed
+from pipeline.core.errors import ParamsError, StaleArtifactError
+from pipeline.core.params import load_params
+from pipeline.core.weights import load_weights, save_weights
+from pipeline.data.frame_store import FrameStore
+from pipeline.distill.store.store import SoftTargetStore
+from pipeline.enhance.classical import Gamma
+from pipeline.enhance.file import load_enhancer, save_enhancer
+from pipeline.models.recognizer import load_model, save_model
+from pipeline.videos import decoder as decoding
+from pipeline.videos.reader import write_video
 
 SOURCES = sorted([*(ROOT / "pipeline").rglob("*.py"), *(ROOT / "stages").rglob("*.py")])
 
@@ -54,21 +54,21 @@ BY_NAME = {"import_module", "importlib.import_module", "getattr", "setattr"}
 
 # What the scan finds and is right: (file, code) → why
 ALLOWED = {
-    ("pipeline/foreign_weights.py", "import pickle"): "to name its exception",
-    ("pipeline/camera.py", "getattr(self, name)"): "its own fields",
-    ("pipeline/manifest.py", "getattr(row, name)"): "three names that stand there",
-    ("pipeline/report.py", "getattr(params, name)"): "the fields of Params",
-    ("pipeline/report.py", "getattr(metrics.agreement_with_teacher, name)"): "names that stand there",
-    ("pipeline/report.py", "getattr(metrics.kl_from_teacher, name)"): "names that stand there",
-    ("pipeline/report_inputs.py", "getattr(self, model)"): "its own fields",
-    ("pipeline/report_figures.py", "getattr(epoch, column)"): "its own columns",
-    ("pipeline/export.py", "getattr(torch, said['dtype'])"): "uint8 or float32, as model_card writes it",
-    ("pipeline/export.py", "torch.export.load(file)"): "of the file that this process has just written",
-    ("pipeline/networks.py", "getattr(video_models, name)"): "a key of MODELS",
-    ("pipeline/networks.py", "import_module(f'pytorchvideo.models.{module}')"): "from the table MODELS",
-    ("pipeline/networks.py", "getattr(import_module(f'pytorchvideo.models.{module}'), builder)"): "from MODELS",
-    ("pipeline/torchvision_compat.py", "torch.ops.load_library"): "of the installed torchvision",
-    ("pipeline/torchvision_compat.py", "torch.ops.load_library(str(library))"): "of the installed torchvision",
+    ("pipeline/core/foreign_weights.py", "import pickle"): "to name its exception",
+    ("pipeline/data/camera.py", "getattr(self, name)"): "its own fields",
+    ("pipeline/data/manifest.py", "getattr(row, name)"): "three names that stand there",
+    ("pipeline/report/page.py", "getattr(params, name)"): "the fields of Params",
+    ("pipeline/report/page.py", "getattr(metrics.agreement_with_teacher, name)"): "names that stand there",
+    ("pipeline/report/page.py", "getattr(metrics.kl_from_teacher, name)"): "names that stand there",
+    ("pipeline/report/inputs.py", "getattr(self, model)"): "its own fields",
+    ("pipeline/report/figures.py", "getattr(epoch, column)"): "its own columns",
+    ("pipeline/tools/export/export.py", "getattr(torch, said['dtype'])"): "uint8 or float32, as model_card writes it",
+    ("pipeline/tools/export/export.py", "torch.export.load(file)"): "of the file that this process has just written",
+    ("pipeline/models/networks.py", "getattr(video_models, name)"): "a key of MODELS",
+    ("pipeline/models/networks.py", "import_module(f'pytorchvideo.models.{module}')"): "from the table MODELS",
+    ("pipeline/models/networks.py", "getattr(import_module(f'pytorchvideo.models.{module}'), builder)"): "from MODELS",
+    ("pipeline/models/torchvision_compat.py", "torch.ops.load_library"): "of the installed torchvision",
+    ("pipeline/models/torchvision_compat.py", "torch.ops.load_library(str(library))"): "of the installed torchvision",
     ("stages/__main__.py", "import_module(f'stages.{name}')"): "a member of COMMANDS",
 }
 

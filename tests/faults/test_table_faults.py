@@ -7,8 +7,8 @@ from builders import manifest_row
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.errors import DataError, StaleArtifactError
-from pipeline.manifest import QuarantineRow, read_manifest, read_quarantine, write_manifest, write_quarantine
+from pipeline.core.errors import DataError, StaleArtifactError
+from pipeline.data.manifest import QuarantineRow, read_manifest, read_quarantine, write_manifest, write_quarantine
 
 ROWS = [
     manifest_row(f"{name}/{split}", label, split, (8, 36, 48), class_name=name)

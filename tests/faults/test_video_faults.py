@@ -17,14 +17,14 @@ from builders import CLASSES, CLIP, one_thread, tiny_recognizer  # noqa: F401
 from check_setups import params, write_videos
 from test_video import encode, number_of, patched, picture
 
-from pipeline import decoding
-from pipeline.checking import Group
-from pipeline.data_checks import check_manifest
-from pipeline.digest import digest_file
-from pipeline.frames import FrameStore
-from pipeline.manifest import read_manifest, read_quarantine
-from pipeline.models import save_model
-from pipeline.preparation import prepare
+from pipeline.core.digest import digest_file
+from pipeline.data.frame_store import FrameStore
+from pipeline.data.manifest import read_manifest, read_quarantine
+from pipeline.models.recognizer import save_model
+from pipeline.tools.check.data import check_manifest
+from pipeline.tools.check.findings import Group
+from pipeline.videos import decoder as decoding
+from pipeline.videos.prepare import prepare
 
 OUTS = ("--manifest", "out/manifest.csv", "--quarantine", "out/quarantine.csv", "--dark", "out/dark", "--workers", "1")
 

@@ -13,8 +13,8 @@ import pytest
 import yaml
 from builders import CLASSES, CLIP, VIEWS, manifest_row, noise_video, train_params, write_frames
 
-from pipeline.digest import digest_bytes
-from pipeline.manifest import QuarantineRow, write_manifest, write_quarantine
+from pipeline.core.digest import digest_bytes
+from pipeline.data.manifest import QuarantineRow, write_manifest, write_quarantine
 from stages.__main__ import main
 
 ROOT = Path(__file__).parents[2]

@@ -1,0 +1,111 @@
+"""Model files: safetensors with our attributes beside the tensors, checked by digest when read.
+
+The attributes are one JSON text under one metadata key, since the order of several keys is not deterministic. No code
+is ever loaded from a file.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from pipeline.core.digest import digest_bytes, digest_file, digest_json
+from pipeline.core.errors import StaleArtifactError
+from pipeline.core.work import written_whole
+
+Tensors = Mapping[str, NDArray[Any]]
+
+_KEY = "dlkdd"
+# What safetensors and json raise for what they cannot read, numpy for types that it does not have
+_READ_ERRORS = (SafetensorError, OSError, KeyError, ValueError, TypeError, AttributeError, RecursionError, MemoryError)
+
+
+def save_weights(path: Path, tensors: Tensors, attributes: Mapping[str, object]) -> None:
+    """Write tensors and attributes (JSON values) whole; the same values give the same bytes."""
+    whole = {
+        "attributes": dict(attributes),
+        "attributes_digest": digest_json(dict(attributes)),
+        "tensors_digest": _tensors_digest(tensors),
+    }
+    text = json.dumps(whole, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    content = save({name: np.asarray(tensors[name], order="C") for name in sorted(tensors)}, metadata={_KEY: text})
+    with written_whole(path) as partial:
+        partial.write_bytes(content)
+
+
+def read_attributes(path: Path) -> dict[str, Any]:
+    """The attributes alone, without reading the tensors. Raises StaleArtifactError where the file is not ours."""
+    attributes: dict[str, Any] = _read_header(path)["attributes"]
+    return attributes
+
+
+def read_shapes(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Type, as safetensors spells it (F32, I64), and shape of every tensor, without reading any."""
+    _read_header(path)
+    with safe_open(path, framework="numpy") as file:
+        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        return {name: (part.get_dtype(), tuple(part.get_shape())) for name, part in slices.items()}
+
+
+def is_model_file(path: Path) -> bool:
+    """Whether a file says that it is one of ours; it may still be damaged."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return _KEY in (file.metadata() or {})
+    except _READ_ERRORS:
+        return False
+
+
+def whole_digest(path: Path) -> str:
+    """Digest of a model file's bytes, by which others name it. Raises StaleArtifactError like `load_weights`."""
+    load_weights(path)
+    return digest_file(path)
+
+
+def load_weights(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """Tensors and attributes. Raises StaleArtifactError when the file is damaged or its tensors are not those saved."""
+    header = _read_header(path)
+    try:
+        with safe_open(path, framework="numpy") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    except _READ_ERRORS as error:
+        raise _damaged(path, str(error)) from None
+    if _tensors_digest(tensors) != header["tensors_digest"]:
+        raise _damaged(path, "its tensors do not have the digest that was written with them")
+    return tensors, header["attributes"]
+
+
+def _read_header(path: Path) -> dict[str, Any]:
+    try:
+        with safe_open(path, framework="numpy") as file:
+            whole = json.loads((file.metadata() or {})[_KEY])
+        if not isinstance(whole, dict) or set(whole) != {"attributes", "attributes_digest", "tensors_digest"}:
+            raise ValueError("its header has other fields than attributes and two digests")
+        if not isinstance(whole["attributes"], dict) or digest_json(whole["attributes"]) != whole["attributes_digest"]:
+            raise ValueError("its attributes do not have the digest that was written with them")
+    except FileNotFoundError:
+        raise StaleArtifactError(f"{path}: no such model file", remedy="`dvc repro` or `dvc pull` makes it") from None
+    except _READ_ERRORS as error:
+        raise _damaged(path, str(error)) from None
+    return whole
+
+
+def _tensors_digest(tensors: Tensors) -> str:
+    parts: list[bytes] = []
+    for name in sorted(tensors):
+        array = np.asarray(tensors[name], order="C")  # not ascontiguousarray: it gives a number an axis
+        parts += [f"{name}:{array.dtype.str}:{array.shape};".encode(), array.tobytes()]
+    return digest_bytes(*parts)
+
+
+def _damaged(path: Path, reason: str) -> StaleArtifactError:
+    return StaleArtifactError(
+        f"{path}: not a whole dlkdd model file: {reason}", remedy="make it again with `dvc repro`, or `dvc checkout` it"
+    )

@@ -1,0 +1,416 @@
+"""Work folders: where a long stage builds its result, and the one place that writes atomically and locks.
+
+A stage builds in `.work/<stage>-<fingerprint>/`, outside of what DVC tracks, so that a killed run goes on where it was:
+DVC deletes a stage's outs before it starts, but never looks in here. The fingerprint names everything that the result
+depends on; with any other parameter, input or format the stage starts a folder of its own.
+
+At the end of this file: what long work is asked (to stop) and what it tells (how far it is).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import FrameType
+from typing import Protocol
+
+from pipeline.core.digest import digest_bytes, digest_json
+from pipeline.core.errors import DlkddError, EnvironmentProblem, Interrupted
+
+PARTIAL_SUFFIX = ".partial"
+KEPT_NAME = "kept.json"  # marks a work folder of a finished run
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux's fcntl.h and fs.h
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable (a rename survives a power loss only after this)."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+_FREE_SPACE = "free disk space, then run the same command again: it goes on"
+_MAKE_WRITABLE = "make the file and its folder accessible to this user, then run the same command again: it goes on"
+_LOOK_AT_DISK = "the disk, or the way to it, fails: see the system's log; on a sound one run the same command again"
+# What the system refuses a program, whatever the program does: what that means, and what helps
+_REFUSALS = {
+    errno.ENOSPC: ("cannot be written", _FREE_SPACE),
+    errno.EDQUOT: ("cannot be written", _FREE_SPACE),
+    errno.EROFS: ("cannot be written", _MAKE_WRITABLE),
+    errno.EACCES: ("cannot be read or written", _MAKE_WRITABLE),
+    errno.EIO: ("cannot be read or written", _LOOK_AT_DISK),
+}
+
+_SAID_BY_LIBRARIES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+
+
+def refusal(error: BaseException, path: Path | None = None) -> EnvironmentProblem | None:
+    """What to tell the user where a full, failing or read-only disk is the reason of an error; None where it is not.
+
+    `path` is what was worked on; errors that name another file tell of that one, but for its temporary name. HDF5,
+    safetensors and others have exceptions of their own for it: these say it with the system's words, or have the
+    system's error as their cause.
+    """
+    for each in _chain(error):
+        number = each.errno if isinstance(each, OSError) else None
+        if number not in _REFUSALS:
+            number = next((number for number in _SAID_BY_LIBRARIES if os.strerror(number) in str(each)), None)
+        if number is None:
+            continue
+        named = each.filename if isinstance(each, OSError) else None
+        if isinstance(named, str | bytes | os.PathLike):
+            name = os.fsdecode(named)
+            path = path if path is not None and name.endswith(PARTIAL_SUFFIX) else Path(name)
+        what, remedy = _REFUSALS[number]
+        return EnvironmentProblem(f"{path or 'a file'}: {what}: {os.strerror(number)}", remedy=remedy)
+    return None
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """An error, and those that led to it."""
+    seen: set[int] = set()
+    next_error: BaseException | None = error
+    while next_error is not None and id(next_error) not in seen:
+        seen.add(id(next_error))
+        yield next_error
+        next_error = next_error.__cause__ or (None if next_error.__suppress_context__ else next_error.__context__)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Tell the user where the disk is why a path cannot be written; other errors pass."""
+    try:
+        yield
+    except DlkddError:
+        raise
+    except Exception as error:
+        problem = refusal(error, path)
+        if problem is None:
+            raise
+        raise problem from error
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those above it that are missing; their names are durable then."""
+    if not folder.is_dir():
+        make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        sync_folder(folder.parent)
+
+
+def require_writable(*outs: Path) -> None:
+    """Raise EnvironmentProblem where nothing can be made at one of these paths: before the work, not after hours."""
+    for out in outs:
+        probe = _partial(out)
+        with writing(out):
+            make_folder(out.parent)
+            _sweep(out.parent.absolute())
+            try:
+                probe.touch()
+            finally:
+                probe.unlink(missing_ok=True)
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Write a file whole or not at all: yields a temporary name beside it; fsync and rename when the block is done."""
+    partial = _partial(path)
+    with writing(path):
+        make_folder(path.parent)
+        _sweep(path.parent.absolute())
+        try:
+            yield partial
+            with partial.open("rb+") as file:
+                os.fsync(file.fileno())
+            partial.replace(path)
+            sync_folder(path.parent)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+@cache
+def _sweep(folder: Path) -> None:
+    """Remove what killed processes of this machine left half-written in a folder; once, since it may be large."""
+    ours = re.compile(rf"\.{re.escape(socket.gethostname())}\.(\d+){re.escape(PARTIAL_SUFFIX)}$")
+    for entry in os.scandir(folder):
+        found = ours.search(entry.name)
+        if found and not _lives(int(found[1])):
+            Path(entry.path).unlink(missing_ok=True)
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
+
+
+def _partial(path: Path) -> Path:
+    """A name beside a path for what this process has not finished."""
+    return path.with_name(f"{path.name}.{socket.gethostname()}.{os.getpid()}{PARTIAL_SUFFIX}")
+
+
+def write_text_whole(path: Path, text: str) -> None:
+    """Write a small text file atomically, as UTF-8 with the line ends that are in `text`."""
+    with written_whole(path) as partial:
+        partial.write_text(text, encoding="utf-8", newline="")
+
+
+def read_text_whole(path: Path) -> str:
+    """The text of a file that `write_text_whole` or `written_whole` made; ValueError where its end was cut off."""
+    text = path.read_bytes().decode("utf-8")
+    if text and not text.endswith("\n"):
+        raise ValueError("its last line has no end: it was cut off")
+    return text
+
+
+def publish(built: Path, out: Path) -> None:
+    """Move a finished file or folder onto a stage's out, replacing an older one; afterwards `built` is gone."""
+    with writing(out):
+        _publish(built, out)
+
+
+def _publish(built: Path, out: Path) -> None:
+    make_folder(out.parent)
+    _sync_tree(built)
+    old = built.with_name(f"{out.name}.old{PARTIAL_SUFFIX}")  # moved away: a kill must not leave half of it at the out
+    shutil.rmtree(old, ignore_errors=True)
+    if not _exchanged(built, out, old):
+        _replace(built, out, old)
+    sync_folder(out.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _replace(built: Path, out: Path, old: Path) -> None:
+    """In several steps: between two of them nothing may lie at `out`."""
+    if out.is_dir() and not out.is_symlink():
+        if not _renamed(out, old):
+            shutil.rmtree(out)
+    elif built.is_dir():
+        out.unlink(missing_ok=True)  # a folder is not renamed onto a file or a link
+    if not _renamed(built, out):
+        beside = out.with_name(out.name + PARTIAL_SUFFIX)
+        if built.is_dir():
+            shutil.rmtree(beside, ignore_errors=True)
+            shutil.copytree(built, beside)
+        else:
+            shutil.copy2(built, beside)
+        _sync_tree(beside)
+        beside.replace(out)
+        sync_folder(out.parent)
+        shutil.rmtree(built) if built.is_dir() else built.unlink()
+
+
+def _exchanged(built: Path, out: Path, old: Path) -> bool:
+    """Let two folders change places in one step; False where that is not to be had, and nothing has happened.
+
+    What was built gets the name of what is swept first: that of progress must not come to hold the old version.
+    """
+    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)  # of Linux, which Python does not offer
+    if renameat2 is None or not built.is_dir() or not out.is_dir() or out.is_symlink():
+        return False
+    built.replace(old)
+    if renameat2(_AT_FDCWD, os.fsencode(old), _AT_FDCWD, os.fsencode(out), _RENAME_EXCHANGE) == 0:
+        return True
+    old.replace(built)
+    return False
+
+
+def _renamed(path: Path, to: Path) -> bool:
+    """Rename; False where `to` lies on another file system: the work folder may, beside an experiment's outs."""
+    try:
+        path.replace(to)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        return False
+    return True
+
+
+def _sync_tree(path: Path) -> None:
+    """Make the content of a file or folder durable; libraries that write several files rarely do."""
+    for inner in [path, *path.rglob("*")]:
+        if inner.is_dir():
+            sync_folder(inner)
+        else:
+            with inner.open("rb") as file:
+                os.fsync(file.fileno())
+
+
+def work_root() -> Path:
+    """`.work` of the repository: DVC_ROOT names the original one also where DVC runs an experiment in a copy."""
+    return Path(os.environ.get("DVC_ROOT", ".")) / ".work"
+
+
+@dataclass(frozen=True)
+class WorkFolder:
+    """A locked folder for one stage run: `path` holds the progress, and stays until `finish`."""
+
+    stage: str
+    path: Path
+
+    def finish(self) -> None:
+        """Remove the progress, once the outs are published."""
+        shutil.rmtree(self.path)
+
+    def keep(self) -> None:
+        """Leave what was made for the next run; what earlier runs of the stage, with other parameters, left goes."""
+        for marker in self.path.parent.glob(f"{self.stage}-*/{KEPT_NAME}"):
+            with suppress(EnvironmentProblem):
+                remove_work_folder(marker.parent)
+        write_text_whole(self.path / KEPT_NAME, "{}\n")
+
+
+def stage_of(path: Path) -> str:
+    """The stage that a work folder belongs to, by its name."""
+    return path.name.rpartition("-")[0]
+
+
+def remove_work_folder(path: Path) -> None:
+    """Remove a work folder and the progress in it; raises EnvironmentProblem where another process works in it."""
+    with _locked(path.with_suffix(".lock"), stage_of(path), f"is at work in {path}"):
+        shutil.rmtree(path)
+
+
+@contextmanager
+def work_folder(
+    stage: str,
+    *,
+    params: Mapping[str, object],
+    inputs: Mapping[str, str],
+    format_version: int,
+    outs: Sequence[Path] = (),
+) -> Iterator[WorkFolder]:
+    """Enter the work folder of a stage, holding its lock and those of the `outs` that it will write.
+
+    `params` are the values that the stage uses, `inputs` the digests of what it reads. The lock is a POSIX record
+    lock: it ends with the process however that ends, and forked data loaders do not inherit it. Raises
+    EnvironmentProblem when another process works in the same folder or on the same out, when an out cannot be written,
+    and for all that a full or failing disk refuses in the block.
+    """
+    fingerprint = digest_json(
+        {"stage": stage, "format": format_version, "params": dict(params), "inputs": dict(inputs)}
+    )
+    path = work_root() / f"{stage}-{fingerprint[:16]}"
+    # the lock lies beside the folder, so that finishing does not remove a held one
+    with ExitStack() as stack:
+        for out in outs:
+            stack.enter_context(out_lock(stage, out))
+        stack.enter_context(_locked(path.with_suffix(".lock"), stage, f"is already working in {path}"))
+        stack.enter_context(writing(path))
+        path.mkdir(exist_ok=True)
+        for leftover in path.rglob(f"*{PARTIAL_SUFFIX}"):
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        (path / KEPT_NAME).unlink(missing_ok=True)
+        write_text_whole(
+            path / "fingerprint.json",
+            json.dumps({"stage": stage, "params": dict(params), "inputs": dict(inputs)}, indent=1, sort_keys=True),
+        )
+        yield WorkFolder(stage, path)
+
+
+@contextmanager
+def out_lock(stage: str, out: Path) -> Iterator[None]:
+    """Hold the lock of a path that a stage will write; raises EnvironmentProblem where another process holds it.
+
+    And where nothing can be written there: that is better known before hours of work than after them. Two runs with
+    different parameters have different work folders, but the same out.
+    """
+    name = digest_bytes(str(out.absolute()).encode())[:16]
+    with _locked(work_root() / f"out-{name}.lock", stage, f"is already writing {out}"), writing(out):
+        require_writable(out)
+        yield
+
+
+@contextmanager
+def _locked(path: Path, stage: str, what: str) -> Iterator[None]:
+    with writing(path):
+        make_folder(path.parent)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EAGAIN):
+                raise
+            holder = os.pread(descriptor, 4096, 0).decode(errors="replace").strip() or "an unknown process"
+            raise EnvironmentProblem(
+                f"{stage}: {holder} {what}",
+                remedy="wait for it, or stop that process and run the command again: it goes on from there",
+            ) from None
+        with writing(path):
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+StopCheck = Callable[[], None]
+
+
+class Advance(Protocol):
+    """Told by long work that `count` more units are done; `note` says something about the newest.
+
+    earlier: a run before this one did them, so that they say nothing about this one's speed.
+    """
+
+    def __call__(self, count: int, note: str, /, *, earlier: bool = False) -> None: ...  # noqa: D102
+
+
+class Progress(Protocol):
+    """Shows how far work of `total` units is; within the context its `Advance` is told of them."""
+
+    def __call__(self, description: str, total: int, unit: str, /) -> AbstractContextManager[Advance]: ...  # noqa: D102
+
+
+@contextmanager
+def no_progress(_description: str, _total: int, _unit: str, /) -> Iterator[Advance]:
+    """Shows nothing."""
+
+    def advance(_count: int, _note: str, /, *, earlier: bool = False) -> None:
+        return None
+
+    yield advance
+
+
+@contextmanager
+def interruptible() -> Iterator[StopCheck]:
+    """Turn SIGTERM and Ctrl-C into a request: the yielded check raises Interrupted at the caller's next safe point.
+
+    A second signal raises at once. Handlers are put back at the end.
+    """
+    received: list[int] = []
+
+    def request(signal_number: int, _frame: FrameType | None) -> None:
+        if received:
+            raise Interrupted(signal_number)
+        received.append(signal_number)
+
+    def check() -> None:
+        if received:
+            raise Interrupted(received[0])
+
+    previous = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield check
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

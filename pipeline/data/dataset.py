@@ -1,0 +1,331 @@
+"""Training and scoring samples: which clip of which video, in which order, and with which soft target.
+
+The order of an epoch and the view of a video depend only on their names, so a run that starts at step s sees exactly
+what an uninterrupted one would. Teacher, student and baseline share everything here; a student's sample differs from a
+baseline's by one lookup.
+
+Axes: B batch, T frames, H, W, C channels, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from pipeline.core.digest import digest_uint64
+from pipeline.core.errors import DataError, EnvironmentProblem, StaleArtifactError
+from pipeline.core.params import ClipParams, ViewsParams
+from pipeline.data.frame_store import FrameStore
+from pipeline.data.manifest import Manifest
+from pipeline.data.views import View, draw_view, read_view, uniform_view
+
+_SHARED_MEMORY = "file </torch_"  # in PyTorch's errors about what processes share
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A labelled video: `label` is the class index, 0 to K − 1."""
+
+    video_id: str
+    label: int
+
+
+def samples_of(manifest: Manifest, frames: FrameStore, split: str) -> list[Sample]:
+    """The videos of a split, in the order of the manifest.
+
+    Raises StaleArtifactError where the frame store lacks some of them or was made from other videos, DataError where
+    the split has none.
+    """
+    check_same_videos(manifest, frames)
+    samples = [Sample(row.video_id, manifest.class_index(row)) for row in manifest.rows_of(split)]
+    stored = set(frames.video_ids)
+    missing = [sample.video_id for sample in samples if sample.video_id not in stored]
+    if missing:
+        raise StaleArtifactError(
+            f"{frames.path}: lacks {len(missing)} of the {len(samples)} {split} videos of the manifest",
+            findings=missing,
+            remedy="`dvc repro` makes both from the same videos",
+        )
+    if not samples:
+        raise DataError(
+            f"the manifest has no {split} video", remedy="look at the annotation lists and prepare's params"
+        )
+    return samples
+
+
+def check_same_videos(manifest: Manifest, frames: FrameStore) -> None:
+    """Raise StaleArtifactError where frames say that they are of other videos than the manifest's.
+
+    By the digest of all videos' ids and digests; a store without a word about its videos is taken as it is.
+    """
+    made_from = frames.origin.get("videos")
+    if made_from not in (None, manifest.videos_digest):
+        raise StaleArtifactError(
+            f"{frames.path}: is not of the manifest's videos",
+            findings=[f"digest of all videos: the frames have {made_from}, the manifest {manifest.videos_digest}"],
+            remedy="`dvc repro prepare` makes both from the same videos; one of them is another run's, or was changed",
+        )
+    other = [
+        f"{row.video_id}: {frames.shape(row.video_id)[0]} frames are stored, the manifest has {row.num_frames}"
+        for row in manifest.rows
+        if made_from is not None and row.video_id in frames and frames.shape(row.video_id)[0] != row.num_frames
+    ]
+    if other:
+        raise StaleArtifactError(
+            f"{frames.path}: does not fit the manifest", findings=other, remedy="`dvc repro prepare` makes both"
+        )
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Clips with their labels and, for a student, the teacher's logits, or what an online teacher is asked about."""
+
+    clip_BTHWC: Tensor
+    labels_B: Tensor
+    teacher_BK: Tensor | None
+    teacher_clip_BTHWC: Tensor | None  # the same views of other frames
+    video_ids: tuple[str, ...]
+
+    def part(self, clips: slice) -> Batch:
+        """Some of its clips."""
+        teacher_BK, teacher_clip_BTHWC = self.teacher_BK, self.teacher_clip_BTHWC
+        return Batch(
+            self.clip_BTHWC[clips],
+            self.labels_B[clips],
+            None if teacher_BK is None else teacher_BK[clips],
+            None if teacher_clip_BTHWC is None else teacher_clip_BTHWC[clips],
+            self.video_ids[clips],
+        )
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on a device."""
+
+        def there(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor.to(device, non_blocking=True)
+
+        return Batch(
+            self.clip_BTHWC.to(device, non_blocking=True),
+            self.labels_B.to(device, non_blocking=True),
+            there(self.teacher_BK),
+            there(self.teacher_clip_BTHWC),
+            self.video_ids,
+        )
+
+
+class ViewSource(Protocol):
+    """Tells which view a video shows for a number (the epoch), and the teacher's logits_K for it where it has them."""
+
+    def lookup(self, video_id: str, number: int) -> tuple[View, NDArray[np.float32] | None]: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class DrawnViews:
+    """Random views by name, without soft targets. With `purpose` "bank" they are those of the soft-target store."""
+
+    frames: FrameStore
+    clip: ClipParams
+    views: ViewsParams
+    seed: int
+    purpose: str
+
+    def lookup(self, video_id: str, number: int) -> tuple[View, None]:
+        """View `number` modulo num_views."""
+        shape = self.frames.shape(video_id)
+        number %= self.views.num_views
+        view = draw_view(
+            shape, self.clip, self.views, seed=self.seed, purpose=self.purpose, video_id=video_id, number=number
+        )
+        return view, None
+
+
+@dataclass(frozen=True)
+class UniformViews:
+    """View `number` of `num_clips` × `num_crops` spread over the video: for test, and for validation in one crop."""
+
+    frames: FrameStore
+    clip: ClipParams
+    num_clips: int
+    num_crops: int = 1
+
+    def lookup(self, video_id: str, number: int) -> tuple[View, None]:
+        """View `number`: the crops of one clip come after each other."""
+        index, crop = divmod(number, self.num_crops)
+        shape = self.frames.shape(video_id)
+        view = uniform_view(
+            shape, self.clip, index=index, num_clips=self.num_clips, crop=crop, num_crops=self.num_crops
+        )
+        return view, None
+
+
+# What the bank of views is called in the name of its streams.
+BANK = "bank"
+
+Key = tuple[int, int]  # index of the sample, number of the view
+ClipChange = Callable[[Tensor, str, int], Tensor]  # a clip_THWC, its video and view number → the clip in another light
+Item = tuple[Tensor, int, Tensor | None, Tensor | None, str]
+
+
+class ClipDataset(Dataset[Item]):
+    """Clips by (index of the sample, number of the view); with `teacher_frames` each view is read from these, too.
+
+    `change` is for the light of the clips; never for the teacher's.
+    """
+
+    def __init__(
+        self,
+        frames: FrameStore,
+        samples: Sequence[Sample],
+        source: ViewSource,
+        clip: ClipParams,
+        teacher_frames: FrameStore | None = None,
+        change: ClipChange | None = None,
+    ) -> None:
+        self.frames = frames
+        self.samples = samples
+        self.source = source
+        self.clip = clip
+        self.teacher_frames = teacher_frames
+        self.change = change
+
+    def __getitem__(self, key: Key) -> Item:
+        """Clip (T, H, W, 3) uint8, label, teacher's logits or None, teacher's clip or None, video id."""
+        index, number = key
+        sample = self.samples[index]
+        view, logits_K = self.source.lookup(sample.video_id, number)
+        clip_THWC = read_view(self.frames, sample.video_id, view, self.clip)
+        if self.change is not None:
+            clip_THWC = self.change(clip_THWC, sample.video_id, number)
+        teacher_K = None if logits_K is None else torch.from_numpy(logits_K)
+        teacher_clip_THWC = (
+            None if self.teacher_frames is None else read_view(self.teacher_frames, sample.video_id, view, self.clip)
+        )
+        return clip_THWC, sample.label, teacher_K, teacher_clip_THWC, sample.video_id
+
+
+@dataclass(frozen=True)
+class EpochPlan:
+    """The order of the samples: every sample once an epoch, in batches of nearly equal size.
+
+    Of several ranks each takes its share of every batch: the order does not depend on their number.
+    """
+
+    num_samples: int
+    batch_size: int
+    seed: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches of an epoch."""
+        return -(-self.num_samples // self.batch_size)
+
+    def batches(self, epoch: int) -> list[list[Key]]:
+        """Keys of each batch of an epoch; the view's number is the epoch."""
+        rng = np.random.default_rng([self.seed, digest_uint64(b"order"), epoch])
+        parts = np.array_split(rng.permutation(self.num_samples), self.steps_per_epoch)
+        return [[(int(index), epoch) for index in part] for part in parts]
+
+    def batches_from(self, step: int, num_epochs: int, *, rank: int = 0, num_ranks: int = 1) -> Iterator[list[Key]]:
+        """A rank's share of all batches from a global step to the end of the last epoch."""
+        first_epoch, done = divmod(step, self.steps_per_epoch)
+        for epoch in range(first_epoch, num_epochs):
+            for batch in self.batches(epoch)[done if epoch == first_epoch else 0 :]:
+                yield batch[rank * len(batch) // num_ranks : (rank + 1) * len(batch) // num_ranks]
+
+    def batch(self, step: int) -> list[Key]:
+        """The whole batch of a global step."""
+        epoch, number = divmod(step, self.steps_per_epoch)
+        return self.batches(epoch)[number]
+
+    def samples_before(self, step: int) -> int:
+        """How many samples the steps before a global one have; the larger batches come first in an epoch."""
+        epochs, number = divmod(step, self.steps_per_epoch)
+        least, larger = divmod(self.num_samples, self.steps_per_epoch)
+        return epochs * self.num_samples + number * least + min(number, larger)
+
+    def smallest_part(self, num_parts: int) -> int:
+        """The least samples that a batch has, when each is cut into so many parts."""
+        return self.num_samples // self.steps_per_epoch // num_parts
+
+
+class _Batches(torch.utils.data.Sampler[list[Key]]):
+    """Batches of keys as a sampler of the data loader."""
+
+    def __init__(self, batches: Iterator[list[Key]]) -> None:
+        self.batches = batches
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        return self.batches
+
+
+def load_batches(dataset: ClipDataset, batches: Iterator[list[Key]], *, num_workers: int) -> Iterator[Batch]:
+    """The batches of these keys, in their order whatever the number of workers.
+
+    Raises EnvironmentProblem where a worker is killed, or has no shared memory for what it made.
+    """
+    loader: DataLoader[Any] = DataLoader(
+        dataset,
+        batch_sampler=_Batches(batches),
+        num_workers=num_workers,
+        collate_fn=_collate,
+        worker_init_fn=_one_thread,
+        generator=torch.Generator(),  # its own: making a loader must not move the stream that dropout draws from
+        pin_memory=torch.cuda.is_available(),
+    )
+    try:
+        yield from loader
+    except RuntimeError as error:
+        said = str(error)
+        if not said.startswith("DataLoader worker") and _SHARED_MEMORY not in said:
+            raise
+        raise EnvironmentProblem(
+            f"a data loader process was lost: {said.strip().splitlines()[-1]}",
+            remedy="memory is the usual reason, or /dev/shm, through which clips come: a smaller batch_size or "
+            "num_workers needs less, num_workers: 0 none (docker run --shm-size 8g gives more); then run the same "
+            "command again: it goes on",
+        ) from error
+
+
+def in_order(num_samples: int, num_clips: int, batch_size: int) -> Iterator[list[Key]]:
+    """Keys of all views of all samples, views of one sample after each other, in batches."""
+    keys = [(index, number) for index in range(num_samples) for number in range(num_clips)]
+    return iter([keys[start : start + batch_size] for start in range(0, len(keys), batch_size)])
+
+
+def pixel_statistics(
+    frames: FrameStore, samples: Sequence[Sample], clip: ClipParams
+) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of RGB / 255 over the middle clip of every sample."""
+    views = UniformViews(frames, clip, num_clips=1)
+    total_C, squares_C, count = np.zeros(3), np.zeros(3), 0
+    for sample in samples:
+        view, _ = views.lookup(sample.video_id, 0)
+        pixels_MC = read_view(frames, sample.video_id, view, clip).numpy().reshape(-1, 3).astype(np.float64) / 255
+        total_C += pixels_MC.sum(axis=0)
+        squares_C += (pixels_MC**2).sum(axis=0)
+        count += len(pixels_MC)
+    mean_C = total_C / count
+    std_C = np.sqrt(np.maximum(squares_C / count - mean_C**2, 0))
+    # all-black videos have no spread: one grey level is the least that a pixel can differ by
+    return mean_C.tolist(), np.maximum(std_C, 1 / 255).tolist()
+
+
+def _collate(items: Sequence[Item]) -> Batch:
+    clips, labels, teachers, teacher_clips, video_ids = zip(*items, strict=True)
+    return Batch(
+        default_collate(list(clips)),  # in a worker straight into the memory that it shares with the loop
+        torch.tensor(labels, dtype=torch.int64),
+        None if teachers[0] is None else torch.stack(teachers),
+        None if teacher_clips[0] is None else default_collate(list(teacher_clips)),
+        tuple(video_ids),
+    )
+
+
+def _one_thread(_worker: int) -> None:
+    torch.set_num_threads(1)

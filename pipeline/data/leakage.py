@@ -1,0 +1,80 @@
+"""Leakage: what two splits share."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+from pipeline.data.listing import SPLITS, ListedVideo, name_stem, without_suffix
+from pipeline.data.manifest import ManifestRow
+
+NUM_EXAMPLES = 3
+STEM_LAYOUTS = ("frame_folders", "class_folders", "csv")
+
+
+@dataclass(frozen=True)
+class Leak:
+    """What two splits share, of one kind.
+
+    kind: path, digest (the same bytes), group, or stem (the source's part of the file name). splits: the one that is
+    trained on first. num_shared: paths, digests … in both. num_videos: of each split, how many have one of those;
+    num_total: of how many. examples: some of what is shared, sorted.
+    """
+
+    kind: str
+    splits: tuple[str, str]
+    num_shared: int
+    num_videos: tuple[int, int]
+    num_total: tuple[int, int]
+    examples: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """One line for the report."""
+        first, second = self.splits
+        share = 100 * self.num_videos[1] / self.num_total[1]
+        return (
+            f"{self.num_videos[1]} of {self.num_total[1]} {second} videos ({share:.2f} %) share a {self.kind} with "
+            f"{self.num_videos[0]} {first} videos ({self.num_shared} in both, such as {', '.join(self.examples)})"
+        )
+
+
+def find_leakage(rows: Iterable[ManifestRow | ListedVideo], *, stems: bool = False) -> list[Leak]:
+    """What two splits share: paths, digests of files (in a manifest's rows), groups, and with `stems` name stems.
+
+    stems: for data sets that number the clips of one source and whose groups do not say so.
+    """
+    kinds: dict[str, Callable[[ManifestRow | ListedVideo], str | None]] = {
+        "path": lambda row: without_suffix(row.path),
+        "digest": lambda row: row.digest if isinstance(row, ManifestRow) else None,
+        "group": lambda row: row.group,
+    }
+    if stems:
+        kinds["stem"] = lambda row: name_stem(row.path)
+    by_split: dict[str, list[ManifestRow | ListedVideo]] = defaultdict(list)
+    for row in rows:
+        if row.split is not None:
+            by_split[row.split].append(row)
+    leaks = []
+    for kind, value_of in kinds.items():
+        counts = {split: Counter(map(value_of, by_split[split])) for split in SPLITS}
+        for first, second in combinations(SPLITS, 2):
+            shared = {value for value in counts[first].keys() & counts[second].keys() if value is not None}
+            if shared:
+                leaks.append(
+                    Leak(
+                        kind,
+                        (first, second),
+                        len(shared),
+                        (sum(counts[first][value] for value in shared), sum(counts[second][value] for value in shared)),
+                        (len(by_split[first]), len(by_split[second])),
+                        tuple(sorted(shared)[:NUM_EXAMPLES]),
+                    )
+                )
+    return leaks
+
+
+def leakage_text(leaks: Sequence[Leak]) -> str:
+    """The leaks as lines for a person, or the line that there are none."""
+    return "\n".join(map(str, leaks)) or "no path, file, or group is in two splits"

@@ -1,0 +1,248 @@
+"""The manifest: the table of all usable videos, and the quarantine: the table of those that cannot be used.
+
+CSV files in UTF-8 with \\n line ends, sorted by video id, so that the same data set gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import astuple, dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pipeline.core.digest import DIGEST_BYTES, digest_bytes, digest_json
+from pipeline.core.errors import DataError, StaleArtifactError, shortened
+from pipeline.core.work import read_text_whole, write_text_whole
+from pipeline.data.listing import SPLITS, Findings, path_problem, text_problem, without_suffix
+
+PREPARE_AGAIN = "run the prepare stage: `dvc repro prepare`"
+
+
+def video_id(path: str) -> str:
+    """Name of a video: its path relative to the root without the suffix, so that it outlives a re-encoding."""
+    return without_suffix(path)
+
+
+@dataclass(frozen=True)
+class ManifestRow:
+    """One usable video.
+
+    label: the data set's own number of the class. fps: frames a second, 0.0 where none is stated. width, height: pixels
+    as displayed. digest: of the file's bytes.
+    """
+
+    video_id: str
+    path: str
+    label: int
+    class_name: str
+    group: str
+    split: str
+    num_frames: int
+    fps: float
+    width: int
+    height: int
+    digest: str
+
+
+@dataclass(frozen=True)
+class QuarantineRow:
+    """One video that cannot be used, and why."""
+
+    video_id: str
+    path: str
+    split: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The rows, sorted by id, and the digest of the file."""
+
+    rows: tuple[ManifestRow, ...]
+    digest: str
+
+    @cached_property
+    def labels(self) -> tuple[int, ...]:
+        """The data set's label numbers in order: the label of class index k is labels[k]."""
+        return tuple(sorted({row.label for row in self.rows}))
+
+    @cached_property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes in order of their labels."""
+        names = {row.label: row.class_name for row in self.rows}
+        return tuple(names[label] for label in self.labels)
+
+    @cached_property
+    def videos_digest(self) -> str:
+        """Digest of the videos' ids and digests: the frames of the same videos name it, whatever their splits."""
+        return digest_json(sorted((row.video_id, row.digest) for row in self.rows))
+
+    @cached_property
+    def by_id(self) -> dict[str, ManifestRow]:
+        """The rows by video id."""
+        return {row.video_id: row for row in self.rows}
+
+    @cached_property
+    def _index_of_label(self) -> dict[int, int]:
+        return {label: index for index, label in enumerate(self.labels)}
+
+    def class_index(self, row: ManifestRow) -> int:
+        """Position of a row's class among the class names, 0 to K-1, whatever numbers the data set uses."""
+        return self._index_of_label[row.label]
+
+    def rows_of(self, split: str) -> tuple[ManifestRow, ...]:
+        """Rows of train, val or test, sorted by id; empty where the manifest has none."""
+        assert split in SPLITS, split
+        return tuple(row for row in self.rows if row.split == split)
+
+
+def write_manifest(path: Path, rows: Iterable[ManifestRow]) -> Manifest:
+    """Write the rows whole, sorted by id. Raises DataError on rows that contradict themselves or each other."""
+    ordered = tuple(sorted(rows, key=lambda row: row.video_id))
+    _check(ordered, [row.path for row in ordered], path)
+    text = _to_csv(ManifestRow, ordered)
+    write_text_whole(path, text)
+    return Manifest(ordered, digest_bytes(text.encode()))
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read and check a manifest.
+
+    Raises StaleArtifactError where the columns are another version's, DataError where the file is missing or a value is
+    wrong, with every finding and its line.
+    """
+    text, rows, places = _read(path, ManifestRow)
+    _check(rows, places, path)
+    if [row.video_id for row in rows] != sorted(row.video_id for row in rows):
+        raise DataError(f"{path}: the rows are not sorted by video_id", remedy=PREPARE_AGAIN)
+    return Manifest(rows, digest_bytes(text.encode()))
+
+
+def write_quarantine(path: Path, rows: Iterable[QuarantineRow]) -> None:
+    """Write the quarantine whole, sorted by id; it may be empty."""
+    write_text_whole(path, _to_csv(QuarantineRow, sorted(rows, key=lambda row: row.video_id)))
+
+
+def read_quarantine(path: Path) -> tuple[QuarantineRow, ...]:
+    """Read a quarantine. Raises StaleArtifactError or DataError like `read_manifest`."""
+    return _read(path, QuarantineRow)[1]
+
+
+Row = TypeVar("Row", ManifestRow, QuarantineRow)
+
+
+def _to_csv(row_type: type[Row], rows: Sequence[Row]) -> str:
+    file = io.StringIO(newline="")
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow([field.name for field in fields(row_type)])
+    # repr of a float is the shortest text that reads back as the same number, on every machine
+    writer.writerows([repr(value) if isinstance(value, float) else value for value in astuple(row)] for row in rows)
+    return file.getvalue()
+
+
+def _whole_number(text: str) -> int:
+    if not re.fullmatch("[0-9]{1,18}", text):  # more would not fit the arrays that some of them become
+        raise ValueError(text)
+    return int(text)
+
+
+# Annotations are texts here, as of `from __future__ import annotations`
+READERS: dict[str, tuple[Callable[[str], object], str]] = {
+    "str": (str, "a text"),
+    "int": (_whole_number, "a whole number"),
+    "float": (float, "a number"),
+}
+
+
+def _read(path: Path, row_type: type[Row]) -> tuple[str, tuple[Row, ...], list[str]]:
+    """Text, rows and `file:line` of each row."""
+    try:
+        text = read_text_whole(path)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}", remedy=PREPARE_AGAIN) from None
+    except UnicodeDecodeError:
+        raise DataError(f"{path}: not UTF-8 text", remedy=PREPARE_AGAIN) from None
+    except ValueError as error:
+        raise DataError(f"{path}: {error}", remedy=PREPARE_AGAIN) from None
+    columns = fields(row_type)
+    expected = [column.name for column in columns]
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    findings = Findings()
+    rows: list[Row] = []
+    places: list[str] = []
+    number = 0  # of the last line of the row before
+    try:
+        header = next(reader, [])
+        if header != expected:
+            raise StaleArtifactError(
+                f"{path}: its columns are {shortened(','.join(header)) or 'none'}, expected {','.join(expected)}",
+                remedy=PREPARE_AGAIN,
+            )
+        number = reader.line_num
+        for texts in reader:
+            where, number = f"{path}:{number + 1}", reader.line_num
+            if len(texts) != len(columns):
+                findings.add(where, f"{len(texts)} fields, expected {len(columns)}")
+                continue
+            values: list[Any] = []
+            for column, value in zip(columns, texts, strict=True):
+                convert, wanted = READERS[str(column.type)]
+                try:
+                    values.append(convert(value))
+                except ValueError:
+                    findings.add(where, f"{column.name} is {wanted}, not {value!r}")
+            if len(values) == len(columns):
+                rows.append(row_type(*values))
+                places.append(where)
+    except csv.Error as error:
+        findings.add(f"{path}:{number + 1}", f"{error}, in the row that begins here")
+    findings.raise_any(f"{path} is damaged", remedy=PREPARE_AGAIN)
+    return text, tuple(rows), places
+
+
+def _check(rows: Sequence[ManifestRow], places: Sequence[str], path: Path) -> None:
+    """Raise DataError with all that is wrong with the rows, each at its place."""
+    findings = Findings()
+    if not rows:
+        findings.add(str(path), "no videos")
+    ids: dict[str, str] = {}
+    names: dict[int, str] = {}
+    labels: dict[str, int] = {}
+    for row, place in zip(rows, places, strict=True):
+        for problem in _row_problems(row):
+            findings.add(place, problem)
+        before = ids.setdefault(row.video_id, row.path)
+        if before is not row.path:
+            findings.add(place, f"{row.path} and {before} have the same video_id {row.video_id!r}; keep one of them")
+        if names.setdefault(row.label, row.class_name) != row.class_name:
+            findings.add(place, f"class {row.label} is {row.class_name!r} here, but {names[row.label]!r} above")
+        elif labels.setdefault(row.class_name, row.label) != row.label:
+            findings.add(place, f"class {row.class_name!r} is {row.label} here, but {labels[row.class_name]} above")
+    findings.raise_any(f"{path} cannot be a manifest", remedy=PREPARE_AGAIN)
+
+
+def _row_problems(row: ManifestRow) -> Iterable[str]:
+    problem = path_problem(row.path)
+    if problem:
+        yield problem
+    elif row.video_id != video_id(row.path):
+        yield f"video_id of {row.path} is {video_id(row.path)!r}, not {row.video_id!r}"
+    yield from filter(None, (text_problem(row.class_name), text_problem(row.group)))
+    if not row.class_name or not row.group:
+        yield "class_name or group is empty"
+    if row.split not in SPLITS:
+        yield f"split is {', '.join(SPLITS)}, not {row.split!r}"
+    if row.label < 0:
+        yield f"label is 0 or more, not {row.label}"
+    if not (math.isfinite(row.fps) and row.fps >= 0):
+        yield f"fps is a number of 0 or more, not {row.fps}"
+    for name in ("num_frames", "width", "height"):
+        if getattr(row, name) < 1:
+            yield f"{name} is 1 or more, not {getattr(row, name)}"
+    if len(row.digest) != 2 * DIGEST_BYTES or set(row.digest) - set("0123456789abcdef"):
+        yield f"digest is {2 * DIGEST_BYTES} hexadecimal digits, not {row.digest!r}"

@@ -1,0 +1,244 @@
+"""Shards as tasks that may run on any worker, run twice, or have run before: killed, or with other videos.
+
+A task writes its shard into the stage's work folder and then a record beside it: what the shard holds, and what it was
+made from. Shards and records stay there when the store is published (as hard links: the bytes are there once), since
+DVC deletes a stage's outs before the stage runs again. The next run takes over row by row what is still right; what it
+takes it reads and checks, so that damage is made again rather than handed on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from pipeline.core.digest import digest_file, is_sealed, sealed
+from pipeline.core.errors import DataError, StaleArtifactError
+from pipeline.core.stopwatch import Stopwatch
+from pipeline.core.work import WorkFolder, publish, write_text_whole
+from pipeline.data.frame_store import (
+    Codec,
+    EncodedFrame,
+    Frame,
+    IndexRow,
+    OpenFrames,
+    Shard,
+    ShardResult,
+    shard_path,
+    write_index,
+    write_shard,
+)
+
+MAX_DEATHS = 2  # processes that may die with a video before it is given up; dask gives a task four
+
+
+class ShardTask(Protocol):
+    """What makes one shard; `str()` of it says which."""
+
+    @property
+    def shard(self) -> int:
+        """Number of the shard."""
+
+    @property
+    def num_videos(self) -> int:
+        """How many videos go through it: the unit of progress."""
+
+
+class TimedReport(Protocol):
+    """What came of a task."""
+
+    @property
+    def seconds(self) -> Mapping[str, float]:
+        """Of this run, by kind of work; empty where all was taken over from an earlier one."""
+
+
+Task = TypeVar("Task", bound=ShardTask)
+Report = TypeVar("Report", bound=TimedReport)
+
+
+class RunTasks(Protocol):
+    """How tasks are run: here, on processes, or on a cluster."""
+
+    def __call__(self, function: Callable[[Task], Report], tasks: Sequence[Task]) -> list[Report]:
+        """The function's reports in the order of the tasks."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a shard of an earlier run holds: rows, broken videos with their reasons, and what the stage noted.
+
+    digest: of the shard's file; None where it has no videos.
+    """
+
+    rows: tuple[IndexRow, ...] = ()
+    broken: tuple[tuple[str, str], ...] = ()
+    notes: Mapping[str, Any] = field(default_factory=dict)
+    digest: str | None = None
+
+
+def write_record(work: Path, shard: int, result: ShardResult, notes: Mapping[str, Any]) -> None:
+    """Say what a shard holds; `notes` are JSON values of the stage's own."""
+    values = {
+        "rows": [asdict(row) for row in result.rows],
+        "broken": result.broken,
+        "notes": dict(notes),
+        "shard": _digest_of(shard_path(frames_folder(work), shard)),
+    }
+    write_text_whole(_record_path(work, shard), json.dumps(sealed(values), sort_keys=True, indent=1))
+
+
+def read_record(work: Path, shard: int) -> Record:
+    """The record of a shard; an empty one where there is none, or none that is whole: then all is made again."""
+    try:
+        values = json.loads(_record_path(work, shard).read_bytes())
+    except (OSError, ValueError):
+        return Record()
+    if not is_sealed(values):
+        return Record()
+    rows = tuple(IndexRow(**row) for row in values["rows"])
+    return Record(rows, tuple((name, reason) for name, reason in values["broken"]), values["notes"], values["shard"])
+
+
+def update_shard(
+    work: Path,
+    shard: int,
+    videos: Sequence[tuple[str, OpenFrames]],
+    *,
+    record: Record,
+    unchanged: Collection[str],
+    run: str,
+    codec: Codec,
+    jpeg_quality: int,
+    min_frames: int,
+    watch: Stopwatch,
+) -> ShardResult:
+    """Make a shard of these videos; of the `unchanged` ones the record's rows, or reasons, are taken over.
+
+    A video with which processes of this `run` died again and again is left out and reported, as a broken one.
+    """
+    path = shard_path(frames_folder(work), shard)
+    broken = {name: reason for name, reason in record.broken if name in unchanged}
+    rows = [row for row in record.rows if row.video_id in unchanged]
+    is_whole = _digest_of(path) == record.digest
+    # the digest is of all bytes; without it each row is looked at, and right rows go into a right file
+    kept = {row.video_id: row for row in rows} if is_whole else _whole_rows(path, rows)
+    names = [name for name, _ in videos]
+    if is_whole and sorted(names) == sorted([*kept, *broken]) and len(record.rows) == len(kept):
+        return ShardResult(tuple(kept.values()), tuple(broken.items()))
+
+    attempts = _Attempts(work, shard, run)
+    stored = lru_cache(Shard)  # opened once, and only where rows are taken over
+
+    def frames_of(name: str, make: OpenFrames) -> Iterator[Frame | EncodedFrame]:
+        if name in kept:
+            yield from stored(path).encoded_frames(kept[name])
+        elif name in broken:
+            raise DataError(broken[name])
+        else:
+            attempts.begin(name)
+            yield from make()
+
+    openers = [(name, partial(frames_of, name, make)) for name, make in videos]
+    result = write_shard(
+        path, openers, shard=shard, codec=codec, jpeg_quality=jpeg_quality, min_frames=min_frames, watch=watch
+    )
+    attempts.end()
+    return result
+
+
+def _digest_of(path: Path) -> str | None:
+    return digest_file(path) if path.exists() else None
+
+
+def _whole_rows(path: Path, rows: Sequence[IndexRow]) -> dict[str, IndexRow]:
+    """Those rows whose bytes are in the shard, and undamaged."""
+    whole: dict[str, IndexRow] = {}
+    try:
+        stored = Shard(path)
+    except StaleArtifactError:
+        return whole
+    for row in rows:
+        try:
+            for _ in stored.encoded_frames(row):
+                pass
+        except StaleArtifactError:
+            continue
+        whole[row.video_id] = row
+    return whole
+
+
+class _Attempts:
+    """A note of the video that a task is at: if its process dies, the next one to take the task knows with which.
+
+    Only deaths within one run count, which goes on when a worker dies: whoever kills the run itself says nothing about
+    the video that it was at.
+    """
+
+    def __init__(self, work: Path, shard: int, run: str) -> None:
+        self._path = work / "records" / f"{shard:03d}.attempt.json"
+        self._run = run
+        self._deaths: dict[str, int] = {}
+        try:
+            before = json.loads(self._path.read_bytes())
+            if before["run"] == run:
+                self._deaths = {**before["deaths"], before["at"]: before["deaths"].get(before["at"], 0) + 1}
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+            return  # it died while it wrote the note
+
+    def begin(self, video_id: str) -> None:
+        """Note the video; raises DataError where too many processes died with it."""
+        deaths = self._deaths.get(video_id, 0)
+        if deaths >= MAX_DEATHS:
+            raise DataError(f"{deaths} processes died while they worked on it")
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        note = {"run": self._run, "at": video_id, "deaths": self._deaths}
+        self._path.write_text(json.dumps(note), encoding="utf-8")
+
+    def end(self) -> None:
+        """The task is done."""
+        self._path.unlink(missing_ok=True)
+
+
+def new_run() -> str:
+    """A name for one run of a stage; it enters no artifact."""
+    return uuid.uuid4().hex
+
+
+def frames_folder(work: Path) -> Path:
+    """Where the shards lie in a work folder."""
+    return work / "frames"
+
+
+def publish_store(
+    work: WorkFolder, out: Path, rows: Sequence[IndexRow], *, codec: Codec, jpeg_quality: int, origin: Mapping[str, str]
+) -> None:
+    """Publish the shards that hold these rows as a store, and leave them in the work folder for the next run."""
+    shards, built = frames_folder(work.path), work.path / "built"
+    named = {row.shard for row in rows}
+    for path in shards.glob("*.h5"):
+        if path not in {shard_path(shards, shard) for shard in named}:
+            path.unlink()  # of earlier runs with other videos
+    shutil.rmtree(built, ignore_errors=True)
+    built.mkdir()
+    for shard in sorted(named):
+        _link(shard_path(shards, shard), shard_path(built, shard))
+    write_index(built, rows, codec=codec, jpeg_quality=jpeg_quality, origin=origin)
+    publish(built, out)
+    work.keep()
+
+
+def _link(path: Path, to: Path) -> None:
+    try:
+        os.link(path, to)
+    except OSError:  # a file system without hard links
+        shutil.copy2(path, to)
+
+
+def _record_path(work: Path, shard: int) -> Path:
+    return work / "records" / f"{shard:03d}.json"

@@ -1,0 +1,136 @@
+"""Views: everything that turns a video into one clip, and the one function that applies them.
+
+A view depends only on its name, (seed, purpose, video, number), never on which process asks in which order. Dark and
+enhanced frames have the same geometry: one view shows teacher and student the same crop, and only the light differs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import astuple, dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from pipeline.core.digest import digest_uint64
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from pipeline.core.params import ClipParams, ViewsParams
+    from pipeline.data.frame_store import FrameStore
+
+# Changes when the same name would draw another view; part of every artifact's view policy.
+VIEW_POLICY_VERSION = 1
+
+
+@dataclass(frozen=True)
+class View:
+    """First frame, frames from one to the next, a box in pixels of the stored frames, and whether it is mirrored."""
+
+    first_frame: int
+    frame_stride: int
+    top: int
+    left: int
+    height: int
+    width: int
+    flip: int
+
+    def __post_init__(self) -> None:
+        wrong = (
+            min(self.first_frame, self.top, self.left) < 0
+            or min(self.frame_stride, self.height, self.width) < 1
+            or self.flip not in (0, 1)
+        )
+        if wrong:
+            raise ValueError(f"not a view: {self}")
+
+    def row(self) -> tuple[int, ...]:
+        """The seven numbers in the order of the fields, as stores keep them."""
+        return astuple(self)
+
+
+NUM_VIEW_FIELDS = 7
+
+
+def draw_view(
+    shape_THW: tuple[int, int, int],
+    clip: ClipParams,
+    views: ViewsParams,
+    *,
+    seed: int,
+    purpose: str,
+    video_id: str,
+    number: int,
+) -> View:
+    """Draw a random view of a video: when it starts, a crop of random area and aspect, mirrored half of the time."""
+    rng = np.random.default_rng([seed, digest_uint64(purpose.encode(), b"\0", video_id.encode()), number])
+    num_frames, frame_height, frame_width = shape_THW
+    stride = _fitting_stride(num_frames, clip)
+    last_start = max(num_frames - 1 - (clip.num_frames - 1) * stride, 0)
+    start = int(rng.integers(last_start + 1))
+    area = rng.uniform(views.min_scale, 1.0) * frame_height * frame_width
+    log_aspect = float(np.log(views.max_aspect))
+    aspect = float(np.exp(rng.uniform(-log_aspect, log_aspect)))
+    area = min(area, frame_height**2 * aspect, frame_width**2 / aspect)  # the largest box of this aspect that fits
+    height = min(frame_height, max(1, round(float(np.sqrt(area / aspect)))))
+    width = min(frame_width, max(1, round(float(np.sqrt(area * aspect)))))
+    top = int(rng.integers(frame_height - height + 1))
+    left = int(rng.integers(frame_width - width + 1))
+    mirrored = int(rng.integers(2))  # drawn in any case: the flag must not shift the stream
+    return View(start, stride, top, left, height, width, mirrored if views.flip else 0)
+
+
+def uniform_view(
+    shape_THW: tuple[int, int, int], clip: ClipParams, *, index: int, num_clips: int, crop: int = 0, num_crops: int = 1
+) -> View:
+    """The `index`-th of `num_clips` views spread evenly over a video, and in it the `crop`-th of `num_crops` squares.
+
+    The squares are the largest that the frame holds: one in its middle, or several spread evenly along its longer side
+    from edge to edge, as SlowFast's three crops are (Feichtenhofer et al., ICCV 2019, section 4).
+    """
+    num_frames, frame_height, frame_width = shape_THW
+    stride = _fitting_stride(num_frames, clip)
+    last_start = max(num_frames - 1 - (clip.num_frames - 1) * stride, 0)
+    start = round(last_start * (index + 0.5) / num_clips)
+    side = min(frame_height, frame_width)
+    place, last = (crop, num_crops - 1) if num_crops > 1 else (1, 2)  # a single crop lies half way
+    top, left = ((length - side) * place // last for length in (frame_height, frame_width))
+    return View(start, stride, top, left, side, side, 0)
+
+
+def read_view(frames: FrameStore, video_id: str, view: View, clip: ClipParams) -> Tensor:
+    """Apply a view to a stored video: uint8 clip_THWC of clip.num_frames × clip.size × clip.size × 3.
+
+    A video that is shorter than the clip starts over. Only the frames of the view are read.
+    """
+    numbers = frame_numbers(view, clip, frames.shape(video_id)[0])
+    box_THWC = frames.read(video_id, numbers, top=view.top, left=view.left, height=view.height, width=view.width)
+    return clip_of_box(box_THWC, view, clip)
+
+
+def frame_numbers(view: View, clip: ClipParams, num_frames: int) -> NDArray[np.int64]:
+    """The frames that a view shows of a video of so many, in its order; a short video starts over."""
+    return (view.first_frame + view.frame_stride * np.arange(clip.num_frames)) % num_frames
+
+
+def clip_of_box(box_THWC: NDArray[np.uint8], view: View, clip: ClipParams) -> Tensor:
+    """The box of a view's frames, mirrored where the view is, at the size of a clip: uint8 clip_THWC."""
+    clip_TCHW = torch.from_numpy(box_THWC).permute(0, 3, 1, 2)
+    if view.flip:
+        clip_TCHW = clip_TCHW.flip(-1)
+    # what torchvision's v2.functional.resize calls for uint8, without two seconds of imports in every process
+    resized_TCHW = interpolate(clip_TCHW, size=(clip.size, clip.size), mode="bilinear", antialias=True)
+    return resized_TCHW.permute(0, 2, 3, 1).contiguous()
+
+
+def pixel_digest(clip_THWC: NDArray[np.uint8]) -> int:
+    """64 bits that name the pixels of a clip."""
+    return digest_uint64(np.ascontiguousarray(clip_THWC).data)
+
+
+def _fitting_stride(num_frames: int, clip: ClipParams) -> int:
+    """The asked stride, or the largest that fits into a short video."""
+    return min(clip.frame_stride, max(1, (num_frames - 1) // max(clip.num_frames - 1, 1)))

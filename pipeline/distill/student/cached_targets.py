@@ -1,0 +1,232 @@
+"""The soft targets of one training: what its videos need of a store, where all data loader processes share it.
+
+Packed as the store packs them, in a few flat arrays: in memory where that is within the budget, else in files of the
+work folder that are mapped into memory. No Python object is kept for a row, so nothing is copied into a forked process.
+
+Axes: N videos, V views, M teachers, K classes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.core.digest import digest_file, digest_json, digest_uint64
+from pipeline.core.errors import StaleArtifactError
+from pipeline.core.work import write_text_whole, written_whole
+from pipeline.data.frame_store import FrameStore
+from pipeline.data.views import View
+from pipeline.distill.store.codecs import LogitCodec
+from pipeline.distill.store.store import Rows, SoftTargetStore
+
+Teachers = Literal["mean", "draw"]
+
+REMEDY = "`dvc repro precompute_soft_targets` makes a store for this run"
+
+_ID_BYTES, _ID_ENDS = "id_bytes", "id_ends"  # all ids in UTF-8, one after the other, and where each ends
+_CONTENTS = "contents.json"  # written last: what the files are, with their digests
+
+
+@dataclass(frozen=True)
+class CachedTargets:
+    """Views of videos with the teachers' logits; a ViewSource.
+
+    Of several teachers, `mean` gives the mean of their logits: the softmax of that, at any temperature, is the
+    normalised geometric mean of their probabilities. `draw` gives the logits of one, drawn by name for each clip:
+    cross-entropy being linear in its target, the expected gradient is that of the arithmetic mean of their
+    probabilities. Hinton, Vinyals and Dean, "Distilling the knowledge in a neural network", 2015, name both means.
+    """
+
+    codec: LogitCodec
+    teachers: Teachers
+    seed: int
+    folder: Path | None  # of the mapped files; None: in memory
+    arrays: Mapping[str, NDArray[Any]]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self.folder is None:
+            return CachedTargets, (self.codec, self.teachers, self.seed, None, self.arrays)
+        return _mapped, (self.codec, self.teachers, self.seed, self.folder)
+
+    def lookup(self, video_id: str, number: int) -> tuple[View, NDArray[np.float32]]:
+        """View `number` modulo V, and its logits_K; raises KeyError for a video that was not asked for."""
+        row = self._row(video_id)
+        views_V7 = self.arrays["views"][row]
+        view = number % len(views_V7)
+        logits_MK = self.codec.unpack({name: self.arrays[name][row, view] for name in self.codec.arrays()})
+        return View(*views_V7[view].tolist()), self._choose(logits_MK, video_id, number)
+
+    def _choose(self, logits_MK: NDArray[np.float32], video_id: str, number: int) -> NDArray[np.float32]:
+        if self.teachers == "mean":
+            mean_K: NDArray[np.float32] = logits_MK.mean(axis=0)
+            return mean_K
+        rng = np.random.default_rng([self.seed, digest_uint64(b"teacher", b"\0", video_id.encode()), number])
+        return np.asarray(logits_MK[rng.integers(len(logits_MK))])
+
+    def _row(self, video_id: str) -> int:
+        ids, name = _Ids(self.arrays[_ID_BYTES], self.arrays[_ID_ENDS]), video_id.encode()
+        row = bisect_left(ids, name)
+        if row == len(ids) or ids[row] != name:
+            raise KeyError(video_id)
+        return row
+
+
+@dataclass(frozen=True)
+class _Ids:
+    """Ids in ascending order, to bisect; UTF-8 sorts as the texts do."""
+
+    content: NDArray[np.uint8]
+    ends_N: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.ends_N)
+
+    def __getitem__(self, row: int) -> bytes:
+        start = self.ends_N[row - 1] if row else 0
+        return self.content[start : self.ends_N[row]].tobytes()
+
+
+def differences(store: SoftTargetStore, wanted: Mapping[str, object]) -> list[str]:
+    """What a run declares and the store was not made from, with both values.
+
+    `wanted` maps attributes to values: `class_names`, `clip`, `digests.manifest` and so on; `teachers.name` and
+    `teachers.digest` must be those of one of the store's teachers.
+    """
+    store.require("digests", "teachers", "clip")
+    attributes = store.attributes
+    held = {
+        **attributes,
+        **{f"digests.{name}": digest for name, digest in attributes["digests"].items()},
+        **{f"teachers.{field}": [teacher[field] for teacher in attributes["teachers"]] for field in ("name", "digest")},
+    }
+
+    def text(value: object) -> str:
+        return json.dumps(value, sort_keys=True)
+
+    return [
+        f"{name}: the store has {text(held.get(name))}, this run {text(value)}"
+        for name, value in wanted.items()
+        if not (value in held[name] if name.startswith("teachers.") else value == held.get(name))
+    ]
+
+
+def load_targets(
+    store: SoftTargetStore,
+    video_ids: Iterable[str],
+    *,
+    memory_bytes: int,
+    folder: Path,
+    teachers: Teachers,
+    seed: int,
+    frames: FrameStore | None = None,
+    findings: Sequence[str] = (),
+) -> CachedTargets:
+    """What these videos need of a store: in memory, or in files of `folder` where it is more than `memory_bytes`.
+
+    Only shards that hold some of the videos are read, each once and checked. Files of an earlier run are used again
+    where they are whole and of the same store and videos. With `frames` the views must fit these videos: number of
+    frames, height and width are compared. Raises one StaleArtifactError with all `findings`, which the caller has
+    already, with the videos of another shape and the missing ones.
+    """
+    wanted = sorted(set(video_ids))
+    shapes = _array_shapes(store, wanted)
+    if sum(dtype.itemsize * math.prod(shape) for shape, dtype in shapes.values()) <= memory_bytes:
+        arrays = {name: np.empty(shape, dtype) for name, (shape, dtype) in shapes.items()}
+        filled = dict.fromkeys(arrays, 0)
+        for part in _parts(store, wanted, frames, findings):
+            for name, array in part.items():
+                arrays[name][filled[name] : filled[name] + len(array)] = array
+                filled[name] += len(array)
+        return CachedTargets(store.codec, teachers, seed, None, arrays)
+    contents = {
+        "store": store.digest,
+        "videos": digest_json([[video_id, *(frames.shape(video_id) if frames else ())] for video_id in wanted]),
+    }
+    if findings or not _is_whole(folder, contents):
+        with ExitStack() as stack:
+            files = {name: _new_file(stack, folder, name, *described) for name, described in shapes.items()}
+            for part in _parts(store, wanted, frames, findings):
+                for name, array in part.items():
+                    files[name].write(np.ascontiguousarray(array).data)
+        digests = {name: digest_file(_file(folder, name)) for name in shapes}
+        write_text_whole(folder / _CONTENTS, json.dumps({**contents, "digests": digests}, indent=1))
+    return _mapped(store.codec, teachers, seed, folder)
+
+
+def _array_shapes(store: SoftTargetStore, wanted: Sequence[str]) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
+    packed = {name: store.layout[name] for name in ("views", *store.codec.arrays())}
+    return {
+        _ID_BYTES: ((sum(len(video_id.encode()) for video_id in wanted),), np.dtype(np.uint8)),
+        _ID_ENDS: ((len(wanted),), np.dtype(np.int64)),
+        **{name: ((len(wanted), *array.inner), array.dtype) for name, array in packed.items()},
+    }
+
+
+def _parts(
+    store: SoftTargetStore, wanted: Sequence[str], frames: FrameStore | None, findings: Sequence[str]
+) -> Iterator[dict[str, NDArray[Any]]]:
+    """The arrays of wanted rows, shard by shard; ends with the error where there are findings."""
+    missing = set(wanted)
+    others: list[str] = []
+    end = 0
+    for shard in store.shards_of(wanted):
+        rows = store.read_shard(shard)
+        rows = rows.take([row for row, video_id in enumerate(rows.video_ids) if video_id in missing])
+        missing.difference_update(rows.video_ids)
+        others += [] if frames is None else _other_shapes(rows, frames)
+        ids = [video_id.encode() for video_id in rows.video_ids]
+        ends_N = end + np.cumsum([len(video_id) for video_id in ids], dtype=np.int64)
+        end += sum(map(len, ids))
+        packed = {name: rows.arrays[name] for name in ("views", *store.codec.arrays())}
+        yield {_ID_BYTES: np.frombuffer(b"".join(ids), np.uint8), _ID_ENDS: ends_N, **packed}
+    lacking = [f"lacks {len(missing)} of the {len(wanted)} videos:"] if missing else []
+    findings = [*findings, *others, *lacking, *sorted(missing)]
+    if findings:
+        raise StaleArtifactError(f"{store.location}: does not fit this run", findings=findings, remedy=REMEDY)
+
+
+def _other_shapes(rows: Rows, frames: FrameStore) -> list[str]:
+    return [
+        f"{video_id}: the store has frames, height, width {tuple(shape)}, this run {frames.shape(video_id)}"
+        for video_id, shape in zip(rows.video_ids, rows.arrays["frame_shape"].tolist(), strict=True)
+        if tuple(shape) != frames.shape(video_id)
+    ]
+
+
+def _file(folder: Path, name: str) -> Path:
+    return folder / f"{name}.npy"
+
+
+def _new_file(stack: ExitStack, folder: Path, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> IO[bytes]:
+    """An array's file with its header; whole and durable when the stack is left.
+
+    Written, not mapped: on a full disk writing to a mapping kills the process.
+    """
+    partial = stack.enter_context(written_whole(_file(folder, name)))
+    file = stack.enter_context(partial.open("wb"))
+    np.lib.format.write_array_header_1_0(file, {"descr": dtype.str, "fortran_order": False, "shape": shape})
+    return file
+
+
+def _is_whole(folder: Path, contents: Mapping[str, str]) -> bool:
+    try:
+        found = json.loads((folder / _CONTENTS).read_text(encoding="utf-8"))
+        digests = found.pop("digests")
+        return bool(found == contents) and all(digest_file(_file(folder, name)) == digests[name] for name in digests)
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def _mapped(codec: LogitCodec, teachers: Teachers, seed: int, folder: Path) -> CachedTargets:
+    names = (_ID_BYTES, _ID_ENDS, "views", *codec.arrays())
+    arrays = {name: np.asarray(np.load(_file(folder, name), mmap_mode="r")) for name in names}
+    return CachedTargets(codec, teachers, seed, folder, arrays)

@@ -1,0 +1,236 @@
+"""The teacher's logits for every view of every training video: asked for part by part, then packed into a store.
+
+A part, some videos with all of their views, is a task for one process; it lies whole in the work folder before the next
+one begins. What the rows of a part hold depends on nothing but the videos and the teacher, so the parts' size, their
+order and the number of processes do not show in the store.
+
+Axes: N videos, V views, M teachers (here one), K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipeline.core.digest import digest_json
+from pipeline.core.errors import DataError, StaleArtifactError
+from pipeline.core.params import ClipParams, ViewsParams
+from pipeline.data.dataset import BANK, DrawnViews, Sample
+from pipeline.data.frame_store import FrameStore
+from pipeline.distill.store.codecs import LogitCodec, PackingError
+from pipeline.distill.store.store import Rows, concatenate, row_layout, write_store
+from pipeline.distill.teacher.row_cache import Key, RowCache, write_part
+from pipeline.models.inference import Bank, ask_views, described, named_views
+from pipeline.models.recognizer import ModelFile, Recognizer, load_model
+
+CLIPS_PER_PART = 512
+_ROWS_AT_ONCE = 512  # packed; a fixed number, since what they cost is summed in floats, in this order
+
+Artifact = tuple[Path, str]  # an absolute path, and the digest that is expected there
+
+
+@dataclass(frozen=True)
+class Asking:
+    """How the teacher is asked, and where its answers go."""
+
+    teacher: Artifact
+    frames: Artifact
+    folder: Path
+    clip: ClipParams
+    views: ViewsParams
+    seed: int
+    batch_size: int
+    device: str
+    num_workers: int
+
+
+@dataclass(frozen=True)
+class Part:
+    """Videos that one process asks about."""
+
+    video_ids: tuple[str, ...]
+    how: Asking
+
+    def __str__(self) -> str:
+        return f"videos {self.video_ids[0]} to {self.video_ids[-1]}"
+
+
+def parts_of(video_ids: Sequence[str], how: Asking) -> list[Part]:
+    """Cut videos into parts of about CLIPS_PER_PART clips."""
+    size = max(1, CLIPS_PER_PART // how.views.num_views)
+    return [Part(tuple(video_ids[start : start + size]), how) for start in range(0, len(video_ids), size)]
+
+
+def compute_part(part: Part) -> tuple[str, ...]:
+    """Ask the teacher, and write the rows into the folder; the videos with a logit that is not finite have none.
+
+    Returns those videos, each with its views, in words.
+    """
+    how, device = part.how, torch.device(part.how.device)
+    frames = _frames(how.frames)
+    views = DrawnViews(frames, how.clip, how.views, how.seed, purpose=BANK)
+    bank = Bank(frames, views, how.clip, how.views.num_views, how.batch_size)
+    answers = ask_views(
+        [_teacher(how.teacher, device)],
+        bank,
+        part.video_ids,
+        device=device,
+        num_workers=how.num_workers,
+        advance=lambda _count, _note: None,
+    )
+    finite_NV = _finite(answers.logits_NVMK)
+    finite_N = finite_NV.all(axis=1)
+    rows = Rows(part.video_ids, {**described(bank, part.video_ids, answers), "logits": answers.logits_NVMK})
+    if finite_N.any():
+        write_part(how.folder, rows.take(np.flatnonzero(finite_N)))
+    return tuple(named_views(part.video_ids, ~finite_NV))
+
+
+def refuse_not_finite(videos: Sequence[str]) -> None:
+    """Raise DataError where there are videos, named by `compute_part`, of which a logit is not finite."""
+    if videos:
+        raise DataError(
+            f"the teacher's logits are not finite on {len(videos)} videos:",
+            findings=videos,
+            remedy="train the teacher again with a lower train_teacher.learning_rate",
+        )
+
+
+def keys_of(samples: Sequence[Sample], frames: FrameStore) -> list[Key]:
+    """The keys under which these videos' rows are cached."""
+    digest_of = {row.video_id: row.digest for row in frames.rows}
+    return [(sample.video_id, digest_of[sample.video_id], tuple(frames.shape(sample.video_id))) for sample in samples]
+
+
+@lru_cache(maxsize=1)
+def _teacher(teacher: Artifact, device: torch.device) -> Recognizer:
+    model = load_model(teacher[0])
+    _require_unchanged(teacher, model.digest)
+    return model.recognizer.to(device)
+
+
+@lru_cache(maxsize=1)
+def _frames(frames: Artifact) -> FrameStore:
+    store = FrameStore(frames[0])
+    _require_unchanged(frames, store.digest)
+    return store
+
+
+def _require_unchanged(artifact: Artifact, found: str) -> None:
+    path, expected = artifact
+    if found != expected:
+        raise StaleArtifactError(
+            f"{path}: has another digest here, {found}, than where the stage began, {expected}",
+            remedy="workers must see the same files under the same paths, and nothing may change them meanwhile",
+        )
+
+
+@dataclass
+class Packing:
+    """Rows of a store made from rows of the cache; what packing costs is measured on the way.
+
+    `labels` are the class indices of the keys, for the teacher's accuracy.
+    """
+
+    cache: RowCache
+    keys: Sequence[Key]
+    labels: Sequence[int]
+    codec: LogitCodec
+    error: PackingError = field(default_factory=PackingError)
+    num_correct: int = 0
+    too_large: list[str] = field(default_factory=list)  # videos and views of logits that the codec's type cannot hold
+
+    def rows(self) -> Iterator[Rows]:
+        """Packed rows in the order of the keys."""
+        for start in range(0, len(self.keys), _ROWS_AT_ONCE):
+            rows = concatenate(list(self.cache.rows(self.keys[start : start + _ROWS_AT_ONCE])))
+            logits_NVMK = rows.arrays["logits"]
+            packed = self.codec.pack(logits_NVMK)
+            unpacked_NVMK = self.codec.unpack(packed)
+            finite_NV = _finite(unpacked_NVMK)
+            finite_N = finite_NV.all(axis=1)
+            self.too_large += named_views(rows.video_ids, ~finite_NV)
+            if finite_N.any():
+                self.error.add(logits_NVMK[finite_N], unpacked_NVMK[finite_N])
+            labels_N11 = np.array(self.labels[start : start + len(rows)])[:, None, None]
+            self.num_correct += int((logits_NVMK.argmax(axis=-1) == labels_N11).sum())
+            arrays = {**rows.arrays, **packed}
+            layout = row_layout(self.codec, *logits_NVMK.shape[1:3])
+            yield Rows(rows.video_ids, {name: arrays[name] for name in layout})
+
+    @property
+    def top1_on_views(self) -> float:
+        """The teacher's accuracy on the views that were packed."""
+        return round(self.num_correct / self.error.num_views, 6)
+
+    def require_small_error(self, max_kl: float) -> None:
+        """Raise DataError where the codec cannot hold some logits, or costs too much.
+
+        That is where the mean of KL(teacher ‖ unpacked) is above so many nats at any of the temperatures.
+        """
+        if self.too_large:
+            raise DataError(
+                f"the teacher's logits are too large for the codec {self.codec.attributes()['name']} on "
+                f"{len(self.too_large)} videos:",
+                findings=self.too_large,
+                remedy="set precompute_soft_targets.codec to float32, which asks no teacher again, or train the "
+                "teacher with a lower train_teacher.learning_rate",
+            )
+        means = [total / self.error.num_views for total in self.error.kl_sums]
+        findings = [
+            f"at temperature {temperature:g}: {mean:.3g} nats"
+            for temperature, mean in zip(PackingError.TEMPERATURES, means, strict=True)
+            if mean > max_kl
+        ]
+        if findings:
+            raise DataError(
+                f"the codec {self.codec.attributes()['name']} costs more than precompute_soft_targets.max_kl, which is "
+                f"{max_kl:g} nats of KL(teacher ‖ unpacked) on average:",
+                findings=findings,
+                remedy="set a dense codec, a larger top_k, or a larger max_kl; the logits are kept, so that the next "
+                "run asks no teacher",
+            )
+
+
+def pack_store(
+    path: Path, packing: Packing, teacher: ModelFile, attributes: Mapping[str, Any], *, max_kl: float
+) -> str:
+    """Write the store of one teacher into a new folder; returns its digest.
+
+    To the given attributes come what packing costs, the teacher, and the digests of what the attributes spell out.
+    Raises DataError where packing costs more than `max_kl`, or logits are too large for the codec.
+    """
+    whole = dict(attributes)
+
+    def rows() -> Iterator[Rows]:
+        yield from packing.rows()
+        packing.require_small_error(max_kl)
+        name, top1 = teacher.recognizer.architecture.name, packing.top1_on_views
+        whole["teachers"] = [{"name": name, "digest": teacher.digest, "top1_on_views": top1}]
+        whole["codec_error"] = packing.error.attributes()
+
+    whole["digests"] = {
+        **attributes["digests"],
+        "class_names": digest_json(attributes["class_names"]),
+        "view_policy": digest_json(attributes["view_policy"]),
+    }
+    return write_store(
+        path,
+        rows(),
+        codec=packing.codec,
+        num_rows=len(packing.keys),
+        num_views=attributes["view_policy"]["num_views"],
+        num_teachers=1,
+        attributes=whole,
+    )
+
+
+def _finite(logits_NVMK: NDArray[np.float32]) -> NDArray[np.bool_]:
+    return np.asarray(np.isfinite(logits_NVMK).all(axis=(2, 3)))

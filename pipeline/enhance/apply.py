@@ -1,0 +1,189 @@
+"""Dark frames + an enhancer → enhanced frames: the same videos, frame numbers and sizes; only the light differs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import cv2
+
+from pipeline.core.digest import digest_file
+from pipeline.core.errors import DataError, StaleArtifactError
+from pipeline.core.stopwatch import Stopwatch, summed
+from pipeline.core.work import work_folder
+from pipeline.data.frame_store import Codec, Frame, FrameStore, IndexRow
+from pipeline.data.shards import RunTasks, new_run, publish_store, read_record, update_shard, write_record
+from pipeline.enhance.classical import Enhancer, Frames, enhanced_batches
+from pipeline.enhance.file import load_enhancer
+
+ENHANCED_VERSION = 3  # raised when the same dark frames come to give other enhanced ones
+
+
+@dataclass(frozen=True)
+class Enhanced:
+    """The store that was made, the frames that were enhanced for it, and the seconds of work by kind."""
+
+    store: FrameStore
+    num_frames: int
+    seconds: Mapping[str, float]
+
+
+def enhance(dark_path: Path, enhancer_path: Path, out: Path, *, device: str = "cpu", run: RunTasks) -> Enhanced:
+    """Enhance every video of a dark store and publish the enhanced store, in the same shards and codec.
+
+    Videos that the same enhancer enhanced before are taken over. Raises StaleArtifactError where store or enhancer are
+    damaged, with all videos that cannot be enhanced; the others are done and stay in the work folder then.
+    """
+    dark = FrameStore(dark_path)
+    load_enhancer(enhancer_path)  # refused here rather than by every worker
+    enhancer = digest_file(enhancer_path)
+    how = {"codec": dark.codec, "jpeg_quality": dark.jpeg_quality, "device": device.partition(":")[0]}
+    inputs = {"enhancer": enhancer}
+    with work_folder("enhance", params=how, inputs=inputs, format_version=ENHANCED_VERSION, outs=[out]) as work:
+        reports = run(enhance_shard, _tasks(dark, dark_path, enhancer_path, device, work.path))
+        _check_broken([item for report in reports for item in report.broken], len(dark.rows))
+        rows = [row for report in reports for row in report.rows]
+        origin = {"dark": dark.digest, "enhancer": enhancer}
+        if "videos" in dark.origin:
+            origin["videos"] = dark.origin["videos"]
+        publish_store(work, out, rows, codec=dark.codec, jpeg_quality=_quality(dark), origin=origin)
+    num_frames = sum(report.num_frames for report in reports)
+    return Enhanced(FrameStore(out), num_frames, summed(report.seconds for report in reports))
+
+
+def _check_broken(broken: Sequence[tuple[str, str]], num_videos: int) -> None:
+    if broken:
+        raise StaleArtifactError(
+            f"{len(broken)} of {num_videos} videos could not be enhanced; the others are done and kept",
+            findings=[f"{name}: {reason}" for name, reason in broken],
+            remedy="mend the dark frames with `dvc checkout` or `dvc repro`, or take these videos off the lists; "
+            "then run the same command again: it does what is missing",
+        )
+
+
+@dataclass(frozen=True)
+class EnhanceTask:
+    """One shard: its rows in the dark store, in order."""
+
+    shard: int
+    work: Path
+    run: str
+    dark: Path
+    enhancer: Path
+    device: str
+    rows: tuple[IndexRow, ...]
+    codec: Codec
+    jpeg_quality: int
+
+    @property
+    def num_videos(self) -> int:
+        """Videos of this shard."""
+        return len(self.rows)
+
+    def __str__(self) -> str:
+        return f"shard {self.shard} ({self.rows[0].video_id} … {self.rows[-1].video_id})"
+
+
+@dataclass(frozen=True)
+class EnhanceReport:
+    """What a task made: rows of the index, and the videos that could not be enhanced with their reasons.
+
+    num_frames, seconds: of this run; what was taken over costs none.
+    """
+
+    rows: tuple[IndexRow, ...]
+    broken: tuple[tuple[str, str], ...]
+    num_frames: int
+    seconds: Mapping[str, float]
+
+
+def _tasks(dark: FrameStore, dark_path: Path, enhancer_path: Path, device: str, work: Path) -> list[EnhanceTask]:
+    rows = sorted(dark.rows, key=lambda row: (row.shard, row.row))
+    run = new_run()
+    return [
+        EnhanceTask(
+            shard,
+            work.absolute(),
+            run,
+            dark_path.absolute(),
+            enhancer_path.absolute(),
+            device,
+            tuple(row for row in rows if row.shard == shard),
+            dark.codec,
+            _quality(dark),
+        )
+        for shard in sorted({row.shard for row in rows})
+    ]
+
+
+def _quality(store: FrameStore) -> int:
+    return 100 if store.jpeg_quality is None else store.jpeg_quality  # raw frames use none
+
+
+def enhance_shard(task: EnhanceTask) -> EnhanceReport:
+    """Make one shard of the enhanced store; videos whose dark frames are the same are taken over."""
+    record = read_record(task.work, task.shard)
+    # raw bytes do not tell the shape: black is black
+    sources = {row.video_id: [row.digest, row.frames, row.height, row.width] for row in task.rows}
+    enhanced_before = {row.video_id for row in record.rows}  # and not what was broken: it may have been mended
+    unchanged = {name for name in enhanced_before & sources.keys() if record.notes[name] == sources[name]}
+    dark, enhancer = FrameStore(task.dark), load_enhancer(task.enhancer, device=task.device)
+    _use_one_thread()
+    watch, enhanced = Stopwatch(), _Count()
+    result = update_shard(
+        task.work,
+        task.shard,
+        [(name, partial(_enhance, enhancer, StoredVideo(dark, name, watch), watch, enhanced)) for name in sources],
+        record=record,
+        unchanged=unchanged,
+        run=task.run,
+        codec=task.codec,
+        jpeg_quality=task.jpeg_quality,
+        min_frames=1,
+        watch=watch,
+    )
+    write_record(task.work, task.shard, result, sources)
+    return EnhanceReport(result.rows, result.broken, enhanced.frames, watch.seconds)
+
+
+def _use_one_thread() -> None:
+    """A worker is one thread of work; the libraries would start one for each CPU in every worker."""
+    cv2.setNumThreads(1)
+    if "torch" in sys.modules:  # a learned enhancer's
+        sys.modules["torch"].set_num_threads(1)
+
+
+@dataclass
+class _Count:
+    frames: int = 0
+
+
+@dataclass(frozen=True)
+class StoredVideo:
+    """A video of the dark store, as an enhancer reads it."""
+
+    store: FrameStore
+    video_id: str
+    watch: Stopwatch
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(T, H, W)."""
+        return self.store.shape(self.video_id)
+
+    def read(self, numbers: Sequence[int]) -> Frames:
+        """The frames with these numbers."""
+        with self.watch.time("decode"):
+            return self.store.read(self.video_id, numbers)
+
+
+def _enhance(enhancer: Enhancer, video: StoredVideo, watch: Stopwatch, count: _Count) -> Iterator[Frame]:
+    try:
+        for batch_THWC in watch.each("enhance", enhanced_batches(enhancer, video)):
+            yield from batch_THWC
+            count.frames += len(batch_THWC)
+    except StaleArtifactError as error:  # of this video: the others go on
+        raise DataError(str(error).partition("\n")[0]) from None

@@ -1,0 +1,141 @@
+"""A learned enhancer's fit as a piece of restartable work: what decides it, and its files in a work folder.
+
+The stage publishes these files, the preview keeps them; both are the same bytes. PyTorch is imported when there is
+something to fit.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.core.curves import write_curve
+from pipeline.core.digest import digest_file, digest_json
+from pipeline.core.errors import DataError
+from pipeline.core.params import FitEnhancerParams
+from pipeline.core.work import Progress, StopCheck, WorkFolder, work_folder, write_text_whole
+from pipeline.data.frame_store import FrameStore
+from pipeline.enhance.file import save_enhancer
+
+if TYPE_CHECKING:
+    import torch
+
+
+FITTED_VERSION = 1  # raised when the same frames come to give other weights
+CHECKPOINT_SECONDS = 20.0
+# Parameters that say nothing about a fit: whoever tries gammas in previews need not wait for the networks each time
+_OF_OTHERS = {"gamma", "target_mean", "clahe_clip_limit", "clahe_grid", "statistics", "smoothing", "weights"}
+
+
+@dataclass(frozen=True)
+class Fit:
+    """All that decides the weights of the network `name`; `train` are the videos that it learns from, and no others."""
+
+    name: str
+    options: FitEnhancerParams
+    seed: int
+    frames: FrameStore
+    train: tuple[str, ...]
+    device: torch.device
+
+    def __post_init__(self) -> None:
+        if not self.train:
+            raise DataError(
+                f"{self.name} has nothing to learn from: the manifest has no train videos",
+                remedy="`dvc repro prepare` makes a manifest; docs/datasets.md says how the splits come about",
+            )
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """Digests of what it learns from."""
+        return {"dark": self.frames.digest, "train": digest_json(list(self.train))}
+
+    @property
+    def values(self) -> dict[str, object]:
+        """The parameters, for a fingerprint."""
+        own = self.options.model_dump(exclude=_OF_OTHERS)
+        return {"enhancer": self.name, "options": own, "seed": self.seed, "device": self.device.type}
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """The files of a finished fit, in its work folder."""
+
+    work: WorkFolder
+
+    @property
+    def model_path(self) -> Path:
+        """The enhancer's model file."""
+        return self.work.path / "enhancer.safetensors"
+
+    @property
+    def curve_path(self) -> Path:
+        """The CSV of its losses."""
+        return self.work.path / "curve.csv"
+
+    def is_whole(self) -> bool:
+        """Whether both files are those that a fit left."""
+        try:
+            return bool(json.loads(self._record_path.read_bytes()) == self._digests())
+        except (OSError, ValueError):
+            return False
+
+    def seal(self) -> None:
+        """Say that the fit is finished, and with which files."""
+        write_text_whole(self._record_path, json.dumps(self._digests()))
+
+    @property
+    def _record_path(self) -> Path:
+        return self.work.path / "fitted.json"
+
+    def _digests(self) -> dict[str, str]:
+        return {path.name: digest_file(path) for path in (self.model_path, self.curve_path)}
+
+
+@contextmanager
+def fitted(
+    stage: str,
+    fit: Fit,
+    *,
+    stop: StopCheck,
+    progress: Progress,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    outs: Sequence[Path] = (),
+) -> Iterator[Fitted]:
+    """Fit in the work folder of that stage, or find there what an earlier run fitted and kept.
+
+    Yields the files, in the locked folder: to publish, keep or finish it is the caller's. Their bytes do not depend on
+    the stage's name. Raises what `Fitter.run` raises, and EnvironmentProblem where the folder, or one of the
+    `outs` that the caller will write, is in use or cannot be written.
+    """
+    with work_folder(stage, params=fit.values, inputs=fit.inputs, format_version=FITTED_VERSION, outs=outs) as work:
+        found = Fitted(work)
+        if not found.is_whole():
+            _fit_into(found, stage, fit, stop, progress, checkpoint_seconds)
+        yield found
+
+
+def _fit_into(
+    found: Fitted, stage: str, fit: Fit, stop: StopCheck, progress: Progress, checkpoint_seconds: float
+) -> None:
+    from pipeline.enhance.fitting import Fitter
+
+    fitter = Fitter(
+        fit.name,
+        fit.frames,
+        fit.train,
+        fit.options,
+        seed=fit.seed,
+        device=fit.device,
+        checkpoint_path=found.work.path / "checkpoint.pt",
+        checkpoint_seconds=checkpoint_seconds,
+    )
+    with progress(stage, fit.options.steps, "steps") as advance:
+        enhancer, curve = fitter.run(stop=stop, advance=advance)
+    write_curve(found.curve_path, curve)
+    save_enhancer(found.model_path, enhancer, fitted_on={**fit.inputs, "seed": fit.seed, "steps": fit.options.steps})
+    found.seal()

@@ -1,0 +1,49 @@
+"""What a clip costs a network, and what the ways around a student would cost.
+
+Axes: B batch, C channels, T frames, H, W.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from pipeline.models.networks import Architecture, build_network
+from pipeline.models.recognizer import Recognizer
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Numbers of a network's weights, and billions of multiplications with an addition for one clip (GMAC)."""
+
+    parameters: int
+    gmac: float
+
+
+def cost_of(recognizer: Recognizer) -> Cost:
+    """What one clip of its own geometry costs; nothing is computed, whatever the size.
+
+    Convolutions, matrix products and attention are counted, by torch.utils.flop_counter; what works on single numbers,
+    as normalisation does, is not.
+    """
+    return Cost(recognizer.num_parameters, clip_gmac(recognizer.architecture))
+
+
+def clip_gmac(architecture: Architecture) -> float:
+    """GMAC of one clip of the architecture's own geometry, as `cost_of` counts them."""
+    clip = architecture.clip
+    with torch.device("meta"):
+        network = build_network(architecture).eval()
+        clip_BCTHW = torch.empty(1, 3, clip.num_frames, clip.size, clip.size)
+    return gmac_of(lambda: network(clip_BCTHW))
+
+
+def gmac_of(run: Callable[[], Tensor]) -> float:
+    """GMAC of what a function computes."""
+    with torch.device("meta"), FlopCounterMode(display=False) as counter, torch.no_grad():
+        run()
+    return int(counter.get_total_flops()) / 2e9

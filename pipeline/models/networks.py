@@ -1,0 +1,366 @@
+"""The networks by name: how each is built, what clips it needs, and how its parts are called.
+
+All give logits for clips (B, C, T, H, W); none has a softmax in its head. docs/models.md has their sizes and sources.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, get_args
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.core.errors import ParamsError
+from pipeline.core.params import ClipParams, ModelName
+from pipeline.models.bert_head import WIDTH, BertHead, BertResNet
+from pipeline.models.slim import SlimR2Plus1D
+
+SLOWFAST_ALPHA = 4  # frames of the fast pathway for each of the slow one
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What is needed to build a network again: its name, classes, options and the geometry of its clips."""
+
+    name: ModelName
+    num_classes: int
+    clip: ClipParams
+    width: int | None
+    dropout: float
+    drop_path: float
+
+    def __post_init__(self) -> None:
+        if self.num_classes < 1:
+            raise ValueError(f"a network needs at least one class, not {self.num_classes}")
+        kind = MODELS[self.name]
+        if kind.has_width != (self.width is not None):
+            wanted = "a number" if self.width is None else "null"
+            raise ParamsError(f"{self.name}: width must be {wanted}", remedy="set width in the section of its training")
+        if self.drop_path and not kind.has_drop_path:
+            having = ", ".join(name for name, other in MODELS.items() if other.has_drop_path)
+            raise ParamsError(
+                f"{self.name} has no stochastic depth: drop_path must be 0, not {self.drop_path:g}",
+                remedy=f"set drop_path to 0 in the section of its training; those that have it are {having}",
+            )
+
+
+@dataclass(frozen=True)
+class ClipNeeds:
+    """The clips that a network can take: at least some frames and pixels, or exactly some."""
+
+    min_frames: int = 1
+    min_size: int = 1
+    exact: bool = False
+
+    def findings(self, clip: ClipParams) -> list[str]:
+        """What is wrong with a clip, by parameter."""
+        values = (("clip.num_frames", clip.num_frames, self.min_frames), ("clip.size", clip.size, self.min_size))
+        if self.exact:
+            return [f"{name} must be {wanted}, not {found}" for name, found, wanted in values if found != wanted]
+        return [f"{name} must be at least {least}, not {found}" for name, found, least in values if found < least]
+
+
+Stages = list[list[nn.Module]]
+
+
+@dataclass(frozen=True)
+class NetworkKind:
+    """One entry of MODELS.
+
+    `stages` gives the stem and the stages behind it, as frozen_stages counts them. `classifier` is the layer whose
+    shape depends on the classes, `head` the prefix of all that a file of weights may lack. `renamed` are names of
+    published files, and ours.
+    """
+
+    build: Callable[[Architecture], nn.Module]
+    stages: Callable[[Any], Stages]
+    classifier: str
+    head: str = ""
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    needs: ClipNeeds = ClipNeeds()
+    has_width: bool = False
+    has_drop_path: bool = False
+    in_torchvision: bool = False
+
+    def is_head(self, tensor_name: str) -> bool:
+        """Whether a tensor belongs to the part that differs from data set to data set."""
+        return tensor_name.startswith(self.head or f"{self.classifier}.")
+
+
+# builders
+
+
+def _slim(arch: Architecture) -> nn.Module:
+    assert arch.width is not None
+    return SlimR2Plus1D(arch.num_classes, width=arch.width, dropout=arch.dropout)
+
+
+def _video_resnet(name: str) -> Callable[[Architecture], nn.Module]:
+    def build(arch: Architecture) -> nn.Module:
+        from pipeline.models.torchvision_compat import (
+            video_models,  # slow to import, and the slim network needs none of it
+        )
+
+        network: nn.Module = getattr(video_models, name)(weights=None, num_classes=arch.num_classes)
+        network.fc = nn.Sequential(nn.Dropout(arch.dropout), nn.Linear(WIDTH, arch.num_classes))
+        return network
+
+    return build
+
+
+def _ig65m_trunk() -> nn.Module:
+    """torchvision's residual network with the 34 layers of the IG-65M weights, which are Caffe2's in two respects.
+
+    Ghadiyaram et al., "Large-scale weakly-supervised pre-training for video action recognition", CVPR 2019. The second
+    convolution of layers 2 to 4 has mid-planes as wide as its own channels ask for, and epsilon is 1e-3. The published
+    momentum of 0.9 would weight the newest batch by 90 %: it is torch's 0.1 here.
+    """
+    from pipeline.models.torchvision_compat import video_models
+
+    parts = video_models.resnet
+    conv = parts.Conv2Plus1D
+    trunk: nn.Module = parts.VideoResNet(parts.BasicBlock, [conv] * 4, [3, 4, 6, 3], parts.R2Plus1dStem)
+    stages: list[Any] = [trunk.layer2, trunk.layer3, trunk.layer4]
+    for stage, channels in zip(stages, (128, 256, 512), strict=True):
+        stage[0].conv2[0] = conv(channels, channels, channels * 9 // 4)
+        for layer in stage[0].conv2[0]:
+            if isinstance(layer, nn.Conv3d):
+                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+    for module in trunk.modules():
+        if isinstance(module, nn.BatchNorm3d):
+            module.eps = 1e-3
+    return trunk
+
+
+def _r2plus1d_34(arch: Architecture) -> nn.Module:
+    trunk = _ig65m_trunk()
+    trunk.fc = nn.Sequential(nn.Dropout(arch.dropout), nn.Linear(WIDTH, arch.num_classes))
+    return trunk
+
+
+def _r2plus1d_34_bert(arch: Architecture) -> nn.Module:
+    num_tokens = -(-arch.clip.num_frames // 8)  # three layers halve the frames
+    return BertResNet(_ig65m_trunk(), BertHead(num_tokens, arch.num_classes, dropout=arch.dropout))
+
+
+def _s3d(arch: Architecture) -> nn.Module:
+    """Its momentum of 0.001 needs thousands of steps to follow dark videos: it is torch's 0.1 here."""
+    from pipeline.models.torchvision_compat import video_models
+
+    def norm(channels: int) -> nn.Module:
+        return nn.BatchNorm3d(channels, eps=1e-3)
+
+    network: nn.Module = video_models.s3d(num_classes=arch.num_classes, dropout=arch.dropout, norm_layer=norm)
+    return network
+
+
+def _mvit(name: str) -> Callable[[Architecture], nn.Module]:
+    def build(arch: Architecture) -> nn.Module:
+        from pipeline.models.torchvision_compat import video_models
+
+        network = getattr(video_models, name)(num_classes=arch.num_classes, dropout=arch.dropout)
+        return _with_drop_path(network, arch.drop_path)
+
+    return build
+
+
+def _swin(name: str) -> Callable[[Architecture], nn.Module]:
+    def build(arch: Architecture) -> nn.Module:
+        from pipeline.models.torchvision_compat import video_models
+
+        network = getattr(video_models, name)(num_classes=arch.num_classes)
+        network.head = nn.Sequential(nn.Dropout(arch.dropout), network.head)
+        return _with_drop_path(network, arch.drop_path)
+
+    return build
+
+
+def _with_drop_path(network: nn.Module, rate: float) -> nn.Module:
+    """Stochastic depth of that rate in the last block, and less before it, in the network's own proportions.
+
+    Huang et al., "Deep networks with stochastic depth", ECCV 2016.
+    """
+    from pipeline.models.torchvision_compat import StochasticDepth
+
+    layers = [module for module in network.modules() if isinstance(module, StochasticDepth)]
+    greatest = max(layer.p for layer in layers)
+    for layer in layers:
+        layer.p *= rate / greatest
+    return network
+
+
+def _x3d(depth_factor: float) -> Callable[[Architecture], nn.Module]:
+    """X3D with the expansion of pytorchvideo's hub builders, for clips of any length and size (no softmax in the head).
+
+    Feichtenhofer, "X3D: Expanding architectures for efficient video recognition", CVPR 2020.
+    """
+
+    def build(arch: Architecture) -> nn.Module:
+        import pipeline.models.torchvision_compat  # noqa: F401 - before pytorchvideo, which imports torchvision
+
+        # isort: split
+        from pytorchvideo.models.x3d import create_x3d
+
+        network: nn.Module = create_x3d(
+            input_clip_length=arch.clip.num_frames,
+            input_crop_size=arch.clip.size,
+            model_num_class=arch.num_classes,
+            dropout_rate=arch.dropout,
+            width_factor=2.0,
+            depth_factor=depth_factor,
+            head_activation=None,
+        )
+        return network
+
+    return build
+
+
+def _pytorchvideo_resnet(module: str, builder: str, **fixed: Any) -> Callable[[Architecture], nn.Module]:
+    """A builder of pytorchvideo with the values of its hub, averaging over any clip (no softmax in the head)."""
+
+    def build(arch: Architecture) -> nn.Module:
+        from importlib import import_module
+
+        import pipeline.models.torchvision_compat  # noqa: F401 - before pytorchvideo, which imports torchvision
+
+        create = getattr(import_module(f"pytorchvideo.models.{module}"), builder)
+        network: nn.Module = create(
+            model_num_class=arch.num_classes,
+            dropout_rate=arch.dropout,
+            head_pool=nn.AdaptiveAvgPool3d,
+            head_activation=None,
+            **fixed,
+        )
+        return network
+
+    return build
+
+
+class TwoPathways(nn.Module):
+    """SlowFast from one clip: the fast pathway sees all frames, the slow one every fourth.
+
+    Feichtenhofer et al., "SlowFast networks for video recognition", ICCV 2019.
+    """
+
+    def __init__(self, network: Any) -> None:
+        super().__init__()
+        self.blocks: nn.ModuleList = network.blocks  # under the names that pytorchvideo's files have
+
+    def forward(self, x_BCTHW: Tensor) -> Tensor:  # noqa: D102
+        pathways: Any = [x_BCTHW[:, :, ::SLOWFAST_ALPHA], x_BCTHW]
+        for block in self.blocks:
+            pathways = block(pathways)
+        logits_BK: Tensor = pathways
+        return logits_BK
+
+
+def _slowfast(arch: Architecture) -> nn.Module:
+    return TwoPathways(_pytorchvideo_resnet("slowfast", "create_slowfast")(arch))
+
+
+# stages, for frozen_stages
+
+
+def _slim_stages(network: Any) -> Stages:
+    return [[network.stem], *([block] for block in network.blocks)]
+
+
+def _resnet_stages(network: Any) -> Stages:
+    return [[network.stem], [network.layer1], [network.layer2], [network.layer3], [network.layer4]]
+
+
+def _pooled_stages(first_layers: Sequence[int]) -> Callable[[Any], Stages]:
+    """The stages of one long `features`, each from a pooling or merging layer to the next."""
+
+    def stages(network: Any) -> Stages:
+        ends = (*first_layers[1:], len(network.features))
+        return [list(network.features[start:end]) for start, end in zip(first_layers, ends, strict=True)]
+
+    return stages
+
+
+def _swin_stages(network: Any) -> Stages:
+    return [[network.patch_embed], *_pooled_stages((0, 1, 3, 5))(network)]
+
+
+def _mvit_stages(network: Any) -> Stages:
+    stages: Stages = [[network.conv_proj, network.pos_encoding], []]
+    for block in network.blocks:
+        if block.pool_skip is not None:
+            stages.append([])
+        stages[-1].append(block)
+    return stages
+
+
+def _block_stages(network: Any) -> Stages:
+    return [[block] for block in network.blocks[:5]]
+
+
+# the entries of one family
+
+_FC_NAMES = {"fc.weight": "fc.1.weight", "fc.bias": "fc.1.bias"}  # our last layer has dropout before it
+
+
+def _of_torchvision(build: Callable[[Architecture], nn.Module], stages: Callable[[Any], Stages]) -> NetworkKind:
+    return NetworkKind(build, stages, "fc.1", renamed=_FC_NAMES, in_torchvision=True)
+
+
+def _of_swin(name: str) -> NetworkKind:
+    renamed = {"head.weight": "head.1.weight", "head.bias": "head.1.bias"}
+    return NetworkKind(_swin(name), _swin_stages, "head.1", renamed=renamed, has_drop_path=True, in_torchvision=True)
+
+
+def _of_mvit(name: str) -> NetworkKind:
+    needs = ClipNeeds(16, 224, exact=True)  # its tables of positions have that size
+    return NetworkKind(_mvit(name), _mvit_stages, "head.1", needs=needs, has_drop_path=True, in_torchvision=True)
+
+
+def _of_x3d(depth_factor: float) -> NetworkKind:
+    needs = ClipNeeds(min_size=32)  # the network halves it five times
+    return NetworkKind(_x3d(depth_factor), _block_stages, "blocks.5.proj", needs=needs)
+
+
+def _of_pytorchvideo(module: str, builder: str, **fixed: Any) -> NetworkKind:
+    return NetworkKind(_pytorchvideo_resnet(module, builder, **fixed), _block_stages, "blocks.5.proj")
+
+
+MODELS: dict[str, NetworkKind] = {
+    "r2plus1d_slim": NetworkKind(_slim, _slim_stages, "head.3", has_width=True),
+    "r2plus1d_18": _of_torchvision(_video_resnet("r2plus1d_18"), _resnet_stages),
+    "r3d_18": _of_torchvision(_video_resnet("r3d_18"), _resnet_stages),
+    "mc3_18": _of_torchvision(_video_resnet("mc3_18"), _resnet_stages),
+    "r2plus1d_34": NetworkKind(_r2plus1d_34, _resnet_stages, "fc.1", renamed=_FC_NAMES),
+    "r2plus1d_34_bert": NetworkKind(_r2plus1d_34_bert, _resnet_stages, "head.classifier", head="head."),
+    # the last average covers 2×7×7 of what is left of the clip
+    "s3d": NetworkKind(
+        _s3d, _pooled_stages((0, 2, 5, 8, 14)), "classifier.1", needs=ClipNeeds(13, 209), in_torchvision=True
+    ),
+    "mvit_v1_b": _of_mvit("mvit_v1_b"),
+    "mvit_v2_s": _of_mvit("mvit_v2_s"),
+    "swin3d_t": _of_swin("swin3d_t"),
+    "swin3d_s": _of_swin("swin3d_s"),
+    "swin3d_b": _of_swin("swin3d_b"),
+    "x3d_xs": _of_x3d(2.2),
+    "x3d_s": _of_x3d(2.2),
+    "x3d_m": _of_x3d(2.2),
+    "x3d_l": _of_x3d(5.0),
+    "slow_r50": _of_pytorchvideo("resnet", "create_resnet", stem_conv_kernel_size=(1, 7, 7)),
+    # Tran et al., "Video classification with channel-separated convolutional networks", ICCV 2019
+    "csn_r101": _of_pytorchvideo("csn", "create_csn", model_depth=101, stem_pool=nn.MaxPool3d),
+    "r2plus1d_r50": _of_pytorchvideo("r2plus1d", "create_r2plus1d"),
+    "slowfast_r50": NetworkKind(_slowfast, _block_stages, "blocks.6.proj"),
+}
+assert set(MODELS) == set(get_args(ModelName))
+
+
+def build_network(architecture: Architecture) -> nn.Module:
+    """A network with new weights, drawn from torch's global generator; on the device that torch's context names."""
+    return MODELS[architecture.name].build(architecture)
+
+
+def shapes_of(architecture: Architecture) -> dict[str, torch.Size]:
+    """The names and shapes of a network's tensors, without memory."""
+    with torch.device("meta"):
+        return {name: tensor.shape for name, tensor in build_network(architecture).state_dict().items()}

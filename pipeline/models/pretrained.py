@@ -1,0 +1,236 @@
+"""Pretrained weights for a new network: torchvision's, or a file's, whoever wrote it; and the pixel statistics of such.
+
+Files of torchvision, of pytorchvideo's hub, of IG-65M, of any program as safetensors, and our own model files have the
+networks' own names of tensors, up to prefixes and the name of the last layer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.core.digest import digest_file
+from pipeline.core.errors import EnvironmentProblem, ParamsError, StaleArtifactError
+from pipeline.core.foreign_weights import read_tensors
+from pipeline.core.params import ModelName
+from pipeline.core.weights import is_model_file, load_weights
+from pipeline.models.networks import MODELS, Architecture, shapes_of
+
+PARAMETER = "weights"
+TORCHVISION = "torchvision"
+_PREFIXES = ("module.", "model.", "network.")  # of DataParallel, of Lightning, and of our own model files
+_OURS = ("mean_C", "std_C")  # of our own model files; input_statistics decides about them
+_COUNTER = ".num_batches_tracked"  # which torch writes since 2018, and nothing here reads
+
+# mean and standard deviation of RGB / 255, as the weights of these families were published with
+PUBLISHED_STATISTICS: Mapping[str, tuple[Sequence[float], Sequence[float]]] = {
+    "kinetics": ((0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989)),  # torchvision's ResNets and s3d, IG-65M
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),  # torchvision's swin3d
+    "pytorchvideo": ((0.45, 0.45, 0.45), (0.225, 0.225, 0.225)),  # pytorchvideo's hub, torchvision's mvit
+}
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """Weights as read: the file's name and digest, tensors by our names, and the class names where they are told."""
+
+    name: str
+    digest: str
+    tensors: Mapping[str, Tensor]
+    class_names: tuple[str, ...] | None
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What of a file goes into a network, by name of the tensor.
+
+    `replaced` are tensors of the head that have another shape in the file or belong to other classes; `skipped` are in
+    the file alone; `missing` in the network alone. What is replaced or missing keeps its newly drawn weights.
+    """
+
+    loaded: tuple[str, ...]
+    replaced: tuple[str, ...]
+    skipped: tuple[str, ...]
+    missing: tuple[str, ...]
+    num_classes_of_file: int | None
+
+    def summary(self, pretrained: Pretrained, num_classes: int) -> str:
+        """One line for the user."""
+        head = ""
+        if self.replaced:
+            classes = f" ({self.num_classes_of_file} classes -> {num_classes})" if self.num_classes_of_file else ""
+            head = f"; head replaced{classes}: {_named(self.replaced)}"
+        return (
+            f"weights: {len(self.loaded)} tensors of {pretrained.name} loaded{head}"
+            f"; skipped {_named(self.skipped)}; missing {_named(self.missing)}"
+        )
+
+
+def read_pretrained(weights: str, name: ModelName) -> Pretrained:
+    """The weights that a parameter names: "torchvision", or a file.
+
+    Raises ParamsError where there are none of that name, EnvironmentProblem where they cannot be downloaded, and
+    StaleArtifactError where the file cannot be read.
+    """
+    path = _downloaded(name) if weights == TORCHVISION else Path(weights)
+    class_names = None
+    if is_model_file(path):
+        arrays, attributes = load_weights(path)
+        tensors = {key: torch.from_numpy(array) for key, array in arrays.items()}
+        class_names = tuple(attributes.get("class_names", ()))
+    else:
+        tensors = read_tensors(path, parameter=PARAMETER)
+    ours = _our_names(tensors, MODELS[name].renamed)
+    if len(ours) < len(tensors):
+        raise StaleArtifactError(
+            f"weights: {path} holds {len(tensors)} tensors of {len(ours)} names, prefixes apart",
+            remedy="keep one network's tensors in it",
+        )
+    return Pretrained(path.name, digest_file(path), ours, class_names)
+
+
+def fit(pretrained: Pretrained, architecture: Architecture, *, class_names: Sequence[str]) -> Fit:
+    """Compare a file with a network, without building it in memory.
+
+    Raises StaleArtifactError where anything but the head is missing or has another shape, with the first such tensors,
+    or where values are not finite.
+    """
+    kind, tensors, wanted = MODELS[architecture.name], pretrained.tensors, shapes_of(architecture)
+    other_classes = pretrained.class_names not in (None, tuple(class_names))
+    findings, loaded, replaced, missing = [], [], [], []
+    for name, shape in wanted.items():
+        if name not in tensors:
+            missing.append(name)
+            if not kind.is_head(name) and not name.endswith(_COUNTER):
+                findings.append(f"{name} is missing")
+        elif tensors[name].shape != shape and not kind.is_head(name):
+            findings.append(f"{name} has the shape {tuple(tensors[name].shape)}, not {tuple(shape)}")
+        elif tensors[name].shape != shape or (other_classes and name.startswith(f"{kind.classifier}.")):
+            replaced.append(name)
+        else:
+            loaded.append(name)
+    if findings or not any(not kind.is_head(name) for name in loaded):
+        raise _unfit(pretrained, architecture, findings)
+    broken = [name for name in loaded if not torch.isfinite(tensors[name]).all()]
+    if broken:
+        raise StaleArtifactError(
+            f"weights: {pretrained.name} has values that are not finite",
+            findings=broken,
+            remedy="get it again",
+        )
+    skipped = tuple(name for name in tensors if name not in wanted and name not in _OURS)
+    classifier = f"{kind.classifier}.weight"
+    num_classes = next(iter(tensors[classifier].shape), None) if classifier in replaced else None
+    return Fit(tuple(loaded), tuple(replaced), skipped, tuple(missing), num_classes)
+
+
+def load_into(network: nn.Module, pretrained: Pretrained, found: Fit) -> None:
+    """Put the tensors that fit into a network, whatever type of number they are stored as."""
+    network.load_state_dict({name: pretrained.tensors[name] for name in found.loaded}, strict=False)
+
+
+def _our_names(tensors: Mapping[str, Tensor], renamed: Mapping[str, str]) -> dict[str, Tensor]:
+    ours: dict[str, Tensor] = {}
+    for name, value in tensors.items():
+        while name.startswith(_PREFIXES):
+            name = name.partition(".")[2]
+        ours[renamed.get(name, name)] = value
+    return ours
+
+
+def _unfit(pretrained: Pretrained, architecture: Architecture, findings: Sequence[str]) -> StaleArtifactError:
+    others = [name for name in MODELS if _fits(pretrained, name, architecture)]
+    remedy = (
+        f"these are weights of {' or '.join(others)}: name that model, or another file"
+        if others
+        else "they are of none of the models here; docs/models.md says where files for each come from"
+    )
+    return StaleArtifactError(
+        f"weights: {pretrained.name} does not fit {architecture.name}",
+        findings=findings,
+        remedy=remedy,
+    )
+
+
+def _fits(pretrained: Pretrained, name: str, architecture: Architecture) -> bool:
+    """Whether a file fits the network of another name, heads apart."""
+    kind = MODELS[name]
+    if kind.has_width:
+        return False  # its shapes depend on the width
+    tensors = _our_names(pretrained.tensors, kind.renamed)
+    wanted = shapes_of(_like(architecture, name))
+    body = [key for key in wanted if not kind.is_head(key) and not key.endswith(_COUNTER)]
+    return all(key in tensors and tensors[key].shape == wanted[key] for key in body)
+
+
+def _like(architecture: Architecture, name: str) -> Architecture:
+    """Another network with the same classes, for clips that it can take."""
+    needs, clip = MODELS[name].needs, architecture.clip
+    changes = {"num_frames": max(clip.num_frames, needs.min_frames), "size": max(clip.size, needs.min_size)}
+    known: ModelName = name  # type: ignore[assignment]  # a key of MODELS
+    return Architecture(known, architecture.num_classes, clip.model_copy(update=changes), None, 0.0, 0.0)
+
+
+def _named(names: Sequence[str]) -> str:
+    """The first few names of a list, and how many there are."""
+    few = ", ".join(names[:4]) + (", …" if len(names) > 4 else "")
+    return f"{len(names)} ({few})" if names else "none"
+
+
+# torchvision's own weights
+
+
+def _downloaded(name: ModelName) -> Path:
+    """The file of torchvision's default weights in torch's cache, downloaded where it is not there yet."""
+    if not MODELS[name].in_torchvision:
+        having = ", ".join(other for other, kind in MODELS.items() if kind.in_torchvision)
+        raise ParamsError(
+            f"torchvision has no weights for {name}", remedy=f"name a file; those of torchvision are {having}"
+        )
+    url = torchvision_url(name)
+    path = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
+    if not path.exists():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(url, str(path), _digest_start(path.name), progress=False)
+        except Exception as error:  # urllib, http and ssl raise what they like
+            raise EnvironmentProblem(
+                f"weights: {url} cannot be downloaded: {error}",
+                remedy=(
+                    f"put {path.name} into {path.parent} (torch looks there; TORCH_HOME is "
+                    f"{os.environ.get('TORCH_HOME', 'not set')}), or set weights to the path of a file"
+                ),
+            ) from None
+    _check_name(path)
+    return path
+
+
+def torchvision_url(name: ModelName) -> str:
+    """Where torchvision's default weights of a network are."""
+    from pipeline.models.torchvision_compat import get_model_weights  # slow to import
+
+    url: str = get_model_weights(name).DEFAULT.url
+    return url
+
+
+def _check_name(path: Path) -> None:
+    """Compare a file with the digest in its name."""
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if not found.startswith(_digest_start(path.name)):
+        raise StaleArtifactError(
+            f"weights: {path} is damaged: its SHA-256 starts with {found[:8]}, not as its name says",
+            remedy="delete the file, and it is downloaded again",
+        )
+
+
+def _digest_start(name: str) -> str:
+    """The start of the SHA-256 that torchvision puts into the name of a file: name-0123abcd.pth."""
+    return re.sub(r".*-([0-9a-f]{8,})\.pth", r"\1", name)

@@ -1,0 +1,204 @@
+"""A network with what belongs to it, uint8 clips in and logits out, and the file it is kept in.
+
+Axes: B batch, C channels, T frames, H, W, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.core.digest import digest_file
+from pipeline.core.errors import ParamsError, StaleArtifactError
+from pipeline.core.params import ClipParams
+from pipeline.core.weights import load_weights, save_weights
+from pipeline.models.networks import MODELS as MODELS
+from pipeline.models.networks import Architecture as Architecture
+from pipeline.models.networks import build_network
+
+MODEL_FORMAT_VERSION = 2  # 1 had no stochastic depth; it is still read
+
+
+class Recognizer(nn.Module):
+    """A network together with the pixel statistics of its training videos: uint8 clips in, logits out.
+
+    `mean_C` and `std_C` are those of RGB / 255.
+    """
+
+    mean_C: Tensor
+    std_C: Tensor
+
+    def __init__(self, architecture: Architecture, *, mean_C: Sequence[float], std_C: Sequence[float]) -> None:
+        super().__init__()
+        self.architecture = architecture
+        self.register_buffer("mean_C", torch.tensor(mean_C, dtype=torch.float32))
+        self.register_buffer("std_C", torch.tensor(std_C, dtype=torch.float32))
+        self.network = build_network(architecture)
+        self.frozen: list[nn.Module] = []
+        self.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+
+    def freeze(self, num_stages: int) -> None:
+        """Keep the stem (1), and the stages behind it (2, 3, …), as they are: weights and batch statistics.
+
+        Raises ParamsError when the network has fewer stages.
+        """
+        name, stages = self.architecture.name, self.stages
+        if num_stages > len(stages):
+            raise ParamsError(
+                f"{name} has {len(stages)} stages, its stem included: frozen_stages cannot be {num_stages}",
+                remedy=f"set frozen_stages to a number from 0 to {len(stages)} in the section of its training",
+            )
+        # in a list that nn.Module does not look into: they are part of the network already
+        self.frozen = [module for stage in stages[:num_stages] for module in stage]
+        for module in self.frozen:
+            module.requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch between training and eval mode; what is frozen stays in eval mode."""
+        super().train(mode)
+        for module in self.frozen:
+            module.eval()
+        return self
+
+    def forward(self, clip_BTHWC: Tensor) -> Tensor:
+        """Logits (B, K) of uint8 clips (B, T, H, W, 3)."""
+        normalised_BTHWC = (clip_BTHWC.float() / 255 - self.mean_C) / self.std_C
+        # contiguous THWC, seen as CTHW, is channels_last_3d: the layout in which CPU convolutions are twice as fast
+        logits_BK: Tensor = self.network(normalised_BTHWC.permute(0, 4, 1, 2, 3))
+        return logits_BK
+
+    @property
+    def stages(self) -> list[list[nn.Module]]:
+        """The stem and the stages behind it, each as its modules; the head is none of them."""
+        return MODELS[self.architecture.name].stages(self.network)
+
+    @property
+    def num_parameters(self) -> int:
+        """Numbers of its weights, frozen ones included."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """A trained network as read from its file."""
+
+    recognizer: Recognizer
+    class_names: tuple[str, ...]
+    trained_on: dict[str, Any]
+    digest: str
+
+
+def save_model(
+    path: Path, recognizer: Recognizer, *, class_names: Sequence[str], trained_on: dict[str, object]
+) -> None:
+    """Write a network to one safetensors file; `trained_on` names the digests of what it was trained on."""
+    arch = recognizer.architecture
+    if len(class_names) != arch.num_classes:
+        raise ValueError(f"{len(class_names)} class names for {arch.num_classes} classes")
+    attributes = {
+        "format": "dlkdd-model",
+        "format_version": MODEL_FORMAT_VERSION,
+        "architecture": {**asdict(arch), "clip": arch.clip.model_dump()},
+        "class_names": list(class_names),
+        "trained_on": trained_on,
+    }
+    tensors = {name: value.detach().cpu().contiguous().numpy() for name, value in recognizer.state_dict().items()}
+    save_weights(path, tensors, attributes)
+
+
+def load_model(path: Path) -> ModelFile:
+    """Read a network for inference, in eval mode on the CPU.
+
+    Raises StaleArtifactError when the file is damaged, not a model, of another format, or holds NaN or infinity.
+    """
+    tensors, attributes = load_weights(path)
+    version = attributes.get("format_version")
+    if attributes.get("format") != "dlkdd-model" or version not in (1, MODEL_FORMAT_VERSION):
+        raise StaleArtifactError(
+            f"{path}: expected a dlkdd-model of format 1 or {MODEL_FORMAT_VERSION}, "
+            f"not {attributes.get('format')} {version}",
+            remedy="train it again with `dvc repro`",
+        )
+    arch, class_names = architecture_of(path, attributes), class_names_of(path, attributes)
+    state = {name: torch.from_numpy(array) for name, array in tensors.items()}
+    try:
+        with torch.device("meta"):  # takes no memory, whatever sizes the file states
+            expected = Recognizer(arch, mean_C=[0.0] * 3, std_C=[1.0] * 3).state_dict()
+        if {name: value.shape for name, value in state.items()} != {n: value.shape for n, value in expected.items()}:
+            raise ValueError("names or shapes are others")
+        recognizer = Recognizer(arch, mean_C=[0.0] * 3, std_C=[1.0] * 3)
+        recognizer.load_state_dict(state)
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise StaleArtifactError(
+            f"{path}: its tensors do not fit {arch.name}: {error}", remedy="train it again with `dvc repro`"
+        ) from None
+    broken = [name for name, value in state.items() if not torch.isfinite(value).all()]
+    if broken:
+        raise StaleArtifactError(
+            f"{path}: has values that are not finite in {len(broken)} tensors:",
+            findings=broken,
+            remedy="train it again with a lower learning_rate",
+        )
+    recognizer.eval()
+    return ModelFile(recognizer, class_names, dict(attributes["trained_on"]), digest_file(path))
+
+
+def class_names_of(path: Path, attributes: Mapping[str, Any]) -> tuple[str, ...]:
+    """The class names that a model file states; raises StaleArtifactError where they are not texts, one a class."""
+    names, trained_on = attributes.get("class_names"), attributes.get("trained_on")
+    num_classes = attributes["architecture"]["num_classes"]
+    are_names = isinstance(names, list) and all(isinstance(name, str) for name in names) and len(names) == num_classes
+    if not are_names or not isinstance(trained_on, dict):
+        raise StaleArtifactError(
+            f"{path}: does not say which classes it knows, or what it was trained on",
+            remedy="train it again with `dvc repro`",
+        )
+    return tuple(map(str, names or ()))
+
+
+def architecture_of(path: Path, attributes: Mapping[str, Any]) -> Architecture:
+    """The architecture that a model file states; raises StaleArtifactError where it is none of ours."""
+    try:
+        fields = {"drop_path": 0.0} | attributes["architecture"]  # files of format 1 do not state it
+        if fields["name"] not in MODELS:
+            raise StaleArtifactError(f"{path}: unknown architecture {fields['name']!r}; known are {', '.join(MODELS)}")
+        return Architecture(**{**fields, "clip": ClipParams(**fields["clip"])})
+    except (KeyError, TypeError, ValueError) as error:
+        raise StaleArtifactError(
+            f"{path}: states no architecture: {error!r}", remedy="train it again with `dvc repro`"
+        ) from None
+
+
+def check_geometry(architecture: Architecture, *, smallest_batch: int = 2, frozen_stages: int = 0) -> None:
+    """Build the network without memory and train it on the shape of its smallest batch, before any work starts.
+
+    Raises ParamsError when a clip is too short or too small for it, the batch for its batch normalisation, or when it
+    has fewer stages than are frozen.
+    """
+    clip, name = architecture.clip, architecture.name
+    shape = f"{clip.num_frames}×{clip.size}×{clip.size}"
+    findings = MODELS[name].needs.findings(clip)
+    if findings:
+        raise ParamsError(
+            f"{name} cannot take clips of {shape}",
+            findings=findings,
+            remedy="change them, or choose another model: docs/models.md says what each needs",
+        )
+    with torch.device("meta"):
+        recognizer = Recognizer(architecture, mean_C=[0.0] * 3, std_C=[1.0] * 3)
+        recognizer.freeze(frozen_stages)
+        recognizer.train()
+        try:
+            logits_BK = recognizer(torch.empty(smallest_batch, clip.num_frames, clip.size, clip.size, 3))
+        except (RuntimeError, ValueError) as error:
+            raise ParamsError(
+                f"{name} does not train on batches of {smallest_batch} clips of {shape}: {error}",
+                remedy="raise clip.num_frames, clip.size or batch_size, or choose another model",
+            ) from None
+    assert logits_BK.shape == (smallest_batch, architecture.num_classes)

@@ -1,0 +1,108 @@
+"""The chain's artifacts as a reader of the report sees them: what each is, its digest, and what it was made from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pipeline.data.frame_store import FrameStore
+from pipeline.report.inputs import Artifacts, ModelFacts, ReportPaths
+
+
+@dataclass(frozen=True)
+class Source:
+    """What an artifact says that it was made from.
+
+    number: of the artifact with that digest in the chain, from 1 on; None where none has it. expected: whether one
+    should have it, as not for the source videos.
+    """
+
+    name: str
+    digest: str
+    number: int | None = None
+    expected: bool = True
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One artifact; the digest is None where it is not here."""
+
+    path: str
+    what: str
+    digest: str | None
+    sources: tuple[Source, ...] = ()
+
+
+def describe_chain(paths: ReportPaths, found: Artifacts) -> list[Artifact]:
+    """The artifacts in the order in which they are made, their sources resolved to each other."""
+    chain = [
+        _manifest(paths, found),
+        _frames(str(paths.dark), found.dark, ("videos",)),
+        _enhancer(paths, found),
+        _frames(str(paths.enhanced), found.enhanced, ("dark", "enhancer")),
+        _model(paths, found, "teacher", "the teacher"),
+        _soft_targets(paths, found),
+        _model(paths, found, "student", "the student"),
+        _model(paths, found, "baseline", "the baseline"),
+    ]
+    number = {artifact.digest: place for place, artifact in enumerate(chain, start=1) if artifact.digest}
+    return [
+        replace(
+            artifact,
+            sources=tuple(replace(source, number=number.get(source.digest)) for source in artifact.sources),
+        )
+        for artifact in chain
+    ]
+
+
+def _manifest(paths: ReportPaths, found: Artifacts) -> Artifact:
+    manifest = found.manifest
+    what = f"{len(manifest.rows)} videos of {len(manifest.class_names)} classes; {len(found.quarantine)} in quarantine"
+    return Artifact(str(paths.manifest), what, manifest.digest)
+
+
+def _frames(path: str, store: FrameStore | None, origins: tuple[str, ...]) -> Artifact:
+    if store is None:
+        return Artifact(path, "a frame store", None)
+    num_frames = sum(row.frames for row in store.rows)
+    codec = store.codec if store.jpeg_quality is None else f"{store.codec} of quality {store.jpeg_quality}"
+    sources = [Source(name, store.origin[name], expected=name != "videos") for name in origins if name in store.origin]
+    return Artifact(path, f"{num_frames:,} frames of {len(store.rows)} videos, {codec}", store.digest, tuple(sources))
+
+
+def _enhancer(paths: ReportPaths, found: Artifacts) -> Artifact:
+    path, facts = str(paths.models["enhancer"]), found.models["enhancer"]
+    if facts is None:
+        return Artifact(path, "the enhancer", None)
+    parameters = facts.attributes["parameters"]
+    what = ", ".join([facts.attributes["enhancer"], *(f"{name} {value}" for name, value in sorted(parameters.items()))])
+    return Artifact(path, what, facts.digest)
+
+
+def _soft_targets(paths: ReportPaths, found: Artifacts) -> Artifact:
+    store = found.soft_targets
+    attributes = store.attributes
+    right = ", ".join(f"{100 * teacher['top1_on_views']:.1f} %" for teacher in attributes["teachers"])
+    views = f"{store.num_views} view{'s' * (store.num_views != 1)} of each of {store.num_rows} videos"
+    what = f"logits for {views}, {attributes['codec']['name']}; the teacher is right about {right} of these views"
+    named = _named(attributes["digests"], ("manifest", "frames"))
+    teachers = tuple(Source("teacher", teacher["digest"]) for teacher in attributes["teachers"])
+    return Artifact(str(paths.soft_targets), what, store.digest, (*named, *teachers))
+
+
+def _model(paths: ReportPaths, found: Artifacts, name: str, words: str) -> Artifact:
+    path, facts = str(paths.models[name]), found.models[name]
+    if facts is None:
+        return Artifact(path, words, None)
+    names = ("manifest", "frames", "soft_targets")
+    return Artifact(path, model_words(facts), facts.digest, _named(facts.attributes["trained_on"]["digests"], names))
+
+
+def model_words(facts: ModelFacts) -> str:
+    """A network in a few words."""
+    return f"{facts.attributes['architecture']['name']}, {facts.num_parameters:,} parameters"
+
+
+def _named(digests: Mapping[str, Any], names: tuple[str, ...]) -> tuple[Source, ...]:
+    return tuple(Source(name.replace("_", " "), digests[name]) for name in names if name in digests)

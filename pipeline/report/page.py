@@ -1,0 +1,381 @@
+"""The report: one HTML page about one run, which opens offline and has no script. docs/report.md describes it.
+
+The template is report.html.jinja, its style report.css. Everything that is printed is escaped and freed of control
+characters, whatever a class or a file is called; the page's own policy forbids it to load or run anything. The same
+inputs give the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from numpy.typing import NDArray
+
+from pipeline.core.params import Params, Section, load_params
+from pipeline.core.work import Progress, no_progress
+from pipeline.data.leakage import STEM_LAYOUTS, find_leakage
+from pipeline.data.listing import SPLITS
+from pipeline.data.manifest import Manifest
+from pipeline.evaluate.light import spread_videos
+from pipeline.models.cost import clip_gmac
+from pipeline.models.recognizer import architecture_of
+from pipeline.report import figures
+from pipeline.report.chain import describe_chain
+from pipeline.report.figures import MOST_CLASSES, points
+from pipeline.report.inputs import (
+    MODELS,
+    Artifacts,
+    Band,
+    Metrics,
+    ReportPaths,
+    Results,
+    ScoredVideo,
+    check_fit,
+    read_artifacts,
+    read_results,
+)
+from pipeline.report.pictures import Moving, Still, moving_pair, still_pair
+from pipeline.report.svg import printable
+
+NUM_MOVING = 6
+NUM_IN_GROUP = 6  # videos of each kind, one by one
+NUM_CONFUSIONS = 8
+MOST_QUARANTINED = 100
+
+SECTIONS = (
+    ("numbers", "The three models"),
+    ("cost", "Cost"),
+    ("chain", "The chain"),
+    ("frames", "What the models see"),
+    ("training", "Training"),
+    ("classes", "Class by class"),
+    ("confusion", "What is taken for what"),
+    ("light", "By light and by length"),
+    ("reliability", "Can confidence be believed?"),
+    ("videos", "Video by video"),
+    ("data", "The data"),
+    ("parameters", "Parameters"),
+)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What distillation brought, in a headline, a sentence and a caution; kind is good, bad or unsure."""
+
+    kind: str
+    headline: str
+    sentence: str
+    caution: str
+
+
+@dataclass(frozen=True)
+class ShownVideo:
+    """A test video with its picture and the picture's description."""
+
+    video: ScoredVideo
+    picture: Moving | Still
+    alt: str
+
+
+@dataclass(frozen=True)
+class Group:
+    """Videos that are shown one by one, and why."""
+
+    title: str
+    videos: tuple[ShownVideo, ...]
+
+
+def make_report(paths: ReportPaths, *, progress: Progress = no_progress) -> str:
+    """The page. Raises ParamsError, DataError or StaleArtifactError where inputs are missing or do not fit."""
+    params = load_params(paths.params)
+    results = read_results(paths)
+    found = read_artifacts(paths)
+    check_fit(paths, found, results)
+    stems = params.prepare.layout in STEM_LAYOUTS
+    return render(
+        verdict=verdict(results.metrics),
+        paths=paths,
+        params=params,
+        params_text=paths.params.read_text(encoding="utf-8"),
+        results=results,
+        found=found,
+        chain=describe_chain(paths, found),
+        leaks=find_leakage(found.manifest.rows, stems=stems),
+        p_value=_p_value(results.metrics.student_minus_baseline.mcnemar_p),
+        **_figures(results, found.manifest),
+        **_rows(paths, results, found, params),
+        **_pictures(results, found, progress),
+    )
+
+
+def render(**values: Any) -> str:
+    """The template filled with values."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        finalize=_finalized,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    page = environment.get_template("report.html.jinja").render(
+        MODELS=MODELS,
+        sections=SECTIONS,
+        most_classes=MOST_CLASSES,
+        key=figures.legend_mark,
+        bar=figures.bar,
+        percent=percent,
+        **values,
+    )
+    return page.strip() + "\n"
+
+
+def _finalized(value: object) -> object:
+    """What is printed: texts without control characters. Markup is ours, and was cleaned where it was made."""
+    return value if isinstance(value, Markup) else printable(str(value))
+
+
+def percent(share: float) -> str:
+    """A share of 1 as percents, with a space that does not break."""
+    return f"{100 * share:.1f}\N{NO-BREAK SPACE}%"
+
+
+def verdict(metrics: Metrics) -> Verdict:
+    """What distillation brought: helped or harmed only where the interval of the difference leaves out zero."""
+    gain = metrics.student_minus_baseline
+    difference = points(gain.top1)
+    if gain.top1_low > 0:
+        kind, headline = "good", f"Distillation brought {difference} points of top-1"
+        meaning = "The interval lies above zero: on videos like these the student is better."
+    elif gain.top1_high < 0:
+        kind, headline = "bad", f"Distillation cost {difference.lstrip('−')} points of top-1"
+        meaning = "The interval lies below zero: on videos like these the student is worse."
+    else:
+        kind, headline = "unsure", f"Distillation: {difference} points of top-1, which may be chance"
+        if gain.top1 == 0:
+            headline = "Distillation: no difference in top-1"
+        meaning = "The interval holds zero: these videos do not tell whether distillation helped or harmed."
+    sentence = (
+        f"On {metrics.num_test_videos} dark test videos the student recognises {percent(metrics.student.top1)} and the "
+        f"same network without a teacher {percent(metrics.baseline.top1)}: a difference of {difference} points "
+        f"(95\N{NO-BREAK SPACE}% interval {points(gain.top1_low)} to {points(gain.top1_high)})."
+    )
+    caution = (
+        f"{meaning} It is about the videos, for one training of each model; another seed can move the difference as "
+        "much or more."
+    )
+    return Verdict(kind, headline, sentence, caution)
+
+
+def _p_value(p: float) -> str:
+    return f"{p:.2g}" if p >= 0.0001 else "below 0.0001"
+
+
+def _figures(results: Results, manifest: Manifest) -> dict[str, Any]:
+    """All figures, with the rows of the tables beside them."""
+    curve = [
+        ("Top-1 on val", figures.training_curves(results.curves, "val_top1", "Top-1 on val", percent=True)),
+        ("Loss on val", figures.training_curves(results.curves, "val_loss", "Loss on val", percent=False)),
+        ("Loss in training", figures.training_curves(results.curves, "train_loss", "Loss in training", percent=False)),
+    ]
+    names = manifest.class_names
+    confusions = []
+    for model in MODELS:
+        counts_KK = count_confusions(results.videos, names, model)
+        confusions.append((model, figures.confusion(counts_KK, names, model), most_frequent(counts_KK, names)))
+    reliabilities = []
+    for model in MODELS:
+        bins = results.reliability[model]
+        rows = [
+            (f"{f.low:.2f} to {f.high:.2f}", f.num_videos, _hundredth(f.confidence), _hundredth(f.accuracy))
+            for f in bins
+        ]
+        figure = figures.reliability(bins, model, results.metrics.of(model).ece)
+        reliabilities.append((model, figure, rows))
+    return {
+        "figures": {
+            "comparison": figures.comparison(results.metrics),
+            "curves": curve,
+            "classes": figures.class_gains(results.per_class),
+        },
+        "confusions": confusions,
+        "reliabilities": reliabilities,
+        "bands": [
+            _bands("By light", results.by_light, "mean luma", "mean luma, 0 to 255"),
+            _bands("By length", results.by_length, "frames", "frames"),
+        ],
+    }
+
+
+def _bands(title: str, found: Sequence[Band], column: str, unit: str) -> tuple[str, Markup, str, list[str], list[Any]]:
+    rows = [
+        (f"{band.low:.1f} to {band.high:.1f}", band.num_videos, *(_hundredth(band.top1[name]) for name in MODELS))
+        for band in found
+    ]
+    caption = f"Recognised test videos by {unit}"
+    return title, figures.bands(found, column, unit), caption, [column, "videos", *(f"{m}, %" for m in MODELS)], rows
+
+
+def _hundredth(share: float) -> str:
+    return f"{100 * share:.1f}"
+
+
+def count_confusions(videos: Sequence[ScoredVideo], names: Sequence[str], model: str) -> NDArray[np.int64]:
+    """Videos by true class, in rows, and predicted class."""
+    place = {name: index for index, name in enumerate(names)}
+    counts_KK = np.zeros((len(names), len(names)), np.int64)
+    for video in videos:
+        counts_KK[place[video.class_name], place[video.predicted[model]]] += 1
+    return counts_KK
+
+
+def most_frequent(counts_KK: NDArray[np.int64], names: Sequence[str]) -> list[tuple[str, str, str]]:
+    """The classes that are most often taken for others: class, the other, and how many of how many."""
+    wrong_KK = counts_KK - np.diag(np.diag(counts_KK))
+    places = sorted(np.argwhere(wrong_KK).tolist(), key=lambda place: (-wrong_KK[place[0], place[1]], place))
+    return [
+        (names[row], names[column], f"{wrong_KK[row, column]} of {counts_KK[row].sum()}")
+        for row, column in places[:NUM_CONFUSIONS]
+    ]
+
+
+def _rows(paths: ReportPaths, results: Results, found: Artifacts, params: Params) -> dict[str, Any]:
+    """Rows of the tables that have no figure."""
+    metrics = results.metrics
+    return {
+        "metric_rows": [_metric_row(metrics, name) for name in MODELS],
+        "frame_size": "x".join(map(str, reversed(found.dark.shape(found.dark.video_ids[0])[1:]))),
+        "cost_rows": [_cost_row(metrics, found, name, paths.models[name]) for name in MODELS],
+        "curve_rows": [_curve_row(results, name) for name in MODELS],
+        "class_rows": [
+            (
+                row.class_name,
+                row.num_videos,
+                *(_hundredth(row.top1[name]) for name in MODELS),
+                points(row.top1["student"] - row.top1["baseline"]),
+            )
+            for row in results.per_class
+        ],
+        "split_rows": [_split_row(found.manifest, split) for split in SPLITS],
+        "quarantine": [(row.path, row.split, row.reason) for row in found.quarantine[:MOST_QUARANTINED]],
+        "dials": [
+            (name, str(getattr(params, name)))
+            for name in Params.model_fields
+            if not isinstance(getattr(params, name), Section)
+        ],
+    }
+
+
+def _marked(model: str) -> Markup:
+    return Markup("{} {}").format(figures.legend_mark(model), model)
+
+
+def _metric_row(metrics: Metrics, name: str) -> tuple[object, ...]:
+    found = metrics.of(name)
+    beside: tuple[str, str] = ("", "")
+    if name != "teacher":
+        agreement, kl = getattr(metrics.agreement_with_teacher, name), getattr(metrics.kl_from_teacher, name)
+        beside = (percent(agreement), f"{kl:.3f}")
+    return (
+        _marked(name),
+        percent(found.top1),
+        f"{_hundredth(found.top1_low)} to {_hundredth(found.top1_high)}",
+        *map(percent, (found.top5, found.mean_class_top1, found.ece)),
+        *beside,
+    )
+
+
+def _cost_row(metrics: Metrics, found: Artifacts, name: str, path: Path) -> tuple[object, ...]:
+    facts = found.models[name]
+    top1 = percent(metrics.of(name).top1)
+    if facts is None:
+        return _marked(name), "not here", "", "", "", top1
+    architecture = architecture_of(path, facts.attributes)
+    clip = architecture.clip
+    return (
+        _marked(name),
+        architecture.name,
+        f"{clip.num_frames} × {clip.size}²",
+        f"{facts.num_parameters:,}",
+        f"{clip_gmac(architecture):.3g}",
+        top1,
+    )
+
+
+def _curve_row(results: Results, name: str) -> tuple[object, ...]:
+    curve = results.curves[name]
+    best = max(curve, key=lambda epoch: epoch.val_top1)
+    last = curve[-1]
+    return (
+        _marked(name),
+        len(curve),
+        percent(best.val_top1),
+        best.epoch + 1,
+        percent(last.val_top1),
+        percent(last.train_top1),
+    )
+
+
+def _split_row(manifest: Manifest, split: str) -> tuple[object, ...]:
+    rows = manifest.rows_of(split)
+    counts = (len({row.class_name for row in rows}), len({row.group for row in rows}))
+    return split, len(rows), *counts, f"{sum(row.num_frames for row in rows):,}"
+
+
+def _pictures(results: Results, found: Artifacts, progress: Progress) -> dict[str, Any]:
+    """Moving pictures of some videos, and groups of single videos with a still each."""
+    by_id = {video.video_id: video for video in results.videos}
+    luma = {name: video.mean_luma for name, video in by_id.items()}
+    names = spread_videos(luma, NUM_MOVING)
+    groups = [(title, choose(results.videos)) for title, choose in GROUPS]
+    halves = "Dark and enhanced frames side by side" if found.enhanced else "Dark frames"
+    with progress("report", len(names) + sum(len(videos) for _, videos in groups), "pictures") as advance:
+        moving = []
+        for name in names:
+            picture = moving_pair(found.dark, found.enhanced, name, found.manifest.by_id[name].fps)
+            moving.append(ShownVideo(by_id[name], picture, f"{halves}, {by_id[name].class_name}"))
+            advance(1, name)
+        shown_groups = []
+        for title, videos in groups:
+            shown = []
+            for video in videos:
+                still = still_pair(found.dark, found.enhanced, video.video_id)
+                shown.append(ShownVideo(video, still, f"{halves}, {video.class_name}"))
+                advance(1, video.video_id)
+            shown_groups.append(Group(title, tuple(shown)))
+    return {"moving": moving, "groups": shown_groups}
+
+
+def _gain(video: ScoredVideo) -> float:
+    return video.p_true["student"] - video.p_true["baseline"]
+
+
+def most_won(videos: Sequence[ScoredVideo]) -> list[ScoredVideo]:
+    """Those whose true class the student finds more probable than the baseline does, by how much."""
+    won = [video for video in videos if _gain(video) > 0]
+    return sorted(won, key=lambda video: (-_gain(video), video.video_id))[:NUM_IN_GROUP]
+
+
+def most_lost(videos: Sequence[ScoredVideo]) -> list[ScoredVideo]:
+    """Those whose true class the student finds less probable than the baseline does, by how much."""
+    lost = [video for video in videos if _gain(video) < 0]
+    return sorted(lost, key=lambda video: (_gain(video), video.video_id))[:NUM_IN_GROUP]
+
+
+def worst(videos: Sequence[ScoredVideo]) -> list[ScoredVideo]:
+    """Those that the student takes for something else, its probability of the true class least first."""
+    wrong = [video for video in videos if video.predicted["student"] != video.class_name]
+    return sorted(wrong, key=lambda video: (video.p_true["student"], video.video_id))[:NUM_IN_GROUP]
+
+
+GROUPS: tuple[tuple[str, Callable[[Sequence[ScoredVideo]], list[ScoredVideo]]], ...] = (
+    ("Most won by distillation", most_won),
+    ("Most lost by distillation", most_lost),
+    ("The student's worst", worst),
+)

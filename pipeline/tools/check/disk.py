@@ -1,0 +1,160 @@
+"""Check of the disk: what the frame stores will need against what is free, and what the work folder holds."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import defaultdict
+from collections.abc import Sequence
+from configparser import ConfigParser
+from pathlib import Path
+
+from pipeline.core.params import Params, PrepareParams
+from pipeline.core.work import work_root
+from pipeline.tools.check.data import Seen
+from pipeline.tools.check.findings import Group, age_text, size_text
+from pipeline.tools.check.work_folders import work_folders
+
+# Bytes a frame of JPEG over raw ones, dark and enhanced, up to a quality: docs/frame-store.md, rounded up
+JPEG_SHARES = ((90, 0.06, 0.11), (95, 0.09, 0.16), (98, 0.12, 0.24), (100, 0.25, 0.45))
+MOUNTS = Path("/proc/self/mounts")
+REFLINKING = ("btrfs", "xfs", "bcachefs")  # two files may share their blocks there
+SHARED_MEMORY = Path("/dev/shm")
+BATCHES_AHEAD = 2  # of each data loader process: torch's prefetch_factor
+
+
+def check_space(group: Group, params: Params, seen: Sequence[Seen], *, dvc_root: Path | None) -> None:
+    """Compare what a run from scratch stores with what is free, for each file system."""
+    counted = [found for found in seen if found.info is not None and found.num_frames is not None]
+    if not counted:
+        reason = "no video states its number of frames" if seen else "no video could be looked at"
+        group.fact(f"what the frames need is not known: {reason}")
+        return
+    # videos that state no number are taken for average ones
+    dark, enhanced = (size * len(seen) / len(counted) for size in frame_bytes(params.prepare, counted))
+    needed: dict[Path, float] = defaultdict(float)
+    needed[Path()] += dark + enhanced
+    if dvc_root is not None:
+        # DVC keeps a copy in its cache; and where it then gives the out another file, the work folder's link to the
+        # one that was published becomes a copy as well
+        cache, kinds = _dvc_cache(dvc_root)
+        if kinds[0] == "copy" or (kinds[0] == "reflink" and _file_system(Path()) not in REFLINKING):
+            needed[cache] += dark + enhanced
+            needed[work_root()] += dark + enhanced
+    group.fact(
+        f"frame stores of about {size_text(dark)} dark and {size_text(enhanced)} enhanced; with the copies of DVC's "
+        f"cache and of the work folder a run from scratch needs {size_text(sum(needed.values()))}"
+        if len(needed) > 1
+        else f"frame stores of about {size_text(dark)} dark and {size_text(enhanced)} enhanced"
+    )
+    _compare(group, needed, reused=sum(folder.num_bytes for folder in work_folders()))
+
+
+def frame_bytes(params: PrepareParams, counted: Sequence[Seen]) -> tuple[float, float]:
+    """Bytes of the dark and of the enhanced store of videos whose frames are counted."""
+    pixels = 0.0
+    for found in counted:
+        assert found.info is not None
+        assert found.num_frames is not None
+        sides = sorted((found.info.width, found.info.height))
+        pixels += found.num_frames * params.short_side * round(params.short_side * sides[1] / sides[0])
+    if params.codec == "raw":
+        return 3 * pixels, 3 * pixels
+    dark, enhanced = next(shares for quality, *shares in JPEG_SHARES if params.jpeg_quality <= quality)
+    return 3 * pixels * dark, 3 * pixels * enhanced
+
+
+def _compare(group: Group, needed: dict[Path, float], *, reused: int) -> None:
+    by_device: dict[int, list[tuple[Path, float]]] = defaultdict(list)
+    for place, size in needed.items():
+        inside = _existing(place)
+        by_device[inside.stat().st_dev].append((inside, size))
+    for places in by_device.values():
+        inside, size = places[0][0], sum(size for _, size in places)
+        free = shutil.disk_usage(inside).free
+        name = str(inside.absolute())
+        if size > free + reused:
+            group.problem(
+                f"{name}: {size_text(size)} are needed, {size_text(free)} are free",
+                remedy="free space, move the project, lower prepare.short_side, or set prepare.codec to jpeg; "
+                "`dvc config cache.type hardlink,symlink` saves two of the three copies",
+            )
+        else:
+            group.fact(f"{name}: {size_text(free)} are free")
+        if not os.access(inside, os.W_OK):
+            group.problem(f"{name}: cannot be written to", remedy="make the folder writable")
+
+
+def _existing(path: Path) -> Path:
+    """The path, or the nearest folder above it that is there."""
+    path = path.absolute()
+    return next(folder for folder in (path, *path.parents) if folder.is_dir())
+
+
+def _dvc_cache(root: Path) -> tuple[Path, list[str]]:
+    """DVC's cache folder, and how its files come to the outs: as the project's configuration says, or by default."""
+    config = ConfigParser(interpolation=None)
+    config.read([root / ".dvc/config", root / ".dvc/config.local"], encoding="utf-8")
+    folder = Path(config.get("cache", "dir", fallback="cache").strip())
+    kinds = config.get("cache", "type", fallback="reflink,copy").replace(" ", "").split(",")
+    return root / ".dvc" / folder, kinds
+
+
+def _file_system(path: Path) -> str:
+    """The type of the file system that a path is on, such as ext4; empty where it is not known."""
+    if not MOUNTS.is_file():
+        return ""
+    mounts = [line.split(" ") for line in MOUNTS.read_text(encoding="utf-8", errors="replace").splitlines()]
+    inside = [mount for mount in mounts if len(mount) > 2 and path.absolute().is_relative_to(mount[1])]
+    return max(inside, key=lambda mount: len(mount[1]))[2] if inside else ""
+
+
+def check_work(group: Group) -> None:
+    """Say what the work folder holds: who works there now, what was not finished, how big it is."""
+    folders = work_folders()
+    if not folders:
+        return
+    total = size_text(sum(folder.num_bytes for folder in folders))
+    group.fact(f"{work_root()}: {total} in {len(folders)} folders, which later runs go on from")
+    held = [folder for folder in folders if folder.holder is not None]
+    if held:
+        group.advice(
+            "stages are at work here now; starting the same ones is refused",
+            details=[f"{folder.stage}: {folder.holder}" for folder in held],
+            remedy="wait for them, or stop these processes: they go on later from where they were",
+        )
+    left = [folder for folder in folders if folder.holder is None and folder.unfinished]
+    if left:
+        group.advice(
+            "runs were not finished",
+            details=[
+                f"{folder.path}: {size_text(folder.num_bytes)}, {age_text(folder.age_seconds)} old" for folder in left
+            ],
+            remedy="with the same parameters and inputs they go on; `dlkdd work clear` removes what you gave up",
+        )
+
+
+def check_shared_memory(group: Group, params: Params) -> None:
+    """Data loader processes hand over batches of clips in shared memory, of which containers often have 64 MiB."""
+    clip = params.clip.num_frames * params.clip.size**2 * 3
+    wanted = {
+        section: options.num_workers * BATCHES_AHEAD * options.batch_size * clip
+        for section, options in (
+            ("train_teacher", params.train_teacher),
+            ("precompute_soft_targets", params.precompute_soft_targets),
+            ("train_student", params.train_student),
+        )
+        if options.num_workers
+    }
+    if not wanted:
+        return
+    free = shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.is_dir() else 0
+    for section, size in wanted.items():
+        if size > free:
+            group.problem(
+                f"{section}.num_workers: batches in flight take {size_text(size)} of shared memory, "
+                f"{SHARED_MEMORY} has {size_text(free)}",
+                remedy="give the container more (docker run --shm-size 8g), or lower num_workers or batch_size",
+            )
+    if max(wanted.values()) <= free:
+        group.fact(f"{SHARED_MEMORY}: {size_text(free)} are free for {size_text(max(wanted.values()))} of batches")

@@ -1,0 +1,158 @@
+"""Check of the parameters: what the stages would refuse before they compute, asked of all of them at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import sqrt
+from pathlib import Path
+
+import torch
+
+from pipeline.core.params import ModelName, Params, TrainParams
+from pipeline.core.ranks import Ranks
+from pipeline.data.dataset import EpochPlan
+from pipeline.distill.store.codecs import codec_of
+from pipeline.enhance.file import LEARNED
+from pipeline.enhance.outside_weights import enhancer_from_weights
+from pipeline.models.pretrained import TORCHVISION, fit, read_pretrained, torchvision_url
+from pipeline.models.recognizer import MODELS, Architecture, check_geometry
+from pipeline.tools.check.findings import Group
+from pipeline.train.execution import autocast_dtype, check_dist_columns, check_shares
+
+ANY_WIDTH = 16  # of a network whose width is missing
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of the data and of the machine; None where the data could not be read."""
+
+    class_names: Sequence[str] | None
+    num_train: int | None
+    device: torch.device
+    num_processes: int
+
+
+def check_params(group: Group, params: Params, known: Known) -> None:
+    """Everything that the stages compare before they start, and what is allowed but rarely meant."""
+    for name, section, options in (
+        (params.teacher, "train_teacher", params.train_teacher),
+        (params.student, "train_student", params.train_student),
+    ):
+        _check_training(group, name, section, options, params, known)
+    _check_enhancer(group, params)
+    if known.class_names is not None:
+        _check_codec(group, params, len(known.class_names))
+    _check_soft_loss(group, params, known)
+    _advise_on_views(group, params)
+    _advise_on_size(group, params)
+
+
+def _check_training(
+    group: Group, name: ModelName, section: str, options: TrainParams, params: Params, known: Known
+) -> None:
+    before = group.num_problems
+    num_classes = 2 if known.class_names is None else len(known.class_names)
+    smallest = 2
+    with group.catching(section):
+        autocast_dtype(options.precision, known.device)
+    if known.num_train is not None:
+        plan = EpochPlan(known.num_train, options.batch_size, seed=0)
+        smallest = max(1, plan.smallest_part(options.accumulate))
+        with group.catching(section):
+            check_shares(plan, options, Ranks(0, known.num_processes))
+    with group.catching(section):
+        Architecture(name, num_classes, params.clip, options.width, options.dropout, options.drop_path)
+    kind = MODELS[name]
+    # with options that it takes, so that wrong ones do not hide what else there is
+    width = (options.width or ANY_WIDTH) if kind.has_width else None
+    drop_path = options.drop_path if kind.has_drop_path else 0.0
+    arch = Architecture(name, num_classes, params.clip, width, options.dropout, drop_path)
+    with group.catching(section):
+        check_geometry(arch, smallest_batch=smallest, frozen_stages=options.frozen_stages)
+    if options.weights is not None:
+        with group.catching(section):
+            _check_weights(group, section, options.weights, arch, known)
+    if group.num_problems == before:
+        clip = f"{params.clip.num_frames}×{params.clip.size}×{params.clip.size}"
+        group.fact(f"{section}: {name} takes clips of {clip} in batches of {options.batch_size} on {known.device.type}")
+
+
+def _check_weights(group: Group, section: str, weights: str, arch: Architecture, known: Known) -> None:
+    """Compare pretrained weights with the network; what would have to be downloaded is left alone."""
+    if weights == TORCHVISION and MODELS[arch.name].in_torchvision:
+        url = torchvision_url(arch.name)
+        cached = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
+        if not cached.is_file():
+            group.advice(
+                f"{section}.weights: torchvision's for {arch.name} are not here yet: the training will download {url}",
+                remedy=f"where it has no network, put the file into {cached.parent} beforehand",
+            )
+            return
+    pretrained = read_pretrained(weights, arch.name)
+    found = fit(pretrained, arch, class_names=known.class_names or ())
+    group.fact(f"{section}: {found.summary(pretrained, arch.num_classes)}")
+
+
+def _check_enhancer(group: Group, params: Params) -> None:
+    options = params.fit_enhancer
+    if options.weights is None:
+        return
+    if params.enhancer not in LEARNED:
+        group.advice(
+            f"fit_enhancer.weights is set, but {params.enhancer} has no weights: the file is not used",
+            remedy=f"set it to null, or choose one of {', '.join(LEARNED)}",
+        )
+        return
+    with group.catching():
+        enhancer_from_weights(
+            Path(options.weights),
+            params.enhancer,
+            curve_reduction=options.curve_reduction,
+            precision=options.precision,
+        )
+        group.fact(f"fit_enhancer.weights: {options.weights} holds the weights of {params.enhancer}")
+
+
+def _check_codec(group: Group, params: Params, num_classes: int) -> None:
+    options = params.precompute_soft_targets
+    try:
+        codec_of({"name": options.codec, "k": options.top_k}, num_classes)
+    except ValueError as error:
+        group.problem(f"precompute_soft_targets: {error}", remedy="choose the codec float16, or a smaller top_k")
+
+
+def _check_soft_loss(group: Group, params: Params, known: Known) -> None:
+    options = params.train_student
+    if params.soft_loss != "dist" or params.distillation.dist_intra == 0 or known.num_train is None:
+        return
+    with group.catching():
+        plan = EpochPlan(known.num_train, options.batch_size, seed=0)
+        check_dist_columns(plan, options, known.num_processes)
+
+
+def _advise_on_views(group: Group, params: Params) -> None:
+    num_views, epochs = params.views.num_views, params.train_student.epochs
+    if num_views > epochs:
+        group.advice(
+            f"views.num_views is {num_views}, train_student.epochs {epochs}: the teacher is asked about "
+            f"{num_views - epochs} views of each video that no student sees",
+            remedy=f"set views.num_views to {epochs}, unless you mean to train longer later",
+        )
+    elif num_views < epochs:
+        group.advice(
+            f"views.num_views is {num_views}, train_student.epochs {epochs}: from epoch {num_views} on the student "
+            "sees the same crops again",
+            remedy=f"views.num_views: {epochs} gives each epoch its own; a view costs the teacher one clip a video",
+        )
+
+
+def _advise_on_size(group: Group, params: Params) -> None:
+    """A square crop of the least area has a side of about sqrt(min_scale) times the frames' short side."""
+    size, short_side = params.clip.size, params.prepare.short_side
+    if size > short_side:
+        enough = round(size / sqrt(params.views.min_scale))
+        group.advice(
+            f"clip.size is {size}, but stored frames have a short side of {short_side}: every clip is enlarged",
+            remedy=f"raise prepare.short_side to {enough} or more, or lower clip.size",
+        )

@@ -1,0 +1,82 @@
+"""What lies in `.work`: the progress of unfinished runs, and what finished ones keep for the next."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.core.work import KEPT_NAME, stage_of, work_root
+
+KEEP_ROWS = ("precompute_soft_targets",)  # stages whose folders stay as they are, for the next run
+_FLOCK = "hhqqi"  # struct flock of Linux: type, whence, start, length, process
+
+
+@dataclass(frozen=True)
+class LeftFolder:
+    """One work folder.
+
+    age_seconds: since anything in it was written. unfinished: its run was stopped, and another can go on. holder: who
+    works in it now, such as "process 7 on host".
+    """
+
+    path: Path
+    stage: str
+    num_bytes: int
+    age_seconds: float
+    unfinished: bool
+    holder: str | None
+
+    @property
+    def state(self) -> str:
+        """What it is there for, for a person."""
+        if self.holder is not None:
+            return f"{self.holder} is at work"
+        return "not finished" if self.unfinished else "kept for the next run"
+
+
+def work_folders() -> list[LeftFolder]:
+    """All work folders of the project, sorted by name. Reads alone: not even a lock is taken."""
+    root = work_root()
+    if not root.is_dir():
+        return []
+    return [_looked_at(path) for path in sorted(root.iterdir()) if path.is_dir() and "-" in path.name]
+
+
+def _looked_at(path: Path) -> LeftFolder:
+    stage = stage_of(path)
+    num_bytes, newest = 0, path.stat().st_mtime
+    for folder, _, names in os.walk(path):
+        for name in names:
+            try:
+                stat = os.lstat(Path(folder, name))
+            except FileNotFoundError:
+                continue  # a running stage renamed it
+            num_bytes += stat.st_size
+            newest = max(newest, stat.st_mtime)
+    return LeftFolder(
+        path,
+        stage,
+        num_bytes,
+        max(0.0, time.time() - newest),
+        stage not in KEEP_ROWS and not (path / KEPT_NAME).exists(),
+        lock_holder(path.with_suffix(".lock")),
+    )
+
+
+def lock_holder(path: Path) -> str | None:
+    """Who holds a lock, as its file says; None where nobody does."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        asked = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+        kind = struct.unpack(_FLOCK, fcntl.fcntl(descriptor, fcntl.F_GETLK, asked))[0]
+        said = os.pread(descriptor, 4096, 0).decode(errors="replace").strip()
+    finally:
+        os.close(descriptor)
+    return None if kind == fcntl.F_UNLCK else said or "an unknown process"

@@ -1,0 +1,225 @@
+"""A dark copy of a folder of videos, by the low-light camera model.
+
+The copy holds a ledger, `darken.jsonl`: its first line names everything that the dark videos depend on besides their
+sources, each further line one finished video with the digests of its source and of itself. It is what makes a killed
+run go on, and what keeps a second run with other parameters out of the folder.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import filecmp
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from pipeline.core.digest import digest_file
+from pipeline.core.errors import DataError, EnvironmentProblem
+from pipeline.core.work import Advance, interruptible, make_folder, sync_folder, writing, written_whole
+from pipeline.data.camera import CameraModel, Frames, draw_shot, video_stream
+from pipeline.tools.pool import run_jobs
+from pipeline.videos.decoder import probe, read_frames
+from pipeline.videos.reader import IMAGE_SUFFIXES, VIDEO_SUFFIXES, BrokenVideoError, write_video
+
+FORMAT_VERSION = 1
+LEDGER = "darken.jsonl"
+DARK_SUFFIX = ".mp4"
+
+
+@dataclass(frozen=True)
+class Darkening:
+    """What a dark copy depends on besides its sources. crf: x264's quality, which crushes the dark levels."""
+
+    camera: CameraModel
+    seed: int
+    crf: int
+
+    @property
+    def header(self) -> dict[str, Any]:
+        """The ledger's first line, as JSON gives it back."""
+        values = {"format": FORMAT_VERSION, "seed": self.seed, "crf": self.crf, "camera": asdict(self.camera)}
+        header: dict[str, Any] = json.loads(json.dumps(values))
+        return header
+
+
+@dataclass(frozen=True)
+class DarkCopy:
+    """What was done: videos written now, videos kept from an earlier run, other files, and images left out."""
+
+    written: int
+    kept: int
+    copied: int
+    images: int
+
+
+@dataclass(frozen=True)
+class _Job:
+    how: Darkening
+    source: Path
+    target: Path
+    video_id: str
+
+
+def darken_folder(
+    source: Path,
+    target: Path,
+    how: Darkening,
+    *,
+    copy_others: bool,
+    num_processes: int,
+    begin: Callable[[int], Advance],
+) -> DarkCopy:
+    """Darken every video below `source` into `target`, under the same relative name with the suffix .mp4.
+
+    Frames keep their rate and their displayed size, less a last odd row or column; sound is dropped. A video's shot
+    depends on the seed and its relative name without suffix. `copy_others` copies files that are neither videos nor
+    images, such as annotation lists. `begin(total)` is told the number of videos and returns what is called for each.
+    Raises DataError, at the end, with every video that could not be read; and before the start when there are no
+    videos, two would get one name, the folders lie in each other, or `target` holds anything but this same copy.
+    """
+    videos, others, images = _survey(source, target)
+    with _ledger(target, how) as (ledger, rows), interruptible() as check:
+        jobs = [
+            _Job(how, source / name, (target / name).with_suffix(DARK_SUFFIX), name.with_suffix("").as_posix())
+            for name in videos
+        ]
+        todo = [job for job in jobs if not _is_done(job, rows.get(job.video_id))]
+        advance = begin(len(jobs))
+        advance(len(jobs) - len(todo), "", earlier=True)
+        broken = []
+        with closing(run_jobs(_darken_video, todo, num_processes=num_processes)) as outcomes:
+            for job, outcome in outcomes:
+                if isinstance(outcome, str):
+                    broken.append(f"{job.source}: {outcome}")
+                else:
+                    ledger.write(json.dumps({"video_id": job.video_id, **outcome}).encode() + b"\n")
+                    ledger.flush()
+                advance(1, job.video_id)
+                check()
+    copied = [_copy(source / name, target / name) for name in others] if copy_others else []
+    if broken:
+        raise DataError(
+            f"{len(broken)} of {len(videos)} videos cannot be read and have no dark copy; the others are in {target}",
+            findings=broken,
+            remedy="replace or remove these files, then run the same command again: it keeps what is done",
+        )
+    return DarkCopy(len(todo), len(jobs) - len(todo), len(copied), images)
+
+
+def _survey(source: Path, target: Path) -> tuple[list[Path], list[Path], int]:
+    """Videos and other files below `source`, relative and sorted, and the number of images."""
+    if not source.is_dir():
+        raise DataError(f"{source}: no such folder")
+    inner, outer = target.resolve(), source.resolve()
+    if inner == outer or outer in inner.parents or inner in outer.parents:
+        raise DataError(f"{target}: the dark copy must lie outside of {source}, and not around it")
+    names = sorted(path.relative_to(source) for path in source.rglob("*") if path.is_file())
+    videos = [name for name in names if name.suffix.lower() in VIDEO_SUFFIXES]
+    images = [name for name in names if name.suffix.lower() in IMAGE_SUFFIXES]
+    others = [name for name in names if name not in {*videos, *images}]
+    if not videos:
+        hint = f"; its {len(images)} images are not darkened: make videos of them first" if images else ""
+        raise DataError(f"{source}: there are no videos ({', '.join(VIDEO_SUFFIXES)}){hint}")
+    by_stem: dict[Path, list[Path]] = {}
+    for name in videos:
+        by_stem.setdefault(name.with_suffix(""), []).append(name)
+    double = [" and ".join(map(str, same)) for same in by_stem.values() if len(same) > 1]
+    if double:
+        raise DataError(f"{source}: videos that differ only in their suffix would get one name", findings=double)
+    if Path(LEDGER) in others:
+        raise DataError(f"{source}: it is itself a dark copy: it holds {LEDGER}")
+    return videos, others, len(images)
+
+
+@contextmanager
+def _ledger(target: Path, how: Darkening) -> Iterator[tuple[BinaryIO, dict[str, Any]]]:
+    """The locked ledger, open for appending, and its rows by video id; a line cut off by a kill is dropped."""
+    path = target / LEDGER
+    if not path.exists() and target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise DataError(f"{target}: it exists and is no dark copy of this program", remedy="name a new folder")
+    with ExitStack() as stack:
+        stack.enter_context(writing(path))
+        make_folder(target)
+        file = stack.enter_context(path.open("ab+"))
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EAGAIN):
+                raise
+            raise EnvironmentProblem(f"{target}: another process is writing it", remedy="wait for it") from None
+        file.seek(0)
+        whole, newline, _ = file.read().rpartition(b"\n")
+        file.truncate(len(whole + newline))
+        lines = [json.loads(line) for line in whole.splitlines()]
+        if not lines:
+            file.write(json.dumps(how.header).encode() + b"\n")
+            _sync(file)
+            sync_folder(target)  # before any video is there: a folder of videos without it is refused
+        elif lines[0] != how.header:
+            differences = [
+                f"{key}: {lines[0].get(key)!r}, not {value!r}"
+                for key, value in how.header.items()
+                if lines[0].get(key) != value
+            ]
+            raise DataError(
+                f"{target}: it was made with other parameters",
+                findings=differences,
+                remedy="name a new folder, or give the same options again",
+            )
+        yield file, {row["video_id"]: row for row in lines[1:]}
+        _sync(file)
+
+
+def _sync(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _is_done(job: _Job, row: dict[str, Any] | None) -> bool:
+    """Whether the ledger's row still tells of this source, and of the file that lies there."""
+    return (
+        row is not None
+        and job.target.is_file()
+        and row["source_digest"] == digest_file(job.source)
+        and row["digest"] == digest_file(job.target)
+    )
+
+
+def _darken_video(job: _Job) -> dict[str, Any] | str:
+    """The video's row for the ledger, or why it cannot be read."""
+    try:
+        source_digest = digest_file(job.source)
+        fps = probe(job.source).fps
+        if fps <= 0:
+            return "it states no frame rate"
+        num_frames = write_video(job.target, _dark_frames(job), fps=fps, crf=job.how.crf)
+    except BrokenVideoError as error:
+        return str(error)
+    except OSError as error:
+        if error.filename is not None and Path(error.filename) == job.source:
+            return f"cannot be opened: {error.strerror}"
+        raise
+    return {"source_digest": source_digest, "digest": digest_file(job.target), "num_frames": num_frames}
+
+
+def _dark_frames(job: _Job) -> Iterator[Frames]:
+    rng = video_stream(job.how.seed, "camera", job.video_id)
+    shot = draw_shot(job.how.camera, rng)
+    for frame in read_frames(job.source):
+        height, width = (side - side % 2 for side in frame.shape[:2])
+        if not height or not width:
+            raise BrokenVideoError("it is one pixel wide or high")
+        yield shot.expose(frame[:height, :width], rng)
+
+
+def _copy(source: Path, target: Path) -> Path:
+    if not target.is_file() or not filecmp.cmp(source, target, shallow=False):
+        with written_whole(target) as partial:
+            shutil.copyfile(source, partial)
+    return target

@@ -1,0 +1,247 @@
+"""The card of an exported model: what it is, what it was trained on, what it takes and gives, and its limits."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.core.errors import ParamsError, StaleArtifactError
+from pipeline.core.text import code_span
+from pipeline.models.cost import Cost
+from pipeline.models.recognizer import ModelFile
+
+CARD_FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Role:
+    """What the stage that trained a model makes of it. `name` is its row in the metrics."""
+
+    name: str
+    text: str
+
+
+_ROLES = {
+    "train_student": Role(
+        "student", "sees dark video as it is; learned from the labels and from soft targets of a teacher"
+    ),
+    "train_baseline": Role("baseline", "sees dark video as it is; learned from the labels alone"),
+    "train_teacher": Role("teacher", "sees light-enhanced video, not dark video as it is; learned from the labels"),
+}
+_UNKNOWN = Role("model", "was not trained by a stage of dlkdd, so that it is not known what it sees")
+
+
+def describe(model: ModelFile, cost: Cost, *, bare: bool) -> dict[str, Any]:
+    """What a model is, in JSON values, for inside a program's file and for its card.
+
+    bare: whether the program takes normalised clips and gives logits, in place of frames and probabilities.
+    """
+    arch, recognizer = model.recognizer.architecture, model.recognizer
+    clip, num_classes = arch.clip, len(model.class_names)
+    frames = {
+        "name": "frames",
+        "dtype": "uint8",
+        "axes": ["batch", "frames", "height", "width", "red green blue"],
+        "shape": ["batch", clip.num_frames, clip.size, clip.size, 3],
+    }
+    normalised = {
+        "name": "clip",
+        "dtype": "float32",
+        "axes": ["batch", "red green blue", "frames", "height", "width"],
+        "shape": ["batch", 3, clip.num_frames, clip.size, clip.size],
+    }
+    return {
+        "format": "dlkdd-model-card",
+        "format_version": CARD_FORMAT_VERSION,
+        "architecture": {key: value for key, value in asdict(arch).items() if key != "clip"},
+        "digest": model.digest,
+        "trained_on": model.trained_on,
+        "class_names": list(model.class_names),
+        "clip": clip.model_dump(),
+        "pixels": {
+            "mean": [round(value, 6) for value in recognizer.mean_C.tolist()],
+            "std": [round(value, 6) for value in recognizer.std_C.tolist()],
+        },
+        "parameters": cost.parameters,
+        "gmac_per_clip": round(cost.gmac, 6),
+        "input": normalised if bare else frames,
+        "output": {
+            "name": "logits" if bare else "probs",
+            "dtype": "float32",
+            "axes": ["batch", "classes"],
+            "shape": ["batch", num_classes],
+        },
+        "made_with": f"torch {torch.__version__}",
+    }
+
+
+def read_metrics(path: Path, trained_on: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of `dlkdd evaluate`'s metrics that is about a model, by the stage that trained it.
+
+    Raises StaleArtifactError where the file is none of evaluate's, ParamsError where no stage is known.
+    """
+    role = _role(trained_on)
+    if role is _UNKNOWN:
+        raise ParamsError(
+            f"--metrics {path}: the model does not name the stage that trained it, so that its row is not known",
+            remedy="export it without --metrics",
+        )
+    try:
+        metrics = json.loads(path.read_text(encoding="utf-8"))
+        found: dict[str, Any] = {**metrics[role.name], "num_test_videos": metrics["num_test_videos"]}
+        if role.name == "student":
+            found["student_minus_baseline"] = metrics["student_minus_baseline"]
+    except FileNotFoundError:
+        raise StaleArtifactError(f"{path}: no such file", remedy="`dvc repro evaluate` makes it") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise StaleArtifactError(
+            f"{path}: not the metrics of a {role.name}: {error!r}", remedy="`dvc repro evaluate` makes them"
+        ) from None
+    return found
+
+
+def _role(trained_on: Mapping[str, Any]) -> Role:
+    return _ROLES.get(str(trained_on.get("stage")), _UNKNOWN)
+
+
+def card(said: Mapping[str, Any]) -> str:
+    """The card in Markdown, of a description with `file`, `comparison` and `metrics`."""
+    role, arch, clip, file = _role(said["trained_on"]), said["architecture"], said["clip"], said["file"]
+    compared, given, out = said["comparison"], said["input"], said["output"]
+    digests = said["trained_on"].get("digests", {})
+    trained = "\n".join(
+        f"| {name} | {code_span(str(digest))} |" for name, digest in {**digests, "this model": said["digest"]}.items()
+    )
+    options = ", ".join(f"{key} {value:g}" for key, value in arch.items() if isinstance(value, float | int))
+    channels = "\n".join(
+        f"| {name} | {mean:g} | {std:g} |"
+        for name, mean, std in zip(("red", "green", "blue"), said["pixels"]["mean"], said["pixels"]["std"], strict=True)
+    )
+    limits = "\n".join(f"- {limit}" for limit in _limits(said, role))
+    return f"""# {role.name.capitalize()}: {arch["name"]}, {len(said["class_names"])} actions in dark video
+
+A network of dlkdd that {role.text}. This file, `{file["name"]}`, is the whole of it as {_FORMATS[file["format"]]}:
+{file["bytes"]:,} bytes, digest `{file["digest"]}`.
+
+| | |
+|---|---|
+| architecture | {arch["name"]} ({options}) |
+| parameters | {said["parameters"]:,} |
+| GMAC for a clip | {said["gmac_per_clip"]:.3g} |
+| a clip | {clip["num_frames"]} frames, {clip["frame_stride"]} apart, {clip["size"]}×{clip["size"]} pixels |
+| takes | `{given["name"]}`: {_tensor(given)} |
+| gives | `{out["name"]}`: {_tensor(out)} |
+| made with | {said["made_with"]} |
+
+Classes, in the order of the output: {", ".join(map(code_span, said["class_names"]))}.
+
+## Use
+
+```python
+{_usage(said)}```
+
+## Is it the same network?
+
+The program was run from its file on the CPU, on {compared["clips"]}: one alone, the others as a batch. The largest
+difference of an output to the original's is **{compared["max_difference"]:.2g}** (allowed: {compared["tolerance"]:g});
+{compared["top1_agreement"]:.0%} of the clips have the same best class.
+
+## What it was trained on
+
+| | digest |
+|---|---|
+{trained}
+
+Pixels, as shares of white, are normalised {"by the caller" if given["name"] == "clip" else "inside the program"} with
+
+| | mean | spread |
+|---|---|---|
+{channels}
+
+## How good it is
+
+{_metrics_text(said["metrics"])}
+
+## Limits
+
+{limits}
+"""
+
+
+_FORMATS = {"onnx": "an ONNX program", "torch": "a program of torch.export"}
+
+
+def _tensor(said: Mapping[str, Any]) -> str:
+    return f"{said['dtype']} [{', '.join(map(str, said['shape']))}] ({', '.join(said['axes'])})"
+
+
+def _limits(said: Mapping[str, Any], role: Role) -> list[str]:
+    limits = [
+        f"It knows {len(said['class_names'])} actions and nothing else: any video gets one of them, an empty room too.",
+        "Only the size of the batch is free; frames, height and width of a clip are not.",
+        "It was trained on the videos that the manifest names, and how it does on others is not known.",
+        "A clip is a few frames: a longer video needs several clips, whose probabilities are averaged.",
+    ]
+    if role.name == "teacher":
+        limits.insert(0, "Enhance the frames as those that it was trained on: dark ones are strange to it.")
+    weights = said["trained_on"].get("weights")
+    if weights is not None:
+        limits.append(
+            f"It started from the weights {code_span(str(weights))}: look up their terms before you publish it."
+        )
+    return limits
+
+
+def _metrics_text(metrics: Mapping[str, Any] | None) -> str:
+    if metrics is None:
+        return "Nothing was said about it when the model was exported (`--metrics results/metrics.json`)."
+    single = {key: value for key, value in metrics.items() if not isinstance(value, dict)}
+    rows = "\n".join(f"| {key} | {value:.4g} |" for key, value in single.items() if key != "num_test_videos")
+    text = (
+        f"On {metrics['num_test_videos']} test videos, by a metrics file that whoever exported says is this model's:\n"
+    )
+    text += f"\n| | |\n|---|---|\n{rows}"
+    gain = metrics.get("student_minus_baseline")
+    if gain is not None:
+        low, high = 100 * gain["top1_low"], 100 * gain["top1_high"]
+        text += (
+            f"\n\nAgainst the same network trained without the teacher: {100 * gain['top1']:+.1f} points of top-1, "
+            f"95 % interval {low:+.1f} to {high:+.1f} over the videos, one seed."
+        )
+    return text
+
+
+def _usage(said: Mapping[str, Any]) -> str:
+    """Python that recognises the middle of `night.mp4`; tests/test_model_card.py runs it."""
+    clip, name, bare = said["clip"], said["file"]["name"], said["input"]["name"] == "clip"
+    size, count, stride = clip["size"], clip["num_frames"], clip["frame_stride"]
+    is_onnx = said["file"]["format"] == "onnx"
+    ready = "clip[None]"
+    lines = [
+        f"import cv2, json, numpy, pathlib, {'onnxruntime' if is_onnx else 'torch'}",
+        "video, frames = cv2.VideoCapture('night.mp4'), []",
+        "while (read := video.read())[0]:",
+        "    frames.append(read[1][..., ::-1])  # to red, green, blue",
+        f"start, side = max(0, len(frames) - {(count - 1) * stride + 1}) // 2, min(frames[0].shape[:2])",
+        "top, left = (frames[0].shape[0] - side) // 2, (frames[0].shape[1] - side) // 2",
+        f"shown = [frames[(start + {stride} * k) % len(frames)] for k in range({count})]",
+        "boxes = [frame[top : top + side, left : left + side] for frame in shown]",
+        f"clip = numpy.stack([cv2.resize(box, ({size}, {size}), interpolation=cv2.INTER_AREA) for box in boxes])",
+    ]
+    if bare:
+        lines.append(f"clip = ((clip / 255 - {said['pixels']['mean']}) / {said['pixels']['std']}).astype('float32')")
+        ready = "clip.transpose(3, 0, 1, 2)[None]"
+    if is_onnx:
+        lines.append(
+            f"out = onnxruntime.InferenceSession('{name}').run(None, {{'{said['input']['name']}': {ready}}})[0][0]"
+        )
+    else:
+        lines.append(f"out = torch.export.load('{name}').module()(torch.from_numpy({ready}))[0].detach().numpy()")
+    lines.append(f"names = json.loads(pathlib.Path('{name}.json').read_text(encoding='utf-8'))['class_names']")
+    lines.append("print(names[out.argmax()], out.max())")
+    return "\n".join(lines) + "\n"

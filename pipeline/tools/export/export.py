@@ -1,0 +1,227 @@
+"""A model as one program for other runtimes, ONNX or torch.export, compared with the original before it is kept.
+
+Axes: B batch, C channels, T frames, H, W, K classes.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pipeline.core.digest import digest_file
+from pipeline.core.errors import DataError, ParamsError, StaleArtifactError
+from pipeline.core.params import ClipParams
+from pipeline.core.work import write_text_whole, written_whole
+from pipeline.data.dataset import UniformViews
+from pipeline.data.frame_store import FrameStore
+from pipeline.data.views import read_view
+from pipeline.models.cost import cost_of
+from pipeline.models.recognizer import ModelFile, Recognizer
+from pipeline.tools.export.card import card, describe
+from pipeline.tools.export.onnx_file import DESCRIPTION, check_onnx_installed, open_onnx, write_onnx
+
+Format = Literal["onnx", "torch"]
+SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "torch": ".pt2"}
+# Of a probability or a logit. Sums in another order move logits by 1e-6 to 1e-5, those of 34 layers by 2e-4
+# (docs/export.md); a layer that is wrong moves them by more than this.
+TOLERANCE = 1e-3
+EXTRA_FILE = f"{DESCRIPTION}.json"  # of torch's archive, with the description
+
+
+class _FramesToProbs(nn.Module):
+    """uint8 frames (B, T, H, W, RGB) → probabilities (B, K)."""
+
+    def __init__(self, recognizer: Recognizer) -> None:
+        super().__init__()
+        self.recognizer = recognizer
+
+    def forward(self, frames: Tensor) -> Tensor:
+        probs_BK: Tensor = self.recognizer(frames).softmax(dim=1)
+        return probs_BK
+
+
+class _ClipToLogits(nn.Module):
+    """Normalised float32 clips (B, RGB, T, H, W) → logits (B, K)."""
+
+    def __init__(self, recognizer: Recognizer) -> None:
+        super().__init__()
+        self.network = recognizer.network
+
+    def forward(self, clip: Tensor) -> Tensor:
+        logits_BK: Tensor = self.network(clip)
+        return logits_BK
+
+
+def normalised(recognizer: Recognizer, clip_BTHWC: Tensor) -> Tensor:
+    """What a bare program takes, clip_BCTHW, of uint8 clips: as Recognizer.forward makes it."""
+    return ((clip_BTHWC.float() / 255 - recognizer.mean_C) / recognizer.std_C).permute(0, 4, 1, 2, 3).contiguous()
+
+
+@dataclass(frozen=True)
+class Clips:
+    """Clips that a program is compared on, and what they are in words."""
+
+    clip_BTHWC: Tensor
+    origin: str
+
+
+def drawn_clips(clip: ClipParams, num_clips: int) -> Clips:
+    """Noise from nearly black to the whole range, always the same."""
+    rng = np.random.default_rng(0)
+    shape = (clip.num_frames, clip.size, clip.size, 3)
+    brightest = np.geomspace(8, 256, num_clips).astype(int)
+    clips = [torch.from_numpy(rng.integers(0, high, shape, dtype=np.uint8)) for high in brightest]
+    return Clips(torch.stack(clips), f"{num_clips} drawn clips of noise")
+
+
+def stored_clips(frames: FrameStore, clip: ClipParams, num_clips: int) -> Clips:
+    """The middle clips of videos that are spread over a store; DataError where it has fewer videos than asked for."""
+    if len(frames.video_ids) < num_clips:
+        raise DataError(
+            f"{frames.path}: holds {len(frames.video_ids)} videos, {num_clips} are wanted for the comparison",
+            remedy="lower --num-clips, or leave --frames away: then clips are drawn",
+        )
+    numbers = np.linspace(0, len(frames.video_ids) - 1, num_clips).astype(int)
+    views, clips = UniformViews(frames, clip, num_clips=1), []
+    for number in numbers:
+        video_id = frames.video_ids[number]
+        clips.append(read_view(frames, video_id, views.lookup(video_id, 0)[0], clip))
+    return Clips(torch.stack(clips), f"clips of {num_clips} videos of the frame store {frames.digest}")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How far a program's output is from the original's, on the CPU."""
+
+    clips: str
+    max_difference: float
+    top1_agreement: float
+    tolerance: float
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A program that was written, its cards, and how it compares."""
+
+    path: Path
+    cards: tuple[Path, ...]
+    comparison: Comparison
+
+
+def check_out(path: Path, program_format: Format) -> None:
+    """Raise ParamsError for a name without the format's suffix, EnvironmentProblem where packages are missing."""
+    suffix = SUFFIXES[program_format]
+    if path.suffix != suffix or path.is_dir():
+        raise ParamsError(f"{path}: expected the name of a file that ends with {suffix}, for {program_format}")
+    if program_format == "onnx":
+        check_onnx_installed()
+
+
+def export(
+    model: ModelFile,
+    path: Path,
+    *,
+    program_format: Format,
+    bare: bool,
+    clips: Clips,
+    tolerance: float,
+    metrics: Mapping[str, Any] | None,
+) -> Exported:
+    """Write a program with a batch of any size, and beside it its card in Markdown and JSON.
+
+    What was written is run from the file: on the first of `clips` alone and on the others together. Where an output
+    differs from the original's by more than `tolerance`, StaleArtifactError is raised and no file is left.
+    """
+    check_out(path, program_format)
+    recognizer = model.recognizer.cpu().eval()
+    description = describe(model, cost_of(recognizer), bare=bare)
+    program = _program(recognizer, description, bare=bare)
+    with written_whole(path) as partial:
+        if program_format == "onnx":
+            write_onnx(program, partial, description)
+        else:
+            with partial.open("wb") as file:
+                torch.export.save(program, file, extra_files={EXTRA_FILE: json.dumps(description, sort_keys=True)})
+        comparison = _compare(recognizer, _load(partial, program_format), bare, clips, tolerance)
+        if not comparison.max_difference <= tolerance:  # NaN is above any
+            raise StaleArtifactError(
+                f"{path}: not written: the program differs from the model by {comparison.max_difference:.3g} "
+                f"on {clips.origin}, more than --tolerance {tolerance:g}",
+                remedy="raise --tolerance where that is good enough, or export in the other --format",
+            )
+    return Exported(path, _write_cards(path, program_format, description, comparison, metrics), comparison)
+
+
+def _program(recognizer: Recognizer, description: Mapping[str, Any], *, bare: bool) -> torch.export.ExportedProgram:
+    """The traced program, without the names of source files: the same model gives the same bytes everywhere."""
+    # a copy: the memory layout that CPU convolutions like makes torch.export.save guess where a tensor ends
+    recognizer = copy.deepcopy(recognizer).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    module: nn.Module = _ClipToLogits(recognizer) if bare else _FramesToProbs(recognizer)
+    said = description["input"]
+    example = torch.zeros(2, *said["shape"][1:], dtype=getattr(torch, said["dtype"]))
+    batch = {said["name"]: {0: torch.export.Dim("batch")}}
+    program = torch.export.export(module.eval(), (example,), dynamic_shapes=batch)
+    for node in program.graph.nodes:
+        for key in ("stack_trace", "nn_module_stack", "source_fn_stack"):
+            node.meta.pop(key, None)
+    return program
+
+
+def _load(path: Path, program_format: Format) -> Callable[[Tensor], Tensor]:
+    """What a file computes, in the runtime that it is for."""
+    if program_format == "onnx":
+        onnx = open_onnx(path, num_threads=torch.get_num_threads())
+        return lambda given: torch.from_numpy(onnx.run(given.numpy()))
+    with path.open("rb") as file:  # a file, not a name: of names torch wants an ending
+        return torch.export.load(file).module()
+
+
+@torch.inference_mode()
+def _compare(
+    recognizer: Recognizer, program: Callable[[Tensor], Tensor], bare: bool, clips: Clips, tolerance: float
+) -> Comparison:
+    wanted, found = [], []
+    for part_BTHWC in (clips.clip_BTHWC[:1], clips.clip_BTHWC[1:]):
+        logits_BK = recognizer(part_BTHWC)
+        wanted.append(logits_BK if bare else logits_BK.softmax(dim=1))
+        found.append(program(normalised(recognizer, part_BTHWC) if bare else part_BTHWC))
+    wanted_BK, found_BK = torch.cat(wanted), torch.cat(found)
+    agreement = (wanted_BK.argmax(dim=1) == found_BK.argmax(dim=1)).float().mean()
+    return Comparison(clips.origin, float((wanted_BK - found_BK).abs().max()), float(agreement), tolerance)
+
+
+def _write_cards(
+    path: Path,
+    program_format: Format,
+    description: Mapping[str, Any],
+    comparison: Comparison,
+    metrics: Mapping[str, Any] | None,
+) -> tuple[Path, ...]:
+    said = {
+        **description,
+        "file": {
+            "name": path.name,
+            "format": program_format,
+            "bytes": path.stat().st_size,
+            "digest": digest_file(path),
+        },
+        "comparison": {
+            "clips": comparison.clips,
+            "max_difference": comparison.max_difference,
+            "top1_agreement": comparison.top1_agreement,
+            "tolerance": comparison.tolerance,
+        },
+        "metrics": metrics,
+    }
+    markdown, values = path.with_name(f"{path.name}.md"), path.with_name(f"{path.name}.json")
+    write_text_whole(markdown, card(said))
+    write_text_whole(values, json.dumps(said, indent=1, ensure_ascii=False) + "\n")
+    return markdown, values

@@ -1,0 +1,205 @@
+"""Frames of a store → H.264 files that any player opens: each video alone, or beside its counterpart of another store.
+
+Axes: T frames, H rows, W columns, C the channels red, green, blue; uint8 throughout.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.core.errors import DataError, ParamsError, StaleArtifactError
+from pipeline.core.work import Progress, no_progress
+from pipeline.data.frame_store import Frames, FrameStore
+from pipeline.data.listing import path_problem
+from pipeline.data.manifest import Manifest
+from pipeline.enhance.classical import frame_batches
+from pipeline.videos.reader import write_video
+
+
+@dataclass(frozen=True)
+class Export:
+    """Videos to write: `rates` has their ids, in order, and the frames a second of each."""
+
+    store: FrameStore
+    beside: FrameStore | None
+    out: Path
+    rates: Mapping[str, float]
+    crf: int
+
+    def path(self, video_id: str) -> Path:
+        """The file of a video, in folders by its id."""
+        return self.out / f"{video_id}.mp4"
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written."""
+
+    num_videos: int
+    num_frames: int
+    num_bytes: int
+
+
+def plan_export(
+    store: FrameStore,
+    out: Path,
+    *,
+    video_ids: Sequence[str] = (),
+    beside: FrameStore | None = None,
+    manifest: Manifest | None = None,
+    fps: float,
+    crf: int,
+    limit: int | None = None,
+    force: bool = False,
+) -> Export:
+    """Decide what an export writes, and check all that can be checked before the first file.
+
+    video_ids: all where none are given; then `limit` takes the first ones. fps: of videos whose rate is not stated by
+    the manifest. Raises ParamsError for unknown videos and for files that are there, DataError for ids that lead out of
+    `out`, StaleArtifactError where the two stores, or store and manifest, do not fit; each with all findings.
+    """
+    if not (math.isfinite(fps) and fps > 0):
+        raise ParamsError(f"--fps is a number above 0, not {fps}")
+    _check_known(store, video_ids)
+    chosen = list(dict.fromkeys(video_ids)) or list(store.video_ids)
+    if beside is not None:
+        _check_alike(store, beside, chosen if video_ids else sorted({*chosen, *beside.video_ids}))
+    chosen = chosen[:limit]
+    export = Export(store, beside, out, _rates(chosen, manifest, fps), crf)
+    _check_inside(export)
+    _check_free(export, force)
+    return export
+
+
+def _check_known(store: FrameStore, video_ids: Sequence[str]) -> None:
+    findings = []
+    for name in video_ids:
+        if name not in store:
+            nearest = difflib.get_close_matches(name, store.video_ids, n=1)
+            findings.append(f"{name}{f': did you mean {nearest[0]}?' if nearest else ''}")
+    if findings:
+        raise ParamsError(
+            f"{store.path}: has no such videos: {len(findings)}",
+            findings=findings,
+            remedy=f"its ids are the first column of {store.path / 'index.csv'}",
+        )
+
+
+def _check_alike(store: FrameStore, beside: FrameStore, video_ids: Sequence[str]) -> None:
+    findings = []
+    for name in video_ids:
+        if name not in store or name not in beside:
+            findings.append(f"{name}: only in {store.path if name in store else beside.path}")
+        elif store.shape(name) != beside.shape(name):
+            findings.append(f"{name}: {_shape_text(store, name)} and {_shape_text(beside, name)}")
+    if findings:
+        raise StaleArtifactError(
+            f"{store.path} and {beside.path} do not hold the same videos: {len(findings)} differ",
+            findings=findings,
+            remedy="`dvc repro enhance` makes them alike again; or name videos that are the same in both",
+        )
+
+
+def _shape_text(store: FrameStore, video_id: str) -> str:
+    num_frames, height, width = store.shape(video_id)
+    return f"{num_frames} frames of {width}×{height}"
+
+
+def _rates(video_ids: Sequence[str], manifest: Manifest | None, fps: float) -> dict[str, float]:
+    if manifest is None:
+        return dict.fromkeys(video_ids, fps)
+    missing = [name for name in video_ids if name not in manifest.by_id]
+    if missing:
+        raise StaleArtifactError(
+            f"the manifest lacks {len(missing)} of the store's videos",
+            findings=missing,
+            remedy="give the manifest that was made with the store, or --fps alone",
+        )
+    return {name: manifest.by_id[name].fps or fps for name in video_ids}  # 0.0: none is stated
+
+
+def _check_inside(export: Export) -> None:
+    """Ids come from the paths of videos, but a store may come from anywhere."""
+    findings = []
+    root, taken = export.out.resolve(), dict[Path, str]()
+    for name in export.rates:
+        problem = path_problem(name)
+        if problem is None and not export.path(name).resolve().is_relative_to(root):
+            problem = f"{name!r} leads out of it by a link"
+        if problem is None and taken.setdefault(export.path(name), name) != name:
+            problem = f"{name!r} and {taken[export.path(name)]!r} name the same file"
+        if problem:
+            findings.append(problem)
+    if findings:
+        raise DataError(
+            f"{export.out}: ids of videos that name no file in it: {len(findings)}",
+            findings=findings,
+            remedy="export the other videos by their ids",
+        )
+
+
+def _check_free(export: Export, force: bool) -> None:
+    """No file is in the way, or `force` replaces it; nothing replaces a folder."""
+    blocked = {
+        place: "is not a folder"
+        for name in export.rates
+        for place in (export.out, *export.path(name).parents[: name.count("/")])
+        if place.exists() and not place.is_dir()
+    }
+    for path in map(export.path, export.rates):
+        if path.is_dir():
+            blocked[path] = "is a folder"
+        elif not force and (path.exists() or path.is_symlink()):
+            blocked[path] = "is there already"
+    if blocked:
+        raise ParamsError(
+            f"{export.out}: nothing was written; paths in the way: {len(blocked)}",
+            findings=[f"{path}: {reason}" for path, reason in blocked.items()],
+            remedy="choose another folder, or add --force to replace files",
+        )
+
+
+def write_export(export: Export, *, progress: Progress = no_progress) -> Exported:
+    """Write the files, each whole or not at all; memory holds a few frames, however long a video is.
+
+    Raises StaleArtifactError with every video whose frames are damaged, when the others are written.
+    """
+    num_frames = num_bytes = 0
+    damaged = []
+    with progress("export", len(export.rates), "videos") as advance:
+        for name, fps in export.rates.items():
+            path = export.path(name)
+            try:
+                num_frames += write_video(path, _frames(export, name), fps=fps, crf=export.crf)
+                num_bytes += path.stat().st_size
+            except StaleArtifactError as error:
+                damaged.append(f"{name}: {str(error).partition(chr(10))[0]}")
+            advance(1, name)
+    if damaged:
+        raise StaleArtifactError(
+            f"{len(damaged)} of {len(export.rates)} videos are damaged and were not written; the others are in "
+            f"{export.out}",
+            findings=damaged,
+            remedy="`dlkdd frames verify` names all that is damaged; `dvc checkout` or `dvc repro` brings it back",
+        )
+    return Exported(len(export.rates), num_frames, num_bytes)
+
+
+def _frames(export: Export, video_id: str) -> Iterator[Frames]:
+    """Frames (H, W, C) of even size: the store's, or to their right those of the other."""
+    stores = [export.store] if export.beside is None else [export.store, export.beside]
+    for numbers in frame_batches(export.store.shape(video_id)):
+        halves = [_evened(store.read(video_id, numbers)) for store in stores]
+        yield from np.concatenate(halves, axis=2)
+
+
+def _evened(frames_THWC: Frames) -> Frames:
+    """An odd last row or column once more: H.264 halves the planes of colour, and nothing of the frame is lost."""
+    _, height, width, _ = frames_THWC.shape
+    return np.pad(frames_THWC, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")

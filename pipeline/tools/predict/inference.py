@@ -1,0 +1,320 @@
+"""A trained network's probabilities for videos from outside: files, folders of frames, a camera.
+
+A video goes through once, resized as `prepare` resizes and cut into clips as `score` cuts, so that what comes out is
+what the scoring stages say about the same video. Memory holds a batch of clips and the frames that the next ones need,
+however long a video is.
+
+Axes: B batch, T frames, H, W, C channels, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipeline.core.errors import DataError
+from pipeline.core.params import ClipParams
+from pipeline.core.work import StopCheck
+from pipeline.evaluate.score.predictions import DIGITS
+from pipeline.models.recognizer import Recognizer
+from pipeline.tools.predict.windows import Window, WindowClip, endless_windows, read_clips, windows_of
+from pipeline.videos.decoder import probe, read_frames
+from pipeline.videos.reader import Frame, resize_frames
+
+Probs = NDArray[np.float64]
+Watch = Callable[[Path, int], None]  # told now and then which frame of which video has been read
+_WATCH_FRAMES = 32
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a video becomes clips.
+
+    short_side: pixels that the frames' shorter side is resized to. num_clips: clips of the whole video or of each
+    window, num_crops: crops of each clip; the mean of all is its prediction. window_seconds: None takes the whole
+    video; hop_seconds: from the start of one window to that of the next. unstated_fps: frames a second of what states
+    none.
+    """
+
+    short_side: int
+    num_clips: int
+    num_crops: int
+    window_seconds: float | None
+    hop_seconds: float | None
+    unstated_fps: float
+
+    @property
+    def num_views(self) -> int:
+        """Views of the video, or of each window."""
+        return self.num_clips * self.num_crops
+
+    @property
+    def views(self) -> dict[str, int]:
+        """The same by name."""
+        return {"num_clips": self.num_clips, "num_crops": self.num_crops}
+
+    def frames(self, seconds: float, fps: float) -> int:
+        """So many seconds in whole frames, at least one."""
+        return max(1, round(seconds * fps))
+
+    def windows(self, num_frames: int, fps: float) -> Iterator[Window]:
+        """The windows of a video."""
+        if self.window_seconds is None:
+            return windows_of(num_frames, length=num_frames, hop=num_frames)
+        length = self.frames(self.window_seconds, fps)
+        hop = length if self.hop_seconds is None else self.frames(self.hop_seconds, fps)
+        return windows_of(num_frames, length=length, hop=hop)
+
+    def live_windows(self, fps: float, clip: ClipParams) -> Iterator[Window]:
+        """The windows of a camera; of one clip each where nothing else is asked for."""
+        span = (clip.num_frames - 1) * clip.frame_stride + 1
+        length = span if self.window_seconds is None else self.frames(self.window_seconds, fps)
+        hop = length if self.hop_seconds is None else self.frames(self.hop_seconds, fps)
+        return endless_windows(length=length, hop=hop)
+
+
+@dataclass(frozen=True)
+class WindowPrediction:
+    """Probabilities of one window, the mean over its clips; seconds from the video's start to its first and last."""
+
+    window: Window
+    start_seconds: float
+    end_seconds: float
+    probs_K: Probs
+
+
+@dataclass(frozen=True)
+class VideoPrediction:
+    """Probabilities of one video: the mean over its windows. fps: as it states, or as was said of those that do not."""
+
+    path: Path
+    num_frames: int
+    fps: float
+    windows: tuple[WindowPrediction, ...]
+
+    @property
+    def probs_K(self) -> Probs:
+        """Mean of the windows' probabilities."""
+        return np.asarray(np.mean([window.probs_K for window in self.windows], axis=0))
+
+
+@dataclass(frozen=True)
+class BrokenVideo:
+    """A video that cannot be used, and why."""
+
+    path: Path
+    reason: str
+
+
+def ranking(probs_K: Probs, top_k: int) -> list[int]:
+    """Classes of the highest probabilities, to the digits that prediction files keep: of equals, the first."""
+    order: list[int] = np.argsort(-probs_K.round(DIGITS), kind="stable").tolist()
+    return order[:top_k]
+
+
+def predict_videos(
+    recognizer: Recognizer,
+    paths: Iterable[Path],
+    sampling: Sampling,
+    *,
+    batch_size: int,
+    device: torch.device,
+    watch: Watch,
+) -> Iterator[VideoPrediction | BrokenVideo]:
+    """A result for each video, in their order; a broken one stops no other. Batches go across videos.
+
+    watch: may raise to stop.
+    """
+    clip = recognizer.architecture.clip
+    events = (event for path in paths for event in _video_events(path, sampling, clip, watch))
+    opened: _Opened | None = None
+    windows: list[WindowPrediction] = []
+    gathered = _Gathered("", sampling.num_views)
+    for event in _answered(recognizer, events, batch_size=batch_size, device=device):
+        match event:
+            case _Opened():
+                opened, windows, gathered = event, [], _Gathered(str(event.path), sampling.num_views)
+            case _Answer():
+                assert opened is not None
+                if (probs_K := gathered.add(event)) is not None:
+                    seconds = event.window.first_frame / opened.fps, event.window.end / opened.fps
+                    windows.append(WindowPrediction(event.window, *seconds, probs_K))
+            case _Ended():
+                assert opened is not None
+                yield VideoPrediction(opened.path, opened.num_frames, opened.fps, tuple(windows))
+            case BrokenVideo():
+                yield event
+
+
+def predict_live(
+    recognizer: Recognizer,
+    frames: Iterable[tuple[Frame, float]],
+    sampling: Sampling,
+    *,
+    fps: float,
+    device: torch.device,
+    stop: StopCheck,
+) -> Iterator[WindowPrediction]:
+    """Predictions of windows of frames that go on and on, each as soon as its last clip is there.
+
+    frames: (H, W, C) of any size, each with the seconds of a clock at which it came; those of the windows begin with
+    the first frame. fps: turns the sampling's seconds into frames.
+    """
+    clip = recognizer.architecture.clip
+    arrivals = _Arrivals(stop)
+    resized = resize_frames(arrivals.noted(frames), short_side=sampling.short_side)
+    clips = read_clips(resized, sampling.live_windows(fps, clip), clip, **sampling.views)
+    gathered = _Gathered("the camera", sampling.num_views)
+    for answer in _answered(recognizer, clips, batch_size=1, device=device):
+        assert isinstance(answer, _Answer)
+        if (probs_K := gathered.add(answer)) is not None:
+            yield WindowPrediction(answer.window, *arrivals.seconds(answer.window), probs_K)
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A video begins; with fewer frames than it states, it begins a second time, and what came before is void."""
+
+    path: Path
+    num_frames: int
+    fps: float
+
+
+@dataclass(frozen=True)
+class _Ended:
+    """All clips of a video were there."""
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """The network's probabilities for a clip."""
+
+    window: Window
+    weight: int
+    probs_K: Probs
+
+
+_Event = _Opened | WindowClip | _Ended | BrokenVideo
+
+
+def _video_events(path: Path, sampling: Sampling, clip: ClipParams, watch: Watch) -> Iterator[_Event]:
+    """The clips of a video between its opening and its end, or at any place that it is broken."""
+
+    def frames() -> Iterator[Frame]:
+        for number, frame in enumerate(read_frames(path, short_side=sampling.short_side)):
+            if number % _WATCH_FRAMES == 0:
+                watch(path, number)
+            yield frame
+
+    try:
+        info = probe(path)
+        fps = info.fps or sampling.unstated_fps
+        # where the container does not say how many there are, it takes a pass to know what lies in the middle
+        num_frames = sum(1 for _ in frames()) if info.num_frames is None else info.num_frames
+        while True:
+            yield _Opened(path, num_frames, fps)
+            counted = _Counted(frames())
+            yield from read_clips(counted, sampling.windows(num_frames, fps), clip, **sampling.views)
+            if counted.num_frames == num_frames:
+                break
+            num_frames = (
+                counted.num_frames
+            )  # MPEG-4 states frames that only repeat: once more with those that are there
+        yield _Ended()
+    except (DataError, OSError) as error:
+        yield BrokenVideo(path, " ".join(str(error).removeprefix(f"{path}: ").split()))
+
+
+@dataclass
+class _Counted:
+    """Frames, and how many of them there were."""
+
+    frames: Iterator[Frame]
+    num_frames: int = 0
+
+    def __iter__(self) -> Iterator[Frame]:
+        for frame in self.frames:
+            self.num_frames += 1
+            yield frame
+
+
+def _answered(
+    recognizer: Recognizer, events: Iterable[_Event], *, batch_size: int, device: torch.device
+) -> Iterator[_Event | _Answer]:
+    """The same events in the same order, with an answer in the place of each clip; clips are asked about in batches."""
+    recognizer = recognizer.to(device).eval()
+    held: list[_Event] = []
+    num_clips = 0
+    for event in events:
+        held.append(event)
+        num_clips += isinstance(event, WindowClip)
+        if num_clips == batch_size:
+            yield from _ask(recognizer, held, device)
+            held, num_clips = [], 0
+    yield from _ask(recognizer, held, device)
+
+
+def _ask(recognizer: Recognizer, held: Sequence[_Event], device: torch.device) -> Iterator[_Event | _Answer]:
+    clips = [event.clip_THWC for event in held if isinstance(event, WindowClip)]
+    if clips:
+        with torch.inference_mode():
+            logits_BK = recognizer(torch.stack(clips).to(device))
+            probs = iter(logits_BK.double().softmax(dim=1).cpu().numpy())
+    for event in held:
+        yield _Answer(event.window, event.weight, next(probs)) if isinstance(event, WindowClip) else event
+
+
+@dataclass
+class _Gathered:
+    """The answers of the windows that are not complete yet; `name` is of the video, for messages."""
+
+    name: str
+    num_views: int
+    answers: dict[Window, list[_Answer]] = field(default_factory=dict)
+
+    def add(self, answer: _Answer) -> Probs | None:
+        """The mean over the clips of the answer's window, if this was the last of them."""
+        if not np.isfinite(answer.probs_K).all():
+            raise DataError(
+                f"{self.name}: the model's logits are not finite on frames {answer.window.first_frame} to "
+                f"{answer.window.end - 1}",
+                remedy="train it again with a lower learning_rate",
+            )
+        mine = self.answers.setdefault(answer.window, [])
+        mine.append(answer)
+        weights = [one.weight for one in mine]
+        if sum(weights) < self.num_views:
+            return None
+        del self.answers[answer.window]
+        return np.asarray(np.average([one.probs_K for one in mine], axis=0, weights=weights))
+
+
+class _Arrivals:
+    """When frames came; times that no later window needs are forgotten."""
+
+    def __init__(self, stop: StopCheck) -> None:
+        self._stop = stop
+        self._seconds: dict[int, float] = {}
+        self._start = 0.0
+
+    def noted(self, frames: Iterable[tuple[Frame, float]]) -> Iterator[Frame]:
+        """The frames alone."""
+        for number, (frame, seconds) in enumerate(frames):
+            self._stop()
+            if number == 0:
+                self._start = seconds
+            self._seconds[number] = seconds - self._start
+            yield frame
+
+    def seconds(self, window: Window) -> tuple[float, float]:
+        """When a window's first frame came, and its newest."""
+        newest = max(self._seconds)
+        found = self._seconds[window.first_frame], self._seconds[min(window.end - 1, newest)]
+        for old in [number for number in self._seconds if number <= window.first_frame]:
+            del self._seconds[old]
+        return found

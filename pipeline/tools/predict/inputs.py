@@ -1,0 +1,96 @@
+"""What a user names on a command line → the videos that are meant: files, folders, patterns, folders of frames."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.core.errors import DataError
+from pipeline.data.listing import VIDEO_SUFFIXES
+from pipeline.videos.reader import IMAGE_SUFFIXES
+
+
+@dataclass(frozen=True)
+class VideoInput:
+    """One video: its file or folder of frames, and its path relative to the folder that the user named."""
+
+    path: Path
+    name: str
+
+
+def webcam_number(text: str) -> int | None:
+    """The number of the camera of `webcam` or `webcam:N`; None for anything else. A file of that name is ./webcam."""
+    match = re.fullmatch(r"webcam(?::([0-9]+))?", text)
+    return None if match is None else int(match[1] or 0)
+
+
+def find_videos(inputs: Sequence[str]) -> list[VideoInput]:
+    """The videos of all inputs, in their order, each once.
+
+    A file is a video whatever its suffix. A folder stands for the files with a video's suffix and the folders of
+    frames at any depth; it is itself a folder of frames where it holds images, and neither folders nor videos.
+    Whatever does not exist is a pattern: `*`, `?`, `[…]`, and `**` for folders at any depth. Hidden files and folders
+    are left out, links to folders are not followed. Raises DataError with every input that stands for no video.
+    """
+    found: dict[Path, VideoInput] = {}
+    findings = []
+    for text in inputs:
+        try:
+            videos = [video for path in _matches(text) for video in _videos(path)]
+        except OSError as error:
+            findings.append(f"{text}: {error.filename}: {error.strerror}")
+            continue
+        if not videos:
+            findings.append(f"{text}: {'no video in it' if os.path.lexists(text) else 'no such file or folder'}")
+        for video in videos:
+            found.setdefault(video.path.absolute(), video)
+    if findings:
+        raise DataError(
+            "no video to predict",
+            findings=findings,
+            remedy="name a video, a folder of videos, a folder of numbered images, or a pattern in quotes; "
+            f"a folder's videos end in {', '.join(VIDEO_SUFFIXES)}",
+        )
+    return list(found.values())
+
+
+def _matches(text: str) -> list[Path]:
+    if os.path.lexists(text):
+        return [Path(text)]
+    return [Path(path) for path in sorted(glob.glob(text, recursive=True))]  # noqa: PTH207  Path.glob takes no absolute ones
+
+
+def _videos(path: Path) -> Iterator[VideoInput]:
+    if not path.is_dir():
+        if path.is_file():
+            yield VideoInput(path, path.name)
+        return
+    if _is_frame_folder(path):
+        yield VideoInput(path, path.resolve().name)
+        return
+    for folder, folders, files in os.walk(path, onerror=_raise):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        here = Path(folder)
+        inside = [here / name for name in sorted(files) if _is_video(name) and (here / name).is_file()]
+        inside += [here / name for name in folders if _is_frame_folder(here / name)]
+        folders[:] = [name for name in folders if here / name not in inside]
+        for video in inside:
+            yield VideoInput(video, video.relative_to(path).as_posix())
+
+
+def _raise(error: OSError) -> None:
+    raise error  # os.walk would leave the folder out without a word
+
+
+def _is_video(name: str) -> bool:
+    return name.lower().endswith(VIDEO_SUFFIXES) and not name.startswith(".")
+
+
+def _is_frame_folder(folder: Path) -> bool:
+    names = [entry.name for entry in os.scandir(folder) if not entry.name.startswith(".")]
+    images = any(name.lower().endswith(IMAGE_SUFFIXES) for name in names)
+    return images and not any(_is_video(name) or (folder / name).is_dir() for name in names)

@@ -1,0 +1,249 @@
+"""Predictions drawn on the frames of their video, for people: the highest classes with bars, over the picture's foot.
+
+The frames are those of the file at the size it is displayed at, small ones enlarged; beside them, where wanted, what an
+enhancer makes of them. The network has seen neither: it sees the dark frames at the size of its clips.
+
+Axes: T frames, H rows, W columns, C the channels red, green, blue; uint8. Lengths are pixels.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.core.errors import ParamsError
+from pipeline.data.listing import without_suffix
+from pipeline.enhance.classical import Enhancer, Frames, frame_batches
+from pipeline.tools.lettering import Colour, Picture, cut, plain, text_width, write
+from pipeline.tools.predict.inference import VideoPrediction, Watch, WindowPrediction, ranking
+from pipeline.tools.predict.inputs import VideoInput
+from pipeline.videos.decoder import read_frames
+from pipeline.videos.reader import Frame, write_video
+
+MIN_WIDTH = 320  # smaller frames are enlarged by a whole number to at least this
+SHOWN_CLASSES = 3
+CRF = 18  # x264's quality
+
+SHADE = 0.72  # how much of the picture the panel hides
+BACKGROUND: Colour = (20, 21, 23)
+TRACK: Colour = (58, 60, 64)
+FIRST: Colour = (240, 173, 78)
+OTHER: Colour = (139, 152, 168)
+TEXT: Colour = (240, 241, 243)
+
+
+@dataclass(frozen=True)
+class Beside:
+    """An enhancer whose view stands to the right of the dark frames, and what it is called."""
+
+    enhancer: Enhancer
+    name: str
+
+
+def plan_overlays(videos: Sequence[VideoInput], out: Path, *, force: bool) -> dict[Path, Path]:
+    """The file of each video's overlay, by the video's path: `out` for one, or in the folder `out` by their names.
+
+    Raises ParamsError, with all findings, where files are there already and not to be replaced, where two videos would
+    get the same one, and where one is itself a video to predict.
+    """
+    single = len(videos) == 1 and _is_mp4(out) and not out.is_dir()
+    if _is_mp4(out) and not single:
+        raise ParamsError(f"--overlay {out}: {len(videos)} videos need a folder, not one file")
+    files = {videos[0].path: out} if single else _in_folder(videos, out)
+    predicted = {path.resolve() for path in files}
+    counts = Counter(files.values())
+    findings = []
+    for path, file in files.items():
+        if file.resolve() in predicted:
+            findings.append(f"{file}: is itself to be predicted")
+        elif file.exists() and not force:
+            findings.append(f"{file}: is there already; --force replaces it")
+        elif counts[file] > 1:
+            findings.append(f"{file}: would be that of {path} and of another video")
+    if findings:
+        raise ParamsError(
+            f"--overlay {out}: cannot be written there",
+            findings=findings,
+            remedy="name another folder, or predict videos of the same name one after the other",
+        )
+    return files
+
+
+def _in_folder(videos: Sequence[VideoInput], folder: Path) -> dict[Path, Path]:
+    """By name without suffix; where two videos differ in that alone, with it."""
+    stems = Counter(without_suffix(video.name) for video in videos)
+    names = {video.path: without_suffix(video.name) for video in videos}
+    names |= {video.path: video.name for video in videos if stems[names[video.path]] > 1}
+    return {path: folder / f"{name}.mp4" for path, name in names.items()}
+
+
+def _is_mp4(path: Path) -> bool:
+    return path.suffix.lower() == ".mp4"
+
+
+def write_overlay(
+    prediction: VideoPrediction,
+    out: Path,
+    *,
+    class_names: Sequence[str],
+    top_k: int,
+    beside: Beside | None,
+    watch: Watch,
+) -> None:
+    """Write a video's frames with its predictions as an H.264 file, whole or not at all; sound is left out.
+
+    Every frame shows the newest window that has begun. At most three classes are drawn. watch: may raise to stop.
+    """
+
+    def frames() -> Iterator[Frame]:
+        current: tuple[WindowPrediction, tuple[_Panel, ...]] | None = None
+        windows = _current_windows(prediction)
+        for number, frame in enumerate(_pictures(prediction, beside)):
+            watch(prediction.path, number)
+            window = next(windows)
+            if current is None or current[0] is not window:
+                shown = [(class_names[k], float(window.probs_K[k])) for k in ranking(window.probs_K, top_k)]
+                names = () if beside is None else ("dark", beside.name)
+                current = (window, _panels(frame.shape[:2], shown[:SHOWN_CLASSES], names))
+            for panel in current[1]:
+                panel.draw(frame)
+            yield frame
+
+    write_video(out, frames(), fps=prediction.fps, crf=CRF)
+
+
+def _current_windows(prediction: VideoPrediction) -> Iterator[WindowPrediction]:
+    """For each frame the newest window that has begun; where there are gaps between windows, the one before."""
+    windows = prediction.windows
+    newest = 0
+    for number in range(prediction.num_frames):
+        while newest + 1 < len(windows) and windows[newest + 1].window.first_frame <= number:
+            newest += 1
+        yield windows[newest]
+
+
+def _pictures(prediction: VideoPrediction, beside: Beside | None) -> Iterator[Picture]:
+    """Each frame as it is shown, of even size, beside its enhanced self where wanted; the caller may draw on it."""
+    if beside is None:
+        for frame in read_frames(prediction.path):
+            yield _enlarged(frame)
+        return
+    # one that smooths statistics over frames looks ahead of those that it is given
+    video = StreamedVideo(prediction.path, prediction.num_frames, kept=getattr(beside.enhancer, "smoothing", 1))
+    enhance = beside.enhancer.for_video(video)
+    for numbers in frame_batches(video.shape):
+        dark_THWC = video.read(numbers)
+        for dark, enhanced in zip(dark_THWC, enhance(dark_THWC, numbers.start), strict=True):
+            yield np.concatenate([_enlarged(dark), _enlarged(enhanced)], axis=1)
+
+
+def _enlarged(frame: Frame) -> Picture:
+    """A copy, pixels of small frames as squares; an odd last row or column is there twice, since H.264 needs it."""
+    factor = -(-MIN_WIDTH // frame.shape[1])
+    if factor > 1:
+        frame = frame.repeat(factor, axis=0).repeat(factor, axis=1)
+    return np.pad(frame, ((0, frame.shape[0] % 2), (0, frame.shape[1] % 2), (0, 0)), mode="edge")
+
+
+class StreamedVideo:
+    """A video's file as enhancers read it: frames in rising order stream, others begin at the start again.
+
+    kept: how many of the newest frames are held.
+    """
+
+    def __init__(self, path: Path, num_frames: int, *, kept: int) -> None:
+        self._path = path
+        self._num_frames = num_frames
+        self._num_kept = kept
+        self._stream = read_frames(path)
+        self._next = 0
+        self._kept: dict[int, Frame] = {}
+
+    @cached_property
+    def shape(self) -> tuple[int, int, int]:
+        """(T, H, W)."""
+        height, width, _ = self._frame(0).shape
+        return self._num_frames, height, width
+
+    def read(self, numbers: Sequence[int]) -> Frames:
+        """The frames with these numbers: (T, H, W, C)."""
+        return np.stack([self._frame(number) for number in numbers])
+
+    def _frame(self, number: int) -> Frame:
+        if number not in self._kept and number < self._next:
+            self._stream, self._next, self._kept = read_frames(self._path), 0, {}
+        while number not in self._kept:
+            self._kept[self._next] = next(self._stream)
+            self._kept.pop(self._next - self._num_kept, None)
+            self._next += 1
+        return self._kept[number]
+
+
+@dataclass(frozen=True)
+class _Panel:
+    """Rows of the picture from `top` on, as what is left of a frame there and what is added to it."""
+
+    top: int
+    left_over_HWC: NDArray[np.float32]
+    added_HWC: NDArray[np.float32]
+
+    @staticmethod
+    def of(top: int, size_HW: tuple[int, int], draw: Callable[[Picture], None]) -> _Panel:
+        """The panel that `draw` draws: once on black and once on white, which tells how much of each is hidden."""
+        black, white = (np.full((*size_HW, 3), level, np.uint8) for level in (0, 255))
+        draw(black)
+        draw(white)
+        added_HWC = black.astype(np.float32)
+        return _Panel(top, ((white - added_HWC) / 255).astype(np.float32), added_HWC)
+
+    def draw(self, picture_HWC: Picture) -> None:
+        """Draw on a picture."""
+        rows = picture_HWC[self.top : self.top + len(self.added_HWC)]
+        rows[:] = np.rint(rows * self.left_over_HWC + self.added_HWC)
+
+
+def _panels(size_HW: tuple[int, ...], shown: Sequence[tuple[str, float]], names: Sequence[str]) -> tuple[_Panel, ...]:
+    """Classes over the foot of the picture; where halves have names, these over its head."""
+    height, width = size_HW
+    size = max(10, min(height // 24, width // 40))  # of capitals
+    line = 2 * size
+    foot_height = min(height, line * len(shown) + size)
+    foot = _Panel.of(height - foot_height, (foot_height, width), lambda part: _draw_classes(part, shown, size))
+    if not names:
+        return (foot,)
+    return foot, _Panel.of(0, (min(height, line), width), lambda part: _draw_names(part, names, size))
+
+
+def _draw_classes(part_HWC: Picture, shown: Sequence[tuple[str, float]], size: int) -> None:
+    """A line for each class: its name, a bar as long as its probability, and that in percent."""
+    _shade(part_HWC)
+    width = part_HWC.shape[1]
+    percents = [f"{100 * probability:.0f} %" for _, probability in shown]
+    right = width - size - max(text_width("100 %", size), 1)
+    names = [cut(plain(name), size, width // 3) for name, _ in shown]
+    left = 2 * size + max(text_width(name, size) for name in names)
+    for row, ((_, probability), name, percent) in enumerate(zip(shown, names, percents, strict=True)):
+        baseline = size // 2 + 2 * size * row + size + size // 2
+        write(part_HWC, name, size, baseline, size, TEXT)
+        bar = part_HWC[baseline - size : baseline, left : right - size]
+        bar[:] = TRACK
+        bar[:, : round(bar.shape[1] * probability)] = FIRST if row == 0 else OTHER
+        write(part_HWC, percent, width - size - text_width(percent, size), baseline, size, TEXT)
+
+
+def _draw_names(part_HWC: Picture, names: Sequence[str], size: int) -> None:
+    half = part_HWC.shape[1] // len(names)
+    _shade(part_HWC)
+    for number, name in enumerate(names):
+        write(part_HWC, cut(plain(name), size, half - 2 * size), half * number + size, size + size // 2, size, TEXT)
+
+
+def _shade(part_HWC: Picture) -> None:
+    part_HWC[:] = cv2.addWeighted(part_HWC, 1 - SHADE, np.full_like(part_HWC, BACKGROUND), SHADE, 0)

@@ -1,0 +1,109 @@
+"""A soft-target store as a folder to give away: the store, and a card that says what it is and how it is used."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from pipeline.core.errors import StaleArtifactError
+from pipeline.core.text import code_span
+from pipeline.core.work import PARTIAL_SUFFIX, Progress, no_progress, publish
+from pipeline.distill.store.codecs import bytes_per_view
+from pipeline.distill.store.store import FORMAT_VERSION, MAKE_REMEDY, SoftTargetStore
+from pipeline.tools.targets.verify import CARD_NAME, verify
+
+STORE_NAME = "soft_targets.zarr"
+
+
+def give_away(location: Path, out: Path, *, license_text: str | None, progress: Progress = no_progress) -> str:
+    """Copy a store that is whole into a new folder, with its card; returns its digest.
+
+    Raises StaleArtifactError with all that is wrong with the store.
+    """
+    verdict = verify(location, "checksums", progress=progress)
+    if not verdict.whole:
+        raise StaleArtifactError(
+            f"{location}: is not given away: it is not whole", findings=verdict.findings, remedy=MAKE_REMEDY
+        )
+    store = SoftTargetStore(location)
+    built = out.with_name(out.name + PARTIAL_SUFFIX)
+    shutil.rmtree(built, ignore_errors=True)
+    try:
+        shutil.copytree(location, built / STORE_NAME, ignore=shutil.ignore_patterns(CARD_NAME))
+        (built / CARD_NAME).write_text(card(store, license_text), encoding="utf-8")
+        publish(built, out)
+    finally:
+        shutil.rmtree(built, ignore_errors=True)
+    return store.digest
+
+
+def card(store: SoftTargetStore, license_text: str | None) -> str:
+    """The card in Markdown, from the attributes alone."""
+    store.require("clip", "view_policy", "codec_error", "teachers", "digests")
+    said = store.attributes
+    clip, policy, error = said["clip"], said["view_policy"], said["codec_error"]
+    teachers = "\n".join(
+        f"| {code_span(str(teacher['name']))} | {code_span(str(teacher['digest']))} | {teacher['top1_on_views']:.1%} |"
+        for teacher in said["teachers"]
+    )
+    errors = "\n".join(f"| {key} | {mean:.3g} | {error['max_kl'][key]:.3g} |" for key, mean in error["mean_kl"].items())
+    parts = {f"merged store {number}": digest for number, digest in enumerate(said.get("merged_from", ()), start=1)}
+    digests = "\n".join(
+        f"| {name} | {code_span(str(digest)) if digest else 'none'} |"
+        for name, digest in {**said["digests"], **parts}.items()
+    )
+    repaired = said.get("repaired_rows")
+    mirrored = "mirrored half of the time" if policy["flip"] else "never mirrored"
+    codec = " ".join(str(value) for value in said["codec"].values())
+    return f"""# Soft targets: {store.num_rows} videos × {store.num_views} views × {len(store.class_names)} classes
+
+Raw logits, before any temperature, of {_count(store.num_teachers, "teacher")} that saw light-enhanced videos.
+A student learns from them and from the dark copies of the same videos; it needs neither teacher nor enhanced videos.
+Store of dlkdd, format version {FORMAT_VERSION}, digest **`{store.digest}`**.
+
+| teacher | digest of its file | top-1 on these views |
+|---|---|---|
+{teachers}
+
+Classes, in the order of the logits: {", ".join(map(code_span, store.class_names))}.
+
+A clip is {clip["num_frames"]} frames, {clip["frame_stride"]} apart, at {clip["size"]}×{clip["size"]} pixels. The views
+are kept in the store. They were drawn with seed {policy["seed"]}: crops of at least {policy["min_scale"]:.0%} of the
+frame, at most {policy["max_aspect"]:g} times as wide as high or as high as wide, {mirrored}.
+
+## Use
+
+    dlkdd train-student --soft-targets URL/{STORE_NAME} \\
+        --manifest data/manifest.csv --frames data/dark \\
+        --out models/student.safetensors --curve results/curves/student.csv
+
+The dark videos must be those of the manifest below, stored at the size that the teacher's had; what does not fit is
+refused before the first step. Only the shards that hold a run's videos are fetched. To check what arrived:
+
+    dlkdd targets verify URL/{STORE_NAME} --depth checksums
+
+and compare the digest that it prints with the one above.
+
+## What packing cost
+
+Codec `{codec}`, {bytes_per_view(store.codec)} bytes for a view of a teacher. After packing
+{error["top1_agreement"]:.2%} of the views have the same top class. KL(teacher ‖ unpacked) in nats:
+
+| temperature | mean | largest |
+|---|---|---|
+{errors}
+
+## What it was made from
+
+| | digest |
+|---|---|
+{digests}
+{f"{chr(10)}Rows that were asked again on another kind of device: {repaired}.{chr(10)}" if repaired else ""}
+## Licence
+
+{license_text or "None was given by whoever published this folder: ask before you use it."}
+"""
+
+
+def _count(number: int, noun: str) -> str:
+    return f"one {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,0 +1,228 @@
+"""Two or more soft-target stores made one: several teachers over the same views, or the rows of different videos.
+
+Axes: N videos, V views, M teachers, K classes.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.core.errors import ParamsError, StaleArtifactError
+from pipeline.core.work import Progress, no_progress
+from pipeline.data.frame_store import FrameStore
+from pipeline.data.manifest import Manifest
+from pipeline.distill.store.store import Rows, SoftTargetStore, concatenate, write_store
+from pipeline.tools.targets.blocks import blocks
+
+_REMEDY = "`dlkdd targets diff` shows two stores side by side"
+
+# What both kinds of merge need to be the same, and what each needs beyond that
+_COMMON = ("class_names", "clip", "view_policy", "batch_size", "codec", "num_views", "digests.enhancer")
+_ENSEMBLE = ("num_rows", "digests.manifest", "digests.frames")
+
+
+def merge_teachers(stores: Sequence[SoftTargetStore], path: Path, *, progress: Progress = no_progress) -> str:
+    """Write an ensemble: the teachers of all stores, in their order, over the views that all have; returns its digest.
+
+    Raises StaleArtifactError with all that differs: the stores must have the same videos, views, pixels and codec.
+    """
+    teachers = [teacher for store in stores for teacher in store.attributes["teachers"]]
+    digests = [teacher["digest"] for teacher in teachers]
+    twice = sorted({digest for digest in digests if digests.count(digest) > 1})
+    _refuse(
+        [
+            *_differences(stores, (*_COMMON, *_ENSEMBLE)),
+            *(f"teacher {digest} is in more than one store" for digest in twice),
+        ]
+    )
+    codec_arrays = stores[0].codec.arrays()
+
+    def rows() -> Iterator[Rows]:
+        differing: list[str] = []
+        with progress("merge", stores[0].num_rows, "rows") as advance:
+            for parts in blocks(stores):
+                differing += _unlike(parts, codec_arrays)
+                if not differing:
+                    logits = {
+                        name: np.concatenate([part.arrays[name] for part in parts], axis=2) for name in codec_arrays
+                    }
+                    yield Rows(parts[0].video_ids, {**parts[0].arrays, **logits})
+                advance(len(parts[0]), "")
+        _refuse(differing)
+
+    attributes = {
+        **_kept(stores[0].attributes),
+        **_gathered(stores),
+        "teachers": teachers,
+    }
+    return _write(path, stores[0], rows(), attributes, num_rows=stores[0].num_rows, num_teachers=len(teachers))
+
+
+def merge_videos(
+    stores: Sequence[SoftTargetStore],
+    path: Path,
+    *,
+    manifest: Manifest,
+    frames: FrameStore | None = None,
+    progress: Progress = no_progress,
+) -> str:
+    """Write one store with the rows of all, whose videos are the manifest's train videos; returns its digest.
+
+    The stores must be of the same teachers and views. Where they were made from different frame stores, `frames` is
+    one that holds all of their videos, bit for bit. Raises StaleArtifactError with all that differs.
+    """
+    findings = [*_differences(stores, _COMMON), *_unlike_teachers(stores)]
+    expected = [row.video_id for row in manifest.rows_of("train")]
+    if list(manifest.class_names) != stores[0].attributes["class_names"]:
+        had = stores[0].attributes["class_names"]
+        findings.append(f"class_names: {stores[0].location} has {had}, the manifest {list(manifest.class_names)}")
+    all_frames = {store.attributes["digests"]["frames"] for store in stores}
+    if len(all_frames) > 1 and frames is None:
+        findings.append(f"digests.frames: {', '.join(sorted(all_frames))}: a frame store that holds all is needed")
+    _refuse(findings)
+    digest_of = {} if frames is None else {row.video_id: row.digest for row in frames.rows}
+
+    def rows() -> Iterator[Rows]:
+        wrong: list[str] = []
+        start = 0
+        with progress("merge", len(expected), "rows") as advance:
+            for parts in blocks(stores):
+                whole = concatenate([part for part in parts if len(part)])
+                whole = whole.take(np.argsort(np.array(whole.video_ids), kind="stable"))
+                stop = bisect_right(expected, whole.video_ids[-1])
+                wrong += _unlike_manifest(whole.video_ids, expected[start:stop])
+                for video_id, digest in zip(whole.video_ids, whole.arrays["frames_digest"], strict=True):
+                    if frames is not None and digest_of.get(video_id) != digest.tobytes().hex():
+                        wrong.append(f"{video_id}: {frames.path} has not the frames that its teacher saw")
+                start = stop
+                advance(len(whole), "")
+                if not wrong:
+                    yield whole
+        _refuse([*wrong, *_unlike_manifest((), expected[start:])])
+
+    first = stores[0].attributes
+    frames_digest = first["digests"]["frames"] if frames is None else frames.digest
+    attributes = {
+        **_kept(first),
+        **_gathered(stores),
+        "teachers": [
+            {
+                **teacher,
+                "top1_on_views": _mean(stores, [s.attributes["teachers"][axis]["top1_on_views"] for s in stores]),
+            }
+            for axis, teacher in enumerate(first["teachers"])
+        ],
+        "digests": {**first["digests"], "manifest": manifest.digest, "frames": frames_digest},
+    }
+    return _write(path, stores[0], rows(), attributes, num_rows=len(expected), num_teachers=len(first["teachers"]))
+
+
+def same_videos(stores: Sequence[SoftTargetStore]) -> bool:
+    """Whether merging is of teachers: the stores were made for one manifest."""
+    return len({store.attributes["digests"]["manifest"] for store in stores}) == 1
+
+
+def _write(path: Path, like: SoftTargetStore, rows: Iterator[Rows], attributes: Mapping[str, Any], **sizes: int) -> str:
+    return write_store(path, rows, codec=like.codec, num_views=like.num_views, attributes=attributes, **sizes)
+
+
+def _kept(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    names = ("class_names", "clip", "view_policy", "batch_size", "digests")
+    return {name: attributes[name] for name in names}
+
+
+def _gathered(stores: Sequence[SoftTargetStore]) -> dict[str, Any]:
+    """What the merged store says of all its parts."""
+    repaired = sum(store.attributes.get("repaired_rows", 0) for store in stores)
+    return {
+        "codec_error": _codec_error(stores),
+        "merged_from": [store.digest for store in stores],
+        **({"repaired_rows": repaired} if repaired else {}),
+    }
+
+
+def _differences(stores: Sequence[SoftTargetStore], names: Sequence[str]) -> list[str]:
+    """Each attribute in which the stores differ, with every value."""
+    if len(stores) < 2:
+        raise ParamsError("merging takes at least two stores")
+    findings = []
+    for name in names:
+        values = [_nested(store.attributes, name) for store in stores]
+        if any(value != values[0] for value in values):
+            shown = "; ".join(f"{store.location} has {value}" for store, value in zip(stores, values, strict=True))
+            findings.append(f"{name}: {shown}")
+    return findings
+
+
+def _refuse(findings: Sequence[str]) -> None:
+    if findings:
+        raise StaleArtifactError("these stores cannot be merged", findings=findings, remedy=_REMEDY)
+
+
+def _unlike(parts: Sequence[Rows], codec_arrays: Mapping[str, object]) -> list[str]:
+    """Rows of a block that are not the same but for their logits."""
+    first = parts[0]
+    if any(part.video_ids != first.video_ids for part in parts):
+        names = set.union(*(set(part.video_ids) for part in parts))
+        return [
+            f"{name} is not in every store" for name in sorted(names) if any(name not in p.video_ids for p in parts)
+        ]
+    return [
+        f"{first.video_ids[row]}: {name} differs"
+        for name, array in first.arrays.items()
+        if name not in codec_arrays
+        for row in _rows_unlike([array, *(part.arrays[name] for part in parts[1:])])
+    ]
+
+
+def _rows_unlike(arrays: Sequence[np.ndarray]) -> list[int]:
+    flat = [array.reshape(len(array), -1) for array in arrays]
+    return np.flatnonzero(np.any([(flat[0] != other).any(axis=1) for other in flat[1:]], axis=0)).tolist()
+
+
+def _unlike_teachers(stores: Sequence[SoftTargetStore]) -> list[str]:
+    digests = [[teacher["digest"] for teacher in store.attributes["teachers"]] for store in stores]
+    if all(each == digests[0] for each in digests):
+        return []
+    return [f"teachers: {store.location} has {each}" for store, each in zip(stores, digests, strict=True)]
+
+
+def _unlike_manifest(video_ids: Sequence[str], expected: Sequence[str]) -> list[str]:
+    """Videos of the stores that are not the manifest's, are there twice, or are missing; both ascend."""
+    return [
+        *(f"{name} is in more than one store" for name, after in pairwise(video_ids) if name == after),
+        *(f"{name} is no train video of the manifest" for name in sorted({*video_ids} - {*expected})),
+        *(f"{name} is a train video of the manifest and in no store" for name in sorted({*expected} - {*video_ids})),
+    ]
+
+
+def _mean(stores: Sequence[SoftTargetStore], values: Sequence[float]) -> float:
+    """Over the views of all stores, from the mean of each."""
+    return round(float(np.average(values, weights=[store.num_rows * store.num_teachers for store in stores])), 6)
+
+
+def _codec_error(stores: Sequence[SoftTargetStore]) -> dict[str, Any]:
+    """Largest of the largest, means weighted by the views: to the three digits that stores keep."""
+    errors = [store.attributes["codec_error"] for store in stores]
+    weights = [store.num_rows * store.num_teachers for store in stores]
+    temperatures = errors[0]["mean_kl"]
+    return {
+        "top1_agreement": _mean(stores, [error["top1_agreement"] for error in errors]),
+        "mean_kl": {
+            key: float(f"{np.average([error['mean_kl'][key] for error in errors], weights=weights):.3g}")
+            for key in temperatures
+        },
+        "max_kl": {key: max(error["max_kl"][key] for error in errors) for key in temperatures},
+    }
+
+
+def _nested(attributes: Mapping[str, Any], name: str) -> Any:
+    for part in name.split("."):
+        attributes = attributes[part]
+    return attributes

@@ -1,0 +1,147 @@
+"""What a soft-target store holds: how sure its teachers are, how right, and what packing cost.
+
+Axes: N videos, V views, M teachers, K classes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.core.errors import StaleArtifactError
+from pipeline.core.work import Progress, no_progress
+from pipeline.data.manifest import Manifest
+from pipeline.distill.store.codecs import bytes_per_view, log_softmax
+from pipeline.distill.store.store import SoftTargetStore
+
+NUM_BINS = 1000  # the quartiles of the entropy are known to a thousandth of its range
+
+
+@dataclass(frozen=True)
+class Entropy:
+    """Of the teachers' mean soft targets at a temperature, in nats: 0 is certainty, `most`, log K, knows nothing.
+
+    `counts` are views in NUM_BINS equal steps from 0 to `most`.
+    """
+
+    temperature: float
+    most: float
+    mean: float
+    quartiles: tuple[float, float, float]
+    counts: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A store's attributes, its size, and what was worked out from its rows."""
+
+    location: str
+    digest: str
+    attributes: dict[str, Any]
+    bytes_per_view: int
+    bytes_on_disk: int | None  # None for a URL
+    entropy: tuple[Entropy, ...]  # at each temperature
+    top1_by_class: dict[str, dict[str, float]] | None  # views and the share of them that is right; with a manifest
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values."""
+        return asdict(self)
+
+
+def summarise(
+    store: SoftTargetStore,
+    *,
+    temperatures: Sequence[float] = (1.0,),
+    manifest: Manifest | None = None,
+    progress: Progress = no_progress,
+) -> Summary:
+    """Read all of a store, shard by shard.
+
+    Raises StaleArtifactError with all that is damaged, for another manifest, and for videos that it does not train on.
+    """
+    store.require("clip", "view_policy", "codec_error", "teachers", "digests")
+    labels = _labels(store, manifest)
+    most = math.log(max(store.codec.num_classes, 2))
+    counts = {temperature: np.zeros(NUM_BINS, dtype=np.int64) for temperature in temperatures}
+    totals = dict.fromkeys(counts, 0.0)
+    views, correct = Counter[str](), Counter[str]()
+    findings: list[str] = []
+    with progress("inspect", store.num_rows, "rows") as advance:
+        for shard in range(store.num_shards):
+            examined = store.examine_shard(shard)
+            findings += examined.findings
+            if labels is not None:
+                others = [name for name in examined.rows.video_ids if name and name not in labels]
+                findings += [f"{name} is no train video of the manifest" for name in others]
+            if not findings:
+                logits_NVK = examined.rows.logits(store.codec).mean(axis=2)
+                for temperature, counts_B in counts.items():
+                    entropy_NV = entropy(logits_NVK / temperature)
+                    totals[temperature] += float(entropy_NV.sum())
+                    counts_B += np.histogram(np.minimum(entropy_NV / most, 1), bins=NUM_BINS, range=(0, 1))[0]
+                if labels is not None:
+                    for video_id, best_V in zip(examined.rows.video_ids, logits_NVK.argmax(axis=-1), strict=True):
+                        label = labels[video_id]
+                        views[label] += len(best_V)
+                        correct[label] += sum(store.class_names[best] == label for best in best_V)
+            advance(len(examined.rows), "")
+    if findings:
+        raise store.damaged("some of its rows cannot be used", findings)
+    size = None
+    if "://" not in store.location:
+        size = sum(path.stat().st_size for path in Path(store.location).rglob("*") if path.is_file())
+    by_class = {name: {"num_views": views[name], "top1": correct[name] / views[name]} for name in sorted(views)}
+    entropies = tuple(
+        Entropy(
+            temperature,
+            most,
+            totals[temperature] / counts_B.sum(),
+            _quartiles(counts_B, most),
+            tuple(counts_B.tolist()),
+        )
+        for temperature, counts_B in counts.items()
+    )
+    return Summary(
+        store.location,
+        store.digest,
+        store.attributes,
+        bytes_per_view(store.codec),
+        size,
+        entropies,
+        None if labels is None else by_class,
+    )
+
+
+def entropy(logits_K: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    """Entropy in nats of the softmax over the last axis."""
+    log_p_K = log_softmax(logits_K.astype(np.float32))
+    return np.asarray(np.maximum(-(np.exp(log_p_K) * log_p_K).sum(axis=-1), 0))
+
+
+def _labels(store: SoftTargetStore, manifest: Manifest | None) -> dict[str, str] | None:
+    if manifest is None:
+        return None
+    expected = store.attributes["digests"]["manifest"]
+    if manifest.digest != expected:
+        raise StaleArtifactError(
+            f"{store.location}: was made for another manifest",
+            findings=[f"digests.manifest: the store has {expected}, this manifest {manifest.digest}"],
+            remedy="give the manifest of the repository that made the store, or leave it away",
+        )
+    return {row.video_id: row.class_name for row in manifest.rows_of("train")}
+
+
+def _quartiles(counts_B: NDArray[np.int64], most: float) -> tuple[float, float, float]:
+    """Middles of the bins in which the quarters end."""
+    shares = np.cumsum(counts_B) / counts_B.sum()
+    first, second, third = (
+        round((int(np.searchsorted(shares, quarter)) + 0.5) / NUM_BINS * most, 4) for quarter in (0.25, 0.5, 0.75)
+    )
+    return first, second, third

@@ -1,0 +1,28 @@
+"""The loss on hard labels, which every network has; what a teacher adds to it is in pipeline/distill/student/loss.py.
+
+Axes: B batch, K classes.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own name for it
+from torch import Tensor
+
+
+def hard_loss(
+    logits_BK: Tensor, labels_B: Tensor, *, label_smoothing: float, weights_K: Tensor | None = None
+) -> Tensor:
+    """Cross-entropy with the labels of the manifest, the mean over the batch; clips weigh as weights_K of their class.
+
+    Unlike torch's own weights these do not depend on who else is in the batch, so that parts of a batch add up to it.
+    """
+    if weights_K is None:
+        return F.cross_entropy(raised(logits_BK), labels_B, label_smoothing=label_smoothing)
+    loss_B = F.cross_entropy(raised(logits_BK), labels_B, label_smoothing=label_smoothing, reduction="none")
+    return (loss_B * weights_K.to(loss_B)[labels_B]).mean()
+
+
+def raised(values: Tensor) -> Tensor:
+    """Half precision as float32; others as they are."""
+    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values

@@ -1,0 +1,407 @@
+"""The training loop that teacher, student and baseline share, with checkpoints it goes on from bit by bit.
+
+Everything random is drawn by name: the order by (seed, epoch), a view by its video and number, dropout by (seed, step,
+rank). A checkpoint therefore holds no random state, and a run that goes on sees exactly what it would have seen.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.core.checkpoint import load_checkpoint, save_checkpoint
+from pipeline.core.curves import Curve
+from pipeline.core.digest import digest_uint64
+from pipeline.core.errors import EnvironmentProblem, Interrupted, ParamsError
+from pipeline.core.params import TrainParams
+from pipeline.core.ranks import Ranks
+from pipeline.core.work import Advance, StopCheck
+from pipeline.data.dataset import Batch, ClipDataset, EpochPlan, Sample, UniformViews, ViewSource, load_batches
+from pipeline.data.frame_store import FrameStore
+from pipeline.models.recognizer import Recognizer
+from pipeline.train.augmentation import light_augmentation
+from pipeline.train.execution import autocast_dtype, check_shares, prepared
+from pipeline.train.mixing import Mix, draw_mix, neighbours
+from pipeline.train.optimization import AveragedWeights, learning_rate, make_optimizer, set_learning_rate
+
+LossFunction = Callable[[Tensor, Batch, float], Tensor]  # logits_BK, the batch, epochs done with their fraction
+
+ONE_RANK = Ranks(0, 1)
+FULL_SCALE = 1.0  # at it, what float16 cannot hold is no longer the scaling's fault
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What a network learns from, and what it is chosen on; an online teacher sees the views of `teacher_frames`."""
+
+    frames: FrameStore
+    train: Sequence[Sample]
+    val: Sequence[Sample]
+    source: ViewSource
+    teacher_frames: FrameStore | None = None
+
+
+@dataclass
+class Progress:
+    """Where a training stands between two steps; with weights and optimiser it makes a checkpoint."""
+
+    step: int = 0
+    loss_sum: float = 0.0  # over the samples of the epoch so far
+    num_correct: float = 0.0
+    num_seen: int = 0
+    num_skipped: int = 0  # steps without a finite loss and gradient
+    curve: Curve = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What is told of an epoch: its row of the curve, and its pace, which is no part of the result."""
+
+    row: dict[str, float]
+    clips_per_second: float
+    data_wait: float  # share of the time in which the loop waited for clips
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The network with the weights of its best epoch on val, and the curve of all epochs."""
+
+    recognizer: Recognizer
+    curve: Curve
+    best_epoch: int
+    num_skipped: int
+    data_wait: float
+
+
+@dataclass
+class Listener:
+    """Told of a training while it runs: `advance` of every step's clips, `epoch` of every epoch, `warn` of troubles."""
+
+    advance: Advance
+    epoch: Callable[[Epoch], None] = lambda _epoch: None
+    warn: Callable[[str], None] = lambda _message: None
+
+
+@dataclass
+class _Pace:
+    """Seconds and clips since an epoch began, or since this run did."""
+
+    started: float = field(default_factory=time.monotonic)
+    waited: float = 0.0
+    clips: int = 0
+
+    @property
+    def seconds(self) -> float:
+        return max(time.monotonic() - self.started, 1e-9)
+
+    @property
+    def data_wait(self) -> float:
+        return self.waited / self.seconds
+
+
+class Trainer:
+    """Trains one network; `run` does everything. The best epoch on val wins.
+
+    A checkpoint is written every `checkpoint_seconds`, and before an interrupt. With several `ranks` each sees its
+    share of every batch; gradients, batch statistics and validation are those of the whole. Raises ParamsError for a
+    precision that the device cannot train in, and for batches that are too small to be shared.
+    """
+
+    def __init__(
+        self,
+        recognizer: Recognizer,
+        data: TrainingData,
+        params: TrainParams,
+        loss: LossFunction,
+        *,
+        seed: int,
+        device: torch.device,
+        checkpoint_path: Path,
+        checkpoint_seconds: float,
+        ranks: Ranks = ONE_RANK,
+    ) -> None:
+        self.recognizer = recognizer.to(device)
+        self.data = data
+        self.params = params
+        self.loss = loss
+        self.seed = seed
+        self.device = device
+        self.checkpoint_path = checkpoint_path
+        self.checkpoint_seconds = checkpoint_seconds
+        self.ranks = ranks
+        self.plan = EpochPlan(len(data.train), params.batch_size, seed)
+        check_shares(self.plan, params, ranks)
+        dtype = autocast_dtype(params.precision, device)
+        self.autocast = torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
+        self.network = prepared(self.recognizer, params, device, ranks)
+        self.optimizer = make_optimizer(self.recognizer, params)
+        self.average = AveragedWeights(self.recognizer, params.ema) if params.ema else None
+        self.progress = Progress()
+        self.best_weights: dict[str, Tensor] = {}
+
+    def run(self, *, stop: StopCheck, listener: Listener) -> Trained:
+        """Train to the end, from the checkpoint where there is one.
+
+        `stop` raises Interrupted when the run must end: then the progress is saved first. A step whose loss or gradient
+        is not finite is left out and told of; after more than max_skipped of them ParamsError is raised, with the
+        progress saved.
+        """
+        self._load_checkpoint(stop)
+        progress, plan, ranks = self.progress, self.plan, self.ranks
+        if progress.step:
+            listener.advance(plan.samples_before(progress.step), "from the checkpoint", earlier=True)
+        data, whole, pace = self.data, _Pace(), _Pace()
+        change = light_augmentation(self.params, self.seed)
+        clip = self.recognizer.architecture.clip
+        dataset = ClipDataset(data.frames, data.train, data.source, clip, data.teacher_frames, change)
+        keys = plan.batches_from(progress.step, self._last_epoch(), rank=ranks.index, num_ranks=ranks.count)
+        saved = waiting_since = time.monotonic()
+        for batch in self._batches(load_batches(dataset, keys, num_workers=self.params.num_workers), stop):
+            waited = time.monotonic() - waiting_since
+            with ranks.together(stop):
+                num_clips = self._step(batch, listener)
+            for each in (whole, pace):
+                each.waited += waited
+                each.clips += num_clips
+            if progress.step % plan.steps_per_epoch == 0:
+                with ranks.together(stop):
+                    self._end_epoch()
+                listener.epoch(Epoch(progress.curve[-1], pace.clips / pace.seconds, pace.data_wait))
+                pace = _Pace()
+            listener.advance(num_clips, _note(progress, whole))
+            saved = self._save_when_due(saved, stop)
+            if progress.step >= self._last_epoch() * plan.steps_per_epoch:
+                break
+            waiting_since = time.monotonic()
+        self.recognizer.load_state_dict(self.best_weights)
+        best = _best(progress.curve)
+        return Trained(self.recognizer.cpu().eval(), progress.curve, best, progress.num_skipped, whole.data_wait)
+
+    def _batches(self, batches: Iterator[Batch], stop: StopCheck) -> Iterator[Batch]:
+        """The batches; where the loader is lost to a signal that all processes got, the progress is saved."""
+        try:
+            yield from batches
+        except EnvironmentProblem:
+            if self.ranks.count == 1:  # several would have to agree on it, and the others are elsewhere
+                self._save_when_due(time.monotonic(), stop)
+            raise
+
+    def _step(self, batch: Batch, listener: Listener) -> int:
+        """One step with this rank's share of a batch; returns the clips of the whole batch."""
+        progress, params = self.progress, self.params
+        torch.manual_seed(digest_uint64(f"step {self.seed} {progress.step} {self.ranks.index}".encode()) >> 1)
+        set_learning_rate(self.optimizer, learning_rate(progress.step, self.plan.steps_per_epoch, params))
+        self.recognizer.train()
+        statistics = [buffer.clone() for buffer in self.recognizer.buffers()]
+        num_clips = self.plan.samples_before(progress.step + 1) - self.plan.samples_before(progress.step)
+        loss_sum, num_correct = self._gradients(batch.to(self.device), num_clips)
+        self.scaler.unscale_(self.optimizer)
+        norm = torch.nn.utils.clip_grad_norm_(self.recognizer.parameters(), params.clip_grad_norm)
+        finite = torch.isfinite(loss_sum) & torch.isfinite(norm)
+        num_bad, loss, correct = self.ranks.total(torch.stack([~finite, loss_sum, num_correct])).tolist()
+        if num_bad:
+            with torch.no_grad():
+                torch._foreach_copy_(list(self.recognizer.buffers()), statistics)
+            self._skip(f"the loss is {loss / num_clips}, the norm of its gradient {norm.item()}", loss, listener)
+        else:
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            if self.average is not None:
+                self.average.update()
+            progress.loss_sum += loss
+            progress.num_correct += correct
+            progress.num_seen += num_clips
+        progress.step += 1
+        return num_clips
+
+    def _gradients(self, batch: Batch, num_clips: int) -> tuple[Tensor, Tensor]:
+        """Add up the gradients of this rank's parts of the batch: sum of their losses, and clips that were recognised.
+
+        A part's mean loss weighs as its share of the clips; DDP takes the mean over the ranks, hence their number.
+        """
+        progress, ranks, params = self.progress, self.ranks, self.params
+        epoch = progress.step / self.plan.steps_per_epoch
+        size = batch.clip_BTHWC.shape[2]
+        mix = draw_mix(seed=self.seed, step=progress.step, mixup=params.mixup, cutmix=params.cutmix, size=size)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss_sum, num_correct = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
+        parts = list(_parts(batch, params.accumulate))
+        for number, part in enumerate(parts, start=1):
+            synchronised = ranks.count == 1 or number == len(parts)
+            with nullcontext() if synchronised else self.network.no_sync():
+                loss, correct = self._forward(part, mix, epoch)
+                share = len(part.labels_B) * ranks.count / num_clips
+                self.scaler.scale(loss * share).backward()  # type: ignore[no-untyped-call]
+            loss_sum += loss.detach() * len(part.labels_B)
+            num_correct += correct
+        return loss_sum, num_correct
+
+    def _forward(self, part: Batch, mix: Mix | None, epoch: float) -> tuple[Tensor, Tensor]:
+        """The loss of a part, and how many of its clips are recognised."""
+
+        def compared(logits_BK: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+            correct = (logits_BK.detach().argmax(dim=1) == batch.labels_B).sum().float()
+            return self.loss(logits_BK, batch, epoch), correct
+
+        with self.autocast:
+            logits_BK = self.network(part.clip_BTHWC if mix is None else mix.clips(part.clip_BTHWC))
+        loss, correct = compared(logits_BK, part)
+        if mix is None:
+            return loss, correct
+        other_loss, other_correct = compared(logits_BK, neighbours(part))
+        return torch.lerp(other_loss, loss, mix.weight), torch.lerp(other_correct, correct, mix.weight)
+
+    def _skip(self, what: str, loss: float, listener: Listener) -> None:
+        """Leave out a step; raises ParamsError when it is one too many."""
+        progress = self.progress
+        scale = self.scaler.get_scale()  # 1 but in float16
+        overflowed = scale > FULL_SCALE and math.isfinite(loss)
+        self.scaler.update(scale / 2 if overflowed else scale)
+        if overflowed:  # gradients were scaled too high for float16, as they are now and then
+            return
+        videos = [self.data.train[index].video_id for index, _ in self.plan.batch(progress.step)]
+        if progress.num_skipped == self.params.max_skipped:
+            self._save_checkpoint()
+            raise ParamsError(
+                f"step {progress.step}: {what}; {progress.num_skipped} steps before it were left out for the same. "
+                "Its videos:",
+                findings=videos,
+                remedy="lower learning_rate; if it happens again, look at these videos",
+            )
+        progress.num_skipped += 1
+        listener.warn(f"step {progress.step} is left out: {what}; its videos: {', '.join(videos)}")
+
+    def _end_epoch(self) -> None:
+        progress = self.progress
+        with self.average.in_place() if self.average is not None else nullcontext():
+            val_loss, val_top1 = self._validate()
+            num_seen = max(progress.num_seen, 1)
+            row = {
+                "epoch": progress.step // self.plan.steps_per_epoch - 1,
+                "learning_rate": learning_rate(progress.step - 1, self.plan.steps_per_epoch, self.params),
+                "train_loss": progress.loss_sum / num_seen,
+                "train_top1": progress.num_correct / num_seen,
+                "val_loss": val_loss,
+                "val_top1": val_top1,
+            }
+            if not progress.curve or _rank(row) > max(map(_rank, progress.curve)):
+                self.best_weights = {name: value.clone() for name, value in self.recognizer.state_dict().items()}
+        progress.curve.append(row)
+        progress.loss_sum, progress.num_correct, progress.num_seen = 0.0, 0.0, 0
+
+    def _validate(self) -> tuple[float, float]:
+        """Mean cross-entropy and top-1 over the middle clip of every val video; each rank looks at its share."""
+        frames, val, ranks = self.data.frames, self.data.val, self.ranks
+        clip = self.recognizer.architecture.clip
+        dataset = ClipDataset(frames, val, UniformViews(frames, clip, num_clips=1), clip)
+        own = [(index, 0) for index in range(len(val))][ranks.index :: ranks.count]
+        size = 2 * self.plan.smallest_part(ranks.count * self.params.accumulate)
+        keys = iter([own[start : start + size] for start in range(0, len(own), size)])
+        sums_M = torch.zeros(2, dtype=torch.float64)
+        self.recognizer.eval()
+        with torch.inference_mode():
+            for batch in load_batches(dataset, keys, num_workers=self.params.num_workers):
+                there = batch.to(self.device)
+                with self.autocast:
+                    logits_BK = self.recognizer(there.clip_BTHWC).float()
+                loss = torch.nn.functional.cross_entropy(logits_BK, there.labels_B, reduction="sum")
+                correct = (logits_BK.argmax(dim=1) == there.labels_B).sum()
+                sums_M += torch.stack([loss.double(), correct.double()]).cpu()
+        loss_sum, num_correct = ranks.total(sums_M).tolist()
+        return loss_sum / len(val), num_correct / len(val)
+
+    def _last_epoch(self) -> int:
+        """How many epochs there are, as far as one knows: `patience` may end them."""
+        curve, params = self.progress.curve, self.params
+        if params.patience is not None and curve and len(curve) - 1 - _best(curve) >= params.patience:
+            return len(curve)
+        return params.epochs
+
+    # checkpoints
+
+    def _save_when_due(self, saved: float, stop: StopCheck) -> float:
+        """Save now and then, and before an interrupt goes on its way; returns when it was saved last.
+
+        All ranks do so after the same step: what one of them is told, all are.
+        """
+        signal_number = 0
+        try:
+            stop()
+        except Interrupted as interrupted:
+            signal_number = interrupted.signal_number
+        due = self.ranks.index == 0 and time.monotonic() - saved >= self.checkpoint_seconds
+        with self.ranks.together(stop):
+            signal_number, due_somewhere = self.ranks.greatest([signal_number, int(due)])
+        if signal_number or due_somewhere:
+            self._save_checkpoint()
+            saved = time.monotonic()
+        if signal_number:
+            raise Interrupted(signal_number)
+        return saved
+
+    def _save_checkpoint(self) -> None:
+        """Rank 0 has all there is to save."""
+        if self.ranks.index > 0:
+            return
+        state = {
+            "progress": asdict(self.progress),
+            "weights": self.recognizer.state_dict(),
+            "best_weights": self.best_weights,
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "average": None if self.average is None else self.average.state(),
+        }
+        save_checkpoint(self.checkpoint_path, state)
+
+    def _load_checkpoint(self, stop: StopCheck) -> None:
+        found = load_checkpoint(self.checkpoint_path) if self.ranks.index == 0 else None
+        state: dict[str, Any] | None = self.ranks.from_first(found, stop=stop)
+        if state is None:
+            return
+        self.progress = Progress(**state["progress"])
+        self.recognizer.load_state_dict(state["weights"])
+        self.best_weights = {name: value.to(self.device) for name, value in state["best_weights"].items()}
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        if self.average is not None:
+            self.average.load_state(state["average"])
+
+
+def _parts(batch: Batch, num_parts: int) -> Iterator[Batch]:
+    """The batch in parts of nearly equal size."""
+    num_clips = len(batch.labels_B)
+    for part in range(num_parts):
+        yield batch.part(slice(part * num_clips // num_parts, (part + 1) * num_clips // num_parts))
+
+
+def _best(curve: Curve) -> int:
+    return max(range(len(curve)), key=lambda epoch: _rank(curve[epoch]))
+
+
+def _rank(row: dict[str, float]) -> tuple[float, float]:
+    """Epochs by val top-1; the lower loss breaks ties. One whose loss is not finite comes behind all others."""
+    if not math.isfinite(row["val_loss"]):
+        return -1.0, 0.0
+    return row["val_top1"], -row["val_loss"]
+
+
+def _note(progress: Progress, pace: _Pace) -> str:
+    """The epoch so far, or the whole one that has just ended, and what val says."""
+    curve = progress.curve
+    if progress.num_seen:
+        loss, top1 = progress.loss_sum / progress.num_seen, progress.num_correct / progress.num_seen
+    elif curve:
+        loss, top1 = curve[-1]["train_loss"], curve[-1]["train_top1"]
+    else:
+        return ""
+    val = f", val top-1 {curve[-1]['val_top1']:.1%}" if curve else ""
+    return f"loss {loss:.3f}, top-1 {top1:.1%}{val}, waits {pace.data_wait:.1%}"

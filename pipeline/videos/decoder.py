@@ -1,0 +1,321 @@
+"""Videos decoded in a process that can be lost: `probe` and `read_frames` of pipeline/videos/reader.py, behind a pipe.
+
+A decoder is a large C program that strangers' files are fed to. Where it crashes, hangs or asks for more memory than
+there should be, its process is ended, and the video is broken with that as the reason; the stage goes on. The process
+has what decoding needs: it writes no file, takes a bounded amount of memory and of time for each frame, and ends when
+the one that started it does, whichever way that ends. That limits accidents, and is no sandbox: it may read files.
+
+One process serves one open iterator at a time and many videos one after the other, and works ahead by what a pipe
+holds. On the pipe: requests as lines of JSON, answers as a header and a payload, which is a frame's bytes or JSON.
+"""
+
+from __future__ import annotations
+
+import atexit
+import fcntl
+import json
+import os
+import resource
+import select
+import signal
+import struct
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from pipeline.core.errors import DataError, EnvironmentProblem
+from pipeline.videos import reader as video
+from pipeline.videos.reader import MAX_PIXELS, BrokenVideoError, Frame, VideoInfo
+
+MEMORY_BYTES = 4 * 2**30  # that a video may take, beyond what the process holds when it begins
+CPU_SECONDS = 60  # of work for a frame: a busy decoder is ended by the kernel
+WAIT_SECONDS = 120  # for a frame, whatever it is that it waits for
+OPEN_FILES = 32
+PIPE_BYTES = 2**20  # as much as Linux gives to anyone; the decoder works ahead by that
+
+SERVING = "from pipeline.videos.decoder import serve; serve({memory_bytes}, {cpu_seconds})"
+HEADER = struct.Struct("=cIIQ")  # kind, height and width of a frame, bytes of the payload
+READY, FRAME, END, INFO, BROKEN, DATA, FILE, MEMORY, BUG = (bytes([letter]) for letter in b"rfeibdomx")
+CRASHES = ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGSYS", "SIGTRAP")
+
+
+def probe(path: Path) -> VideoInfo:
+    """Read what a video states, and decode its first frame: `pipeline.videos.reader.probe` in another process.
+
+    Raises BrokenVideoError where there is no video stream or no frame, DataError where the file cannot be opened.
+    """
+    (info,) = _ask(path, {"what": "probe"})
+    return cast(VideoInfo, info)
+
+
+def read_frames(path: Path, *, short_side: int | None = None) -> Iterator[Frame]:
+    """Yield every frame once, in display order: `pipeline.videos.reader.read_frames` in another process.
+
+    Frames and errors are the same. Beyond those it raises BrokenVideoError when the decoder crashes, hangs, or needs
+    too much memory, and EnvironmentProblem when its process is killed from outside. Closing the iterator early ends
+    the process.
+    """
+    return cast(Iterator[Frame], _ask(path, {"what": "frames", "short_side": short_side}))
+
+
+def end_idle() -> None:
+    """End the processes of this one that wait for a next video."""
+    for decoder in _idle.pop(os.getpid(), []):
+        decoder.end()
+
+
+class _Decoder:
+    """The process, seen from here."""
+
+    def __init__(self) -> None:
+        root = str(Path(__file__).parents[2])
+        environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH")))),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "OMP_NUM_THREADS": "1",
+            "OPENBLAS_NUM_THREADS": "1",
+        }
+        serving = SERVING.format(memory_bytes=MEMORY_BYTES, cpu_seconds=CPU_SECONDS)
+        try:
+            # A plain process, since dask's workers may have no multiprocessing children. A group of its own: Ctrl-C is
+            # for the parent. -P: no module of the current folder is imported.
+            self.process = subprocess.Popen(
+                [sys.executable, "-P", "-c", serving],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                bufsize=0,
+                env=environment,
+                process_group=0,
+            )
+        except OSError as error:
+            raise EnvironmentProblem(
+                f"no process for decoding videos can be started: {error.strerror}",
+                remedy="end other programs, or use fewer --workers, and run the same command again: it goes on",
+            ) from error
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self._requests, self._answers = self.process.stdin, self.process.stdout
+        with suppress(OSError):  # the user's pipes have taken what they may
+            fcntl.fcntl(self._answers, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+        self._poll = select.poll()
+        self._poll.register(self._answers, select.POLLIN)
+
+    def send(self, request: dict[str, Any]) -> None:
+        """Ask; if the process is gone the answer tells."""
+        with suppress(BrokenPipeError):
+            self._requests.write(json.dumps(request).encode() + b"\n")
+
+    def receive(self) -> tuple[bytes, Any]:
+        """The next answer's kind and value. Raises EOFError where the process is gone, TimeoutError on silence."""
+        header = bytearray(HEADER.size)
+        self._fill(memoryview(header))
+        kind, height, width, num_bytes = HEADER.unpack(header)
+        if num_bytes > 3 * MAX_PIXELS or (kind == FRAME and num_bytes != height * width * 3):
+            raise RuntimeError("the decoder's process does not keep to the protocol")
+        if kind == FRAME:
+            frame = np.empty((height, width, 3), np.uint8)
+            self._fill(frame.reshape(-1).data)
+            return kind, frame
+        text = bytearray(num_bytes)
+        self._fill(memoryview(text))
+        return kind, json.loads(text)
+
+    def _fill(self, rest: memoryview) -> None:
+        while rest:
+            self._wait()
+            count = self._answers.readinto(rest)  # type: ignore[attr-defined]  # it is raw, as bufsize is 0
+            if not count:
+                raise EOFError
+            rest = rest[count:]
+
+    def _wait(self) -> None:
+        # By the second: where the machine sleeps or both processes are frozen, one second of it counts
+        for _ in range(WAIT_SECONDS):
+            if self._poll.poll(1000):
+                return
+        raise TimeoutError
+
+    def end(self) -> None:
+        """Nothing is left of it afterwards."""
+        self.process.kill()
+        self.process.wait()
+        self._requests.close()
+        self._answers.close()
+
+
+_idle: defaultdict[int, list[_Decoder]] = defaultdict(list)  # by process: a fork must not share its parent's pipes
+atexit.register(end_idle)
+
+
+def _taken() -> _Decoder:
+    """A process that waits, or a new one."""
+    while True:
+        try:
+            decoder = _idle[os.getpid()].pop()
+        except IndexError:
+            break
+        if decoder.process.poll() is None:
+            return decoder
+        decoder.end()
+    decoder = _Decoder()
+    kind = None
+    try:
+        kind, _ = decoder.receive()
+    except (EOFError, TimeoutError):
+        raise EnvironmentProblem(
+            "the process for decoding videos does not start",
+            remedy="its own message may be above; `dlkdd check` looks at the installed packages",
+        ) from None
+    finally:
+        if kind != READY:
+            decoder.end()
+    return decoder
+
+
+def _ask(path: Path, request: dict[str, Any]) -> Iterator[Frame | VideoInfo]:
+    """What the answers hold, and what they raise; the process waits for the next video where it is as before."""
+    decoder = _taken()
+    as_before = False
+    try:
+        # Relative paths mean there what they mean here, and so do messages that name them
+        decoder.send({**request, "path": str(path), "folder": os.getcwd()})  # noqa: PTH109 - a string
+        try:
+            kind, value = decoder.receive()
+            while kind == FRAME:
+                yield value
+                kind, value = decoder.receive()
+        except EOFError:
+            raise _end_of(path, decoder.process.wait()) from None
+        except TimeoutError:
+            raise BrokenVideoError(f"its decoder gave no frame for {WAIT_SECONDS} s") from None
+        as_before = kind in (END, INFO, BROKEN, DATA, FILE)
+    finally:
+        if as_before:
+            _idle[os.getpid()].append(decoder)
+        else:
+            decoder.end()
+    if kind == INFO:
+        yield VideoInfo(**value)
+    elif kind != END:
+        raise _error_of(kind, value)
+
+
+def _error_of(kind: bytes, value: Any) -> Exception:
+    if kind == BROKEN:
+        return BrokenVideoError(value)
+    if kind == MEMORY:
+        return BrokenVideoError(f"its decoder needs more than {MEMORY_BYTES / 2**30:g} GiB of memory")
+    if kind == DATA:
+        return DataError(value)
+    if kind == FILE:
+        return OSError(*value)
+    return RuntimeError(f"in the decoder's process:\n{value}")
+
+
+def _end_of(path: Path, code: int) -> Exception:
+    """What the end of the process in the midst of a video says about the video, or about the machine."""
+    if code >= 0:
+        return RuntimeError(f"{path}: the decoder's process ended with {code}")
+    name = signal.Signals(-code).name
+    if name == "SIGXCPU":
+        return BrokenVideoError(f"its decoder worked on one frame for more than {CPU_SECONDS} s")
+    if name in CRASHES:
+        return BrokenVideoError(f"its decoder crashed ({name})")
+    return EnvironmentProblem(
+        f"{path}: its decoder was killed from outside ({name})",
+        remedy="memory is the usual reason: look for out-of-memory kills, then run the same command again with fewer "
+        "--workers: it goes on",
+    )
+
+
+# in the other process
+
+
+def serve(memory_bytes: int, cpu_seconds: int) -> None:
+    """Answer requests from stdin on stdout, until the parent is gone."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # also a batch system's to all processes: the parent decides
+    out = os.dup(1)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what a library prints is no answer
+    for limit, most in ((resource.RLIMIT_FSIZE, 0), (resource.RLIMIT_CORE, 0), (resource.RLIMIT_NOFILE, OPEN_FILES)):
+        resource.setrlimit(limit, (most, most))
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    _answer(out, READY)
+    for line in sys.stdin.buffer:
+        request = json.loads(line)
+        _limit(resource.RLIMIT_AS, _address_space() + memory_bytes)
+        try:
+            os.chdir(request["folder"])
+            path = Path(request["path"])
+            _more_time(cpu_seconds)
+            if request["what"] == "probe":
+                _answer(out, INFO, asdict(video.probe(path)))
+                continue
+            for frame in video.read_frames(path, short_side=request["short_side"]):
+                _answer_frame(out, frame)
+                _more_time(cpu_seconds)
+            _answer(out, END)
+        except MemoryError:
+            _answer(out, MEMORY)
+        except BrokenVideoError as error:
+            _answer(out, BROKEN, str(error))
+        except DataError as error:
+            _answer(out, DATA, str(error))
+        except OSError as error:
+            _answer(out, FILE, [error.errno, error.strerror, error.filename and str(error.filename)])
+        except Exception:
+            _answer(out, BUG, traceback.format_exc())
+
+
+def _end_with_parent() -> None:
+    """Wait until nobody can ask any more, which no busy or waiting decoder would notice."""
+    asked = select.poll()
+    asked.register(0, 0)  # of its end alone
+    asked.poll()
+    os._exit(0)
+
+
+def _answer(out: int, kind: bytes, value: Any = None) -> None:
+    payload = json.dumps(value).encode()
+    _write(out, HEADER.pack(kind, 0, 0, len(payload)) + payload)
+
+
+def _answer_frame(out: int, frame: Frame) -> None:
+    height, width = frame.shape[:2]
+    _write(out, HEADER.pack(FRAME, height, width, frame.nbytes))
+    _write(out, np.ascontiguousarray(frame).reshape(-1).data)
+
+
+def _write(out: int, content: bytes | memoryview) -> None:
+    rest = memoryview(content)
+    try:
+        while rest:
+            rest = rest[os.write(out, rest) :]
+    except BrokenPipeError:
+        os._exit(0)  # nobody listens
+
+
+def _address_space() -> int:
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+    return pages * resource.getpagesize()
+
+
+def _more_time(seconds: int) -> None:
+    _limit(resource.RLIMIT_CPU, int(time.process_time()) + 1 + seconds)
+
+
+def _limit(kind: int, most: int) -> None:
+    """Set a limit that can be moved again."""
+    hard = resource.getrlimit(kind)[1]
+    resource.setrlimit(kind, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))

@@ -1,0 +1,110 @@
+"""Splits: val (and test, where a data set has no lists) carved by whole groups; and leakage between splits, counted.
+
+A group is what two videos share besides their action: a recording, a person, a source video. If one split has a group,
+no other may have it, or what is measured is memory.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from pipeline.core.digest import digest_uint64
+from pipeline.core.errors import DataError
+from pipeline.data.listing import ListedVideo
+
+# Layouts whose groups may be the videos themselves: only the names tell which come from one source
+
+
+def complete_splits(
+    videos: Sequence[ListedVideo], *, val_share: float, test_share: float, seed: int
+) -> tuple[ListedVideo, ...]:
+    """Give every video a split: test and val are carved out of train where the lists have none.
+
+    Test is carved first, so that another `val_share` leaves it as it is. Raises DataError where there is but one class.
+    """
+    if len(names := {video.class_name for video in videos}) == 1:
+        raise DataError(
+            f"all {len(videos)} videos are of one class, {names.pop()}: there is nothing to tell apart",
+            remedy="list videos of two classes or more",
+        )
+    done = tuple(replace(video, split=video.split or "train") for video in videos)
+    for to_split, share in (("test", test_share), ("val", val_share)):
+        if all(video.split != to_split for video in done):
+            done = carve(done, share=share, seed=seed, to_split=to_split)
+    return done
+
+
+def carve(
+    videos: Sequence[ListedVideo], *, share: float, seed: int, from_split: str = "train", to_split: str = "val"
+) -> tuple[ListedVideo, ...]:
+    """Move whole groups from one split to another, in the order of the input.
+
+    Each class gives at least one group, keeps at least one, and gives `share` of its videos to within its largest group
+    (surely so only where no group spans classes). Groups are taken in the order of a digest of (seed, to_split, group):
+    the order of the list does not matter, and a class whose groups stay the same keeps its split when others grow.
+
+    Raises DataError naming the classes that cannot give a group and keep one, each with the line of its first video.
+    """
+    if not 0 < share < 1:
+        raise ValueError(f"share is between 0 and 1, not {share}")
+    sizes: dict[str, Counter[int]] = defaultdict(Counter)
+    names: dict[int, str] = {}
+    lines: dict[int, str] = {}
+    for video in videos:
+        if video.split == from_split:
+            sizes[video.group][video.label] += 1
+            names[video.label] = video.class_name
+            lines.setdefault(video.label, video.line)
+    taken = _choose(sizes, share=share, key=lambda group: digest_uint64(f"{seed}\0{to_split}\0{group}".encode()))
+    given = Counter(label for group in taken for label in sizes[group])
+    lacking = [
+        f"{lines[label]}: {names[label]}: its {sum(size[label] for size in sizes.values())} videos of {from_split} "
+        f"are of {sum(label in size for size in sizes.values())} group(s)"
+        for label in sorted(names)
+        if not given[label]
+    ]
+    if lacking:
+        raise DataError(
+            f"{to_split} cannot be carved out of {from_split}: these classes cannot give a whole group and keep one",
+            findings=lacking,
+            remedy="add videos of other groups, leave these classes out, or list the splits yourself (layout csv)",
+        )
+    return tuple(
+        replace(video, split=to_split) if video.split == from_split and video.group in taken else video
+        for video in videos
+    )
+
+
+def _choose(sizes: dict[str, Counter[int]], *, share: float, key: Callable[[str], int]) -> set[str]:
+    """Groups to move: first those that bring classes nearer to their share, then one for each class that has none."""
+    left = Counter(label for size in sizes.values() for label in size)  # groups of each class that stay
+    goal = {label: share * sum(size[label] for size in sizes.values()) for label in left}
+    moved: Counter[int] = Counter()
+    taken: set[str] = set()
+
+    def gain(group: str) -> float:
+        """How much nearer the classes come, in videos; minus infinity where a class would be left without a group."""
+        if any(left[label] < 2 for label in sizes[group]):
+            return float("-inf")
+        return sum(
+            abs(moved[label] - goal[label]) - abs(moved[label] + count - goal[label])
+            for label, count in sizes[group].items()
+        )
+
+    def take(group: str) -> None:
+        taken.add(group)
+        moved.update(sizes[group])
+        left.subtract(sizes[group].keys())
+
+    order = sorted(sizes, key=lambda group: (key(group), group))
+    for group in order:
+        if gain(group) > 0:
+            take(group)
+    for label in sorted(goal):
+        if not moved[label]:
+            candidates = [group for group in order if label in sizes[group] and gain(group) > float("-inf")]
+            if candidates:
+                take(max(candidates, key=gain))  # the first of equals, in digest order
+    return taken
