@@ -26,8 +26,8 @@ from stages._shell import say_error
 # Threads of the CPU kernels that wait should sleep, not spin: on a machine that is busy with other work spinning made
 # training on two threads 2.5 times slower (LOG.md). Read when torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-# Intel's MKL otherwise sums a row of a matrix product in an order that depends on the row's place in the batch: the same
-# clip then had other logits (by 1e-8) beside other neighbours (LOG.md). Read at the first product.
+# Intel's MKL otherwise sums a row of a matrix product in an order that depends on the row's place in the batch: the
+# same clip then had other logits (by 1e-8) beside other neighbours (LOG.md). Read at the first product.
 os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 
 # Commands that torchrun can start in several processes, one for each GPU. With DLKDD_PROCESSES=4 in the environment

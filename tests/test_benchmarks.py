@@ -5,14 +5,12 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from paths import ROOT
 
 from benchmarks.material import render_videos
 from pipeline.videos.reader import probe
-
-ROOT = Path(__file__).parent.parent
 
 
 def test_the_material_renders(tmp_path):

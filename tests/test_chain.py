@@ -11,7 +11,8 @@ import sys
 import time
 
 import pytest
-from clones import ROOT, clone, commit, environment, run
+from clones import clone, commit, environment, run
+from paths import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

@@ -14,7 +14,8 @@ import pytest
 import yaml
 from clones import clone, commit, environment, run
 from command_line import install_program, leaves, parameters
-from pages import FENCE, PAGES, ROOT, anchors_of, arguments_of_dlkdd, blocks_of, calls_in, prose_of, text_of
+from pages import FENCE, PAGES, anchors_of, arguments_of_dlkdd, blocks_of, calls_in, prose_of, text_of
+from paths import ROOT
 
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]
 RUN_ELSEWHERE = {"docs/sharing.md": "test_sharing.py"}

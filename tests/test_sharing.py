@@ -8,7 +8,8 @@ import subprocess
 import time
 
 import pytest
-from clones import ROOT, clone, environment, run
+from clones import clone, environment, run
+from paths import ROOT
 
 from pipeline.distill.store.store import SoftTargetStore
 from pipeline.models.recognizer import load_model

@@ -1,16 +1,15 @@
 """dvc.yaml says what the code does: stages, parameters and code dependencies are compared with what is really used."""
 
 import ast
-from pathlib import Path
 
 import grimp
 import pytest
 import yaml
+from paths import ROOT
 
 from pipeline.core.params import Params, load_params
 from stages.__main__ import COMMANDS
 
-ROOT = Path(__file__).parent.parent
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 DEMO_STAGES = yaml.safe_load((ROOT / "demo/dvc.yaml").read_text())["stages"]
 CODE_ENTRY = ("pipeline/__init__.py", "stages/__init__.py", "stages/__main__.py")

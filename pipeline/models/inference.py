@@ -2,8 +2,9 @@
 
 Kernels choose their order of summation by the size of the batch and the number of threads. With one size, and on the
 CPU one thread, a clip's logits are the same bits whatever its neighbours, its place and the padding: tried with
-r2plus1d_slim and r3d_18. MKL keeps to it in its strict mode, which the command sets (stages/__main__.py). Between sizes they differed by up to 6e-7, between one thread and two by up to 7e-9. Work on
-many cores is shared among processes instead, clip by clip.
+r2plus1d_slim and r3d_18. MKL keeps to it in its strict mode, which the command sets (stages/__main__.py). Between
+sizes they differed by up to 6e-7, between one thread and two by up to 7e-9. Work on many cores is shared among
+processes instead, clip by clip.
 
 Axes: N videos, V views, M teachers, B batch, T frames, H height, W width, C channels, K classes.
 """

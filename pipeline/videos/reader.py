@@ -161,7 +161,7 @@ def _set_encoder(stream: VideoStream, size: tuple[int, int], crf: int) -> None:
     codec.thread_count = 1
     codec.color_range, codec.colorspace = ColorRange.MPEG, 1  # 1 is BT.709 in all three tables of ITU-T H.273
     codec.color_primaries, codec.color_trc = 1, 1
-    # With macroblock-tree rate control x264 gives other bytes for the same frames now and then: tests/test_darkening.py
+    # With macroblock-tree rate control x264 gives other bytes for the same frames now and then (tests/tools/demo)
     codec.options = {"crf": str(crf), "preset": "veryfast", "x264-params": "threads=1:no-mbtree=1"}
 
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
+from paths import ROOT
 from stage_server import Ended, Fault, StageServer
-from tiny_project import ROOT, Stage, contents, make_project, stages
+from tiny_project import Stage, contents, make_project, stages
 
 OTHER = {"seed": 1, "prepare__short_side": 20, "enhancer": "gamma", "temperature": 2.0}
 STORE, STUDENT, VIDEO = "data/soft_targets.zarr", "models/student.safetensors", "data/jump/jump0.mp4"

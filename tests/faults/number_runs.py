@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 from builders import CLIP, VIEWS, manifest_row, noise_video, train_params, write_frames
-from precompute_runs import ROOT
+from paths import ROOT
 
 from pipeline.data.manifest import write_manifest
 from stages import precompute_soft_targets, score_student, score_teacher, train_baseline, train_student, train_teacher

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[2]  # not from paths: this runs as a program too
 SHIM = Path(__file__).with_name("shim.c")
 
 MODES = {
@@ -216,8 +216,8 @@ def serve() -> None:
 
     for name in COMMANDS:
         import_module(f"stages.{name}")
-    for path in sorted((ROOT / "pipeline").glob("[a-z]*.py")):
-        import_module(f"pipeline.{path.stem}")
+    for path in sorted((ROOT / "pipeline").rglob("[a-z]*.py")):
+        import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
     # torch._dynamo: the first optimizer imports it, which takes seconds
     for name in ("torch._dynamo", "zarr", "h5py", "safetensors.torch", "cv2", "av", "distributed"):
         import_module(name)

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 from decoder_runs import bombs, decoders, is_gone, own_decoders  # noqa: F401 - a fixture
-from test_video import encode
+from paths import ROOT
+from video_files import encode
 
 from pipeline.data.frame_store import FrameStore
 from pipeline.data.manifest import read_manifest, read_quarantine
@@ -25,7 +26,7 @@ OUTS = ("--manifest", "out/manifest.csv", "--quarantine", "out/quarantine.csv", 
 @pytest.fixture
 def project(checked_project):
     """Eight videos in the current folder, and parameters under which two of them may be broken."""
-    text = (Path(__file__).parents[2] / "params.yaml").read_text()
+    text = (ROOT / "params.yaml").read_text()
     values = {
         "root": "data",
         "layout": "csv",

@@ -12,7 +12,6 @@ import sys
 import time
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from threading import Thread
 
 import cv2
@@ -24,6 +23,7 @@ import torch
 from builders import noise_video, one_thread, tiny_recognizer, write_frames  # noqa: F401 - one is a fixture
 from dvc_render.vega import VegaRenderer
 from hostile_files import KINDS, SECRET
+from paths import ROOT
 
 from pipeline.core.checkpoint import load_checkpoint, save_checkpoint
 from pipeline.core.digest import digest_bytes
@@ -184,7 +184,7 @@ COMMANDS = {
 @pytest.mark.parametrize("as_json", [False, True], ids=["table", "json"])
 def test_a_terminal_is_told_text(hostile_chain, call, monkeypatch, name, as_json):
     monkeypatch.chdir(hostile_chain)
-    shutil.copyfile(Path(__file__).parents[2] / "params.yaml", hostile_chain / "params.yaml")
+    shutil.copyfile(ROOT / "params.yaml", hostile_chain / "params.yaml")
     arguments = COMMANDS[name]
     if as_json and name not in ("a missing video",):
         arguments = (*arguments, "--json")

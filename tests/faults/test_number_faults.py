@@ -14,7 +14,7 @@ import pytest
 import torch
 from builders import CLASSES, CLIP, VIEWS, distillation_params, one_thread, tiny_recognizer  # noqa: F401
 from number_runs import SPLITS, constant, curve, make_data, noise, precompute, score, train, write_params
-from precompute_runs import ROOT
+from paths import ROOT
 from target_stores import make_store, make_teacher, write
 
 from pipeline.core.digest import digest_json

@@ -11,7 +11,8 @@ import time
 
 import pytest
 from clones import environment
-from tiny_project import ROOT, contents, make_project, stages
+from paths import ROOT
+from tiny_project import contents, make_project, stages
 
 ORPHAN = "train_baseline"
 EPOCHS = 60  # some seconds

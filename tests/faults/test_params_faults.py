@@ -5,17 +5,17 @@ from __future__ import annotations
 import math
 import re
 import time
-from pathlib import Path
 
 import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from paths import ROOT
 
 from pipeline.core.errors import ParamsError
 from pipeline.core.params import load_params, params_text
 
-SMOKE = (Path(__file__).parents[2] / "configs/smoke.yaml").read_text()
+SMOKE = (ROOT / "configs/smoke.yaml").read_text()
 BOUNDED_SECONDS = 5
 
 

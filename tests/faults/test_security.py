@@ -22,7 +22,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
-from precompute_runs import ROOT
+from paths import ROOT
 from target_stores import make_store
 
 from pipeline.core.digest import digest_json, sealed

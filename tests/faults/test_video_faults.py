@@ -15,7 +15,8 @@ import pytest
 import yaml
 from builders import CLASSES, CLIP, one_thread, tiny_recognizer  # noqa: F401
 from check_setups import params, write_videos
-from test_video import encode, number_of, patched, picture
+from paths import ROOT
+from video_files import encode, number_of, patched, picture
 
 from pipeline.core.digest import digest_file
 from pipeline.data.frame_store import FrameStore
@@ -307,7 +308,7 @@ NAMES = [
 def test_predict_takes_any_name(tmp_path, monkeypatch, call, name):
     monkeypatch.chdir(tmp_path)
     save_model(Path("model.st"), tiny_recognizer(), class_names=CLASSES, trained_on={"stage": "train_student"})
-    values = yaml.safe_load((Path(__file__).parents[2] / "params.yaml").read_text()) | {"clip": CLIP.model_dump()}
+    values = yaml.safe_load((ROOT / "params.yaml").read_text()) | {"clip": CLIP.model_dump()}
     Path("params.yaml").write_text(yaml.safe_dump(values))
     Path("night").mkdir()
     encode(Path("plain.mp4")).rename(Path("night", name))

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import yaml
 from check_setups import BASE, write_videos
+from paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 WITH_WORKERS = ("prepare", "enhance", "precompute_soft_targets")  # they start processes of their own
 SMALL = {
     "prepare.short_side": 18,

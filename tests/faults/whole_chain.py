@@ -7,17 +7,16 @@ import io
 import shutil
 import sys
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import pytest
 import yaml
 from builders import CLASSES, CLIP, VIEWS, manifest_row, noise_video, train_params, write_frames
+from paths import ROOT
 
 from pipeline.core.digest import digest_bytes
 from pipeline.data.manifest import QuarantineRow, write_manifest, write_quarantine
 from stages.__main__ import main
 
-ROOT = Path(__file__).parents[2]
 SHAPE_THW = (6, 18, 22)
 SPLITS = (("train", 8), ("val", 3), ("test", 6))
 

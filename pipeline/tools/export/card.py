@@ -217,7 +217,7 @@ def _metrics_text(metrics: Mapping[str, Any] | None) -> str:
 
 
 def _usage(said: Mapping[str, Any]) -> str:
-    """Python that recognises the middle of `night.mp4`; tests/test_model_card.py runs it."""
+    """Python that recognises the middle of `night.mp4`; tests/tools/export/test_card.py runs it."""
     clip, name, bare = said["clip"], said["file"]["name"], said["input"]["name"] == "clip"
     size, count, stride = clip["size"], clip["num_frames"], clip["frame_stride"]
     is_onnx = said["file"]["format"] == "onnx"

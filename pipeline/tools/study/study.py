@@ -14,7 +14,7 @@ from pathlib import Path
 from pipeline.core.errors import ParamsError
 from pipeline.core.params import Params, overridden, params_text, read_override
 
-# The parameters that each stage uses, as dvc.yaml has them (tests/test_study.py compares).
+# The parameters that each stage uses, as dvc.yaml has them (tests/tools/study/test_study.py compares).
 USES: Mapping[str, tuple[str, ...]] = {
     "train_teacher": ("seed", "teacher", "clip", "views", "train_teacher"),
     "precompute_soft_targets": ("seed", "clip", "views", "precompute_soft_targets"),

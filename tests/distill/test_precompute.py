@@ -1,0 +1,349 @@
+"""The teacher's logits are the teacher's logits, whoever asked, when, and how often it was killed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from builders import CLIP, VIEWS, manifest_row, one_thread, tiny_data, write_frames  # noqa: F401 - a fixture
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from paths import ROOT
+from precompute_runs import NUM_TRAIN, compute, make_project, write_params
+from target_stores import BATCH_SIZE, SEED, make_store, make_teacher
+
+from pipeline.core.errors import DataError, EnvironmentProblem, ParamsError, StaleArtifactError
+from pipeline.data.frame_store import FrameStore
+from pipeline.data.manifest import read_manifest, write_manifest
+from pipeline.distill.store.codecs import codec_of
+from pipeline.distill.store.store import Rows, SoftTargetStore, row_layout
+from pipeline.distill.teacher import precompute
+from pipeline.distill.teacher.precompute import Asking, Packing, Part, compute_part
+from pipeline.distill.teacher.row_cache import RowCache, write_part
+from pipeline.models import inference as asking
+from pipeline.models.inference import ask
+from pipeline.models.recognizer import load_model
+from stages import precompute_soft_targets as stage
+
+
+@pytest.fixture(autouse=True)
+def project(tmp_path, monkeypatch):
+    return make_project(tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """Numbers of clips that the teacher was asked about."""
+    counted = []
+
+    def counting(teacher, clip_BTHWC, *, batch_size):
+        counted.append(len(clip_BTHWC))
+        return ask(teacher, clip_BTHWC, batch_size=batch_size)
+
+    monkeypatch.setattr(asking, "ask", counting)
+    return counted
+
+
+def parts():
+    return sorted(Path(".work").glob("precompute*/*.safetensors"))
+
+
+# what is in the store
+
+
+@pytest.mark.parametrize("codec", ["float16", "float32", "topk"])
+def test_it_is_the_store_that_is_made_by_hand(project, codec):
+    write_params(project, codec=codec, top_k=2, max_kl=10.0)
+    compute()
+    by_hand = make_store(project / "by_hand", codec=codec)
+    found, expected = SoftTargetStore(Path("store.zarr")), SoftTargetStore(by_hand.path)
+    (rows,) = [found.read_shard(shard) for shard in range(found.num_shards)]
+    assert rows.video_ids == by_hand.rows.video_ids
+    for name, array in by_hand.rows.arrays.items():
+        assert np.array_equal(rows.arrays[name], array), name
+    assert found.attributes["shards"] == expected.attributes["shards"]
+    assert found.attributes["codec_error"] == expected.attributes["codec_error"]
+    assert found.attributes.keys() == expected.attributes.keys()
+    made_here = ("teachers", "digests")
+    assert all(found.attributes[n] == v for n, v in expected.attributes.items() if n not in made_here)
+    assert found.attributes["digests"] == {**expected.attributes["digests"], "enhancer": None}
+
+
+def test_it_names_its_teacher_and_how_right_that_was(project):
+    compute()
+    store, manifest = SoftTargetStore(Path("store.zarr")), read_manifest(Path("manifest.csv"))
+    rows = store.read_shard(0)
+    labels_N = np.array([manifest.class_index(row) for row in manifest.rows_of("train")])
+    correct_NV = rows.logits(store.codec)[:, :, 0].argmax(axis=-1) == labels_N[:, None]
+    teacher = load_model(Path("teacher.safetensors"))
+    assert store.attributes["teachers"] == [
+        {"name": "r2plus1d_slim", "digest": teacher.digest, "top1_on_views": pytest.approx(correct_NV.mean(), abs=1e-6)}
+    ]
+
+
+@pytest.mark.parametrize("clips_per_part", [1, 9, 1000])
+def test_the_size_of_parts_does_not_show(project, monkeypatch, clips_per_part):
+    expected = compute()
+    monkeypatch.setattr(precompute, "CLIPS_PER_PART", clips_per_part)
+    monkeypatch.setenv("DVC_ROOT", str(project / "elsewhere"))
+    assert compute("other.zarr") == expected
+
+
+@given(cuts=st.sets(st.integers(1, 29)))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_the_size_of_parts_does_not_show_in_sums(tmp_path_factory, cuts):
+    def error(cuts):
+        folder = tmp_path_factory.mktemp("parts")
+        for start, stop in pairwise([0, *sorted(cuts), 30]):
+            write_part(folder, rows.take(slice(start, stop)))
+        keys = [(name, "00" * 16, (0, 0, 0)) for name in rows.video_ids]
+        packing = Packing(RowCache(folder), keys, [0] * 30, codec_of({"name": "topk", "k": 2}, 5))
+        list(packing.rows())
+        return packing.error
+
+    names = tuple(f"{index:02}" for index in range(30))
+    layout = row_layout(codec_of({"name": "float32"}, 5), 2, 1)
+    rows = Rows(names, {name: np.zeros((30, *array.inner), array.dtype) for name, array in layout.items()})
+    rows.arrays["logits"][:] = np.random.default_rng(0).normal(size=(30, 2, 1, 5))
+    assert error(cuts) == error(())
+
+
+def test_neither_processes_nor_data_loaders_show(project, monkeypatch):
+    expected = compute()
+    monkeypatch.setenv("DVC_ROOT", str(project / "workers"))
+    assert compute("workers.zarr", workers=2) == expected
+    write_params(project, num_workers=2)
+    monkeypatch.setenv("DVC_ROOT", str(project / "loaders"))
+    assert compute("loaders.zarr") == expected
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_threads_do_not_show(project, threads):
+    expected = compute()
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        for part in parts():
+            part.unlink()
+        assert compute() == expected
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+
+
+# growing, shrinking, other codecs
+
+
+def changed_data(folder, *, keep, brighter=()):
+    """The same videos, of the train ones only some, of these some in another light."""
+    manifest, frames = read_manifest(folder / "manifest.csv"), FrameStore(folder / "frames")
+    train = [row.video_id for row in manifest.rows_of("train")]
+    kept = [row for row in manifest.rows if row.video_id not in train or train.index(row.video_id) in keep]
+    videos = {row.video_id: frames.read(row.video_id, range(row.num_frames)) for row in kept}
+    for index in brighter:
+        videos[train[index]] = videos[train[index]] // 2 + 100
+    write_manifest(folder / "changed.csv", kept)
+    return {"manifest_path": folder / "changed.csv", "frames_path": write_frames(folder / "changed", videos).path}
+
+
+def from_scratch(project, monkeypatch, **options):
+    with monkeypatch.context() as patched:
+        patched.setenv("DVC_ROOT", str(project / "scratch"))
+        return compute("scratch.zarr", **options)
+
+
+def test_only_new_videos_are_asked_about(project, monkeypatch, asked):
+    small = changed_data(project, keep=[0, 2, 3, 6])
+    compute(**small)
+    asked.clear()
+    grown = compute()
+    assert sum(asked) == 3 * VIEWS.num_views
+    asked.clear()
+    assert grown == from_scratch(project, monkeypatch)
+    assert sum(asked) == NUM_TRAIN * VIEWS.num_views
+
+
+def test_videos_that_are_gone_lose_their_rows(project, monkeypatch, asked):
+    compute()
+    asked.clear()
+    small = changed_data(project, keep=[0, 4, 5])
+    shrunk = compute(**small)
+    assert asked == []
+    assert shrunk == from_scratch(project, monkeypatch, **small)
+    assert len(parts()) == 2  # those that hold one of them
+
+
+def test_a_changed_video_is_asked_about_again(project, monkeypatch, asked):
+    compute()
+    asked.clear()
+    changed = changed_data(project, keep=range(NUM_TRAIN), brighter=[4])
+    found = compute(**changed)
+    assert sum(asked) == VIEWS.num_views
+    assert found == from_scratch(project, monkeypatch, **changed)
+
+
+def test_another_codec_takes_no_teacher(project, monkeypatch, asked):
+    compute()
+    asked.clear()
+    write_params(project, codec="topk", top_k=1, max_kl=10.0)
+    found = compute()
+    assert asked == []
+    assert found == from_scratch(project, monkeypatch)
+
+
+def test_another_teacher_is_asked_about_everything(project, asked):
+    first = compute()
+    asked.clear()
+    make_teacher(project / "teacher.safetensors", seed=1)
+    assert compute() != first
+    assert sum(asked) == NUM_TRAIN * VIEWS.num_views
+
+
+def test_black_frames_of_another_shape_are_other_frames(project, monkeypatch, asked):
+    rows, videos = [], {}
+    for split, shape in (("train", (6, 18, 22)), ("test", (6, 18, 22))):
+        rows.append(manifest_row(f"black_{split}", 0, split, shape))
+        videos[f"black_{split}"] = np.zeros((*shape, 3), dtype=np.uint8)
+    write_manifest(project / "manifest.csv", rows)
+    make_teacher(project / "teacher.safetensors", class_names=("drink",), num_classes=1)
+    write_frames(project / "frames", videos)
+    compute()
+    asked.clear()
+    turned = {name: video.transpose(0, 2, 1, 3) for name, video in videos.items()}
+    assert compute(frames_path=write_frames(project / "turned", turned).path) == from_scratch(
+        project, monkeypatch, frames_path=project / "turned"
+    )
+    assert sum(asked) == 2 * VIEWS.num_views
+
+
+@pytest.mark.parametrize("changed", ["version of the view policy", "seed", "batch_size", "num_views"])
+def test_rows_of_other_views_or_batches_are_not_taken(project, monkeypatch, asked, changed):
+    compute()
+    asked.clear()
+    if changed == "version of the view policy":
+        monkeypatch.setattr(stage, "VIEW_POLICY_VERSION", 2)
+    else:
+        values = yaml.safe_load(Path("params.yaml").read_text())
+        section = {"seed": values, "num_views": values["views"]}.get(changed, values["precompute_soft_targets"])
+        section[changed] += 1
+        Path("params.yaml").write_text(yaml.safe_dump(values))
+    compute()
+    assert sum(asked) == NUM_TRAIN * (VIEWS.num_views + (changed == "num_views"))
+
+
+# damage and interruption
+
+
+def test_a_damaged_part_is_worked_out_again(project, asked):
+    expected = compute()
+    asked.clear()
+    damaged = max(parts(), key=lambda path: path.stat().st_size)  # of two videos, not the last one's
+    content = bytearray(damaged.read_bytes())
+    content[-1] ^= 1
+    damaged.write_bytes(content)
+    assert compute() == expected
+    assert sum(asked) == 2 * VIEWS.num_views
+
+
+def test_two_stages_on_one_store_the_second_is_told(project):
+    code = (
+        "import sys, time; from pathlib import Path; from pipeline.core.work import out_lock\n"
+        "with out_lock('another', Path('store.zarr')): print('held', flush=True); time.sleep(60)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment) as holder:
+        try:
+            assert holder.stdout.readline() == "held\n"
+            with pytest.raises(EnvironmentProblem, match=rf"process {holder.pid} on .* is already writing store.zarr"):
+                compute()
+        finally:
+            holder.kill()
+    compute()
+
+
+# refusals
+
+
+def test_what_packing_costs_is_gated_and_the_logits_are_kept(project, asked):
+    write_params(project, codec="topk", top_k=1, max_kl=1e-9)
+    with pytest.raises(DataError, match=r"topk costs more than precompute_soft_targets\.max_kl") as caught:
+        compute()
+    assert len(caught.value.findings) == 4
+    assert caught.value.findings[0].startswith("at temperature 1: ")
+    assert not Path("store.zarr").exists()
+    asked.clear()
+    write_params(project)
+    compute()
+    assert asked == []
+
+
+def test_as_many_classes_kept_as_there_are_is_refused_before_the_work(project, asked):
+    write_params(project, codec="topk", top_k=3)
+    with pytest.raises(ParamsError, match="top_k must be in 1 … 2 for 3 classes"):
+        compute()
+    assert asked == []
+
+
+@pytest.mark.parametrize(
+    ("value", "words", "num_new"),
+    [
+        (np.nan, "not finite on 2 videos", 2),
+        (np.inf, "not finite", 2),
+        (1e5, "too large for the codec float16 on 2", 0),
+    ],
+)
+def test_all_videos_with_logits_that_cannot_be_kept_are_named(project, monkeypatch, asked, value, words, num_new):
+    video_ids = [row.video_id for row in read_manifest(Path("manifest.csv")).rows_of("train")]
+    counted = asking.ask
+    batches = []
+
+    def broken(teacher, clip_BTHWC, *, batch_size):
+        logits_BK = counted(teacher, clip_BTHWC, batch_size=batch_size)
+        batches.append(len(logits_BK))
+        if len(batches) in (1, 4):  # of 4, 2, 4, 2, … clips: in the first part, and in the second
+            logits_BK[-1] = value
+        return logits_BK
+
+    with monkeypatch.context() as patched:
+        patched.setattr(asking, "ask", broken)
+        with pytest.raises(DataError, match=words) as caught:
+            compute()
+    assert caught.value.findings == (f"{video_ids[1]}: view 0", f"{video_ids[3]}: view 2")
+    assert not Path("store.zarr").exists()
+    asked.clear()
+    write_params(project, codec="float32")
+    compute()
+    assert sum(asked) == num_new * VIEWS.num_views
+
+
+def test_another_teacher_is_refused_with_all_that_differs(project):
+    make_teacher(project / "teacher.safetensors", class_names=("drink", "jump", "walk"))
+    values = yaml.safe_load(Path("params.yaml").read_text())
+    values["clip"]["num_frames"] += 1
+    Path("params.yaml").write_text(yaml.safe_dump(values))
+    with pytest.raises(StaleArtifactError, match="does not fit this run") as caught:
+        compute()
+    assert [finding.split(":")[0] for finding in caught.value.findings] == ["class names", "clip"]
+
+
+def test_a_file_that_changes_under_a_worker_is_noticed(project):
+    how = Asking(
+        teacher=(project / "teacher.safetensors", "0" * 32),
+        frames=(project / "frames", FrameStore(project / "frames").digest),
+        folder=project,
+        clip=CLIP,
+        views=VIEWS,
+        seed=SEED,
+        batch_size=BATCH_SIZE,
+        device="cpu",
+        num_workers=0,
+    )
+    with pytest.raises(StaleArtifactError, match="has another digest here"):
+        compute_part(Part(("video",), how))

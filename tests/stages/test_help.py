@@ -1,0 +1,89 @@
+"""The help of every command has an example, which is right, and the shell completes what is typed."""
+
+import os
+import shlex
+import subprocess
+
+import pytest
+import yaml
+from command_line import install_program, leaves
+from paths import ROOT
+
+from stages._help import EXAMPLES, help_of
+
+SECTIONS = {path: yaml.safe_load((ROOT / path).read_text())["stages"] for path in ("dvc.yaml", "demo/dvc.yaml")}
+STAGES = {name: stage for stages in SECTIONS.values() for name, stage in stages.items()}
+
+
+@pytest.mark.parametrize("words", leaves(), ids=" ".join)
+def test_every_command_has_an_example(call, words):
+    code, out, _ = call(*words, "--help")
+    assert code == 0
+    _, _, example = out.partition("Example:")
+    assert example.split()[: len(words) + 1] == ["dlkdd", *words]
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_examples_of_stages_are_their_commands_in_dvc_yaml(name):
+    shown = shlex.split(EXAMPLES[name].replace("\\\n", " "))
+    run = STAGES[name]["cmd"].split()
+    assert run[:3] == ["python", "-m", "stages"]
+    assert shown == ["dlkdd", name.replace("_", "-"), *run[4:]]
+
+
+def test_prose_is_filled_and_commands_keep_their_lines():
+    text = "One\nline.\n\nTwo\nlines.\n\nExample:\ndlkdd a \\\n  --b"
+    assert help_of("targets", text) == "One line.\n\nTwo lines.\n\nExample:\ndlkdd a \\\n  --b"
+    assert help_of("prepare", "Read.") == f"Read.\n\nExample:\n{EXAMPLES['prepare']}"
+
+
+COMPLETE = """
+source <(dlkdd --show-completion)
+try() { COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=(); _dlkdd_completion dlkdd; echo "${COMPREPLY[*]}"; }
+try dlkdd tra
+try dlkdd targets ex
+try dlkdd recipe ''
+try dlkdd evaluate --c
+"""
+INSTALL = """
+dlkdd --install-completion
+source "$HOME/.bashrc"
+complete -p dlkdd
+"""
+
+
+@pytest.fixture
+def bash(tmp_path):
+    """Run lines in a bash whose home is a folder of the test."""
+    path = f"{install_program(tmp_path / 'bin')}:{os.environ['PATH']}"
+    home = tmp_path / "home"
+    home.mkdir()
+
+    def run(script):
+        command = ("bash", "--norc", "-euo", "pipefail", "-c", f"{script}\ntrue")
+        keep = {key: value for key, value in os.environ.items() if not key.startswith(("_TYPER", "COMP_"))}
+        done = subprocess.run(
+            command,
+            cwd=ROOT,
+            env={**keep, "PATH": path, "HOME": str(home)},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run
+
+
+def test_bash_completes_commands_and_their_options(bash):
+    commands, subcommands, recipe, options = bash(COMPLETE).splitlines()
+    assert commands.split() == ["train-teacher", "train-student", "train-baseline"]
+    assert subcommands == "export"
+    assert recipe.split() == ["list", "show", "use"]
+    assert options == "--confusion"
+
+
+def test_completion_is_installed_for_bash(bash, tmp_path):
+    assert "complete -o default -F _dlkdd_completion dlkdd" in bash(INSTALL)
+    assert {path.name for path in (tmp_path / "home").iterdir()} >= {".bashrc"}

@@ -1,0 +1,301 @@
+"""Each kind of finding about disk, environment and DVC comes from a set-up that is broken in that way."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import sys
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+import torch
+from check_setups import look_at, messages, params, the_finding
+from paths import ROOT
+
+from pipeline.core.work import work_folder
+from pipeline.tools.check import disk as disk_checks
+from pipeline.tools.check import machine as machine_checks
+from pipeline.tools.check.data import Seen
+from pipeline.tools.check.disk import check_shared_memory, check_space, check_work, frame_bytes
+from pipeline.tools.check.findings import Group
+from pipeline.tools.check.machine import check_compiler, check_device, check_dvc, check_packages
+from pipeline.tools.check.work_folders import work_folders
+from pipeline.videos.prepare import prepare
+from pipeline.videos.reader import VideoInfo
+
+# disk
+
+Usage = namedtuple("Usage", "total used free")
+
+
+def seen(num_frames, width=320, height=240):
+    return Seen(VideoInfo(num_frames, 30.0, width, height), num_frames, None)
+
+
+def free_bytes(monkeypatch, number):
+    monkeypatch.setattr(disk_checks.shutil, "disk_usage", lambda _path: Usage(10 * number, 0, number))
+
+
+def space(chosen, videos, dvc_root=None):
+    group = Group("disk")
+    check_space(group, chosen, videos, dvc_root=dvc_root)
+    return group
+
+
+def test_the_estimate_is_what_prepare_writes(checked_project):
+    chosen = params()
+    _, data = look_at(chosen)
+    prepare(
+        chosen.prepare,
+        seed=0,
+        manifest_path=Path("manifest.csv"),
+        quarantine_path=Path("quarantine.csv"),
+        dark_path=Path("dark"),
+        run=lambda function, tasks: [function(task) for task in tasks],
+    )
+    written = sum(path.stat().st_size for path in Path("dark").glob("*.h5"))
+    assert frame_bytes(chosen.prepare, data.seen)[0] == pytest.approx(written, rel=0.1)
+
+
+def test_too_little_space(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    videos = [seen(100)] * 4
+    needed = sum(frame_bytes(params().prepare, videos))
+    free_bytes(monkeypatch, needed + 1)
+    assert space(params(), videos).findings == []
+    free_bytes(monkeypatch, needed - 1)
+    finding = the_finding(space(params(), videos))
+    assert finding.level == "problem"
+    assert "are needed" in finding.message
+
+
+@pytest.mark.parametrize(("kind", "copies"), [("copy", 3), ("hardlink,copy", 1), (None, 3)])
+def test_copies_of_dvc_count(tmp_path, monkeypatch, kind, copies):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(disk_checks, "_file_system", lambda _path: "ext4")
+    Path(".dvc").mkdir()
+    Path(".dvc/config").write_text(f"[cache]\n    type = {kind}\n" if kind else "")
+    videos = [seen(100)]
+    needed = copies * sum(frame_bytes(params().prepare, videos))
+    free_bytes(monkeypatch, needed + 1)
+    assert space(params(), videos, tmp_path).findings == []
+    free_bytes(monkeypatch, needed - 1)
+    assert "are needed" in the_finding(space(params(), videos, tmp_path)).message
+
+
+def test_videos_without_a_count_are_taken_for_average_ones(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    uncounted = Seen(VideoInfo(None, 30.0, 320, 240), None, None)
+    assert space(params(), [seen(100), uncounted]).facts == space(params(), [seen(100)] * 2).facts
+    assert "not known" in space(params(), [uncounted]).facts[0]
+
+
+def test_jpeg_takes_less(tmp_path):
+    raw = frame_bytes(params().prepare, [seen(10)])
+    sizes = [
+        frame_bytes(params(prepare__codec="jpeg", prepare__jpeg_quality=quality).prepare, [seen(10)])
+        for quality in (50, 95, 100)
+    ]
+    assert all(dark < enhanced for dark, enhanced in sizes)
+    assert sorted(sizes) == sizes
+    assert sizes[-1] < raw
+
+
+def test_what_lies_in_the_work_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    assert work_folders() == []
+    with work_folder("prepare", params={}, inputs={}, format_version=1) as work:
+        work.keep()
+    with work_folder("train_teacher", params={}, inputs={}, format_version=1) as work:
+        (work.path / "checkpoint.pt").write_bytes(bytes(5000))
+    group = Group("disk")
+    check_work(group)
+    finding = the_finding(group)
+    assert finding.message == "runs were not finished"
+    assert len(finding.details) == 1
+    assert "train_teacher" in finding.details[0]
+    assert "5.0 KiB" in finding.details[0] or "4.9 KiB" in finding.details[0]
+
+
+HOLD = """
+import sys
+from pipeline.core.work import work_folder
+with work_folder("enhance", params={}, inputs={}, format_version=1):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_stage_at_work_is_named_and_left_alone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
+    ) as holder:
+        assert holder.stdout.readline() == b"held\n"
+        group = Group("disk")
+        check_work(group)
+        assert the_finding(group).details == (f"enhance: process {holder.pid} on {socket.gethostname()}",)
+        holder.stdin.close()
+    assert [folder.holder for folder in work_folders()] == [None]
+
+
+# environment
+
+
+def test_this_environment_is_sound():
+    group = Group("environment")
+    check_packages(group)
+    check_device(group, torch.device("cpu"))
+    assert messages(group, "problem") == []
+
+
+def test_packages_are_compared_with_their_ranges(tmp_path, monkeypatch):
+    file = tmp_path / "pyproject.toml"
+    file.write_text(
+        '[project]\nrequires-python = ">=3.11"\n'
+        'dependencies = ["numpy>=2", "torch>=99", "no-such-package>=1", "other; python_version < \'3\'"]\n'
+        "[project.optional-dependencies]\ndvc = []\n"
+    )
+    monkeypatch.setattr(machine_checks, "PYPROJECT", file)
+    group = Group("environment")
+    check_packages(group)
+    old, missing = the_finding(group).details
+    assert old.startswith("torch ")
+    assert old.endswith("wanted >=99")
+    assert missing == "no-such-package: not installed, wanted >=1"
+
+
+def test_another_python(tmp_path, monkeypatch):
+    file = tmp_path / "pyproject.toml"
+    file.write_text('[project]\nrequires-python = "<3"\ndependencies = []\n[project.optional-dependencies]\ndvc = []\n')
+    monkeypatch.setattr(machine_checks, "PYPROJECT", file)
+    group = Group("environment")
+    check_packages(group)
+    assert "is not <3" in the_finding(group).message
+
+
+def test_the_installed_copy_knows_its_ranges_as_well(tmp_path, monkeypatch):
+    monkeypatch.setattr(machine_checks, "PYPROJECT", tmp_path / "none.toml")
+    group = Group("environment")
+    check_packages(group)
+    assert messages(group, "problem") == []
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_driver_that_torch_does_not_use(tmp_path, monkeypatch):
+    (tmp_path / "version").touch()
+    monkeypatch.setattr(machine_checks, "NVIDIA_DRIVER", tmp_path / "version")
+    group = Group("environment")
+    check_device(group, torch.device("cpu"))
+    assert "sees no GPU" in the_finding(group).message
+
+
+def test_compiling_without_a_compiler(monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    group = Group("environment")
+    check_compiler(group, params())
+    assert group.findings == []
+    check_compiler(group, params(train_student__compile=True))
+    assert the_finding(group).message.startswith("train_student.compile: ")
+
+
+def test_shared_memory_that_is_too_small(tmp_path, monkeypatch):
+    monkeypatch.setattr(disk_checks, "SHARED_MEMORY", tmp_path)
+    free_bytes(monkeypatch, 1000)
+    group = Group("environment")
+    check_shared_memory(group, params())
+    assert group.findings == group.facts == []
+    check_shared_memory(group, params(train_teacher__num_workers=2))
+    assert the_finding(group).message.startswith("train_teacher.num_workers")
+    free_bytes(monkeypatch, 2**30)
+    group = Group("environment")
+    check_shared_memory(group, params(train_teacher__num_workers=2))
+    assert group.findings == []
+
+
+# DVC
+
+
+def git(*arguments):
+    name = ("-c", "user.name=test", "-c", "user.email=test@example.org")
+    subprocess.run(["git", *name, *arguments], check=True, capture_output=True)
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
+    """What `git init` and `dvc init` leave, with a commit, and the environment on the path."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:/usr/bin:/bin")
+    for name in (".dvc/config", "dvc.yaml", "params.yaml"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    git("init", "-q")
+    git("add", "-A")
+    git("commit", "-qm", "start")
+    return tmp_path
+
+
+def dvc():
+    group = Group("dvc")
+    check_dvc(group, Path("params.yaml"))
+    return group
+
+
+def test_a_sound_repository(repository):
+    before = {path: path.stat().st_mtime_ns for path in repository.rglob("*")}
+    assert dvc().findings == []
+    assert {path: path.stat().st_mtime_ns for path in repository.rglob("*")} == before
+
+
+def test_parameters_that_are_not_committed(repository):
+    Path("params.yaml").write_text("seed: 1\n")
+    assert the_finding(dvc()).message.startswith("params.yaml is not committed as it is")
+
+
+def test_no_dvc_repository(repository):
+    shutil.rmtree(".dvc")
+    assert any("no DVC repository" in text for text in messages(dvc(), "problem"))
+
+
+def test_another_folder_than_the_root(repository, monkeypatch):
+    Path("inner").mkdir()
+    monkeypatch.chdir("inner")
+    assert any("no dvc.yaml" in text for text in messages(dvc(), "problem"))
+
+
+def test_no_git_repository(repository):
+    shutil.rmtree(".git")
+    assert any("no git commit" in text for text in messages(dvc(), "advice"))
+
+
+def test_dvc_that_tells_of_its_use(repository):
+    Path(".dvc/config").write_text("[core]\n    check_update = false\n")
+    assert the_finding(dvc()).remedy == "`dvc config core.analytics false`"
+
+
+def test_dvc_that_is_not_installed(repository, monkeypatch):
+    def version(name):
+        if name == "dvc":
+            raise machine_checks.metadata.PackageNotFoundError(name)
+        return "1"
+
+    monkeypatch.setattr(machine_checks.metadata, "version", version)
+    assert the_finding(dvc()).level == "advice"
+    assert the_finding(dvc()).message.startswith("DVC is not installed")
+
+
+def test_the_python_of_another_environment(repository, monkeypatch):
+    other = repository / "bin"
+    other.mkdir()
+    (other / "python").symlink_to(sys.executable)
+    monkeypatch.setenv("PATH", f"{other}:{Path(sys.executable).parent}:/usr/bin:/bin")
+    assert any("another environment" in text for text in messages(dvc(), "problem"))
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    assert any("activate" in finding.remedy for finding in dvc().findings)

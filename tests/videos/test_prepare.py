@@ -1,0 +1,398 @@
+"""Preparation: every listed video ends in the manifest or in the quarantine, whatever happened on the way."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import simplejpeg
+from paths import ROOT
+
+from pipeline.core.digest import digest_file
+from pipeline.core.errors import DataError, Interrupted
+from pipeline.core.params import PrepareParams
+from pipeline.data.frame_store import FrameStore, shard_of, shard_path
+from pipeline.data.manifest import read_manifest, read_quarantine
+from pipeline.videos import prepare as preparation
+from pipeline.videos.prepare import counts_text, prepare
+from pipeline.videos.reader import read_frames, write_video
+from stages import prepare as stage
+
+NUM_SHARDS = 4
+SPLITS = ("train", "train", "val", "test")
+NUM_FRAMES = 10
+
+
+def moving(number):
+    t, y, x = np.mgrid[:NUM_FRAMES, :24, :40]
+    return np.stack([(9 * t + 3 * x + phase * y + 31 * number) % 180 for phase in (1, 2, 3)], -1).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def originals(tmp_path_factory):
+    """Two classes of four videos, and their table."""
+    root = tmp_path_factory.mktemp("videos")
+    lines = ["path,label,group,split"]
+    for label in ("jump", "wave"):
+        for number, split in enumerate(SPLITS):
+            path = f"{label}/{label}_{number}.mp4"
+            write_video(root / path, iter(moving(number + 7 * (label == "wave"))), fps=12.5)
+            lines.append(f"{path},{label},{label}{number},{split}")
+    (root / "videos.csv").write_text("\n".join(lines) + "\n")
+    return root
+
+
+@pytest.fixture
+def project(originals, tmp_path, monkeypatch):
+    """A project folder that is the current one, with a copy of the videos in `data`."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    shutil.copytree(originals, tmp_path / "data")
+    return tmp_path
+
+
+def section(**changes):
+    values = {
+        "root": "data", "layout": "csv", "lists": None, "split": 1, "val_share": 0.25, "test_share": 0.25,
+        "max_quarantined": 0.3, "min_frames": 4, "short_side": 16, "codec": "raw", "jpeg_quality": 95,
+        "num_shards": NUM_SHARDS,
+    }  # fmt: skip
+    return PrepareParams(**{**values, **changes})
+
+
+def run_here(function, tasks):
+    return [function(task) for task in tasks]
+
+
+def run_prepare(out="out", run=run_here, **changes):
+    return prepare(
+        section(**changes),
+        seed=0,
+        manifest_path=Path(out, "manifest.csv"),
+        quarantine_path=Path(out, "quarantine.csv"),
+        dark_path=Path(out, "dark"),
+        run=run,
+    )
+
+
+def stopped_after(count):
+    """Runs that many tasks, and is then interrupted."""
+
+    def run(function, tasks):
+        for number, task in enumerate(tasks):
+            if number == count:
+                raise Interrupted(15)
+            function(task)
+        raise AssertionError("there are not so many tasks")
+
+    return run
+
+
+def contents(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
+
+
+def add_line(line):
+    with Path("data/videos.csv").open("a") as file:
+        file.write(line + "\n")
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """The ids of the videos that are decoded, as they are."""
+    names = []
+    read = preparation.read_frames
+
+    def noted(path, **options):
+        names.append(f"{path.parent.name}/{path.stem}")
+        return read(path, **options)
+
+    monkeypatch.setattr(preparation, "read_frames", noted)
+    return names
+
+
+def run_from_scratch(out="scratch"):
+    """As on another machine: nothing of earlier runs is there."""
+    shutil.rmtree(".work", ignore_errors=True)
+    prepared = run_prepare(out)
+    shutil.rmtree(".work")
+    return prepared
+
+
+def test_every_video_is_in_the_manifest_with_its_frames(project):
+    prepared = run_prepare()
+    manifest, dark = read_manifest(Path("out/manifest.csv")), FrameStore(Path("out/dark"))
+    dark.verify()
+    assert prepared.manifest == manifest
+    with Path("data/videos.csv").open() as file:
+        listed = {row["path"]: row for row in csv.DictReader(file)}
+    assert {row.path for row in manifest.rows} == set(listed)
+    assert dark.video_ids == tuple(row.video_id for row in manifest.rows)
+    for row in manifest.rows:
+        line = listed[row.path]
+        assert (row.class_name, row.group, row.split) == (line["label"], line["group"], line["split"])
+        assert (row.num_frames, row.fps, row.width, row.height) == (NUM_FRAMES, 12.5, 40, 24)
+        assert row.digest == digest_file(Path("data") / row.path)
+        frames = np.stack(list(read_frames(Path("data") / row.path, short_side=16)))
+        assert dark.shape(row.video_id) == frames.shape[:3]
+        np.testing.assert_array_equal(dark.read(row.video_id, range(NUM_FRAMES)), frames)
+    assert read_quarantine(Path("out/quarantine.csv")) == prepared.quarantine == ()
+
+
+@pytest.mark.parametrize("done", [1, 2])
+def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(project, decoded, done):
+    run_from_scratch()
+    assert len(decoded) == len(set(decoded)) == 8
+    decoded.clear()
+    with pytest.raises(Interrupted):
+        run_prepare(run=stopped_after(done))
+    assert 0 < len(decoded) < 8
+    assert not contents("out")
+    run_prepare()
+    assert len(decoded) == len(set(decoded)) == 8
+    assert contents("out") == contents("scratch")
+
+
+@pytest.mark.parametrize("missing", ["records", "frames"])
+def test_a_shard_without_its_record_or_a_record_without_its_shard_is_made_again(project, decoded, missing):
+    run_from_scratch()
+    with pytest.raises(Interrupted):
+        run_prepare(run=stopped_after(2))
+    (work,) = Path(".work").glob("prepare-*/")
+    lost = min((work / missing).iterdir())
+    lost.unlink()
+    decoded.clear()
+    run_prepare()
+    number = int(re.search(r"\d+", lost.stem)[0])
+    assert {name for name in FrameStore(Path("out/dark")).video_ids if shard_of(name, NUM_SHARDS) == number} <= set(
+        decoded
+    )
+    assert contents("out") == contents("scratch")
+
+
+def test_a_run_with_nothing_new_decodes_nothing(project, decoded):
+    run_prepare("first")
+    decoded.clear()
+    run_prepare("second")
+    assert decoded == []
+    assert contents("second") == contents("first")
+
+
+def test_an_added_video_is_the_only_one_that_is_decoded(project, decoded):
+    run_prepare("before")
+    shutil.copy("data/jump/jump_0.mp4", "data/jump/jump_9.mp4")
+    add_line("jump/jump_9.mp4,jump,jump9,train")
+    decoded.clear()
+    run_prepare("after")
+    assert decoded == ["jump/jump_9"]
+    before, after = contents("before/dark"), contents("after/dark")
+    changed = {name for name in after if after[name] != before.get(name)}
+    assert changed == {shard_path(Path(), shard_of("jump/jump_9", NUM_SHARDS)).name, "index.csv", "store.json"}
+    run_from_scratch()
+    assert contents("after") == contents("scratch")
+
+
+def test_a_removed_video_costs_no_decoding(project, decoded):
+    run_prepare("before")
+    table = Path("data/videos.csv")
+    lines = table.read_text().splitlines(keepends=True)
+    table.write_text("".join(line for line in lines if not line.startswith("jump/jump_0.mp4")))
+    decoded.clear()
+    run_prepare("after")
+    assert decoded == []
+    run_from_scratch()
+    assert contents("after") == contents("scratch")
+
+
+def test_what_is_taken_over_is_checked(project, decoded):
+    """A flipped bit in what an earlier run left is made again, not handed on."""
+    run_prepare("before")
+    (work,) = Path(".work").glob("prepare-*/")
+    store = FrameStore(Path("before/dark"))
+    row = store.rows[0]
+    path = shard_path(work / "frames", row.shard)
+    frame = store.read(row.video_id, [2])[0].tobytes()
+    content = path.read_bytes()
+    path.unlink()  # the published store has the same file
+    path.write_bytes(content.replace(frame, bytes([frame[0] ^ 1]) + frame[1:], 1))
+    decoded.clear()
+    run_prepare("after")
+    assert decoded == [row.video_id]
+    assert contents("after") == contents("before")
+
+
+def test_files_are_known_by_their_content(project, decoded):
+    """Other times mean nothing, other bytes of the same size do."""
+    run_prepare("before")
+    for path in Path("data").rglob("*.mp4"):
+        os.utime(path, (1, 1))
+    changed = Path("data/wave/wave_1.mp4")
+    content = bytearray(changed.read_bytes())
+    place = content.index(b"x264")  # the encoder's comment: other bytes, same frames
+    content[place : place + 4] = b"X264"
+    changed.write_bytes(content)
+    decoded.clear()
+    prepared = run_prepare()
+    assert decoded == ["wave/wave_1"]
+    assert prepared.manifest.by_id["wave/wave_1"].digest == digest_file(changed)
+
+
+def test_the_same_shards_serve_other_splits(project, decoded):
+    """What does not change the frames does not make them again."""
+    run_prepare("before")
+    decoded.clear()
+    table = Path("data/videos.csv")
+    table.write_text(table.read_text().replace("jump/jump_0.mp4,jump,jump0,train", "jump/jump_0.mp4,jump,jump0,val"))
+    assert run_prepare().manifest.by_id["jump/jump_0"].split == "val"
+    assert decoded == []
+
+
+def test_what_other_parameters_left_goes(project, decoded):
+    run_prepare("before")
+    run_prepare("other", short_side=20)
+    assert len(list(Path(".work").glob("prepare-*/"))) == 1
+    decoded.clear()
+    run_prepare("again")
+    assert len(decoded) == 8
+
+
+def test_shards_of_earlier_lists_are_not_published(project):
+    run_prepare("before")
+    table = Path("data/videos.csv")
+    lines = table.read_text().splitlines()
+    kept = {line.split(",")[0] for line in lines[1:] if line.endswith("train") and line.split(",")[2][-1] == "0"}
+    table.write_text(
+        "\n".join([lines[0], *(line for line in lines if line.split(",")[0] not in kept and line != lines[0])])
+    )
+    prepared = run_prepare()
+    shards = {shard_of(row.video_id, NUM_SHARDS) for row in prepared.manifest.rows}
+    assert {path.name for path in Path("out/dark").glob("*.h5")} == {shard_path(Path(), shard).name for shard in shards}
+    FrameStore(Path("out/dark")).verify()
+
+
+def damage(path):
+    """Zeros in the middle of the coded frames."""
+    content = bytearray(Path(path).read_bytes())
+    start = content.index(b"mdat") + 900
+    content[start : start + 400] = bytes(400)
+    Path(path).write_bytes(content)
+
+
+def test_a_broken_video_goes_to_the_quarantine_and_nothing_else_changes(project):
+    run_prepare("whole")
+    damage("data/jump/jump_1.mp4")
+    prepared = run_prepare()
+    (row,) = prepared.quarantine
+    assert (row.video_id, row.path, row.split) == ("jump/jump_1", "jump/jump_1.mp4", "train")
+    assert row.reason
+    assert "\n" not in row.reason
+    assert read_quarantine(Path("out/quarantine.csv")) == (row,)
+    assert "jump/jump_1" not in prepared.manifest.by_id
+    dark, whole = FrameStore(Path("out/dark")), FrameStore(Path("whole/dark"))
+    assert set(dark.video_ids) == set(whole.video_ids) - {"jump/jump_1"}
+    for name in dark.video_ids:
+        np.testing.assert_array_equal(dark.read(name, range(NUM_FRAMES)), whole.read(name, range(NUM_FRAMES)))
+
+
+def test_too_many_broken_videos_fail_the_stage_and_a_repair_costs_one_video(project, decoded):
+    good = Path("data/jump/jump_1.mp4").read_bytes()
+    Path("data/jump/jump_1.mp4").write_bytes(b"no video")
+    with pytest.raises(DataError, match=r"1 of 8 videos are broken: 12\.50%") as error:
+        run_prepare(max_quarantined=0.1)
+    assert any("jump/jump_1.mp4 (train)" in finding for finding in error.value.findings)
+    assert "prepare.max_quarantined" in str(error.value)
+    assert not contents("out")
+    decoded.clear()
+    Path("data/jump/jump_1.mp4").write_bytes(good)
+    run_prepare(max_quarantined=0.1)
+    assert decoded == ["jump/jump_1"]
+
+
+def test_raising_the_limit_reads_nothing_again(project, decoded):
+    Path("data/jump/jump_1.mp4").write_bytes(b"no video")
+    with pytest.raises(DataError, match="are broken"):
+        run_prepare(max_quarantined=0.0)
+    decoded.clear()
+    assert len(run_prepare(max_quarantined=0.2).quarantine) == 1
+    assert decoded == []
+
+
+def test_a_class_must_not_vanish_from_a_split(project):
+    Path("data/wave/wave_3.mp4").write_bytes(b"")
+    with pytest.raises(DataError, match="no usable video is left of: wave in test"):
+        run_prepare()
+
+
+def test_short_videos_are_broken(project):
+    write_video(Path("data/jump/jump_1.mp4"), iter(moving(1)[:3]), fps=12.5)
+    (row,) = run_prepare().quarantine
+    assert re.search(r"3 frames, fewer than the 4 of prepare\.min_frames", row.reason)
+
+
+def test_folders_of_images_must_have_the_listed_frames(project):
+    for name in "abcdefg":
+        folder = Path("images", name)
+        folder.mkdir(parents=True)
+        for number, frame in enumerate(moving(ord(name))):
+            content = simplejpeg.encode_jpeg(np.ascontiguousarray(frame))
+            (folder / f"img_{number:05d}.jpg").write_bytes(content)
+    Path("images/classInd.txt").write_text("0 jump\n1 wave\n")
+    Path("images/train.txt").write_text("a 10 0\nb 11 0\ne 10 1\n")
+    Path("images/val.txt").write_text("c 10 0\nf 10 1\n")
+    Path("images/test.txt").write_text("d 10 0\ng 10 1\n")
+    prepared = run_prepare(root="images", layout="frame_folders")
+    assert [row.num_frames for row in prepared.manifest.rows] == [10] * 6
+    (row,) = prepared.quarantine
+    assert (row.video_id, row.reason) == ("b", "its list states 11 frames, it has 10")
+
+
+def test_leakage_between_splits_is_found(project):
+    shutil.copy("data/wave/wave_0.mp4", "data/wave/wave_8.mp4")
+    add_line("wave/wave_8.mp4,wave,wave8,test")
+    leaks = run_prepare().leaks
+    assert {(leak.kind, leak.splits) for leak in leaks if leak.kind == "digest"} == {("digest", ("train", "test"))}
+
+
+def test_ids_must_differ(project):
+    """ARID's copies come as .avi or .mp4: two that differ in the suffix alone are one id."""
+    shutil.copy("data/wave/wave_0.mp4", "data/wave/wave_0.avi")
+    add_line("wave/wave_0.avi,wave,wave0,train")
+    with pytest.raises(DataError, match="wave_0"):
+        run_prepare()
+
+
+def test_counts_are_a_table(project):
+    assert counts_text(run_prepare().manifest).splitlines() == [
+        "class   train     val    test",
+        "jump        2       1       1",
+        "wave        2       1       1",
+        "all         4       2       2",
+    ]
+
+
+def test_two_processes_and_one_give_the_same_bytes(project, capfd):
+    Path("data/jump/jump_1.mp4").write_bytes(b"no video")
+    recipe = ROOT / "params.yaml"
+    lines = recipe.read_text().splitlines()
+    start = lines.index("prepare:")
+    end = next(number for number in range(start + 1, len(lines)) if lines[number] and lines[number][0] not in " #")
+    values = [f"  {key}: {'null' if value is None else value}" for key, value in section().model_dump().items()]
+    Path("params.yaml").write_text("\n".join([*lines[: start + 1], *values, *lines[end:]]))
+    for workers in (1, 2):
+        out = Path(f"out{workers}")
+        stage.main(
+            manifest_path=out / "manifest.csv",
+            quarantine_path=out / "quarantine.csv",
+            dark_path=out / "dark",
+            workers=workers,
+        )
+        printed = capfd.readouterr()
+        assert printed.out == ""
+        assert "7 videos, 1 in quarantine" in printed.err
+        assert "quarantined jump/jump_1.mp4 (train)" in printed.err
+    assert contents("out1") == contents("out2")
