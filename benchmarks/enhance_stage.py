@@ -26,7 +26,7 @@ import torch
 
 from benchmarks.material import Frames, render_videos, write_store
 from pipeline.core.params import load_params
-from pipeline.core.stopwatch import shares_text
+from pipeline.core.progress import shares_text
 from pipeline.data.shards import RunTasks
 from pipeline.enhance.apply import Enhanced, enhance
 from pipeline.enhance.classical import gamma_table

@@ -28,7 +28,7 @@ from pipeline.distill.store.codecs import codec_of
 from pipeline.distill.store.store import SoftTargetStore
 from pipeline.distill.student.cached_targets import load_targets
 from pipeline.distill.student.loss import distillation_loss
-from pipeline.distill.teacher.precompute import Asking, Packing, compute_part, keys_of, pack_store, parts_of
+from pipeline.distill.teacher.precompute import Packing, TeacherInference, compute_part, keys_of, pack_store, parts_of
 from pipeline.distill.teacher.row_cache import RowCache
 from pipeline.models.inference import ask
 from pipeline.models.recognizer import Architecture, Recognizer, load_model, save_model
@@ -82,7 +82,7 @@ class Epochs:
         return Recognizer(self.architecture, mean_C=[0.1] * 3, std_C=[0.1] * 3)
 
     def precompute(self, clip: ClipParams) -> SoftTargetStore:
-        how = Asking(
+        how = TeacherInference(
             teacher=(self.folder / "teacher", self.teacher.digest), frames=(self.enhanced.path, self.enhanced.digest),
             folder=self.folder, clip=clip, views=VIEWS, seed=0, batch_size=self.params.batch_size,
             device=str(self.device), num_workers=0,
@@ -116,7 +116,7 @@ class Epochs:
         return self.train(TrainingData(self.dark, self.samples, self.samples[:1], self.cached, self.enhanced), loss)
 
     def teacher_alone(self) -> float:
-        """Asking the teacher about the clips of an epoch, which lie in memory."""
+        """TeacherInference the teacher about the clips of an epoch, which lie in memory."""
         dataset = ClipDataset(self.enhanced, self.samples, self.drawn, self.architecture.clip)
         plan = EpochPlan(len(self.samples), self.params.batch_size, 0)
         clips = [b.clip_BTHWC.to(self.device) for b in load_batches(dataset, plan.batches_from(0, 1), num_workers=0)]

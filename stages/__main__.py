@@ -19,7 +19,7 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 from pipeline.core.errors import DlkddError, ParamsError, out_of_memory
-from pipeline.core.work import refusal
+from pipeline.core.files import disk_error
 from stages._help import help_of
 from stages._shell import say_error
 
@@ -128,7 +128,7 @@ def main() -> None:
     except DlkddError as error:
         _fail(error)
     except Exception as error:
-        if (problem := refusal(error) or out_of_memory(error)) is not None:
+        if (problem := disk_error(error) or out_of_memory(error)) is not None:
             _fail(problem)
         traceback.print_exc()
         say_error("This is a bug in dlkdd, not in your data: please report it with the lines above.")

@@ -22,7 +22,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from pipeline.core.errors import DlkddError, EnvironmentProblem, out_of_memory
-from pipeline.core.work import StopCheck
+from pipeline.core.progress import StopCheck
 from pipeline.data.shards import RunTasks, ShardTask, TimedReport
 from stages._shell import progress
 

@@ -19,7 +19,8 @@ from typing import Any
 
 from pipeline.core.digest import digest_file, digest_json
 from pipeline.core.errors import DlkddError
-from pipeline.core.work import Advance, StopCheck, write_text_whole
+from pipeline.core.files import write_text_whole
+from pipeline.core.progress import Advance, StopCheck
 from stages._shell import say
 
 POLL_SECONDS = 0.05

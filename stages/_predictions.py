@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.core.work import written_whole
+from pipeline.core.files import written_whole
 from pipeline.evaluate.score.predictions import DIGITS, PROBABILITY_PREFIX
 from pipeline.tools.predict.inference import BrokenVideo, Probs, VideoPrediction, WindowPrediction, ranking
 from stages._shell import printable

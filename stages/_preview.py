@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pipeline.core.device import choose_device
 from pipeline.core.errors import DataError, ParamsError, StaleArtifactError
 from pipeline.core.params import load_params
-from pipeline.core.work import interruptible
+from pipeline.core.progress import interruptible
 from pipeline.data.frame_store import FrameStore
 from pipeline.data.manifest import read_manifest
 from pipeline.enhance.file import LEARNED
 from pipeline.evaluate.light import sampled_luma, spread_videos
 from pipeline.tools.look.contact_sheet import save_sheet
 from pipeline.tools.look.preview import Origin, columns, preview
-from stages._device import choose_device
 from stages._shell import progress, say
 
 NUM_SAMPLED = 2000  # videos among which the shown ones are chosen

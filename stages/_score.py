@@ -8,16 +8,17 @@ from typing import Annotated
 
 import typer
 
+from pipeline.core.device import choose_device
 from pipeline.core.errors import StaleArtifactError
+from pipeline.core.files import require_writable
 from pipeline.core.params import ScoreParams
-from pipeline.core.work import interruptible, require_writable
+from pipeline.core.progress import interruptible
 from pipeline.data.dataset import samples_of
 from pipeline.data.frame_store import FrameStore
 from pipeline.data.manifest import Manifest, read_manifest
 from pipeline.evaluate.score.predictions import Origin, Predictions, views_text, write_predictions
 from pipeline.evaluate.score.scoring import score
 from pipeline.models.recognizer import ModelFile, load_model
-from stages._device import choose_device
 from stages._shell import progress, say
 
 ManifestOption = Annotated[Path, typer.Option("--manifest", help="The manifest that `prepare` wrote.")]

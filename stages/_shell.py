@@ -15,13 +15,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from pipeline.core.progress import Advance
 from pipeline.core.text import printable as printable
-from pipeline.core.work import Advance
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 ParamsOption = Annotated[Path, typer.Option("--params", help="The parameter file.", show_default=True)]
 PARAMS_PATH = Path("params.yaml")
+DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:N, or auto: cuda where there is one.")]
 
 PLAIN_INTERVAL_SECONDS = 10.0
 

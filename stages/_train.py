@@ -13,10 +13,12 @@ import typer
 from torch import Tensor
 
 from pipeline.core.curves import write_curve
+from pipeline.core.device import Ranks, choose_device, process_group
 from pipeline.core.errors import DataError
+from pipeline.core.files import publish
 from pipeline.core.params import ClipParams, ModelName, TrainParams, stage_values
-from pipeline.core.ranks import Ranks, joined_ranks
-from pipeline.core.work import StopCheck, WorkFolder, interruptible, no_progress, publish, work_folder
+from pipeline.core.progress import StopCheck, interruptible, no_progress
+from pipeline.core.work_folder import WorkFolder, work_folder
 from pipeline.data.dataset import Batch, EpochPlan, Sample, ViewSource, pixel_statistics, samples_of
 from pipeline.data.frame_store import FrameStore
 from pipeline.data.manifest import Manifest, read_manifest
@@ -26,7 +28,6 @@ from pipeline.train.execution import autocast_dtype, check_shares
 from pipeline.train.losses import hard_loss
 from pipeline.train.optimization import class_weights
 from pipeline.train.trainer import Epoch, Listener, LossFunction, Trained, Trainer, TrainingData
-from stages._device import choose_device
 from stages._shell import progress, say
 from stages._tensorboard import EpochWriter, tensorboard_writer
 
@@ -94,7 +95,7 @@ def train_network(
     seed: int,
     source: Callable[[Path], ViewSource],
     loss: LossFunction,
-    learnt_from: dict[str, str],
+    input_digests: dict[str, str],
     values: dict[str, object],
     device_name: str,
     checkpoint_seconds: float,
@@ -105,17 +106,17 @@ def train_network(
 ) -> None:
     """Train in the stage's work folder and publish the model and its curve; under torchrun all ranks train one network.
 
-    `source` is given the work folder, for what it may have to keep there. `learnt_from` are digests of what this
+    `source` is given the work folder, for what it may have to keep there. `input_digests` are digests of what this
     network saw beyond manifest and frames; `values` parameters that only this stage uses. Both are part of the
     fingerprint, and the model file keeps the digests. With `teacher_frames` the loss gets their clips as well.
     """
-    with joined_ranks() as ranks, interruptible() as stop:
+    with process_group() as ranks, interruptible() as stop:
         device = choose_device(device_name)
         class_names = inputs.manifest.class_names
         architecture = Architecture(name, len(class_names), clip, options.width, options.dropout, options.drop_path)
         _check_execution(architecture, options, len(inputs.train), ranks, device)
         start = _read_start(architecture, options, class_names)
-        digests = {"manifest": inputs.manifest.digest, "frames": inputs.frames.digest, **learnt_from, **start.digests}
+        digests = {"manifest": inputs.manifest.digest, "frames": inputs.frames.digest, **input_digests, **start.digests}
         fingerprint = {**stage_values(clip, options, seed=seed, network=name), **values, "device": device.type}
         with (
             _folder_of_all(ranks, stop, stage, fingerprint, digests, (out, curve_path)) as (folder, work),
@@ -167,17 +168,17 @@ def _folder_of_all(
 ) -> Iterator[tuple[Path, WorkFolder | None]]:
     """The work folder of all ranks; rank 0 holds its lock and that of the out, and has it to finish."""
     if ranks.index > 0:
-        yield ranks.from_first(Path(), stop=stop), None
+        yield ranks.broadcast(Path(), stop=stop), None
         return
     version = MODEL_FORMAT_VERSION
     with work_folder(stage, params=fingerprint, inputs=digests, format_version=version, outs=outs) as work:
-        yield ranks.from_first(work.path, stop=stop), work
+        yield ranks.broadcast(work.path, stop=stop), work
 
 
 def _views_of_all(source: Callable[[Path], ViewSource], folder: Path, ranks: Ranks, stop: StopCheck) -> ViewSource:
     """Rank 0 first: what it keeps in the folder is there for the others."""
     first = source(folder) if ranks.index == 0 else None
-    ranks.from_first(None, stop=stop)
+    ranks.broadcast(None, stop=stop)
     return first or source(folder)
 
 

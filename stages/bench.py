@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from pipeline.core.device import choose_device
 from pipeline.core.errors import ParamsError
 from pipeline.core.params import load_params
 from pipeline.models.cost import cost_of
@@ -23,8 +24,7 @@ from pipeline.tools.export.alternatives import Alternative, alternatives
 from pipeline.tools.export.export import TOLERANCE, drawn_clips, export
 from pipeline.tools.export.latency import Latency, Run, Way, measure
 from pipeline.tools.export.onnx_file import check_onnx_installed, open_onnx
-from stages._device import DeviceOption, choose_device
-from stages._shell import PARAMS_PATH, ParamsOption, printable, say
+from stages._shell import PARAMS_PATH, DeviceOption, ParamsOption, printable, say
 
 MIB = 2**20
 

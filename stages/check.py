@@ -90,11 +90,11 @@ def _check_with_packages(
     """The checks that need the packages, imported here so that their lack is a finding and no traceback."""
     import torch
 
+    from pipeline.core.device import choose_device
     from pipeline.tools.check.data import check_data, check_manifest
     from pipeline.tools.check.disk import check_shared_memory, check_space, check_work
     from pipeline.tools.check.params import Known, check_params
     from pipeline.tools.pool import default_processes
-    from stages._device import choose_device
 
     environment, disk = groups["environment"], groups["disk"]
     device = torch.device("cpu")

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.core.work import Advance
+from pipeline.core.progress import Advance
 from pipeline.data.camera import ARID_CRF, ARID_LIKE, at_exposure
 from pipeline.tools.demo.darken import Darkening, darken_folder
 from pipeline.tools.pool import default_processes

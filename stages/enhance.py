@@ -10,8 +10,7 @@ from typing import Annotated
 import typer
 
 from pipeline.core.errors import ParamsError
-from pipeline.core.stopwatch import shares_text
-from pipeline.core.work import interruptible
+from pipeline.core.progress import interruptible, shares_text
 from pipeline.enhance.apply import enhance
 from pipeline.enhance.file import is_learned
 from stages._cluster import SchedulerOption, WorkersOption, shard_runner
@@ -100,6 +99,6 @@ def _enhance(
 def _device(name: str, enhancer_path: Path) -> str:
     if not is_learned(enhancer_path):
         return "cpu"
-    from stages._device import choose_device  # here, since classical enhancers need no torch
+    from pipeline.core.device import choose_device  # here, since classical enhancers need no torch
 
     return str(choose_device(name))

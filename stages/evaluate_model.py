@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from pipeline.core.files import require_writable
 from pipeline.core.params import load_params
-from pipeline.core.work import require_writable
 from pipeline.data.frame_store import FrameStore
 from pipeline.data.manifest import Manifest, read_manifest
 from pipeline.evaluate.compare import ScoringProtocol, describe
@@ -22,9 +22,8 @@ from pipeline.evaluate.light import video_luma
 from pipeline.evaluate.score.predictions import DIGITS, write_predictions
 from pipeline.evaluate.tables import make_tables, rounded
 from pipeline.models.recognizer import ModelFile
-from stages._device import DeviceOption
 from stages._score import FramesOption, ManifestOption, ModelOption, load_model_for, predict
-from stages._shell import PARAMS_PATH, ParamsOption, printable, progress, say
+from stages._shell import PARAMS_PATH, DeviceOption, ParamsOption, printable, progress, say
 
 
 class Split(StrEnum):
@@ -86,17 +85,17 @@ def main(
 
 def _notes(model: ModelFile, manifest: Manifest, frames: FrameStore, split: str) -> list[str]:
     """What the reader of the numbers has to know about where the model comes from."""
-    notes, learnt_from = [], model.trained_on.get("digests", {})
+    notes, input_digests = [], model.trained_on.get("digests", {})
     unnamed = "which its file does not name"
-    if learnt_from.get("manifest") != manifest.digest:
+    if input_digests.get("manifest") != manifest.digest:
         notes.append(
-            f"trained on another manifest, {learnt_from.get('manifest', unnamed)}: "
+            f"trained on another manifest, {input_digests.get('manifest', unnamed)}: "
             f"videos of {split} may be among those that it learnt from"
         )
     elif split == Split.VAL:
         notes.append("val chose the epoch whose weights these are: its numbers flatter")
-    if learnt_from.get("frames") != frames.digest:
-        notes.append(f"trained on other frames, {learnt_from.get('frames', unnamed)}, than these, {frames.digest}")
+    if input_digests.get("frames") != frames.digest:
+        notes.append(f"trained on other frames, {input_digests.get('frames', unnamed)}, than these, {frames.digest}")
     return notes
 
 

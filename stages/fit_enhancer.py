@@ -9,8 +9,10 @@ import typer
 
 from pipeline.core.curves import read_curve, write_curve
 from pipeline.core.digest import digest_file
+from pipeline.core.files import publish
 from pipeline.core.params import EnhancerName, FitEnhancerParams, load_params
-from pipeline.core.work import interruptible, out_lock, publish
+from pipeline.core.progress import interruptible
+from pipeline.core.work_folder import out_lock
 from pipeline.data.frame_store import FrameStore
 from pipeline.data.manifest import read_manifest
 from pipeline.enhance.file import LEARNED, classical_from_params, save_enhancer
@@ -46,7 +48,7 @@ def main(
         source = f" with the weights of {options.weights}" if name in LEARNED else ""
         say(f"fit_enhancer: {name}{source} -> {out}")
     else:
-        from stages._device import choose_device  # here and below: classical ones need no torch
+        from pipeline.core.device import choose_device  # here and below: classical ones need no torch
 
         fit = Fit(name, options, params.seed, frames, train, choose_device(device))
         losses = _fit(fit, checkpoint_seconds, out, curve_path)

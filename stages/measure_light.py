@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.core.work import require_writable
+from pipeline.core.files import require_writable
 from pipeline.data.frame_store import FrameStore
 from pipeline.evaluate.light import video_luma
 from pipeline.evaluate.light_table import write_light

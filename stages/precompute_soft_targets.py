@@ -12,10 +12,12 @@ from typing import Annotated
 import torch
 import typer
 
+from pipeline.core.device import Ranks, choose_device, process_group
 from pipeline.core.errors import ParamsError, StaleArtifactError
+from pipeline.core.files import PARTIAL_SUFFIX, publish
 from pipeline.core.params import ClipParams, PrecomputeSoftTargetsParams, load_params, stage_values
-from pipeline.core.ranks import Ranks, joined_ranks
-from pipeline.core.work import PARTIAL_SUFFIX, StopCheck, interruptible, publish, work_folder
+from pipeline.core.progress import StopCheck, interruptible
+from pipeline.core.work_folder import work_folder
 from pipeline.data.dataset import samples_of
 from pipeline.data.frame_store import FrameStore
 from pipeline.data.manifest import Manifest, read_manifest
@@ -23,9 +25,9 @@ from pipeline.data.views import VIEW_POLICY_VERSION
 from pipeline.distill.store.codecs import LogitCodec, bytes_per_view, codec_of
 from pipeline.distill.store.store import FORMAT_VERSION
 from pipeline.distill.teacher.precompute import (
-    Asking,
     Packing,
     Part,
+    TeacherInference,
     compute_part,
     keys_of,
     pack_store,
@@ -35,8 +37,7 @@ from pipeline.distill.teacher.precompute import (
 from pipeline.distill.teacher.row_cache import RowCache
 from pipeline.models.recognizer import ModelFile, load_model
 from stages._cluster import SchedulerOption, WorkersOption, map_tasks
-from stages._device import DeviceOption, choose_device
-from stages._shell import PARAMS_PATH, ParamsOption, progress, say
+from stages._shell import PARAMS_PATH, DeviceOption, ParamsOption, progress, say
 
 STAGE = "precompute_soft_targets"
 
@@ -58,7 +59,7 @@ def main(
     asked stays in the work folder: when videos come or go, or with another codec, the same teacher is asked about what
     is new. On the CPU each process asks in one thread; on a GPU there is one process, or one for each under `torchrun`.
     """
-    with joined_ranks() as ranks, interruptible() as stop:
+    with process_group() as ranks, interruptible() as stop:
         if ranks.index > 0:
             _on_ranks(ranks, None, stop)
             return
@@ -77,7 +78,7 @@ def main(
         with work_folder(STAGE, params=fingerprint, inputs=inputs, format_version=version, outs=[out]) as work:
             cache, keys = RowCache(work.path), keys_of(samples, frames)
             new = [key[0] for key in keys if key not in cache]
-            how = Asking(
+            how = TeacherInference(
                 teacher=(teacher_path.absolute(), teacher.digest),
                 frames=(frames_path.absolute(), frames.digest),
                 folder=work.path.absolute(),
@@ -146,11 +147,11 @@ def _check_teacher(path: Path, teacher: ModelFile, manifest: Manifest, frames: F
         raise StaleArtifactError(
             f"{path}: does not fit this run", findings=findings, remedy="`dvc repro train_teacher` trains one that fits"
         )
-    learnt_from = teacher.trained_on.get("digests", {}).get("frames")
-    if learnt_from not in (None, frames.digest):
+    trained_on = teacher.trained_on.get("digests", {}).get("frames")
+    if trained_on not in (None, frames.digest):
         say(
-            f"{STAGE}: {path} learnt from frames {learnt_from}, these are {frames.digest}: as it should be only where "
-            "videos came or went since then"
+            f"{STAGE}: {path} was trained on frames {trained_on}, these are {frames.digest}: expected only if "
+            "videos were added or removed since"
         )
 
 

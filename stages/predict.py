@@ -11,18 +11,18 @@ from typing import Annotated
 import torch
 import typer
 
+from pipeline.core.device import choose_device
 from pipeline.core.errors import DataError, EnvironmentProblem, Interrupted, ParamsError
 from pipeline.core.params import load_params
-from pipeline.core.work import interruptible
+from pipeline.core.progress import interruptible
 from pipeline.enhance.file import CLASSICAL, classical_from_params
 from pipeline.models.recognizer import ModelFile, load_model
 from pipeline.tools.predict.inference import BrokenVideo, Sampling, VideoPrediction, predict_live, predict_videos
 from pipeline.tools.predict.inputs import VideoInput, find_videos, webcam_number
 from pipeline.tools.predict.overlay import Beside, plan_overlays, write_overlay
 from pipeline.tools.predict.webcam import opened_webcam
-from stages._device import DeviceOption, choose_device
 from stages._predictions import Classes, csv_table, print_json, print_table, print_window, video_values, window_values
-from stages._shell import PARAMS_PATH, ParamsOption, progress, say
+from stages._shell import PARAMS_PATH, DeviceOption, ParamsOption, progress, say
 
 ENHANCERS = tuple(name for name in CLASSICAL if name != "none")
 

@@ -8,8 +8,7 @@ from typing import Annotated
 import typer
 
 from pipeline.core.params import load_params
-from pipeline.core.stopwatch import shares_text
-from pipeline.core.work import interruptible
+from pipeline.core.progress import interruptible, shares_text
 from pipeline.data.leakage import leakage_text
 from pipeline.videos.prepare import counts_text, prepare
 from stages._cluster import SchedulerOption, WorkersOption, shard_runner

@@ -10,8 +10,8 @@ from typing import Annotated
 import typer
 
 from pipeline.core.errors import ParamsError
+from pipeline.core.files import write_text_whole
 from pipeline.core.params import load_params
-from pipeline.core.work import write_text_whole
 from stages._shell import PARAMS_PATH, ParamsOption, say
 
 RECIPES = Path(__file__).parent.parent / "configs"

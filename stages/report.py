@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.core.work import require_writable, write_text_whole
+from pipeline.core.files import require_writable, write_text_whole
 from pipeline.report.inputs import MODELS, ReportPaths
 from pipeline.report.page import make_report
 from stages._shell import PARAMS_PATH, ParamsOption, progress, say

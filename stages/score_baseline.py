@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from pipeline.core.params import load_params
-from stages._device import DeviceOption
 from stages._score import FramesOption, ManifestOption, ModelOption, OutOption, score_model
-from stages._shell import PARAMS_PATH, ParamsOption
+from stages._shell import PARAMS_PATH, DeviceOption, ParamsOption
 
 
 def main(

@@ -15,8 +15,10 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.core.errors import DataError, ParamsError
+from pipeline.core.files import write_text_whole
 from pipeline.core.params import load_params
-from pipeline.core.work import interruptible, out_lock, write_text_whole
+from pipeline.core.progress import interruptible
+from pipeline.core.work_folder import out_lock
 from pipeline.data.manifest import Manifest, read_manifest
 from pipeline.tools.study.results import Results, read_results, table, verdict, write_rows
 from pipeline.tools.study.study import Step, Study, Variant, read_variants
@@ -127,7 +129,7 @@ def _notes(study: Study, manifest: Manifest, asked: Sequence[float], how: str) -
         f"Minutes are of training, with its start ({how}).",
     ]
     if asked:
-        notes.append(f"Asking the teacher took {fmean(asked) / 60:.1f} minutes a seed, once for all students.")
+        notes.append(f"Computing the soft targets took {fmean(asked) / 60:.1f} minutes a seed, once for all students.")
     if len(study.variants) > 1:
         notes.append("Variants are chosen by val; the best of many on test would be above by chance.")
     return notes

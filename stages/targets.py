@@ -10,13 +10,15 @@ from typing import Annotated, Any
 
 import typer
 
+from pipeline.core.device import choose_device
 from pipeline.core.errors import ParamsError, StaleArtifactError
-from pipeline.core.work import PARTIAL_SUFFIX, out_lock, publish
+from pipeline.core.files import PARTIAL_SUFFIX, publish
+from pipeline.core.work_folder import out_lock
 from pipeline.data.frame_store import FrameStore
 from pipeline.data.manifest import read_manifest
 from pipeline.distill.store.store import SoftTargetStore
 from pipeline.models.recognizer import load_model
-from pipeline.tools.targets.card import STORE_NAME, give_away
+from pipeline.tools.targets.card import STORE_NAME, publish_store
 from pipeline.tools.targets.diff import diff as compare
 from pipeline.tools.targets.export import export as export_store
 from pipeline.tools.targets.merge import merge_teachers, merge_videos, same_videos
@@ -24,8 +26,7 @@ from pipeline.tools.targets.repair import repair as repair_store
 from pipeline.tools.targets.summary import summarise
 from pipeline.tools.targets.verify import CARD_NAME, Depth
 from pipeline.tools.targets.verify import verify as verify_store
-from stages._device import DeviceOption, choose_device
-from stages._shell import printable, progress, say
+from stages._shell import DeviceOption, printable, progress, say
 from stages._target_tables import print_difference, print_summary
 
 app = typer.Typer(no_args_is_help=True, help=__doc__, add_completion=False, pretty_exceptions_enable=False)
@@ -246,7 +247,7 @@ def export(
 
 
 @app.command("publish")
-def publish_store(
+def publish_command(
     store: FolderArgument,
     out: Annotated[Path, typer.Option(help="The folder to write.")],
     license_text: Annotated[str | None, typer.Option("--license", help="A sentence for the card.")] = None,
@@ -259,7 +260,7 @@ def publish_store(
     """
     _require_free(out, force)
     with out_lock("targets publish", out):
-        digest = give_away(store, out, license_text=license_text, progress=progress)
+        digest = publish_store(store, out, license_text=license_text, progress=progress)
     if as_json:
         _print_json({"out": str(out), "store": str(out / STORE_NAME), "digest": digest})
     else:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pipeline.core.params import load_params
 from pipeline.data.dataset import BANK, DrawnViews
-from stages._device import DeviceOption
-from stages._shell import PARAMS_PATH, ParamsOption
+from stages._shell import PARAMS_PATH, DeviceOption, ParamsOption
 from stages._train import (
     CHECKPOINT_SECONDS,
     CheckpointOption,
@@ -47,7 +46,7 @@ def main(
         seed=params.seed,
         source=lambda _work: views,
         loss=label_loss(inputs, params.train_student),
-        learnt_from={},
+        input_digests={},
         values={"views": params.views.model_dump()},
         device_name=device,
         checkpoint_seconds=checkpoint_seconds,

@@ -9,20 +9,19 @@ from typing import Annotated
 import typer
 from torch import Tensor
 
+from pipeline.core.device import choose_device, world_size
 from pipeline.core.errors import ParamsError
 from pipeline.core.params import load_params
-from pipeline.core.ranks import world_size
 from pipeline.core.weights import whole_digest
 from pipeline.data.dataset import Batch, EpochPlan
 from pipeline.data.frame_store import FrameStore
 from pipeline.distill.store.store import SoftTargetStore
 from pipeline.distill.student.cached_targets import CachedTargets, differences, load_targets
 from pipeline.distill.student.loss import distillation_loss, soft_weight_at
-from pipeline.models.inference import ask
+from pipeline.models.inference import infer
 from pipeline.models.recognizer import Recognizer, load_model
 from pipeline.train.execution import check_dist_columns
-from stages._device import DeviceOption, choose_device
-from stages._shell import PARAMS_PATH, ParamsOption
+from stages._shell import PARAMS_PATH, DeviceOption, ParamsOption
 from stages._train import (
     CHECKPOINT_SECONDS,
     CheckpointOption,
@@ -128,7 +127,7 @@ def main(
         seed=seed,
         source=source,
         loss=loss,
-        learnt_from={
+        input_digests={
             "soft_targets": store.digest,
             "teacher": ",".join(teacher["digest"] for teacher in store.attributes["teachers"]),
         },
@@ -159,7 +158,7 @@ class OnlineTeacher:
     def logits(self, batch: Batch) -> Tensor:
         """teacher_BK of a batch, by the same bits as when the store was made (on the same kind of device)."""
         assert batch.teacher_clip_BTHWC is not None
-        return ask(self.recognizer, batch.teacher_clip_BTHWC, batch_size=self.batch_size)
+        return infer(self.recognizer, batch.teacher_clip_BTHWC, batch_size=self.batch_size)
 
 
 def _online_teacher(

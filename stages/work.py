@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.core.errors import EnvironmentProblem, ParamsError
-from pipeline.core.work import remove_work_folder, work_root
+from pipeline.core.work_folder import remove_work_folder, work_root
 from pipeline.tools.check.findings import age_text, size_text
 from pipeline.tools.check.work_folders import LeftFolder, work_folders
 from stages._shell import printable, say

@@ -13,7 +13,7 @@ import torch
 
 from pipeline.core.digest import DIGEST_BYTES, digest_bytes
 from pipeline.core.errors import StaleArtifactError
-from pipeline.core.work import written_whole
+from pipeline.core.files import written_whole
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:

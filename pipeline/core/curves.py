@@ -6,7 +6,7 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.core.work import written_whole
+from pipeline.core.files import written_whole
 
 Curve = list[dict[str, float]]
 

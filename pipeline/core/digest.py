@@ -30,13 +30,13 @@ def digest_json(value: object) -> str:
     return digest_bytes(text.encode())
 
 
-def sealed(values: Mapping[str, object]) -> dict[str, object]:
+def with_digest(values: Mapping[str, object]) -> dict[str, object]:
     """The same JSON values with the digest of all of them, under `digest`."""
     return {**values, "digest": digest_json(dict(values))}
 
 
-def is_sealed(values: object) -> bool:
-    """Whether values, as read, are those that were sealed."""
+def has_valid_digest(values: object) -> bool:
+    """Whether values, as read, are those that were with_digest."""
     try:
         return isinstance(values, dict) and values["digest"] == digest_json(
             {name: value for name, value in values.items() if name != "digest"}

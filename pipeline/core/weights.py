@@ -1,15 +1,16 @@
 """Model files: safetensors with our attributes beside the tensors, checked by digest when read.
 
 The attributes are one JSON text under one metadata key, since the order of several keys is not deterministic. No code
-is ever loaded from a file.
+is ever loaded from a file, nor from one of another program (`read_tensors`).
 """
 
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +18,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from pipeline.core.digest import digest_bytes, digest_file, digest_json
-from pipeline.core.errors import StaleArtifactError
-from pipeline.core.work import written_whole
+from pipeline.core.errors import ParamsError, StaleArtifactError
+from pipeline.core.files import written_whole
+
+if TYPE_CHECKING:  # classical enhancers read weights and need no torch, which takes seconds to import
+    from torch import Tensor
 
 Tensors = Mapping[str, NDArray[Any]]
 
@@ -109,3 +113,58 @@ def _damaged(path: Path, reason: str) -> StaleArtifactError:
     return StaleArtifactError(
         f"{path}: not a whole dlkdd model file: {reason}", remedy="make it again with `dvc repro`, or `dvc checkout` it"
     )
+
+
+# keys under which checkpoints keep the weights, beside optimiser and epoch
+_WRAPPERS = ("state_dict", "model_state", "model_state_dict", "model", "params")
+
+
+def read_tensors(path: Path, *, parameter: str) -> dict[str, Tensor]:
+    """All tensors of a file by name, on the CPU; other values beside them are left out.
+
+    parameter: the one that named the file, for messages. Raises ParamsError where there is no such file, and
+    StaleArtifactError where it holds no tensors, or cannot be read without running code.
+    """
+    import torch
+
+    try:
+        content = _content(path)
+    except FileNotFoundError:
+        raise ParamsError(f"{parameter}: {path}: no such file") from None
+    except Exception as error:  # a damaged or hostile file makes the readers raise nearly anything
+        reason = _reason(error)
+        raise StaleArtifactError(
+            f"{parameter}: {path}: cannot be read as tensors alone: {reason}",
+            remedy="give a .safetensors file, or a .pth file that torch.save wrote of a state dict",
+        ) from None
+    content = _unwrapped(content)
+    if not isinstance(content, Mapping):
+        raise StaleArtifactError(f"{parameter}: {path} holds a {type(content).__name__}, not a state dict")
+    tensors = {str(name): value.detach() for name, value in content.items() if isinstance(value, torch.Tensor)}
+    strange = [name for name, value in tensors.items() if value.is_meta or value.layout != torch.strided]
+    if strange:
+        raise StaleArtifactError(f"{parameter}: {path}: not all tensors have plain values", findings=strange)
+    return tensors
+
+
+def _unwrapped(content: Any) -> Any:
+    """The state dict within a checkpoint; wrappers may lie in each other."""
+    for _ in _WRAPPERS:
+        inner = [content[key] for key in _WRAPPERS if isinstance(content, Mapping) and key in content]
+        content = next((value for value in inner if isinstance(value, Mapping)), content)
+    return content
+
+
+def _content(path: Path) -> Any:
+    import torch
+    from safetensors.torch import load_file
+
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, pickle.UnpicklingError):  # torch's own words advise to run the file's code
+        return "it holds other objects, which could be code, or it is damaged"
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -30,10 +30,10 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
-from pipeline.core.digest import DIGEST_BYTES, digest_bytes, digest_json, digest_uint64, is_sealed, sealed
+from pipeline.core.digest import DIGEST_BYTES, digest_bytes, digest_json, digest_uint64, has_valid_digest, with_digest
 from pipeline.core.errors import DataError, StaleArtifactError
-from pipeline.core.stopwatch import Stopwatch
-from pipeline.core.work import Advance, write_text_whole, written_whole
+from pipeline.core.files import write_text_whole, written_whole
+from pipeline.core.progress import Advance, Stopwatch
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
@@ -307,7 +307,7 @@ def write_index(
         "origin": dict(sorted(origin.items())),
         "index_digest": digest_bytes(text.getvalue().encode()),
     }
-    write_text_whole(folder / _DESCRIPTION_NAME, json.dumps(sealed(description), indent=1) + "\n")
+    write_text_whole(folder / _DESCRIPTION_NAME, json.dumps(with_digest(description), indent=1) + "\n")
 
 
 class FrameStore:
@@ -575,7 +575,7 @@ def _read_index(folder: Path) -> tuple[dict[str, Any], dict[str, IndexRow]]:
 
 def _is_description(found: dict[str, Any]) -> bool:
     """Whether it has the fields and the digest that it was written with; the first stores had no digest."""
-    if not (found.keys() == _DESCRIBED or (is_sealed(found) and found.keys() - {"digest"} == _DESCRIBED)):
+    if not (found.keys() == _DESCRIBED or (has_valid_digest(found) and found.keys() - {"digest"} == _DESCRIBED)):
         return False
     fits = found["codec"] in get_args(Codec) and isinstance(found["origin"], dict)
     return fits and (found["jpeg_quality"] is None) == (found["codec"] == "raw")

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from pipeline.core.digest import DIGEST_BYTES, digest_bytes, digest_json
 from pipeline.core.errors import DataError, StaleArtifactError, shortened
-from pipeline.core.work import read_text_whole, write_text_whole
+from pipeline.core.files import read_text_whole, write_text_whole
 from pipeline.data.listing import SPLITS, Findings, path_problem, text_problem, without_suffix
 
 PREPARE_AGAIN = "run the prepare stage: `dvc repro prepare`"

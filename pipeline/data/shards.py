@@ -18,10 +18,11 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from pipeline.core.digest import digest_file, is_sealed, sealed
+from pipeline.core.digest import digest_file, has_valid_digest, with_digest
 from pipeline.core.errors import DataError, StaleArtifactError
-from pipeline.core.stopwatch import Stopwatch
-from pipeline.core.work import WorkFolder, publish, write_text_whole
+from pipeline.core.files import publish, write_text_whole
+from pipeline.core.progress import Stopwatch
+from pipeline.core.work_folder import WorkFolder
 from pipeline.data.frame_store import (
     Codec,
     EncodedFrame,
@@ -90,7 +91,7 @@ def write_record(work: Path, shard: int, result: ShardResult, notes: Mapping[str
         "notes": dict(notes),
         "shard": _digest_of(shard_path(frames_folder(work), shard)),
     }
-    write_text_whole(_record_path(work, shard), json.dumps(sealed(values), sort_keys=True, indent=1))
+    write_text_whole(_record_path(work, shard), json.dumps(with_digest(values), sort_keys=True, indent=1))
 
 
 def read_record(work: Path, shard: int) -> Record:
@@ -99,7 +100,7 @@ def read_record(work: Path, shard: int) -> Record:
         values = json.loads(_record_path(work, shard).read_bytes())
     except (OSError, ValueError):
         return Record()
-    if not is_sealed(values):
+    if not has_valid_digest(values):
         return Record()
     rows = tuple(IndexRow(**row) for row in values["rows"])
     return Record(rows, tuple((name, reason) for name, reason in values["broken"]), values["notes"], values["shard"])

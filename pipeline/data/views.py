@@ -17,6 +17,8 @@ from torch.nn.functional import interpolate
 from pipeline.core.digest import digest_uint64
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from pipeline.core.params import ClipParams, ViewsParams
@@ -134,3 +136,11 @@ def pixel_digest(clip_THWC: NDArray[np.uint8]) -> int:
 def _fitting_stride(num_frames: int, clip: ClipParams) -> int:
     """The asked stride, or the largest that fits into a short video."""
     return min(clip.frame_stride, max(1, (num_frames - 1) // max(clip.num_frames - 1, 1)))
+
+
+def named_views(video_ids: Sequence[str], chosen_NV: NDArray[np.bool_]) -> list[str]:
+    """The videos with a chosen view, each with the numbers of these views, for messages."""
+    return [
+        f"{video_ids[row]}: view {', '.join(map(str, np.flatnonzero(chosen_NV[row])))}"
+        for row in np.flatnonzero(chosen_NV.any(axis=1)).tolist()
+    ]

@@ -12,8 +12,8 @@ import cv2
 
 from pipeline.core.digest import digest_file
 from pipeline.core.errors import DataError, StaleArtifactError
-from pipeline.core.stopwatch import Stopwatch, summed
-from pipeline.core.work import work_folder
+from pipeline.core.progress import Stopwatch, summed
+from pipeline.core.work_folder import work_folder
 from pipeline.data.frame_store import Codec, Frame, FrameStore, IndexRow
 from pipeline.data.shards import RunTasks, new_run, publish_store, read_record, update_shard, write_record
 from pipeline.enhance.classical import Enhancer, Frames, enhanced_batches

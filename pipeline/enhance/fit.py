@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING
 from pipeline.core.curves import write_curve
 from pipeline.core.digest import digest_file, digest_json
 from pipeline.core.errors import DataError
+from pipeline.core.files import write_text_whole
 from pipeline.core.params import FitEnhancerParams
-from pipeline.core.work import Progress, StopCheck, WorkFolder, work_folder, write_text_whole
+from pipeline.core.progress import Progress, StopCheck
+from pipeline.core.work_folder import WorkFolder, work_folder
 from pipeline.data.frame_store import FrameStore
 from pipeline.enhance.file import save_enhancer
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.core.errors import ParamsError
-from pipeline.core.foreign_weights import read_tensors
+from pipeline.core.weights import read_tensors
 from pipeline.enhance.learned import NETWORKS, LearnedEnhancer, Precision, fit_of_tensors, make_learned
 
 _PREFIXES = ("module.", "enhance.")  # of DataParallel, and of SCI's whole network

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.core.digest import sealed
+from pipeline.core.digest import with_digest
 from pipeline.core.errors import StaleArtifactError
-from pipeline.core.work import write_text_whole, written_whole
+from pipeline.core.files import write_text_whole, written_whole
 from pipeline.data.manifest import Manifest
 from pipeline.evaluate.calibration import NUM_BINS, expected_calibration_error, reliability
 from pipeline.evaluate.metrics import (
@@ -126,7 +126,7 @@ def aligned(found: Predictions, video_ids: tuple[str, ...]) -> Predictions:
 def write_metrics(path: Path, metrics: Mapping[str, Any]) -> None:
     """JSON for `dvc metrics`, rounded to six digits, with a digest of all of it."""
     rounded = json.loads(json.dumps(metrics), parse_float=lambda text: round(float(text), 6))
-    write_text_whole(path, json.dumps(sealed(rounded), indent=2) + "\n")
+    write_text_whole(path, json.dumps(with_digest(rounded), indent=2) + "\n")
 
 
 def write_confusion(path: Path, found: Predictions) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.core.errors import StaleArtifactError
-from pipeline.core.work import Progress, no_progress
+from pipeline.core.progress import Progress, no_progress
 from pipeline.data.frame_store import FrameStore
 from pipeline.enhance.classical import count_luma, mean_level
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pipeline.core.errors import StaleArtifactError
-from pipeline.core.work import read_text_whole, written_whole
+from pipeline.core.files import read_text_whole, written_whole
 
 COLUMNS = ["video_id", "mean_luma"]
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from pipeline.core.digest import digest_file, digest_json
 from pipeline.core.errors import StaleArtifactError
-from pipeline.core.work import written_whole
+from pipeline.core.files import written_whole
 from pipeline.data.manifest import ManifestRow
 from pipeline.evaluate.calibration import NUM_BINS, reliability
 from pipeline.evaluate.score.predictions import DIGITS, Predictions

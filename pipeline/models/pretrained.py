@@ -18,9 +18,8 @@ from torch import Tensor, nn
 
 from pipeline.core.digest import digest_file
 from pipeline.core.errors import EnvironmentProblem, ParamsError, StaleArtifactError
-from pipeline.core.foreign_weights import read_tensors
 from pipeline.core.params import ModelName
-from pipeline.core.weights import is_model_file, load_weights
+from pipeline.core.weights import is_model_file, load_weights, read_tensors
 from pipeline.models.networks import MODELS, Architecture, shapes_of
 
 PARAMETER = "weights"

@@ -17,10 +17,10 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from pipeline.core.digest import is_sealed
+from pipeline.core.digest import has_valid_digest
 from pipeline.core.errors import StaleArtifactError
+from pipeline.core.files import read_text_whole
 from pipeline.core.weights import read_attributes, read_shapes, whole_digest
-from pipeline.core.work import read_text_whole
 from pipeline.data.frame_store import FrameStore
 from pipeline.data.manifest import Manifest, QuarantineRow, read_manifest, read_quarantine
 from pipeline.distill.store.store import SoftTargetStore
@@ -303,7 +303,7 @@ _STATISTICS = ("running_mean", "running_var", "mean_C", "std_C")
 def _read_metrics(path: Path) -> Metrics:
     try:
         found = json.loads(path.read_bytes())
-        if "digest" in found and not is_sealed(found):
+        if "digest" in found and not has_valid_digest(found):
             raise ValueError("it does not have the digest that was written with it")
         return Metrics.model_validate(found)
     except ValidationError as error:

@@ -18,7 +18,7 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from pipeline.core.params import Params, Section, load_params
-from pipeline.core.work import Progress, no_progress
+from pipeline.core.progress import Progress, no_progress
 from pipeline.data.leakage import STEM_LAYOUTS, find_leakage
 from pipeline.data.listing import SPLITS
 from pipeline.data.manifest import Manifest

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from pipeline.core.device import Ranks
 from pipeline.core.errors import ParamsError
 from pipeline.core.params import TrainParams
-from pipeline.core.ranks import Ranks
 from pipeline.data.dataset import EpochPlan
 from pipeline.models.recognizer import Recognizer
 from pipeline.train.activation_checkpoints import checkpoint_activations
@@ -51,7 +51,7 @@ def check_dist_columns(plan: EpochPlan, params: TrainParams, num_processes: int)
         )
 
 
-def prepared(recognizer: Recognizer, params: TrainParams, device: torch.device, ranks: Ranks) -> Any:
+def wrap_model(recognizer: Recognizer, params: TrainParams, device: torch.device, ranks: Ranks) -> Any:
     """What a step calls in place of the recogniser, with its weights: over all ranks, compiled, on little memory."""
     network: nn.Module = recognizer
     if ranks.count > 1:

@@ -18,11 +18,11 @@ def hard_loss(
     Unlike torch's own weights these do not depend on who else is in the batch, so that parts of a batch add up to it.
     """
     if weights_K is None:
-        return F.cross_entropy(raised(logits_BK), labels_B, label_smoothing=label_smoothing)
-    loss_B = F.cross_entropy(raised(logits_BK), labels_B, label_smoothing=label_smoothing, reduction="none")
+        return F.cross_entropy(at_least_float32(logits_BK), labels_B, label_smoothing=label_smoothing)
+    loss_B = F.cross_entropy(at_least_float32(logits_BK), labels_B, label_smoothing=label_smoothing, reduction="none")
     return (loss_B * weights_K.to(loss_B)[labels_B]).mean()
 
 
-def raised(values: Tensor) -> Tensor:
+def at_least_float32(values: Tensor) -> Tensor:
     """Half precision as float32; others as they are."""
     return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values

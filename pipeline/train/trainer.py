@@ -19,16 +19,16 @@ from torch import Tensor
 
 from pipeline.core.checkpoint import load_checkpoint, save_checkpoint
 from pipeline.core.curves import Curve
+from pipeline.core.device import Ranks
 from pipeline.core.digest import digest_uint64
 from pipeline.core.errors import EnvironmentProblem, Interrupted, ParamsError
 from pipeline.core.params import TrainParams
-from pipeline.core.ranks import Ranks
-from pipeline.core.work import Advance, StopCheck
+from pipeline.core.progress import Advance, StopCheck
 from pipeline.data.dataset import Batch, ClipDataset, EpochPlan, Sample, UniformViews, ViewSource, load_batches
 from pipeline.data.frame_store import FrameStore
 from pipeline.models.recognizer import Recognizer
 from pipeline.train.augmentation import light_augmentation
-from pipeline.train.execution import autocast_dtype, check_shares, prepared
+from pipeline.train.execution import autocast_dtype, check_shares, wrap_model
 from pipeline.train.mixing import Mix, draw_mix, neighbours
 from pipeline.train.optimization import AveragedWeights, learning_rate, make_optimizer, set_learning_rate
 
@@ -142,7 +142,7 @@ class Trainer:
         dtype = autocast_dtype(params.precision, device)
         self.autocast = torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
         self.scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
-        self.network = prepared(self.recognizer, params, device, ranks)
+        self.network = wrap_model(self.recognizer, params, device, ranks)
         self.optimizer = make_optimizer(self.recognizer, params)
         self.average = AveragedWeights(self.recognizer, params.ema) if params.ema else None
         self.progress = Progress()
@@ -167,13 +167,13 @@ class Trainer:
         saved = waiting_since = time.monotonic()
         for batch in self._batches(load_batches(dataset, keys, num_workers=self.params.num_workers), stop):
             waited = time.monotonic() - waiting_since
-            with ranks.together(stop):
+            with ranks.collective(stop):
                 num_clips = self._step(batch, listener)
             for each in (whole, pace):
                 each.waited += waited
                 each.clips += num_clips
             if progress.step % plan.steps_per_epoch == 0:
-                with ranks.together(stop):
+                with ranks.collective(stop):
                     self._end_epoch()
                 listener.epoch(Epoch(progress.curve[-1], pace.clips / pace.seconds, pace.data_wait))
                 pace = _Pace()
@@ -207,7 +207,7 @@ class Trainer:
         self.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self.recognizer.parameters(), params.clip_grad_norm)
         finite = torch.isfinite(loss_sum) & torch.isfinite(norm)
-        num_bad, loss, correct = self.ranks.total(torch.stack([~finite, loss_sum, num_correct])).tolist()
+        num_bad, loss, correct = self.ranks.all_reduce_sum(torch.stack([~finite, loss_sum, num_correct])).tolist()
         if num_bad:
             with torch.no_grad():
                 torch._foreach_copy_(list(self.recognizer.buffers()), statistics)
@@ -316,7 +316,7 @@ class Trainer:
                 loss = torch.nn.functional.cross_entropy(logits_BK, there.labels_B, reduction="sum")
                 correct = (logits_BK.argmax(dim=1) == there.labels_B).sum()
                 sums_M += torch.stack([loss.double(), correct.double()]).cpu()
-        loss_sum, num_correct = ranks.total(sums_M).tolist()
+        loss_sum, num_correct = ranks.all_reduce_sum(sums_M).tolist()
         return loss_sum / len(val), num_correct / len(val)
 
     def _last_epoch(self) -> int:
@@ -339,8 +339,8 @@ class Trainer:
         except Interrupted as interrupted:
             signal_number = interrupted.signal_number
         due = self.ranks.index == 0 and time.monotonic() - saved >= self.checkpoint_seconds
-        with self.ranks.together(stop):
-            signal_number, due_somewhere = self.ranks.greatest([signal_number, int(due)])
+        with self.ranks.collective(stop):
+            signal_number, due_somewhere = self.ranks.all_reduce_max([signal_number, int(due)])
         if signal_number or due_somewhere:
             self._save_checkpoint()
             saved = time.monotonic()
@@ -364,7 +364,7 @@ class Trainer:
 
     def _load_checkpoint(self, stop: StopCheck) -> None:
         found = load_checkpoint(self.checkpoint_path) if self.ranks.index == 0 else None
-        state: dict[str, Any] | None = self.ranks.from_first(found, stop=stop)
+        state: dict[str, Any] | None = self.ranks.broadcast(found, stop=stop)
         if state is None:
             return
         self.progress = Progress(**state["progress"])

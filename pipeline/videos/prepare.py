@@ -16,8 +16,8 @@ from typing import Any
 from pipeline.core.digest import digest_file, digest_json
 from pipeline.core.errors import DataError, StaleArtifactError
 from pipeline.core.params import PrepareParams
-from pipeline.core.stopwatch import Stopwatch, summed
-from pipeline.core.work import work_folder
+from pipeline.core.progress import Stopwatch, summed
+from pipeline.core.work_folder import work_folder
 from pipeline.data.frame_store import Codec, Frame, IndexRow, shard_of
 from pipeline.data.leakage import STEM_LAYOUTS, Leak, find_leakage
 from pipeline.data.listing import ListedVideo, Listing

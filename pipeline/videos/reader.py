@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 
 from pipeline.core.errors import BrokenVideoError as BrokenVideoError
 from pipeline.core.errors import DataError
-from pipeline.core.work import written_whole
+from pipeline.core.files import written_whole
 from pipeline.data.listing import VIDEO_SUFFIXES as VIDEO_SUFFIXES
 from pipeline.videos.containers import edited_seconds, fragment_samples, matroska_frames
 from pipeline.videos.frame_counts import PacketTally

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.core.digest import digest_bytes, digest_file, digest_json, digest_uint64, is_sealed, sealed
+from pipeline.core.digest import digest_bytes, digest_file, digest_json, digest_uint64, has_valid_digest, with_digest
 from pipeline.core.errors import (
     SHOWN_FINDINGS,
     DataError,
@@ -118,15 +118,15 @@ def test_different_json_has_different_digests(one, other):
 @given(st.dictionaries(KEYS, JSON, max_size=3), KEYS, JSON)
 def test_a_seal_holds_until_a_value_changes(values, key, value):
     values.pop("digest", None)
-    read = json.loads(json.dumps(sealed(values)))
-    assert is_sealed(read)
+    read = json.loads(json.dumps(with_digest(values)))
+    assert has_valid_digest(read)
     changed = {**read, key: value}
-    assert is_sealed(changed) == (json.dumps(changed, sort_keys=True) == json.dumps(read, sort_keys=True))
+    assert has_valid_digest(changed) == (json.dumps(changed, sort_keys=True) == json.dumps(read, sort_keys=True))
 
 
 @pytest.mark.parametrize("values", [[], {}, {"a": 1}, {"digest": "0"}, {"digest": "0", "a": math.nan}, "text", None])
 def test_what_was_never_sealed_is_not(values):
-    assert not is_sealed(values)
+    assert not has_valid_digest(values)
 
 
 @pytest.mark.parametrize("number", [math.nan, math.inf])

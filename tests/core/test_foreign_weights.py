@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from pipeline.core.errors import ParamsError, StaleArtifactError
-from pipeline.core.foreign_weights import read_tensors
+from pipeline.core.weights import read_tensors
 
 STATE = {
     "stem.weight": torch.arange(6.0).reshape(2, 3),

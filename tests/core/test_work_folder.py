@@ -13,17 +13,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.core.errors import EnvironmentProblem, Interrupted
-from pipeline.core.work import (
-    PARTIAL_SUFFIX,
-    interruptible,
-    out_lock,
-    publish,
-    refusal,
-    work_folder,
-    work_root,
-    write_text_whole,
-    written_whole,
-)
+from pipeline.core.files import PARTIAL_SUFFIX, disk_error, publish, write_text_whole, written_whole
+from pipeline.core.progress import interruptible
+from pipeline.core.work_folder import out_lock, work_folder, work_root
 
 UNWRITABLE = [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES]
 
@@ -133,12 +125,12 @@ FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     ids=str,
 )
 def test_what_a_disk_refuses_is_found_in_every_library_s_words(error, message):
-    assert str(refusal(error, Path("place"))).startswith(message)
+    assert str(disk_error(error, Path("place"))).startswith(message)
 
 
 @pytest.mark.parametrize("error", [ValueError("x"), KeyError("a"), FileNotFoundError(errno.ENOENT, "x", "y")], ids=repr)
 def test_other_errors_are_not_the_disk_s(error):
-    assert refusal(error, Path("place")) is None
+    assert disk_error(error, Path("place")) is None
 
 
 @pytest.mark.parametrize("code", UNWRITABLE, ids=errno.errorcode.get)
@@ -152,7 +144,8 @@ def test_an_out_that_cannot_be_written_is_told_before_the_work(tmp_path, monkeyp
 def test_a_run_holds_its_outs(tmp_path):
     out = tmp_path / "model"
     with work_folder("stage", params={}, inputs={}, format_version=1, outs=[out]):
-        code = f"from pipeline.core.work import *\nwith out_lock('other', Path({str(out)!r})): pass"
+        imports = "from pathlib import Path\nfrom pipeline.core.work_folder import out_lock"
+        code = f"{imports}\nwith out_lock('other', Path({str(out)!r})): pass"
         other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "is already writing" in other.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == [".work"]
@@ -167,7 +160,7 @@ def test_a_folder_without_permission_is_a_message(tmp_path):
 
 
 def test_what_a_killed_process_left_half_written_beside_is_swept(tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.core.work.socket.gethostname", lambda: "node.example")
+    monkeypatch.setattr("pipeline.core.files.socket.gethostname", lambda: "node.example")
     ended = subprocess.Popen(["true"])
     ended.wait()
     left = tmp_path / f"file.node.example.{ended.pid}{PARTIAL_SUFFIX}"
@@ -212,7 +205,7 @@ def other_file_system(monkeypatch, folder):
 
     with monkeypatch.context() as patched:
         patched.setattr(Path, "replace", replace)
-        patched.setattr("pipeline.core.work._exchanged", lambda *_: False)
+        patched.setattr("pipeline.core.files._exchanged", lambda *_: False)
         yield
 
 
@@ -237,7 +230,7 @@ def test_publish_replaces_what_was_there(tmp_path, monkeypatch, kind, old, where
         outs.mkdir()
         build(outs / "out", old, "old")
     if where == "one that exchanges no folders":
-        monkeypatch.setattr("pipeline.core.work._exchanged", lambda *_: False)
+        monkeypatch.setattr("pipeline.core.files._exchanged", lambda *_: False)
     with other_file_system(monkeypatch, work) if where == "another" else contextlib.nullcontext():
         publish(built, outs / "out")
     assert tree(work) == {}
@@ -267,7 +260,7 @@ def test_killed_while_it_replaces_a_folder_none_or_a_whole_one_is_there(tmp_path
     work, out = tmp_path / "work", tmp_path / "out"
     work.mkdir()
     build(out, "folder", "old")
-    monkeypatch.setattr("pipeline.core.work.shutil.rmtree", halfway)
+    monkeypatch.setattr("pipeline.core.files.shutil.rmtree", halfway)
     with pytest.raises(Killed):
         publish(build(work / "built", "folder", "new"), out)
     assert tree(out) == {"inner": None, "inner/new": b"new"}
@@ -370,7 +363,7 @@ def test_a_work_folder_that_cannot_be_made_is_a_message(monkeypatch, code):
 
 HOLDER = """
 import os, sys
-from pipeline.core.work import work_folder
+from pipeline.core.work_folder import work_folder
 with work_folder("stage", params={}, inputs={}, format_version=1):
     child = os.fork() if "fork" in sys.argv else 1
     if child:
@@ -434,7 +427,7 @@ def test_the_lock_is_free_after_an_error():
 OUT_HOLDER = """
 import sys
 from pathlib import Path
-from pipeline.core.work import out_lock
+from pipeline.core.work_folder import out_lock
 with out_lock("stage", Path("store.zarr")):
     print("held", flush=True)
     sys.stdin.read()

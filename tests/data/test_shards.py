@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.core.stopwatch import Stopwatch
-from pipeline.core.work import work_folder
+from pipeline.core.progress import Stopwatch
+from pipeline.core.work_folder import work_folder
 from pipeline.data.frame_store import FrameStore
 from pipeline.data.shards import MAX_DEATHS, Record, publish_store, read_record, update_shard, write_record
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from pipeline.distill.store.codecs import (
+    CodecLoss,
     Dense,
-    PackingError,
     TopK,
     bytes_per_view,
     codec_of,
@@ -186,7 +186,7 @@ def test_the_error_is_the_same_whatever_the_pieces(logits, data):
     codec = data.draw(st.sampled_from([Dense("float16", logits.shape[-1]), TopK(logits.shape[-1], 1)]))
     unpacked = codec.unpack(codec.pack(logits))
     cut = data.draw(st.integers(0, len(logits)))
-    error = PackingError()
+    error = CodecLoss()
     for piece in (slice(cut), slice(cut, None)):
         if len(logits[piece]):
             error.add(logits[piece], unpacked[piece])

@@ -24,11 +24,10 @@ from pipeline.data.frame_store import FrameStore
 from pipeline.data.manifest import read_manifest, write_manifest
 from pipeline.distill.store.codecs import codec_of
 from pipeline.distill.store.store import Rows, SoftTargetStore, row_layout
-from pipeline.distill.teacher import precompute
-from pipeline.distill.teacher.precompute import Asking, Packing, Part, compute_part
+from pipeline.distill.teacher import bank, precompute
+from pipeline.distill.teacher.precompute import Packing, Part, TeacherInference, compute_part
 from pipeline.distill.teacher.row_cache import RowCache, write_part
-from pipeline.models import inference as asking
-from pipeline.models.inference import ask
+from pipeline.models.inference import infer
 from pipeline.models.recognizer import load_model
 from stages import precompute_soft_targets as stage
 
@@ -45,9 +44,9 @@ def asked(monkeypatch):
 
     def counting(teacher, clip_BTHWC, *, batch_size):
         counted.append(len(clip_BTHWC))
-        return ask(teacher, clip_BTHWC, batch_size=batch_size)
+        return infer(teacher, clip_BTHWC, batch_size=batch_size)
 
-    monkeypatch.setattr(asking, "ask", counting)
+    monkeypatch.setattr(bank, "infer", counting)
     return counted
 
 
@@ -254,7 +253,7 @@ def test_a_damaged_part_is_worked_out_again(project, asked):
 
 def test_two_stages_on_one_store_the_second_is_told(project):
     code = (
-        "import sys, time; from pathlib import Path; from pipeline.core.work import out_lock\n"
+        "import sys, time; from pathlib import Path; from pipeline.core.work_folder import out_lock\n"
         "with out_lock('another', Path('store.zarr')): print('held', flush=True); time.sleep(60)"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -301,7 +300,7 @@ def test_as_many_classes_kept_as_there_are_is_refused_before_the_work(project, a
 )
 def test_all_videos_with_logits_that_cannot_be_kept_are_named(project, monkeypatch, asked, value, words, num_new):
     video_ids = [row.video_id for row in read_manifest(Path("manifest.csv")).rows_of("train")]
-    counted = asking.ask
+    counted = bank.infer
     batches = []
 
     def broken(teacher, clip_BTHWC, *, batch_size):
@@ -312,7 +311,7 @@ def test_all_videos_with_logits_that_cannot_be_kept_are_named(project, monkeypat
         return logits_BK
 
     with monkeypatch.context() as patched:
-        patched.setattr(asking, "ask", broken)
+        patched.setattr(bank, "infer", broken)
         with pytest.raises(DataError, match=words) as caught:
             compute()
     assert caught.value.findings == (f"{video_ids[1]}: view 0", f"{video_ids[3]}: view 2")
@@ -334,7 +333,7 @@ def test_another_teacher_is_refused_with_all_that_differs(project):
 
 
 def test_a_file_that_changes_under_a_worker_is_noticed(project):
-    how = Asking(
+    how = TeacherInference(
         teacher=(project / "teacher.safetensors", "0" * 32),
         frames=(project / "frames", FrameStore(project / "frames").digest),
         folder=project,

@@ -22,8 +22,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 from target_stores import contents
 
+from pipeline.core.files import PARTIAL_SUFFIX, publish
 from pipeline.core.weights import load_weights
-from pipeline.core.work import PARTIAL_SUFFIX, publish, work_folder
+from pipeline.core.work_folder import work_folder
 from pipeline.data.dataset import BANK, samples_of
 from pipeline.data.manifest import write_manifest
 from pipeline.data.views import VIEW_POLICY_VERSION, draw_view, read_view
@@ -31,7 +32,7 @@ from pipeline.distill.store import store as soft_targets
 from pipeline.distill.store.codecs import codec_of
 from pipeline.distill.store.store import SoftTargetStore, concatenate, write_store
 from pipeline.distill.teacher import precompute
-from pipeline.distill.teacher.precompute import Asking, Packing, compute_part, keys_of, pack_store, parts_of
+from pipeline.distill.teacher.precompute import Packing, TeacherInference, compute_part, keys_of, pack_store, parts_of
 from pipeline.distill.teacher.row_cache import RowCache
 from pipeline.models.recognizer import ModelFile
 from pipeline.tools.targets.merge import merge_videos
@@ -107,7 +108,7 @@ class World:
         samples = samples_of(self.manifests[subset], self.frames, "train")
         cache, keys = RowCache(work), keys_of(samples, self.frames)
         new = [key[0] for key in keys if key not in cache]
-        how = Asking(
+        how = TeacherInference(
             teacher=(Path("teacher"), self.teacher.digest), frames=(self.frames.path, self.frames.digest),
             folder=work, clip=CLIP, views=VIEWS, seed=SEED, batch_size=4, device="cpu", num_workers=0,
         )  # fmt: skip

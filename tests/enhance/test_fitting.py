@@ -22,8 +22,8 @@ from safetensors.numpy import save_file
 
 from pipeline.core.errors import DataError, Interrupted, ParamsError, StaleArtifactError
 from pipeline.core.params import load_params
+from pipeline.core.progress import no_progress
 from pipeline.core.weights import load_weights
-from pipeline.core.work import no_progress
 from pipeline.data.frame_store import FrameStore
 from pipeline.data.manifest import write_manifest
 from pipeline.enhance.classical import enhance_frames

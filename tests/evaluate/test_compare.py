@@ -11,7 +11,7 @@ import pytest
 import torch
 from builders import CLASSES, CLIP, manifest_row, one_thread, tiny_data, tiny_recognizer  # noqa: F401 - a fixture
 
-from pipeline.core.digest import is_sealed
+from pipeline.core.digest import has_valid_digest
 from pipeline.core.errors import Interrupted, StaleArtifactError
 from pipeline.data.dataset import samples_of
 from pipeline.data.manifest import write_manifest
@@ -182,7 +182,7 @@ def test_metrics_are_json_with_six_digits_and_the_same_bytes(tmp_path, found):
     text = (tmp_path / "one").read_text()
     assert text == (tmp_path / "other").read_text()
     written = json.loads(text)
-    assert is_sealed(written)
+    assert has_valid_digest(written)
     assert written.keys() == metrics.keys() | {"digest"}
     assert written["student"]["top1"] == round(metrics["student"]["top1"], 6)
     assert written["num_test_videos"] == 12

@@ -24,10 +24,9 @@ import torch
 from builders import CLIP, noise_video, write_frames
 from target_stores import make_store
 
-from pipeline.core.digest import digest_bytes, digest_json, sealed
+from pipeline.core.digest import digest_bytes, digest_json, with_digest
 from pipeline.core.errors import StaleArtifactError
-from pipeline.core.foreign_weights import read_tensors
-from pipeline.core.weights import is_model_file, load_weights, save_weights
+from pipeline.core.weights import is_model_file, load_weights, read_tensors, save_weights
 from pipeline.data.frame_store import FrameStore
 from pipeline.distill.store.store import SoftTargetStore
 from pipeline.enhance.file import load_enhancer
@@ -207,7 +206,7 @@ def _description(**changes):
         if index is not None:
             (path / "index.csv").write_bytes(index)
             values["index_digest"] = digest_bytes(index)
-        described.write_text(json.dumps(sealed({**values, **changes})))
+        described.write_text(json.dumps(with_digest({**values, **changes})))
         if index is not None:
             changes["index"] = index
 

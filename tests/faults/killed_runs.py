@@ -18,7 +18,7 @@ from tiny_project import contents, make_project, stages
 KILLED = -9
 OTHER = {"prepare__short_side": 20, "enhancer": "gamma", "temperature": 4.0, "train_teacher__learning_rate": 0.001}
 # one video a part, so that there is something between parts
-SMALL_PARTS = "from pipeline import precompute; precompute.CLIPS_PER_PART = 2"
+SMALL_PARTS = "from pipeline.distill.teacher import precompute; precompute.CLIPS_PER_PART = 2"
 
 
 def no_setup(_bench: Bench) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 from paths import ROOT
 
 from pipeline.core.params import load_params, overridden
-from pipeline.core.work import no_progress
+from pipeline.core.progress import no_progress
 from pipeline.tools.check.data import check_data
 from pipeline.tools.check.findings import Group
 from pipeline.videos.reader import write_video

@@ -14,9 +14,9 @@ from pipeline.data.dataset import BANK
 from pipeline.data.frame_store import FrameStore
 from pipeline.data.manifest import Manifest
 from pipeline.data.views import VIEW_POLICY_VERSION, draw_view, pixel_digest, read_view
-from pipeline.distill.store.codecs import PackingError, codec_of
+from pipeline.distill.store.codecs import CodecLoss, codec_of
 from pipeline.distill.store.store import Rows, write_store
-from pipeline.models.inference import ask
+from pipeline.models.inference import infer
 from pipeline.models.recognizer import ModelFile, load_model, save_model
 
 SEED = 3
@@ -72,7 +72,7 @@ def make_store(folder, *, codec="float16", num_train=7, num_teachers=1, num_view
         for name, of_video in zip(video_ids, drawn, strict=True)
     ]
     with torch.inference_mode():
-        logits = [[ask(t.recognizer, clip_V, batch_size=BATCH_SIZE) for t in teachers] for clip_V in clips]
+        logits = [[infer(t.recognizer, clip_V, batch_size=BATCH_SIZE) for t in teachers] for clip_V in clips]
     logits_NVMK = np.stack([torch.stack(of_video, dim=1).numpy() for of_video in logits])
     digests = {row.video_id: bytes.fromhex(row.digest) for row in frames.rows}
     arrays = {
@@ -82,7 +82,7 @@ def make_store(folder, *, codec="float16", num_train=7, num_teachers=1, num_view
         "frames_digest": np.array([list(digests[name]) for name in video_ids], dtype="u1"),
         **codec.pack(logits_NVMK),
     }
-    error = PackingError()
+    error = CodecLoss()
     error.add(logits_NVMK, codec.unpack({name: arrays[name] for name in codec.arrays()}))
     policy = {**views.model_dump(), "seed": SEED, "version": VIEW_POLICY_VERSION}
     attributes = {

@@ -12,7 +12,7 @@ import typer
 from paths import ROOT
 
 from pipeline.core.errors import EnvironmentProblem
-from pipeline.core.work import remove_work_folder, work_folder
+from pipeline.core.work_folder import remove_work_folder, work_folder
 
 HOLD = """
 import sys

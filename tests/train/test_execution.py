@@ -8,12 +8,12 @@ import pytest
 import torch
 from builders import CLIP, VIEWS, one_thread, tiny_data, tiny_recognizer, train_params  # noqa: F401 - a fixture
 
+from pipeline.core.device import Ranks
 from pipeline.core.errors import ParamsError
 from pipeline.core.params import ClipParams
-from pipeline.core.ranks import Ranks
 from pipeline.data.dataset import BANK, DrawnViews, EpochPlan, samples_of
 from pipeline.models.recognizer import MODELS, Architecture, Recognizer
-from pipeline.train.execution import autocast_dtype, check_shares, prepared
+from pipeline.train.execution import autocast_dtype, check_shares, wrap_model
 from pipeline.train.losses import hard_loss
 from pipeline.train.trainer import Listener, Trainer, TrainingData
 
@@ -126,7 +126,7 @@ def test_each_kind_of_network_can_compute_its_activations_twice(name):
     torch.manual_seed(0)
     recognizer = Recognizer(Architecture(name, 3, clip, None, 0.0, 0.0), mean_C=[0.4] * 3, std_C=[0.2] * 3)
     other = copy.deepcopy(recognizer)
-    network = prepared(other, train_params(checkpoint_activations=True), CPU, ONE)
+    network = wrap_model(other, train_params(checkpoint_activations=True), CPU, ONE)
     clip_BTHWC = torch.randint(256, (2, clip.num_frames, size, size, 3), dtype=torch.uint8)
     for one in (recognizer, network):
         one.train()
@@ -141,7 +141,7 @@ def test_each_kind_of_network_can_compute_its_activations_twice(name):
 def test_fewer_activations_are_kept():
     def bytes_kept(checkpoint):
         recognizer = tiny_recognizer(clip=ClipParams(num_frames=4, frame_stride=1, size=32))
-        network = prepared(recognizer, train_params(checkpoint_activations=checkpoint), CPU, ONE).train()
+        network = wrap_model(recognizer, train_params(checkpoint_activations=checkpoint), CPU, ONE).train()
         sizes = []
         with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.nbytes) or t, lambda t: t):
             network(torch.zeros(2, 4, 32, 32, 3, dtype=torch.uint8))

@@ -16,10 +16,10 @@ import yaml
 from builders import CLIP, VIEWS, tiny_data, tiny_recognizer, train_params
 from paths import ROOT
 
+from pipeline.core.device import process_group
 from pipeline.core.errors import DlkddError
-from pipeline.core.ranks import joined_ranks
+from pipeline.core.progress import interruptible
 from pipeline.core.weights import load_weights, save_weights
-from pipeline.core.work import interruptible
 from pipeline.data.dataset import BANK, DrawnViews, EpochPlan, samples_of
 from pipeline.data.frame_store import FrameStore
 from pipeline.data.manifest import read_manifest
@@ -41,7 +41,7 @@ def train(folder, *, name, what=""):
     train, val = samples_of(manifest, frames, "train"), samples_of(manifest, frames, "val")
     data = TrainingData(frames, train, val, DrawnViews(frames, CLIP, VIEWS, seed=0, purpose=BANK))
     seen = []
-    with joined_ranks() as ranks, interruptible() as stop:
+    with process_group() as ranks, interruptible() as stop:
 
         def loss(logits_BK, batch, epoch):
             seen.append(batch.video_ids)

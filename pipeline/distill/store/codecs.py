@@ -155,7 +155,7 @@ def bytes_per_view(codec: LogitCodec) -> int:
 
 
 @dataclass
-class PackingError:
+class CodecLoss:
     """What packing costs, gathered piece by piece: KL(teacher ‖ unpacked) in nats, how often the top class stays."""
 
     TEMPERATURES = (1.0, 2.0, 4.0, 8.0)

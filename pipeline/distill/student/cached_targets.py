@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from pipeline.core.digest import digest_file, digest_json, digest_uint64
 from pipeline.core.errors import StaleArtifactError
-from pipeline.core.work import write_text_whole, written_whole
+from pipeline.core.files import write_text_whole, written_whole
 from pipeline.data.frame_store import FrameStore
 from pipeline.data.views import View
 from pipeline.distill.store.codecs import LogitCodec

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pipeline.core.params import DistillationParams
 from pipeline.distill.student.soft_losses import SOFT_LOSSES, standardized
-from pipeline.train.losses import hard_loss, raised
+from pipeline.train.losses import at_least_float32, hard_loss
 
 
 def soft_weight_at(epoch: float, *, soft_weight: float, epochs: int, options: DistillationParams) -> float:
@@ -62,7 +62,7 @@ def distillation_loss(
 def _soft_loss(
     student_BK: Tensor, labels_B: Tensor, teacher_BK: Tensor, name: str, temperature: float, options: DistillationParams
 ) -> Tensor:
-    student_BK, teacher_BK = raised(student_BK), raised(teacher_BK)
+    student_BK, teacher_BK = at_least_float32(student_BK), at_least_float32(teacher_BK)
     if options.standardize:
         student_BK, teacher_BK = standardized(student_BK), standardized(teacher_BK)
     loss, extra = SOFT_LOSSES[name], options.extra_temperatures or []

@@ -13,7 +13,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor
 
 from pipeline.core.params import DistillationParams
-from pipeline.train.losses import raised
+from pipeline.train.losses import at_least_float32
 
 STD_FLOOR = 1e-7  # added to a standard deviation, as the authors of logit standardisation do
 NORM_FLOOR = 1e-8  # a constant row or column has no direction: its correlation is 0
@@ -34,8 +34,8 @@ def kl_loss(student_BK: Tensor, teacher_BK: Tensor, *, temperature: float) -> Te
     Takes logits. The factor T² keeps the size of the gradient comparable between temperatures. Hinton, Vinyals and
     Dean, "Distilling the knowledge in a neural network", 2015.
     """
-    student_log_probs = F.log_softmax(raised(student_BK) / temperature, dim=1)
-    teacher_log_probs = F.log_softmax(raised(teacher_BK) / temperature, dim=1)
+    student_log_probs = F.log_softmax(at_least_float32(student_BK) / temperature, dim=1)
+    teacher_log_probs = F.log_softmax(at_least_float32(teacher_BK) / temperature, dim=1)
     divergence = F.kl_div(student_log_probs, teacher_log_probs, reduction="batchmean", log_target=True)
     return divergence * temperature**2
 
@@ -49,8 +49,8 @@ def dkd_loss(
     themselves; KL = TCKD + (1 − teacher's p_label)·NCKD. Zhao et al., "Decoupled knowledge distillation", CVPR 2022.
     The label's column is left out, not masked by a large number: so it is exact for one-hot teachers too.
     """
-    student_B2, student_BR = _decoupled(raised(student_BK) / temperature, labels_B)
-    teacher_B2, teacher_BR = _decoupled(raised(teacher_BK) / temperature, labels_B)
+    student_B2, student_BR = _decoupled(at_least_float32(student_BK) / temperature, labels_B)
+    teacher_B2, teacher_BR = _decoupled(at_least_float32(teacher_BK) / temperature, labels_B)
     target = F.kl_div(student_B2, teacher_B2, reduction="batchmean", log_target=True)
     others = F.kl_div(student_BR, teacher_BR, reduction="batchmean", log_target=True)
     return (alpha * target + beta * others) * temperature**2
@@ -74,8 +74,8 @@ def dist_loss(student_BK: Tensor, teacher_BK: Tensor, *, temperature: float, int
     """
     if len(student_BK) < 2 and intra > 0:
         raise ValueError("dist compares columns: wanted a batch of at least 2 rows (or dist_intra 0), got 1")
-    student_probs_BK = F.softmax(raised(student_BK) / temperature, dim=1)
-    teacher_probs_BK = F.softmax(raised(teacher_BK) / temperature, dim=1)
+    student_probs_BK = F.softmax(at_least_float32(student_BK) / temperature, dim=1)
+    teacher_probs_BK = F.softmax(at_least_float32(teacher_BK) / temperature, dim=1)
     loss = inter * (1 - _correlation(student_probs_BK, teacher_probs_BK, dim=1))
     if intra > 0:
         loss = loss + intra * (1 - _correlation(student_probs_BK, teacher_probs_BK, dim=0))
@@ -98,8 +98,8 @@ def wttm_loss(student_BK: Tensor, teacher_BK: Tensor, *, temperature: float) -> 
     The student has no temperature, and there is no factor T². Zheng and Yang, "Knowledge distillation based on
     transformed teacher matching", ICLR 2024.
     """
-    powers_BK = F.log_softmax(raised(teacher_BK), dim=1) / temperature
-    student_log_probs_BK = F.log_softmax(raised(student_BK), dim=1)
+    powers_BK = F.log_softmax(at_least_float32(teacher_BK), dim=1) / temperature
+    student_log_probs_BK = F.log_softmax(at_least_float32(student_BK), dim=1)
     teacher_log_probs_BK = F.log_softmax(powers_BK, dim=1)
     divergence_BK = F.kl_div(student_log_probs_BK, teacher_log_probs_BK, reduction="none", log_target=True)
     return (powers_BK.logsumexp(dim=1).exp() * divergence_BK.sum(dim=1)).mean()
@@ -111,7 +111,7 @@ def mse_loss(student_BK: Tensor, teacher_BK: Tensor) -> Tensor:
     Ba and Caruana, "Do deep nets really need to be deep?", NeurIPS 2014. Centred, since a constant added to a row
     changes no probability and should cost nothing.
     """
-    difference_BK = raised(student_BK) - raised(teacher_BK)
+    difference_BK = at_least_float32(student_BK) - at_least_float32(teacher_BK)
     return (difference_BK - difference_BK.mean(dim=1, keepdim=True)).square().mean()
 
 

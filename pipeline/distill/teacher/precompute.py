@@ -24,10 +24,11 @@ from pipeline.core.errors import DataError, StaleArtifactError
 from pipeline.core.params import ClipParams, ViewsParams
 from pipeline.data.dataset import BANK, DrawnViews, Sample
 from pipeline.data.frame_store import FrameStore
-from pipeline.distill.store.codecs import LogitCodec, PackingError
+from pipeline.data.views import named_views
+from pipeline.distill.store.codecs import CodecLoss, LogitCodec
 from pipeline.distill.store.store import Rows, concatenate, row_layout, write_store
+from pipeline.distill.teacher.bank import Bank, bank_arrays, infer_views
 from pipeline.distill.teacher.row_cache import Key, RowCache, write_part
-from pipeline.models.inference import Bank, ask_views, described, named_views
 from pipeline.models.recognizer import ModelFile, Recognizer, load_model
 
 CLIPS_PER_PART = 512
@@ -37,8 +38,8 @@ Artifact = tuple[Path, str]  # an absolute path, and the digest that is expected
 
 
 @dataclass(frozen=True)
-class Asking:
-    """How the teacher is asked, and where its answers go."""
+class TeacherInference:
+    """How the teacher is asked, and where its outputs go."""
 
     teacher: Artifact
     frames: Artifact
@@ -56,13 +57,13 @@ class Part:
     """Videos that one process asks about."""
 
     video_ids: tuple[str, ...]
-    how: Asking
+    how: TeacherInference
 
     def __str__(self) -> str:
         return f"videos {self.video_ids[0]} to {self.video_ids[-1]}"
 
 
-def parts_of(video_ids: Sequence[str], how: Asking) -> list[Part]:
+def parts_of(video_ids: Sequence[str], how: TeacherInference) -> list[Part]:
     """Cut videos into parts of about CLIPS_PER_PART clips."""
     size = max(1, CLIPS_PER_PART // how.views.num_views)
     return [Part(tuple(video_ids[start : start + size]), how) for start in range(0, len(video_ids), size)]
@@ -77,7 +78,7 @@ def compute_part(part: Part) -> tuple[str, ...]:
     frames = _frames(how.frames)
     views = DrawnViews(frames, how.clip, how.views, how.seed, purpose=BANK)
     bank = Bank(frames, views, how.clip, how.views.num_views, how.batch_size)
-    answers = ask_views(
+    outputs = infer_views(
         [_teacher(how.teacher, device)],
         bank,
         part.video_ids,
@@ -85,9 +86,9 @@ def compute_part(part: Part) -> tuple[str, ...]:
         num_workers=how.num_workers,
         advance=lambda _count, _note: None,
     )
-    finite_NV = _finite(answers.logits_NVMK)
+    finite_NV = _finite(outputs.logits_NVMK)
     finite_N = finite_NV.all(axis=1)
-    rows = Rows(part.video_ids, {**described(bank, part.video_ids, answers), "logits": answers.logits_NVMK})
+    rows = Rows(part.video_ids, {**bank_arrays(bank, part.video_ids, outputs), "logits": outputs.logits_NVMK})
     if finite_N.any():
         write_part(how.folder, rows.take(np.flatnonzero(finite_N)))
     return tuple(named_views(part.video_ids, ~finite_NV))
@@ -143,7 +144,7 @@ class Packing:
     keys: Sequence[Key]
     labels: Sequence[int]
     codec: LogitCodec
-    error: PackingError = field(default_factory=PackingError)
+    error: CodecLoss = field(default_factory=CodecLoss)
     num_correct: int = 0
     too_large: list[str] = field(default_factory=list)  # videos and views of logits that the codec's type cannot hold
 
@@ -186,7 +187,7 @@ class Packing:
         means = [total / self.error.num_views for total in self.error.kl_sums]
         findings = [
             f"at temperature {temperature:g}: {mean:.3g} nats"
-            for temperature, mean in zip(PackingError.TEMPERATURES, means, strict=True)
+            for temperature, mean in zip(CodecLoss.TEMPERATURES, means, strict=True)
             if mean > max_kl
         ]
         if findings:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from pipeline.core.digest import digest_json
 from pipeline.core.errors import StaleArtifactError, shortened
-from pipeline.core.work import read_text_whole, written_whole
+from pipeline.core.files import read_text_whole, written_whole
 
 ID_COLUMNS = ("video_id", "class_name", "predicted")
 PROBABILITY_PREFIX = "p:"

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 
 from pipeline.core.errors import DataError
-from pipeline.core.work import StopCheck
+from pipeline.core.progress import StopCheck
 from pipeline.data.dataset import ClipDataset, Sample, UniformViews, in_order, load_batches
 from pipeline.data.frame_store import FrameStore
+from pipeline.data.views import named_views
 from pipeline.evaluate.score.predictions import Predictions
-from pipeline.models.inference import named_views
 from pipeline.models.recognizer import Recognizer
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pipeline.core.errors import DataError
 from pipeline.core.params import ClipParams, PrepareParams
-from pipeline.core.work import Progress
+from pipeline.core.progress import Progress
 from pipeline.data.leakage import STEM_LAYOUTS, find_leakage
 from pipeline.data.listing import ListedVideo, Listing, MissingVideosError
 from pipeline.data.manifest import QuarantineRow, read_manifest

@@ -10,7 +10,7 @@ from configparser import ConfigParser
 from pathlib import Path
 
 from pipeline.core.params import Params, PrepareParams
-from pipeline.core.work import work_root
+from pipeline.core.work_folder import work_root
 from pipeline.tools.check.data import Seen
 from pipeline.tools.check.findings import Group, age_text, size_text
 from pipeline.tools.check.work_folders import work_folders

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
+from pipeline.core.device import Ranks
 from pipeline.core.params import ModelName, Params, TrainParams
-from pipeline.core.ranks import Ranks
 from pipeline.data.dataset import EpochPlan
 from pipeline.distill.store.codecs import codec_of
 from pipeline.enhance.file import LEARNED

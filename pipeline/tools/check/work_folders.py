@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.core.work import KEPT_NAME, stage_of, work_root
+from pipeline.core.work_folder import KEPT_NAME, stage_of, work_root
 
 KEEP_ROWS = ("precompute_soft_targets",)  # stages whose folders stay as they are, for the next run
 _FLOCK = "hhqqi"  # struct flock of Linux: type, whence, start, length, process

@@ -21,7 +21,8 @@ from typing import Any, BinaryIO
 
 from pipeline.core.digest import digest_file
 from pipeline.core.errors import DataError, EnvironmentProblem
-from pipeline.core.work import Advance, interruptible, make_folder, sync_folder, writing, written_whole
+from pipeline.core.files import make_folder, sync_folder, writing, written_whole
+from pipeline.core.progress import Advance, interruptible
 from pipeline.data.camera import CameraModel, Frames, draw_shot, video_stream
 from pipeline.tools.pool import run_jobs
 from pipeline.videos.decoder import probe, read_frames

@@ -17,8 +17,10 @@ import cv2
 import numpy as np
 from pydantic import Field, model_validator
 
+from pipeline.core.files import publish, write_text_whole, written_whole
 from pipeline.core.params import Count, NotNegative, Positive, Section
-from pipeline.core.work import Advance, interruptible, publish, work_folder, write_text_whole, written_whole
+from pipeline.core.progress import Advance, interruptible
+from pipeline.core.work_folder import work_folder
 from pipeline.data.camera import ARID_LIKE, at_exposure, draw_shot, video_stream
 from pipeline.tools.demo.backdrops import PLACES, paint
 from pipeline.tools.demo.figures import ACTIONS, Array, Body, Motion, Prop, Style

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from pipeline.core.digest import digest_file
 from pipeline.core.errors import DataError, ParamsError, StaleArtifactError
+from pipeline.core.files import write_text_whole, written_whole
 from pipeline.core.params import ClipParams
-from pipeline.core.work import write_text_whole, written_whole
 from pipeline.data.dataset import UniformViews
 from pipeline.data.frame_store import FrameStore
 from pipeline.data.views import read_view

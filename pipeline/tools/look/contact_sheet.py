@@ -12,7 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from pipeline.core.work import written_whole
+from pipeline.core.files import written_whole
 from pipeline.enhance.classical import Frame, count_luma, mean_level
 from pipeline.tools.lettering import Colour, Picture, cut, plain, text_width, write
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.core.errors import DataError, ParamsError, StaleArtifactError
-from pipeline.core.work import Progress, no_progress
+from pipeline.core.progress import Progress, no_progress
 from pipeline.data.frame_store import Frames, FrameStore
 from pipeline.data.listing import path_problem
 from pipeline.data.manifest import Manifest

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.core.params import EnhancerName, FitEnhancerParams
-from pipeline.core.stopwatch import Stopwatch
-from pipeline.core.work import Progress, StopCheck, no_progress
+from pipeline.core.progress import Progress, StopCheck, Stopwatch, no_progress
 from pipeline.data.frame_store import FrameStore
 from pipeline.enhance.apply import StoredVideo
 from pipeline.enhance.classical import Frame

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from pipeline.core.errors import DataError
 from pipeline.core.params import ClipParams
-from pipeline.core.work import StopCheck
+from pipeline.core.progress import StopCheck
 from pipeline.evaluate.score.predictions import DIGITS
 from pipeline.models.recognizer import Recognizer
 from pipeline.tools.predict.windows import Window, WindowClip, endless_windows, read_clips, windows_of

@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import fmean
 
 from pipeline.core.errors import StaleArtifactError
-from pipeline.core.work import written_whole
+from pipeline.core.files import written_whole
 from pipeline.data.manifest import Manifest
 from pipeline.evaluate.compare import check_predictions
 from pipeline.evaluate.score.predictions import read_predictions

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.digest import is_sealed
+from pipeline.core.digest import has_valid_digest
 from pipeline.core.errors import StaleArtifactError
 
 # Where in metrics.json the numbers are whose mean says something; intervals and p-values have none
@@ -64,7 +64,7 @@ def mean_of_splits(paths: Sequence[Path]) -> list[SplitMean]:
 def _read(path: Path) -> dict[str, Any]:
     try:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if "digest" in found and not is_sealed(found):
+        if "digest" in found and not has_valid_digest(found):
             raise ValueError("it does not have the digest that was written with it")
         for of, name in NUMBERS:
             if not isinstance(found[of][name], int | float):

@@ -15,13 +15,13 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.core.params import ClipParams, ViewsParams
-from pipeline.core.work import Advance
+from pipeline.core.progress import Advance
 from pipeline.data.dataset import BANK, DrawnViews, ViewSource
 from pipeline.data.frame_store import FrameStore
 from pipeline.data.views import VIEW_POLICY_VERSION, View
 from pipeline.distill.store.codecs import LogitCodec, TopK
 from pipeline.distill.store.store import Rows, SoftTargetStore
-from pipeline.models.inference import Answers, Bank, ask_views, described
+from pipeline.distill.teacher.bank import Bank, TeacherOutputs, bank_arrays, infer_views
 from pipeline.models.recognizer import ModelFile
 
 # Another device, or another number of threads, rounds sums differently: how far a logit may move, over the largest
@@ -80,8 +80,8 @@ class Asker:
         assert views is not None
         assert len(self.teachers) == self.store.num_teachers
         bank = self._bank(views)
-        answers = self._ask(video_ids, bank, advance)
-        arrays = {**described(bank, video_ids, answers), **self.store.codec.pack(answers.logits_NVMK)}
+        outputs = self._ask(video_ids, bank, advance)
+        arrays = {**bank_arrays(bank, video_ids, outputs), **self.store.codec.pack(outputs.logits_NVMK)}
         return Rows(tuple(video_ids), {name: arrays[name] for name in self.store.layout})
 
     def compare(self, rows: Rows, advance: Advance) -> Comparison:
@@ -95,11 +95,11 @@ class Asker:
         findings += self._view_findings(rows)
         if not len(rows):
             return Comparison(0, 0, 0, 0.0, 0.0, tuple(findings))
-        answers = self._ask(rows.video_ids, self._bank(_StoredViews(rows)), advance)
+        outputs = self._ask(rows.video_ids, self._bank(_StoredViews(rows)), advance)
         axes = [axis for axis, _ in self._ordered]
         stored = {name: rows.arrays[name][:, :, axes] for name in self.store.codec.arrays()}
-        logits = compare_logits(self.store.codec, stored, answers.logits_NVMK)
-        seen_NV = answers.pixel_digest_NV == rows.arrays["pixel_digest"]
+        logits = compare_logits(self.store.codec, stored, outputs.logits_NVMK)
+        seen_NV = outputs.pixel_digest_NV == rows.arrays["pixel_digest"]
         for row, video_id in enumerate(rows.video_ids):
             if not seen_NV[row].all():
                 views = np.flatnonzero(~seen_NV[row]).tolist()
@@ -165,10 +165,10 @@ class Asker:
     def _bank(self, views: ViewSource) -> Bank:
         return Bank(self.frames, views, self._clip, self.store.num_views, int(self.store.attributes["batch_size"]))
 
-    def _ask(self, video_ids: Sequence[str], bank: Bank, advance: Advance) -> Answers:
+    def _ask(self, video_ids: Sequence[str], bank: Bank, advance: Advance) -> TeacherOutputs:
         """Logits of the given teachers in the order of the store."""
         recognizers = [teacher.recognizer.to(self.device).eval() for _, teacher in self._ordered]
-        return ask_views(recognizers, bank, video_ids, device=self.device, num_workers=0, advance=advance)
+        return infer_views(recognizers, bank, video_ids, device=self.device, num_workers=0, advance=advance)
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,9 @@ import shutil
 from pathlib import Path
 
 from pipeline.core.errors import StaleArtifactError
+from pipeline.core.files import PARTIAL_SUFFIX, publish
+from pipeline.core.progress import Progress, no_progress
 from pipeline.core.text import code_span
-from pipeline.core.work import PARTIAL_SUFFIX, Progress, no_progress, publish
 from pipeline.distill.store.codecs import bytes_per_view
 from pipeline.distill.store.store import FORMAT_VERSION, MAKE_REMEDY, SoftTargetStore
 from pipeline.tools.targets.verify import CARD_NAME, verify
@@ -15,7 +16,7 @@ from pipeline.tools.targets.verify import CARD_NAME, verify
 STORE_NAME = "soft_targets.zarr"
 
 
-def give_away(location: Path, out: Path, *, license_text: str | None, progress: Progress = no_progress) -> str:
+def publish_store(location: Path, out: Path, *, license_text: str | None, progress: Progress = no_progress) -> str:
     """Copy a store that is whole into a new folder, with its card; returns its digest.
 
     Raises StaleArtifactError with all that is wrong with the store.

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.core.work import Progress, no_progress
+from pipeline.core.progress import Progress, no_progress
 from pipeline.distill.store.codecs import kl_divergence
 from pipeline.distill.store.store import Rows, SoftTargetStore
 from pipeline.tools.targets.blocks import blocks

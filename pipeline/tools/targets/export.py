@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.errors import EnvironmentProblem, ParamsError
-from pipeline.core.work import Progress, no_progress, written_whole
+from pipeline.core.files import written_whole
+from pipeline.core.progress import Progress, no_progress
 from pipeline.data.views import View
 from pipeline.distill.store.store import Rows, SoftTargetStore
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.core.errors import ParamsError, StaleArtifactError
-from pipeline.core.work import Progress, no_progress
+from pipeline.core.progress import Progress, no_progress
 from pipeline.data.frame_store import FrameStore
 from pipeline.data.manifest import Manifest
 from pipeline.distill.store.store import Rows, SoftTargetStore, concatenate, write_store

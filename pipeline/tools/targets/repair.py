@@ -21,7 +21,9 @@ from numpy.typing import NDArray
 
 from pipeline.core.digest import digest_bytes, digest_uint64
 from pipeline.core.errors import DataError, ParamsError, StaleArtifactError
-from pipeline.core.work import PARTIAL_SUFFIX, Progress, no_progress, publish, work_folder
+from pipeline.core.files import PARTIAL_SUFFIX, publish
+from pipeline.core.progress import Progress, no_progress
+from pipeline.core.work_folder import work_folder
 from pipeline.data.frame_store import FrameStore
 from pipeline.data.manifest import Manifest
 from pipeline.data.views import VIEW_POLICY_VERSION

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.errors import StaleArtifactError
-from pipeline.core.work import Progress, no_progress
+from pipeline.core.progress import Progress, no_progress
 from pipeline.data.manifest import Manifest
 from pipeline.distill.store.codecs import bytes_per_view, log_softmax
 from pipeline.distill.store.store import SoftTargetStore

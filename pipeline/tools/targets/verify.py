@@ -25,7 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pipeline.core.digest import DIGEST_BYTES, digest_json, digest_uint64
 from pipeline.core.errors import DlkddError, ParamsError, StaleArtifactError
 from pipeline.core.params import ClipParams, Count, NotNegative, Share
-from pipeline.core.work import Advance, Progress, no_progress
+from pipeline.core.progress import Advance, Progress, no_progress
 from pipeline.data.frame_store import FrameStore
 from pipeline.distill.store import store as soft_targets
 from pipeline.distill.store.codecs import TopK, codec_of

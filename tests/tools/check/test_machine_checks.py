@@ -14,7 +14,7 @@ import torch
 from check_setups import look_at, messages, params, the_finding
 from paths import ROOT
 
-from pipeline.core.work import work_folder
+from pipeline.core.work_folder import work_folder
 from pipeline.tools.check import disk as disk_checks
 from pipeline.tools.check import machine as machine_checks
 from pipeline.tools.check.data import Seen

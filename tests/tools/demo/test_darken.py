@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.core.digest import digest_file
 from pipeline.core.errors import DataError
-from pipeline.core.work import Advance
+from pipeline.core.progress import Advance
 from pipeline.data.camera import ARID_LIKE, at_exposure
 from pipeline.tools.demo.darken import LEDGER, DarkCopy, Darkening, darken_folder
 from pipeline.videos.reader import probe, read_frames, write_video

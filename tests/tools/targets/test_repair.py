@@ -16,7 +16,7 @@ from pipeline.core.errors import DataError, ParamsError, StaleArtifactError
 from pipeline.data.manifest import write_manifest
 from pipeline.distill.store import store as soft_targets
 from pipeline.distill.store.store import Rows, SoftTargetStore
-from pipeline.models import inference as asking
+from pipeline.distill.teacher import bank
 from pipeline.tools.targets import repair as target_repair
 from pipeline.tools.targets.repair import repair
 from pipeline.tools.targets.verify import verify
@@ -60,20 +60,20 @@ every_kind = pytest.mark.parametrize("made", KINDS, indirect=True)
 def asked(monkeypatch):
     """Numbers of clips that teachers were asked about."""
     counted = []
-    ask = asking.ask
+    infer = bank.infer
 
     def counting(teacher, clip_BTHWC, *, batch_size):
         counted.append(len(clip_BTHWC))
-        return ask(teacher, clip_BTHWC, batch_size=batch_size)
+        return infer(teacher, clip_BTHWC, batch_size=batch_size)
 
-    monkeypatch.setattr(asking, "ask", counting)
+    monkeypatch.setattr(bank, "infer", counting)
     return counted
 
 
 def answers(monkeypatch, change):
     """Teachers that answer on another device: `change` of their logits."""
-    ask = asking.ask
-    monkeypatch.setattr(asking, "ask", lambda *args, **options: change(ask(*args, **options)))
+    infer = bank.infer
+    monkeypatch.setattr(bank, "infer", lambda *args, **options: change(infer(*args, **options)))
 
 
 def flip(path, position, mask=1):

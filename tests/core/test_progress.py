@@ -2,8 +2,8 @@
 
 import pytest
 
-from pipeline.core import stopwatch
-from pipeline.core.stopwatch import Stopwatch, shares_text, summed
+from pipeline.core import progress
+from pipeline.core.progress import Stopwatch, shares_text, summed
 
 
 @pytest.fixture
@@ -11,7 +11,7 @@ def clock(monkeypatch):
     class Clock:
         now = 0.0
 
-    monkeypatch.setattr(stopwatch.time, "perf_counter", lambda: Clock.now)
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: Clock.now)
     return Clock
 
 

@@ -12,8 +12,8 @@ from contextlib import nullcontext
 import pytest
 from paths import ROOT
 
+from pipeline.core.device import Ranks, process_group
 from pipeline.core.errors import ParamsError
-from pipeline.core.ranks import Ranks, joined_ranks
 from stages.precompute_soft_targets import main
 
 SCRIPT = """
@@ -21,7 +21,7 @@ import os, sys, time
 from pathlib import Path
 from pipeline.core.errors import DlkddError, ParamsError
 from pipeline.core.work import interruptible
-from pipeline.core.ranks import joined_ranks
+from pipeline.core.ranks import process_group
 
 what, folder = sys.argv[1], Path(sys.argv[2])
 
@@ -36,7 +36,7 @@ def square(number):
     return number ** 2
 
 try:
-    with joined_ranks() as ranks, interruptible() as stop:
+    with process_group() as ranks, interruptible() as stop:
         if what == "refuse" and ranks.index == 0:
             raise ParamsError("all is refused")
         own = ranks.share(range(50 if what == "wait" else 5) if ranks.index == 0 else None, stop=stop)
@@ -63,7 +63,7 @@ def texts(folder, suffix):
 
 
 def test_without_torchrun_there_is_one():
-    with joined_ranks() as ranks:
+    with process_group() as ranks:
         assert ranks == Ranks(0, 1)
 
 
@@ -101,7 +101,7 @@ def test_a_signal_waits_for_a_safe_point_on_every_rank(tmp_path):
 
 
 def test_dask_and_torchrun_are_not_mixed(monkeypatch, tmp_path):
-    monkeypatch.setattr("stages.precompute_soft_targets.joined_ranks", lambda: nullcontext(Ranks(0, 2)))
+    monkeypatch.setattr("stages.precompute_soft_targets.process_group", lambda: nullcontext(Ranks(0, 2)))
     paths = {"manifest_path": tmp_path, "frames_path": tmp_path, "teacher_path": tmp_path, "out": tmp_path / "out"}
     for options in ({"workers": 2}, {"scheduler": "tcp://localhost:1"}):
         with pytest.raises(ParamsError, match="torchrun among its own"):

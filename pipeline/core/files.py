@@ -1,36 +1,21 @@
-"""Work folders: where a long stage builds its result, and the one place that writes atomically and locks.
-
-A stage builds in `.work/<stage>-<fingerprint>/`, outside of what DVC tracks, so that a killed run goes on where it was:
-DVC deletes a stage's outs before it starts, but never looks in here. The fingerprint names everything that the result
-depends on; with any other parameter, input or format the stage starts a folder of its own.
-
-At the end of this file: what long work is asked (to stop) and what it tells (how far it is).
-"""
+"""Files written whole or not at all, the one place that does so, and what the disk refuses told in the user's words."""
 
 from __future__ import annotations
 
 import ctypes
 import errno
-import fcntl
-import json
 import os
 import re
 import shutil
-import signal
 import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from types import FrameType
-from typing import Protocol
 
-from pipeline.core.digest import digest_bytes, digest_json
-from pipeline.core.errors import DlkddError, EnvironmentProblem, Interrupted
+from pipeline.core.errors import DlkddError, EnvironmentProblem
 
 PARTIAL_SUFFIX = ".partial"
-KEPT_NAME = "kept.json"  # marks a work folder of a finished run
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux's fcntl.h and fs.h
 
 
@@ -58,7 +43,7 @@ _REFUSALS = {
 _SAID_BY_LIBRARIES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 
-def refusal(error: BaseException, path: Path | None = None) -> EnvironmentProblem | None:
+def disk_error(error: BaseException, path: Path | None = None) -> EnvironmentProblem | None:
     """What to tell the user where a full, failing or read-only disk is the reason of an error; None where it is not.
 
     `path` is what was worked on; errors that name another file tell of that one, but for its temporary name. HDF5,
@@ -98,7 +83,7 @@ def writing(path: Path) -> Iterator[None]:
     except DlkddError:
         raise
     except Exception as error:
-        problem = refusal(error, path)
+        problem = disk_error(error, path)
         if problem is None:
             raise
         raise problem from error
@@ -252,165 +237,3 @@ def _sync_tree(path: Path) -> None:
         else:
             with inner.open("rb") as file:
                 os.fsync(file.fileno())
-
-
-def work_root() -> Path:
-    """`.work` of the repository: DVC_ROOT names the original one also where DVC runs an experiment in a copy."""
-    return Path(os.environ.get("DVC_ROOT", ".")) / ".work"
-
-
-@dataclass(frozen=True)
-class WorkFolder:
-    """A locked folder for one stage run: `path` holds the progress, and stays until `finish`."""
-
-    stage: str
-    path: Path
-
-    def finish(self) -> None:
-        """Remove the progress, once the outs are published."""
-        shutil.rmtree(self.path)
-
-    def keep(self) -> None:
-        """Leave what was made for the next run; what earlier runs of the stage, with other parameters, left goes."""
-        for marker in self.path.parent.glob(f"{self.stage}-*/{KEPT_NAME}"):
-            with suppress(EnvironmentProblem):
-                remove_work_folder(marker.parent)
-        write_text_whole(self.path / KEPT_NAME, "{}\n")
-
-
-def stage_of(path: Path) -> str:
-    """The stage that a work folder belongs to, by its name."""
-    return path.name.rpartition("-")[0]
-
-
-def remove_work_folder(path: Path) -> None:
-    """Remove a work folder and the progress in it; raises EnvironmentProblem where another process works in it."""
-    with _locked(path.with_suffix(".lock"), stage_of(path), f"is at work in {path}"):
-        shutil.rmtree(path)
-
-
-@contextmanager
-def work_folder(
-    stage: str,
-    *,
-    params: Mapping[str, object],
-    inputs: Mapping[str, str],
-    format_version: int,
-    outs: Sequence[Path] = (),
-) -> Iterator[WorkFolder]:
-    """Enter the work folder of a stage, holding its lock and those of the `outs` that it will write.
-
-    `params` are the values that the stage uses, `inputs` the digests of what it reads. The lock is a POSIX record
-    lock: it ends with the process however that ends, and forked data loaders do not inherit it. Raises
-    EnvironmentProblem when another process works in the same folder or on the same out, when an out cannot be written,
-    and for all that a full or failing disk refuses in the block.
-    """
-    fingerprint = digest_json(
-        {"stage": stage, "format": format_version, "params": dict(params), "inputs": dict(inputs)}
-    )
-    path = work_root() / f"{stage}-{fingerprint[:16]}"
-    # the lock lies beside the folder, so that finishing does not remove a held one
-    with ExitStack() as stack:
-        for out in outs:
-            stack.enter_context(out_lock(stage, out))
-        stack.enter_context(_locked(path.with_suffix(".lock"), stage, f"is already working in {path}"))
-        stack.enter_context(writing(path))
-        path.mkdir(exist_ok=True)
-        for leftover in path.rglob(f"*{PARTIAL_SUFFIX}"):
-            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-        (path / KEPT_NAME).unlink(missing_ok=True)
-        write_text_whole(
-            path / "fingerprint.json",
-            json.dumps({"stage": stage, "params": dict(params), "inputs": dict(inputs)}, indent=1, sort_keys=True),
-        )
-        yield WorkFolder(stage, path)
-
-
-@contextmanager
-def out_lock(stage: str, out: Path) -> Iterator[None]:
-    """Hold the lock of a path that a stage will write; raises EnvironmentProblem where another process holds it.
-
-    And where nothing can be written there: that is better known before hours of work than after them. Two runs with
-    different parameters have different work folders, but the same out.
-    """
-    name = digest_bytes(str(out.absolute()).encode())[:16]
-    with _locked(work_root() / f"out-{name}.lock", stage, f"is already writing {out}"), writing(out):
-        require_writable(out)
-        yield
-
-
-@contextmanager
-def _locked(path: Path, stage: str, what: str) -> Iterator[None]:
-    with writing(path):
-        make_folder(path.parent)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        try:
-            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in (errno.EACCES, errno.EAGAIN):
-                raise
-            holder = os.pread(descriptor, 4096, 0).decode(errors="replace").strip() or "an unknown process"
-            raise EnvironmentProblem(
-                f"{stage}: {holder} {what}",
-                remedy="wait for it, or stop that process and run the command again: it goes on from there",
-            ) from None
-        with writing(path):
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-StopCheck = Callable[[], None]
-
-
-class Advance(Protocol):
-    """Told by long work that `count` more units are done; `note` says something about the newest.
-
-    earlier: a run before this one did them, so that they say nothing about this one's speed.
-    """
-
-    def __call__(self, count: int, note: str, /, *, earlier: bool = False) -> None: ...  # noqa: D102
-
-
-class Progress(Protocol):
-    """Shows how far work of `total` units is; within the context its `Advance` is told of them."""
-
-    def __call__(self, description: str, total: int, unit: str, /) -> AbstractContextManager[Advance]: ...  # noqa: D102
-
-
-@contextmanager
-def no_progress(_description: str, _total: int, _unit: str, /) -> Iterator[Advance]:
-    """Shows nothing."""
-
-    def advance(_count: int, _note: str, /, *, earlier: bool = False) -> None:
-        return None
-
-    yield advance
-
-
-@contextmanager
-def interruptible() -> Iterator[StopCheck]:
-    """Turn SIGTERM and Ctrl-C into a request: the yielded check raises Interrupted at the caller's next safe point.
-
-    A second signal raises at once. Handlers are put back at the end.
-    """
-    received: list[int] = []
-
-    def request(signal_number: int, _frame: FrameType | None) -> None:
-        if received:
-            raise Interrupted(signal_number)
-        received.append(signal_number)
-
-    def check() -> None:
-        if received:
-            raise Interrupted(received[0])
-
-    previous = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield check
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

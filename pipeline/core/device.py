@@ -1,4 +1,4 @@
-"""The processes of `torchrun`: tasks that they share, sums over all of them, and what happens when one ends.
+"""The device that a stage computes on, and the processes of `torchrun`: what they share, and what happens if one ends.
 
     torchrun --nproc-per-node 4 -m stages precompute_soft_targets …
 
@@ -19,14 +19,30 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from pipeline.core.errors import EnvironmentProblem
-from pipeline.core.work import StopCheck
+from pipeline.core.errors import EnvironmentProblem, ParamsError
+from pipeline.core.progress import StopCheck
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 Value = TypeVar("Value")
 
 LONGEST_SHARE = timedelta(days=7)  # ranks wait for the slowest one; torchrun ends all when one dies
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of that name; raises EnvironmentProblem where the machine has none such."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ParamsError(f"--device {name}: expected cpu, cuda, cuda:N or auto") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise EnvironmentProblem(
+            f"--device {name}: PyTorch {torch.__version__} sees {torch.cuda.device_count()} CUDA devices",
+            remedy="leave --device away to use what there is, or install a CUDA build of torch",
+        )
+    return device
 
 
 @dataclass(frozen=True)
@@ -38,36 +54,36 @@ class Ranks:
 
     def share(self, tasks: Sequence[Task] | None, *, stop: StopCheck) -> list[Task]:
         """Rank 0 gives all tasks; every rank gets its own. Raises EnvironmentProblem where another rank ended."""
-        given = self.from_first(tasks, stop=stop)
+        given = self.broadcast(tasks, stop=stop)
         assert given is not None
         return list(given[self.index :: self.count])
 
-    def from_first(self, value: Value, *, stop: StopCheck) -> Value:
+    def broadcast(self, value: Value, *, stop: StopCheck) -> Value:
         """Rank 0's value, on all ranks. Raises EnvironmentProblem where another rank ended."""
         if self.count == 1:
             return value
         given = [value]
-        with self.together(stop):
+        with self.collective(stop):
             dist.broadcast_object_list(given)
         return given[0]
 
-    def total(self, values_M: Tensor) -> Tensor:
-        """The sum over all ranks, as float64 on the CPU. To be called `together`."""
-        total_M = values_M.detach().to("cpu", torch.float64)
+    def all_reduce_sum(self, values_M: Tensor) -> Tensor:
+        """The sum over all ranks, as float64 on the CPU. To be called in `collective`."""
+        sum_M = values_M.detach().to("cpu", torch.float64)
         if self.count > 1:
-            dist.all_reduce(total_M)
-        return total_M
+            dist.all_reduce(sum_M)
+        return sum_M
 
-    def greatest(self, values: Sequence[int]) -> list[int]:
-        """The greatest over all ranks of each value. To be called `together`."""
+    def all_reduce_max(self, values: Sequence[int]) -> list[int]:
+        """The greatest over all ranks of each value. To be called in `collective`."""
         if self.count == 1:
             return list(values)
-        greatest_M = torch.tensor(values)
-        dist.all_reduce(greatest_M, dist.ReduceOp.MAX)
-        return [int(value) for value in greatest_M]
+        max_M = torch.tensor(values)
+        dist.all_reduce(max_M, dist.ReduceOp.MAX)
+        return [int(value) for value in max_M]
 
     @contextmanager
-    def together(self, stop: StopCheck) -> Iterator[None]:
+    def collective(self, stop: StopCheck) -> Iterator[None]:
         """A block to which all ranks come; where one has ended, the others raise EnvironmentProblem."""
         try:
             yield
@@ -98,13 +114,13 @@ class Ranks:
             results.append(function(task))
             done(task)
         of_all: list[list[Result]] = [[] for _ in range(self.count)]
-        with self.together(stop):
+        with self.collective(stop):
             dist.all_gather_object(of_all, results)
         return [result for of_one in of_all for result in of_one]
 
 
 @contextmanager
-def joined_ranks() -> Iterator[Ranks]:
+def process_group() -> Iterator[Ranks]:
     """The ranks of torchrun, for as long as the block."""
     count = world_size()
     if count == 1:

@@ -1,0 +1,134 @@
+"""Work folders: where a long stage builds its result, under locks of its own.
+
+A stage builds in `.work/<stage>-<fingerprint>/`, outside of what DVC tracks, so that a killed run goes on where it was:
+DVC deletes a stage's outs before it starts, but never looks in here. The fingerprint names everything that the result
+depends on; with any other parameter, input or format the stage starts a folder of its own.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import shutil
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.core.digest import digest_bytes, digest_json
+from pipeline.core.errors import EnvironmentProblem
+from pipeline.core.files import PARTIAL_SUFFIX, make_folder, require_writable, write_text_whole, writing
+
+KEPT_NAME = "kept.json"  # marks a work folder of a finished run
+
+
+def work_root() -> Path:
+    """`.work` of the repository: DVC_ROOT names the original one also where DVC runs an experiment in a copy."""
+    return Path(os.environ.get("DVC_ROOT", ".")) / ".work"
+
+
+@dataclass(frozen=True)
+class WorkFolder:
+    """A locked folder for one stage run: `path` holds the progress, and stays until `finish`."""
+
+    stage: str
+    path: Path
+
+    def finish(self) -> None:
+        """Remove the progress, once the outs are published."""
+        shutil.rmtree(self.path)
+
+    def keep(self) -> None:
+        """Leave what was made for the next run; what earlier runs of the stage, with other parameters, left goes."""
+        for marker in self.path.parent.glob(f"{self.stage}-*/{KEPT_NAME}"):
+            with suppress(EnvironmentProblem):
+                remove_work_folder(marker.parent)
+        write_text_whole(self.path / KEPT_NAME, "{}\n")
+
+
+def stage_of(path: Path) -> str:
+    """The stage that a work folder belongs to, by its name."""
+    return path.name.rpartition("-")[0]
+
+
+def remove_work_folder(path: Path) -> None:
+    """Remove a work folder and the progress in it; raises EnvironmentProblem where another process works in it."""
+    with _locked(path.with_suffix(".lock"), stage_of(path), f"is at work in {path}"):
+        shutil.rmtree(path)
+
+
+@contextmanager
+def work_folder(
+    stage: str,
+    *,
+    params: Mapping[str, object],
+    inputs: Mapping[str, str],
+    format_version: int,
+    outs: Sequence[Path] = (),
+) -> Iterator[WorkFolder]:
+    """Enter the work folder of a stage, holding its lock and those of the `outs` that it will write.
+
+    `params` are the values that the stage uses, `inputs` the digests of what it reads. The lock is a POSIX record
+    lock: it ends with the process however that ends, and forked data loaders do not inherit it. Raises
+    EnvironmentProblem when another process works in the same folder or on the same out, when an out cannot be written,
+    and for all that a full or failing disk refuses in the block.
+    """
+    fingerprint = digest_json(
+        {"stage": stage, "format": format_version, "params": dict(params), "inputs": dict(inputs)}
+    )
+    path = work_root() / f"{stage}-{fingerprint[:16]}"
+    # the lock lies beside the folder, so that finishing does not remove a held one
+    with ExitStack() as stack:
+        for out in outs:
+            stack.enter_context(out_lock(stage, out))
+        stack.enter_context(_locked(path.with_suffix(".lock"), stage, f"is already working in {path}"))
+        stack.enter_context(writing(path))
+        path.mkdir(exist_ok=True)
+        for leftover in path.rglob(f"*{PARTIAL_SUFFIX}"):
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        (path / KEPT_NAME).unlink(missing_ok=True)
+        write_text_whole(
+            path / "fingerprint.json",
+            json.dumps({"stage": stage, "params": dict(params), "inputs": dict(inputs)}, indent=1, sort_keys=True),
+        )
+        yield WorkFolder(stage, path)
+
+
+@contextmanager
+def out_lock(stage: str, out: Path) -> Iterator[None]:
+    """Hold the lock of a path that a stage will write; raises EnvironmentProblem where another process holds it.
+
+    And where nothing can be written there: that is better known before hours of work than after them. Two runs with
+    different parameters have different work folders, but the same out.
+    """
+    name = digest_bytes(str(out.absolute()).encode())[:16]
+    with _locked(work_root() / f"out-{name}.lock", stage, f"is already writing {out}"), writing(out):
+        require_writable(out)
+        yield
+
+
+@contextmanager
+def _locked(path: Path, stage: str, what: str) -> Iterator[None]:
+    with writing(path):
+        make_folder(path.parent)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EAGAIN):
+                raise
+            holder = os.pread(descriptor, 4096, 0).decode(errors="replace").strip() or "an unknown process"
+            raise EnvironmentProblem(
+                f"{stage}: {holder} {what}",
+                remedy="wait for it, or stop that process and run the command again: it goes on from there",
+            ) from None
+        with writing(path):
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,80 @@
+"""The bank of views, and the outputs of teachers for it.
+
+Axes: N videos, V views, M teachers, B batch, T frames, H height, W width, C channels, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipeline.core.params import ClipParams
+from pipeline.data.dataset import ClipDataset, Sample, ViewSource, in_order, load_batches
+from pipeline.data.frame_store import FrameStore
+from pipeline.data.views import pixel_digest
+from pipeline.models.inference import infer
+from pipeline.models.recognizer import Recognizer
+
+
+@dataclass(frozen=True)
+class Bank:
+    """The views of videos that teachers see, and how many clips to a batch."""
+
+    frames: FrameStore
+    views: ViewSource
+    clip: ClipParams
+    num_views: int
+    batch_size: int
+
+
+@dataclass(frozen=True)
+class TeacherOutputs:
+    """The float32 logits_NVMK of teachers for all views of some videos, and digests of the pixels that they saw."""
+
+    logits_NVMK: NDArray[np.float32]
+    pixel_digest_NV: NDArray[np.uint64]
+
+
+def infer_views(
+    teachers: Sequence[Recognizer],
+    bank: Bank,
+    video_ids: Sequence[str],
+    *,
+    device: torch.device,
+    num_workers: int,
+    advance: Callable[[int, str], None],
+) -> TeacherOutputs:
+    """Run teachers, which are on the device, on the views of some videos; `advance` counts the clips."""
+    dataset = ClipDataset(bank.frames, [Sample(video_id, 0) for video_id in video_ids], bank.views, bank.clip)
+    batches = in_order(len(video_ids), bank.num_views, bank.batch_size)
+    digests, logits = [], []
+    for batch in load_batches(dataset, batches, num_workers=num_workers):
+        digests += [pixel_digest(clip_THWC.numpy()) for clip_THWC in batch.clip_BTHWC]
+        clip_BTHWC = batch.clip_BTHWC.to(device)
+        of_teachers = [infer(teacher, clip_BTHWC, batch_size=bank.batch_size).cpu() for teacher in teachers]
+        logits.append(torch.stack(of_teachers, dim=1))
+        advance(len(clip_BTHWC), "")
+    shape = (len(video_ids), bank.num_views)
+    return TeacherOutputs(
+        torch.cat(logits).numpy().reshape(*shape, len(teachers), -1), np.array(digests, dtype="<u8").reshape(shape)
+    )
+
+
+def bank_arrays(bank: Bank, video_ids: Sequence[str], outputs: TeacherOutputs) -> dict[str, NDArray[Any]]:
+    """The arrays of these videos' rows in a store, without those of the logits."""
+    digest_of = {row.video_id: row.digest for row in bank.frames.rows}
+    views_NV7 = [
+        [bank.views.lookup(video_id, number)[0].row() for number in range(bank.num_views)] for video_id in video_ids
+    ]
+    digests_NX = [np.frombuffer(bytes.fromhex(digest_of[video_id]), dtype=np.uint8) for video_id in video_ids]
+    return {
+        "views": np.array(views_NV7, dtype="<i4"),
+        "pixel_digest": outputs.pixel_digest_NV,
+        "frame_shape": np.array([bank.frames.shape(video_id) for video_id in video_ids], dtype="<i4"),
+        "frames_digest": np.stack(digests_NX),
+    }
