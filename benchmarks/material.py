@@ -9,9 +9,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from pipeline.core.params import load_section
 from pipeline.data.frame_store import (
     Codec,
@@ -25,8 +22,6 @@ from pipeline.data.frame_store import (
 )
 from pipeline.tools.demo.render import DemoVideosParams, film, list_videos
 from pipeline.videos.reader import read_frames, write_video
-
-Frames = NDArray[np.uint8]
 
 DEMO_PARAMS = Path(__file__).parent.parent / "demo/params.yaml"
 REPEATS = 5

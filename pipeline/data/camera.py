@@ -16,8 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.digest import digest_uint64
-
-Frames = NDArray[np.uint8]
+from pipeline.data.frames import Frames
 
 CONVERTER_BITS = 12
 STEPS = 2**CONVERTER_BITS - 1

@@ -34,6 +34,7 @@ from pipeline.core.digest import DIGEST_BYTES, digest_bytes, digest_json, digest
 from pipeline.core.errors import DataError, StaleArtifactError
 from pipeline.core.files import write_text_whole, written_whole
 from pipeline.core.progress import Advance, Stopwatch
+from pipeline.data.frames import Frame, Frames
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
@@ -42,8 +43,6 @@ FORMAT = "dlkdd frame store"
 FORMAT_VERSION = 1
 
 Codec = Literal["raw", "jpeg"]
-Frame = NDArray[np.uint8]
-Frames = NDArray[np.uint8]
 OpenFrames = Callable[[], Iterator["Frame | EncodedFrame"]]
 
 _INDEX_NAME = "index.csv"

@@ -26,7 +26,6 @@ from pipeline.core.work_folder import WorkFolder
 from pipeline.data.frame_store import (
     Codec,
     EncodedFrame,
-    Frame,
     IndexRow,
     OpenFrames,
     Shard,
@@ -35,6 +34,7 @@ from pipeline.data.frame_store import (
     write_index,
     write_shard,
 )
+from pipeline.data.frames import Frame
 
 MAX_DEATHS = 2  # processes that may die with a video before it is given up; dask gives a task four
 

@@ -18,8 +18,8 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-Frames = NDArray[np.uint8]
-Frame = NDArray[np.uint8]
+from pipeline.data.frames import Frame, Frames
+
 Table = NDArray[np.uint8]  # (256,): a value for each level
 Counts = NDArray[np.int64]  # (256,): how often each level occurs
 Statistics = Literal["video", "frame"]

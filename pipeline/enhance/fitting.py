@@ -40,7 +40,7 @@ NUM_CURVE_POINTS = 100  # of the curve, each the mean of the steps since the one
 
 
 @dataclass
-class Progress:
+class FittingState:
     """Where a fit stands between two steps."""
 
     step: int = 0
@@ -83,7 +83,7 @@ class Fitter:
         self.optimizer = torch.optim.Adam(
             self.learners.parameters(), lr=params.learning_rate, weight_decay=WEIGHT_DECAY
         )
-        self.progress = Progress()
+        self.progress = FittingState()
 
     def run(self, *, stop: StopCheck, advance: Advance) -> tuple[LearnedEnhancer, Curve]:
         """Fit to the end, from the checkpoint where there is one; the enhancer and the curve of its losses.
@@ -196,7 +196,7 @@ class Fitter:
         state = load_checkpoint(self.checkpoint_path)
         if state is None:
             return
-        self.progress = Progress(state["step"], defaultdict(float, state["sums"]), state["curve"])
+        self.progress = FittingState(state["step"], defaultdict(float, state["sums"]), state["curve"])
         self.learners.load_state_dict(state["learners"])
         self.optimizer.load_state_dict(state["optimizer"])
 

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.enhance.classical import FrameFunction, Frames, Video
+from pipeline.data.frames import Frames
+from pipeline.enhance.classical import FrameFunction, Video
 
 Precision = Literal["float32", "bfloat16"]
 

@@ -13,7 +13,8 @@ import cv2
 import numpy as np
 
 from pipeline.core.errors import StaleArtifactError
-from pipeline.data.frame_store import Frame, Frames, FrameStore
+from pipeline.data.frame_store import FrameStore
+from pipeline.data.frames import Frame, Frames
 
 MOST_FRAMES = 24
 FRAME_MILLISECONDS = 80

@@ -50,7 +50,7 @@ class TrainingData:
 
 
 @dataclass
-class Progress:
+class TrainingState:
     """Where a training stands between two steps; with weights and optimiser it makes a checkpoint."""
 
     step: int = 0
@@ -145,7 +145,7 @@ class Trainer:
         self.network = wrap_model(self.recognizer, params, device, ranks)
         self.optimizer = make_optimizer(self.recognizer, params)
         self.average = AveragedWeights(self.recognizer, params.ema) if params.ema else None
-        self.progress = Progress()
+        self.progress = TrainingState()
         self.best_weights: dict[str, Tensor] = {}
 
     def run(self, *, stop: StopCheck, listener: Listener) -> Trained:
@@ -367,7 +367,7 @@ class Trainer:
         state: dict[str, Any] | None = self.ranks.broadcast(found, stop=stop)
         if state is None:
             return
-        self.progress = Progress(**state["progress"])
+        self.progress = TrainingState(**state["progress"])
         self.recognizer.load_state_dict(state["weights"])
         self.best_weights = {name: value.to(self.device) for name, value in state["best_weights"].items()}
         self.optimizer.load_state_dict(state["optimizer"])
@@ -394,7 +394,7 @@ def _rank(row: dict[str, float]) -> tuple[float, float]:
     return row["val_top1"], -row["val_loss"]
 
 
-def _note(progress: Progress, pace: _Pace) -> str:
+def _note(progress: TrainingState, pace: _Pace) -> str:
     """The epoch so far, or the whole one that has just ended, and what val says."""
     curve = progress.curve
     if progress.num_seen:

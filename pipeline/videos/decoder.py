@@ -34,8 +34,9 @@ from typing import Any, cast
 import numpy as np
 
 from pipeline.core.errors import DataError, EnvironmentProblem
+from pipeline.data.frames import Frame
 from pipeline.videos import reader as video
-from pipeline.videos.reader import MAX_PIXELS, BrokenVideoError, Frame, VideoInfo
+from pipeline.videos.reader import MAX_PIXELS, BrokenVideoError, VideoInfo
 
 MEMORY_BYTES = 4 * 2**30  # that a video may take, beyond what the process holds when it begins
 CPU_SECONDS = 60  # of work for a frame: a busy decoder is ended by the kernel

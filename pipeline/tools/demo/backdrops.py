@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-Frame = NDArray[np.uint8]
+from pipeline.data.frames import Frame
+
 Painting = NDArray[np.float32]
 
 

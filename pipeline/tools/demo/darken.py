@@ -23,7 +23,8 @@ from pipeline.core.digest import digest_file
 from pipeline.core.errors import DataError, EnvironmentProblem
 from pipeline.core.files import make_folder, sync_folder, writing, written_whole
 from pipeline.core.progress import Advance, interruptible
-from pipeline.data.camera import CameraModel, Frames, draw_shot, video_stream
+from pipeline.data.camera import CameraModel, draw_shot, video_stream
+from pipeline.data.frames import Frames
 from pipeline.tools.pool import run_jobs
 from pipeline.videos.decoder import probe, read_frames
 from pipeline.videos.reader import IMAGE_SUFFIXES, VIDEO_SUFFIXES, BrokenVideoError, write_video

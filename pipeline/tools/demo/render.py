@@ -22,9 +22,10 @@ from pipeline.core.params import Count, NotNegative, Positive, Section
 from pipeline.core.progress import Advance, interruptible
 from pipeline.core.work_folder import work_folder
 from pipeline.data.camera import ARID_LIKE, at_exposure, draw_shot, video_stream
+from pipeline.data.frames import Frame
 from pipeline.tools.demo.backdrops import PLACES, paint
 from pipeline.tools.demo.figures import ACTIONS, Array, Body, Motion, Prop, Style
-from pipeline.tools.demo.scenes import SUPERSAMPLING, Backdrop, Frame, Lens, Look, draw, dressed
+from pipeline.tools.demo.scenes import SUPERSAMPLING, Backdrop, Lens, Look, draw, dressed
 from pipeline.tools.pool import run_jobs
 from pipeline.videos.reader import write_video
 

@@ -14,9 +14,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.data.frames import Frame
 from pipeline.tools.demo.figures import Array, Body, Motion, Prop, skeleton
 
-Frame = NDArray[np.uint8]
 Colour = tuple[float, float, float]
 
 SUPERSAMPLING = 2

@@ -13,7 +13,8 @@ import cv2
 import numpy as np
 
 from pipeline.core.files import written_whole
-from pipeline.enhance.classical import Frame, count_luma, mean_level
+from pipeline.data.frames import Frame
+from pipeline.enhance.classical import count_luma, mean_level
 from pipeline.tools.lettering import Colour, Picture, cut, plain, text_width, write
 
 LONG_SIDE = 200  # of a shown frame, about

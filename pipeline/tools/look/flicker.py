@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.enhance.classical import Frames
+from pipeline.data.frames import Frames
 
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 

@@ -15,7 +15,8 @@ import numpy as np
 
 from pipeline.core.errors import DataError, ParamsError, StaleArtifactError
 from pipeline.core.progress import Progress, no_progress
-from pipeline.data.frame_store import Frames, FrameStore
+from pipeline.data.frame_store import FrameStore
+from pipeline.data.frames import Frames
 from pipeline.data.listing import path_problem
 from pipeline.data.manifest import Manifest
 from pipeline.enhance.classical import frame_batches

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from pipeline.core.params import EnhancerName, FitEnhancerParams
 from pipeline.core.progress import Progress, StopCheck, Stopwatch, no_progress
 from pipeline.data.frame_store import FrameStore
+from pipeline.data.frames import Frame
 from pipeline.enhance.apply import StoredVideo
-from pipeline.enhance.classical import Frame
 from pipeline.enhance.file import ENHANCERS, LEARNED, Classical, classical_from_params, load_enhancer
 from pipeline.enhance.fit import Fit, fitted
 from pipeline.tools.look.contact_sheet import Sheet, Title, draw_sheet

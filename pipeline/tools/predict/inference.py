@@ -20,11 +20,12 @@ from numpy.typing import NDArray
 from pipeline.core.errors import DataError
 from pipeline.core.params import ClipParams
 from pipeline.core.progress import StopCheck
+from pipeline.data.frames import Frame
 from pipeline.evaluate.score.predictions import DIGITS
 from pipeline.models.recognizer import Recognizer
 from pipeline.tools.predict.windows import Window, WindowClip, endless_windows, read_clips, windows_of
 from pipeline.videos.decoder import probe, read_frames
-from pipeline.videos.reader import Frame, resize_frames
+from pipeline.videos.reader import resize_frames
 
 Probs = NDArray[np.float64]
 Watch = Callable[[Path, int], None]  # told now and then which frame of which video has been read

@@ -19,13 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.errors import ParamsError
+from pipeline.data.frames import Frame, Frames
 from pipeline.data.listing import without_suffix
-from pipeline.enhance.classical import Enhancer, Frames, frame_batches
+from pipeline.enhance.classical import Enhancer, frame_batches
 from pipeline.tools.lettering import Colour, Picture, cut, plain, text_width, write
 from pipeline.tools.predict.inference import VideoPrediction, Watch, WindowPrediction, ranking
 from pipeline.tools.predict.inputs import VideoInput
 from pipeline.videos.decoder import read_frames
-from pipeline.videos.reader import Frame, write_video
+from pipeline.videos.reader import write_video
 
 MIN_WIDTH = 320  # smaller frames are enlarged by a whole number to at least this
 SHOWN_CLASSES = 3

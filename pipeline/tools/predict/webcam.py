@@ -11,11 +11,9 @@ from typing import Any, cast
 import cv2
 import numpy as np
 from cv2.utils import logging
-from numpy.typing import NDArray
 
 from pipeline.core.errors import EnvironmentProblem
-
-Frame = NDArray[np.uint8]
+from pipeline.data.frames import Frame
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,11 @@ from dataclasses import dataclass
 from itertools import count
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.core.params import ClipParams
+from pipeline.data.frames import Frame
 from pipeline.data.views import View, clip_of_box, frame_numbers, uniform_view
-
-Frame = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)

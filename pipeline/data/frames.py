@@ -1,0 +1,9 @@
+"""What a frame is: RGB, uint8, in display order."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Frame = NDArray[np.uint8]  # (H, W, 3)
+Frames = NDArray[np.uint8]  # (T, H, W, 3)
