@@ -18,7 +18,7 @@ from rich.table import Table
 from pipeline.core.device import choose_device
 from pipeline.core.errors import ParamsError
 from pipeline.core.params import load_params
-from pipeline.models.cost import cost_of
+from pipeline.evaluate.cost import cost_of
 from pipeline.models.recognizer import ModelFile, load_model
 from pipeline.tools.export.alternatives import Alternative, alternatives
 from pipeline.tools.export.export import TOLERANCE, drawn_clips, export

@@ -1,10 +1,15 @@
-"""dvc.yaml says what the code does: stages, parameters and code dependencies are compared with what is really used."""
+"""dvc.yaml says what the code does: stages, parameters and code dependencies are compared with what is really used.
+
+A stage depends on rooms, folders of pipeline/, and on its own shell; what each of them imports is worked out here.
+"""
 
 import ast
+import json
 
 import grimp
 import pytest
 import yaml
+from clones import clone, run
 from paths import ROOT
 
 from pipeline.core.params import Params, load_params
@@ -61,6 +66,33 @@ def test_code_dependencies_are_the_modules_imported(graph, name):
     declared = sorted(dep for dep in STAGES[name]["deps"] if dep.startswith(("pipeline/", "stages/")))
     expected = code_used(graph, name)
     assert declared == expected, "dvc.yaml should list:\n" + "\n".join(f"      - {path}" for path in expected)
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_stage_depends_on_few_rooms(name):
+    rooms = [dep for dep in STAGES[name]["deps"] if dep.startswith("pipeline/")]
+    assert len(rooms) <= (7 if name == "report" else 6)
+    assert all((ROOT / room).is_dir() for room in rooms)
+
+
+def test_dvc_yaml_can_be_read_in_one_go():
+    assert len((ROOT / "dvc.yaml").read_text().splitlines()) < 400
+
+
+def rooms():
+    return sorted(path.parent for path in (ROOT / "pipeline").rglob("__init__.py"))
+
+
+def test_a_room_says_in_a_line_what_is_in_it():
+    for room in rooms():
+        tree = ast.parse((room / "__init__.py").read_text())
+        assert ast.get_docstring(tree), room
+        assert "\n" not in ast.get_docstring(tree), room
+        assert len(tree.body) == 1, f"{room}: imports in it would be those of every stage that uses the room"
+
+
+def test_a_room_has_at_most_a_dozen_files():
+    assert {room.name: count for room in rooms() if (count := len(list(room.glob("*.py"))) - 1) > 12} == {}
 
 
 @pytest.mark.parametrize("name", DEMO_STAGES)
@@ -120,14 +152,17 @@ def test_the_temperature_re_runs_the_student_alone():
     assert [name for name in STAGES if "temperature" in STAGES[name].get("params", [])] == ["train_student"]
 
 
-def test_no_path_is_named_twice_as_an_out():
-    outs = [
+def outs_of_all():
+    return [
         out if isinstance(out, str) else next(iter(out))
         for stage in STAGES.values()
         for kind in ("outs", "metrics", "plots")
         for out in stage.get(kind, [])
     ]
-    assert len(outs) == len(set(outs))
+
+
+def test_no_path_is_named_twice_as_an_out():
+    assert len(outs_of_all()) == len(set(outs_of_all()))
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.stem)
@@ -153,3 +188,47 @@ def test_the_report_needs_nothing_that_a_colleague_with_soft_targets_lacks():
     }
     assert not optional & set(STAGES["report"]["deps"])
     assert list(STAGES)[-1] == "report"
+
+
+# What a change of a file costs: the stages that `dvc status` then calls changed. Others follow where outs differ.
+TRAININGS = {"train_teacher", "train_student", "train_baseline"}
+STALE = {
+    "pipeline/tools/targets/diff.py": set(),
+    "pipeline/distill/student/loss.py": {"train_student"},
+    "pipeline/distill/teacher/precompute.py": {"precompute_soft_targets"},
+    "pipeline/report/report.css": {"report"},
+    "pipeline/train/optimization.py": TRAININGS,
+    "stages/check.py": set(),
+    "docs/architecture.md": set(),
+}
+
+
+@pytest.fixture(scope="module")
+def locked(tmp_path_factory):
+    """A clone whose dvc.lock says that all stages ran: their outs are texts."""
+    folder = tmp_path_factory.mktemp("locked")
+    clone(folder)
+    (folder / "demo/dvc.yaml").unlink()  # its videos are not there
+    (folder / yaml.safe_load((folder / "params.yaml").read_text())["prepare"]["root"]).mkdir(parents=True)
+    for path in outs_of_all():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(path)
+    run(folder, "dvc", "commit", "--force", "--quiet")
+    return folder
+
+
+@pytest.mark.parametrize("path", STALE)
+def test_a_touched_file_makes_stale_what_uses_it_and_nothing_else(locked, path):
+    before = (locked / path).read_text()
+    (locked / path).write_text(before + "\n")
+    try:
+        changed = json.loads(run(locked, "dvc", "status", "--json").stdout)
+    finally:
+        (locked / path).write_text(before)
+    assert set(changed) == STALE[path]
+
+
+def test_python_caches_make_nothing_stale(locked):
+    run(locked, "python", "-m", "compileall", "-q", "pipeline", "stages")
+    assert list(locked.glob("pipeline/**/__pycache__/*.pyc"))
+    assert json.loads(run(locked, "dvc", "status", "--json").stdout) == {}

@@ -22,8 +22,8 @@ from pipeline.core.progress import Progress, no_progress
 from pipeline.data.leakage import STEM_LAYOUTS, find_leakage
 from pipeline.data.listing import SPLITS
 from pipeline.data.manifest import Manifest
+from pipeline.evaluate.cost import clip_gmac
 from pipeline.evaluate.light import spread_videos
-from pipeline.models.cost import clip_gmac
 from pipeline.models.recognizer import architecture_of
 from pipeline.report import figures
 from pipeline.report.chain import describe_chain

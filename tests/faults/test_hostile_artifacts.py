@@ -33,8 +33,8 @@ from pipeline.distill.store.store import SoftTargetStore
 from pipeline.enhance.classical import Gamma
 from pipeline.enhance.file import save_enhancer
 from pipeline.evaluate.compare import write_confusion
+from pipeline.evaluate.cost import cost_of
 from pipeline.evaluate.score.predictions import Predictions
-from pipeline.models.cost import cost_of
 from pipeline.models.recognizer import load_model, save_model
 from pipeline.tools.export.card import card, describe
 from pipeline.tools.export.onnx_file import DESCRIPTION, open_onnx

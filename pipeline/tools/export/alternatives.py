@@ -16,7 +16,7 @@ from pipeline.core.params import FitEnhancerParams
 from pipeline.enhance.classical import Enhancer, enhance_frames
 from pipeline.enhance.file import CLASSICAL, classical_from_params
 from pipeline.enhance.learned import NETWORKS, CurveNetwork, estimate_curves, make_learned
-from pipeline.models.cost import cost_of, gmac_of
+from pipeline.evaluate.cost import cost_of, gmac_of
 from pipeline.models.recognizer import Recognizer
 
 

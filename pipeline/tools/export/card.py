@@ -12,7 +12,7 @@ import torch
 
 from pipeline.core.errors import ParamsError, StaleArtifactError
 from pipeline.core.text import code_span
-from pipeline.models.cost import Cost
+from pipeline.evaluate.cost import Cost
 from pipeline.models.recognizer import ModelFile
 
 CARD_FORMAT_VERSION = 1

@@ -23,7 +23,7 @@ from pipeline.core.params import ClipParams
 from pipeline.data.dataset import UniformViews
 from pipeline.data.frame_store import FrameStore
 from pipeline.data.views import read_view
-from pipeline.models.cost import cost_of
+from pipeline.evaluate.cost import cost_of
 from pipeline.models.recognizer import ModelFile, Recognizer
 from pipeline.tools.export.card import card, describe
 from pipeline.tools.export.onnx_file import DESCRIPTION, check_onnx_installed, open_onnx, write_onnx

@@ -12,7 +12,7 @@ from builders import CLASSES, CLIP, one_thread, tiny_recognizer  # noqa: F401 - 
 from paths import ROOT
 
 from pipeline.core.errors import EnvironmentProblem
-from pipeline.models.cost import cost_of
+from pipeline.evaluate.cost import cost_of
 from pipeline.models.recognizer import load_model, save_model
 from pipeline.tools.export.export import drawn_clips, export
 from pipeline.tools.export.latency import Run, measure

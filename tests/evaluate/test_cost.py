@@ -9,7 +9,7 @@ from paths import ROOT
 
 from pipeline.core.params import ClipParams, load_params
 from pipeline.enhance.classical import enhance_frames
-from pipeline.models.cost import cost_of
+from pipeline.evaluate.cost import cost_of
 from pipeline.models.recognizer import Architecture, Recognizer
 from pipeline.tools.export.alternatives import alternatives, enhancer_gmac
 
