@@ -166,6 +166,8 @@ def _map_there(
 
 def _run_in_worker(function: Callable[[Task], Result], task: Task) -> Result:
     _keep_freed_memory()
+    if "cv2" in sys.modules:
+        sys.modules["cv2"].setNumThreads(1)  # there is a process for each core
     return function(task)
 
 

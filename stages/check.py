@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
 from pipeline.core.params import Params, load_params
+from pipeline.core.progress import MapTasks, Result, Task
 from pipeline.tools.check.findings import EXIT_CODES, Finding, Group, GroupName, exit_code
 from pipeline.tools.check.machine import INSTALL, check_compiler, check_device, check_dvc, check_packages, dvc_root
 from stages._shell import PARAMS_PATH, ParamsOption, printable, progress
@@ -23,7 +24,7 @@ def main(
     params_path: ParamsOption = PARAMS_PATH,
     every_frame: Annotated[bool, typer.Option("--every-frame", help="Decode all videos from end to end.")] = False,
     processes: Annotated[
-        int | None, typer.Option(min=1, help="Processes that look at videos.", show_default="as many as cores, up to 8")
+        int | None, typer.Option(min=1, help="Processes that look at videos.", show_default="as many as cores")
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:N, or auto: cuda where there is one.")] = "auto",
     manifest_path: Annotated[
@@ -79,6 +80,18 @@ def _check(
     return list(groups.values())
 
 
+def _runner(num_processes: int | None, every_frame: bool) -> MapTasks:
+    """Looks at videos; to start processes takes longer than to read a few hundred headers."""
+
+    def run(function: Callable[[Task], Result], tasks: Sequence[Task], **options: Any) -> list[Result]:
+        from stages._cluster import map_tasks
+
+        few = len(tasks) < 500 and not every_frame
+        return map_tasks(function, tasks, num_workers=num_processes or (1 if few else None), **options)
+
+    return run
+
+
 def _check_with_packages(
     groups: Mapping[GroupName, Group],
     loaded: Params | None,
@@ -94,7 +107,6 @@ def _check_with_packages(
     from pipeline.tools.check.data import check_data, check_manifest
     from pipeline.tools.check.disk import check_shared_memory, check_space, check_work
     from pipeline.tools.check.params import Known, check_params
-    from pipeline.tools.pool import default_processes
 
     environment, disk = groups["environment"], groups["disk"]
     device = torch.device("cpu")
@@ -111,7 +123,7 @@ def _check_with_packages(
         loaded.clip,
         seed=loaded.seed,
         every_frame=every_frame,
-        num_processes=num_processes or default_processes(),
+        run=_runner(num_processes, every_frame),
         progress=progress,
     )
     if manifest_path is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +12,7 @@ import typer
 from pipeline.core.progress import Advance
 from pipeline.data.camera import ARID_CRF, ARID_LIKE, at_exposure
 from pipeline.tools.demo.darken import Darkening, darken_folder
-from pipeline.tools.pool import default_processes
+from stages._cluster import map_tasks
 from stages._shell import progress, say
 
 
@@ -29,7 +30,7 @@ def main(
         bool,
         typer.Option("--keep-lists/--drop-lists", help="Copy annotation lists and other files that are no videos."),
     ] = True,
-    processes: Annotated[int | None, typer.Option(min=1, help="Worker processes; else one a core.")] = None,
+    processes: Annotated[int | None, typer.Option(min=1, help="Worker processes; one a core if not given.")] = None,
 ) -> None:
     """Make a dark copy of a folder of videos, with the low-light camera of the demo.
 
@@ -48,7 +49,7 @@ def main(
             target,
             how,
             copy_others=keep_lists,
-            num_processes=processes or default_processes(),
+            run=partial(map_tasks, num_workers=processes),
             begin=begin,
         )
     say(f"{target}: {done.written} videos darkened, {done.kept} kept, {done.copied} other files copied")

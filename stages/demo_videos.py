@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +10,7 @@ import typer
 
 from pipeline.core.params import load_section
 from pipeline.tools.demo.render import DemoVideosParams, contact_sheet, list_videos, write_demo
-from pipeline.tools.pool import default_processes
+from stages._cluster import map_tasks
 from stages._shell import ParamsOption, progress, say
 
 
@@ -33,5 +34,5 @@ def main(
         return
     num_videos = len(list_videos(params))
     with progress(section, num_videos, "videos") as advance:
-        write_demo(params, out, num_processes=processes or default_processes(), advance=advance)
+        write_demo(params, out, run=partial(map_tasks, num_workers=processes), advance=advance)
     say(f"{out}: {num_videos} videos of {len(params.classes)} classes, with ARID's lists in {out / 'list_cvt'}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
 from typing import Protocol, TypeVar
@@ -12,6 +12,8 @@ from typing import Protocol, TypeVar
 from pipeline.core.errors import Interrupted
 
 Item = TypeVar("Item")
+Task = TypeVar("Task")
+Result = TypeVar("Result")
 
 StopCheck = Callable[[], None]
 
@@ -29,6 +31,20 @@ class Progress(Protocol):
     """Shows how far work of `total` units is; within the context its `Advance` is told of them."""
 
     def __call__(self, description: str, total: int, unit: str, /) -> AbstractContextManager[Advance]: ...  # noqa: D102
+
+
+class MapTasks(Protocol):
+    """Runs a function on tasks: here, on processes of this machine, or on a cluster (stages/_cluster.py)."""
+
+    def __call__(  # noqa: D102
+        self,
+        function: Callable[[Task], Result],
+        tasks: Sequence[Task],
+        *,
+        name: Callable[[Task], str],
+        done: Callable[[Task, Result], None],
+        stop: StopCheck,
+    ) -> list[Result]: ...
 
 
 @contextmanager

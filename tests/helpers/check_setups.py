@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 from paths import ROOT
 
@@ -10,6 +12,7 @@ from pipeline.core.progress import no_progress
 from pipeline.tools.check.data import check_data
 from pipeline.tools.check.findings import Group
 from pipeline.videos.reader import write_video
+from stages._cluster import map_tasks
 
 SMOKE = ROOT / "configs/smoke.yaml"
 SPLITS = ("train", "train", "val", "test")
@@ -64,7 +67,7 @@ def look_at(chosen, *, every_frame=False, num_processes=1):
         chosen.clip,
         seed=0,
         every_frame=every_frame,
-        num_processes=num_processes,
+        run=partial(map_tasks, num_workers=num_processes),
         progress=no_progress,
     )
     return group, data

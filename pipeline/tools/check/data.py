@@ -9,12 +9,11 @@ from pathlib import Path
 
 from pipeline.core.errors import DataError
 from pipeline.core.params import ClipParams, PrepareParams
-from pipeline.core.progress import Progress
+from pipeline.core.progress import MapTasks, Progress
 from pipeline.data.leakage import STEM_LAYOUTS, find_leakage
 from pipeline.data.listing import ListedVideo, Listing, MissingVideosError
 from pipeline.data.manifest import QuarantineRow, read_manifest
 from pipeline.tools.check.findings import Group
-from pipeline.tools.pool import run_jobs
 from pipeline.videos.decoder import probe, read_frames
 from pipeline.videos.prepare import check_quarantine, digest_video, read_listing, videos_by_id
 from pipeline.videos.reader import BrokenVideoError, VideoInfo
@@ -60,7 +59,7 @@ def check_data(
     *,
     seed: int,
     every_frame: bool,
-    num_processes: int,
+    run: MapTasks,
     progress: Progress,
 ) -> Data:
     """Read the lists, divide the videos into splits, and look at every video that is there."""
@@ -86,7 +85,7 @@ def check_data(
         splits = Counter(str(video.split) for video in listed)
         _check_splits(group, listed, splits, params)
         videos = videos_by_id([video for video in listed if video.path not in missing])
-        seen = _look_at_all(group, videos, params, every_frame, num_processes, progress)
+        seen = _look_at_all(group, videos, params, every_frame, run, progress)
         _check_lengths(group, seen, clip)
     return Data(listing, splits, seen)
 
@@ -153,7 +152,7 @@ def _look_at_all(
     videos: Mapping[str, ListedVideo],
     params: PrepareParams,
     every_frame: bool,
-    num_processes: int,
+    run: MapTasks,
     progress: Progress,
 ) -> list[Seen]:
     root = Path(params.root)
@@ -164,13 +163,15 @@ def _look_at_all(
     good: list[Seen] = []
     broken: list[QuarantineRow] = []
     with progress("check", len(jobs), "videos") as advance:
-        for job, found in run_jobs(look, jobs, num_processes=num_processes):
-            if found.reason is None:
-                good.append(found)
-            else:
-                video = videos[job.video_id]
-                broken.append(QuarantineRow(job.video_id, video.path, str(video.split), found.reason))
-            advance(1, job.video_id)
+        seen = run(
+            look, jobs, name=lambda job: job.video_id, done=lambda job, _: advance(1, job.video_id), stop=lambda: None
+        )
+    for job, found in zip(jobs, seen, strict=True):
+        if found.reason is None:
+            good.append(found)
+        else:
+            video = videos[job.video_id]
+            broken.append(QuarantineRow(job.video_id, video.path, str(video.split), found.reason))
     how = "decoded from end to end" if every_frame else "header and first frame are sound"
     if good:
         group.fact(f"{len(good)} of {len(jobs)} videos: {how}")

@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -22,10 +22,9 @@ from typing import Any, BinaryIO
 from pipeline.core.digest import digest_file
 from pipeline.core.errors import DataError, EnvironmentProblem
 from pipeline.core.files import make_folder, sync_folder, writing, written_whole
-from pipeline.core.progress import Advance, interruptible
+from pipeline.core.progress import Advance, MapTasks, interruptible
 from pipeline.data.camera import CameraModel, draw_shot, video_stream
 from pipeline.data.frames import Frames
-from pipeline.tools.pool import run_jobs
 from pipeline.videos.decoder import probe, read_frames
 from pipeline.videos.reader import IMAGE_SUFFIXES, VIDEO_SUFFIXES, BrokenVideoError, write_video
 
@@ -74,7 +73,7 @@ def darken_folder(
     how: Darkening,
     *,
     copy_others: bool,
-    num_processes: int,
+    run: MapTasks,
     begin: Callable[[int], Advance],
 ) -> DarkCopy:
     """Darken every video below `source` into `target`, under the same relative name with the suffix .mp4.
@@ -86,7 +85,7 @@ def darken_folder(
     videos, two would get one name, the folders lie in each other, or `target` holds anything but this same copy.
     """
     videos, others, images = _survey(source, target)
-    with _ledger(target, how) as (ledger, rows), interruptible() as check:
+    with _ledger(target, how) as (ledger, rows), interruptible() as stop:
         jobs = [
             _Job(how, source / name, (target / name).with_suffix(DARK_SUFFIX), name.with_suffix("").as_posix())
             for name in videos
@@ -94,16 +93,16 @@ def darken_folder(
         todo = [job for job in jobs if not _is_done(job, rows.get(job.video_id))]
         advance = begin(len(jobs))
         advance(len(jobs) - len(todo), "", earlier=True)
-        broken = []
-        with closing(run_jobs(_darken_video, todo, num_processes=num_processes)) as outcomes:
-            for job, outcome in outcomes:
-                if isinstance(outcome, str):
-                    broken.append(f"{job.source}: {outcome}")
-                else:
-                    ledger.write(json.dumps({"video_id": job.video_id, **outcome}).encode() + b"\n")
-                    ledger.flush()
-                advance(1, job.video_id)
-                check()
+
+        def done(job: _Job, outcome: dict[str, Any] | str) -> None:
+            if isinstance(outcome, dict):
+                ledger.write(json.dumps({"video_id": job.video_id, **outcome}).encode() + b"\n")
+                ledger.flush()
+            advance(1, job.video_id)
+
+        outcomes = run(_darken_video, todo, name=lambda job: job.video_id, done=done, stop=stop)
+    reasons = zip(todo, outcomes, strict=True)
+    broken = [f"{job.source}: {reason}" for job, reason in reasons if isinstance(reason, str)]
     copied = [_copy(source / name, target / name) for name in others] if copy_others else []
     if broken:
         raise DataError(

@@ -8,7 +8,6 @@ wallpaper, and it did (LOG.md). `nuisance` scales how much all of this varies.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -19,14 +18,13 @@ from pydantic import Field, model_validator
 
 from pipeline.core.files import publish, write_text_whole, written_whole
 from pipeline.core.params import Count, NotNegative, Positive, Section
-from pipeline.core.progress import Advance, interruptible
+from pipeline.core.progress import Advance, MapTasks, interruptible
 from pipeline.core.work_folder import work_folder
 from pipeline.data.camera import ARID_LIKE, at_exposure, draw_shot, video_stream
 from pipeline.data.frames import Frame
 from pipeline.tools.demo.backdrops import PLACES, paint
 from pipeline.tools.demo.figures import ACTIONS, Array, Body, Motion, Prop, Style
 from pipeline.tools.demo.scenes import SUPERSAMPLING, Backdrop, Lens, Look, draw, dressed
-from pipeline.tools.pool import run_jobs
 from pipeline.videos.reader import write_video
 
 FORMAT_VERSION = 1  # one more whenever the same parameters make other videos
@@ -229,7 +227,7 @@ def _with_clutter(motion: Motion, rng: np.random.Generator, strength: float) -> 
     return replace(motion, props=(*motion.props, Prop(kind, place=np.tile(place, (len(motion.yaw), 1)))))
 
 
-def write_demo(params: DemoVideosParams, out: Path, *, num_processes: int, advance: Advance) -> None:
+def write_demo(params: DemoVideosParams, out: Path, *, run: MapTasks, advance: Advance) -> None:
     """Write the videos and lists of ARID's layout to the folder `out`, replacing it; a killed run goes on.
 
     `advance(count, note)` is called for every video. Files end in .mp4, lists say .avi: so it is with the copies of
@@ -239,24 +237,31 @@ def write_demo(params: DemoVideosParams, out: Path, *, num_processes: int, advan
         work_folder(
             "demo_videos", params=params.model_dump(), inputs={}, format_version=FORMAT_VERSION, outs=[out]
         ) as work,
-        interruptible() as check,
+        interruptible() as stop,
     ):
         root = work.path / "videos"
         videos = list_videos(params)
-        jobs = [(params, video, root) for video in videos if not _path(root, video).exists()]  # files are written whole
-        advance(len(videos) - len(jobs), "", earlier=True)
-        with closing(run_jobs(_write_one, jobs, num_processes=num_processes)) as written:
-            for (_, video, _), _ in written:
-                advance(1, video.stem)
-                check()
+        todo = [_Task(params, video, root) for video in videos if not _path(root, video).exists()]  # written whole
+        advance(len(videos) - len(todo), "", earlier=True)
+        run(_write_one, todo, name=str, done=lambda task, _: advance(1, str(task)), stop=stop)
         write_lists(params, root)
         publish(root, out)
         work.finish()
 
 
-def _write_one(job: tuple[DemoVideosParams, DemoVideo, Path]) -> None:
-    params, video, root = job
-    write_video(_path(root, video), film(params, video), fps=params.fps, crf=params.crf)
+@dataclass(frozen=True)
+class _Task:
+    params: DemoVideosParams
+    video: DemoVideo
+    root: Path
+
+    def __str__(self) -> str:
+        return self.video.stem
+
+
+def _write_one(task: _Task) -> None:
+    frames, params = film(task.params, task.video), task.params
+    write_video(_path(task.root, task.video), frames, fps=params.fps, crf=params.crf)
 
 
 def _path(root: Path, video: DemoVideo) -> Path:

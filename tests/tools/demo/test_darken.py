@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import fcntl
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from pipeline.core.progress import Advance
 from pipeline.data.camera import ARID_LIKE, at_exposure
 from pipeline.tools.demo.darken import LEDGER, DarkCopy, Darkening, darken_folder
 from pipeline.videos.reader import probe, read_frames, write_video
+from stages._cluster import map_tasks
 
 HOW = Darkening(ARID_LIKE, seed=0, crf=25)
 
@@ -42,7 +44,9 @@ def run(source: Path, target: Path, how: Darkening = HOW, *, copy_others: bool =
 
         return advance
 
-    return darken_folder(source, target, how, copy_others=copy_others, num_processes=1, begin=begin)
+    return darken_folder(
+        source, target, how, copy_others=copy_others, run=partial(map_tasks, num_workers=1), begin=begin
+    )
 
 
 def digests(root: Path) -> dict[str, str]:

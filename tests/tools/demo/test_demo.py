@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -18,7 +19,9 @@ from pipeline.data.camera import measure_light
 from pipeline.tools.demo import render as demo
 from pipeline.tools.demo.render import DemoVideo, DemoVideosParams, contact_sheet, film, list_videos, render, write_demo
 from pipeline.videos.reader import probe, read_frames
+from stages._cluster import map_tasks
 
+HERE = partial(map_tasks, num_workers=1)
 SHIPPED = load_section(ROOT / "demo/params.yaml", "demo_videos", DemoVideosParams)
 TINY = SHIPPED.model_copy(
     update={
@@ -48,7 +51,7 @@ def tiny_demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("demo")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        write_demo(TINY, folder / "out", num_processes=1, advance=ignore_progress)
+        write_demo(TINY, folder / "out", run=HERE, advance=ignore_progress)
     return folder / "out"
 
 
@@ -91,7 +94,7 @@ def test_two_processes_write_the_same_bytes_as_one(
     tiny_demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    write_demo(TINY, tmp_path / "out", num_processes=2, advance=ignore_progress)
+    write_demo(TINY, tmp_path / "out", run=partial(map_tasks, num_workers=2), advance=ignore_progress)
     assert digests(tmp_path / "out") == digests(tiny_demo)
     assert not any((tmp_path / ".work").glob("demo_videos-*/"))
 
@@ -108,10 +111,10 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        write_demo(TINY, tmp_path / "out", num_processes=1, advance=stop_after_three)
+        write_demo(TINY, tmp_path / "out", run=HERE, advance=stop_after_three)
     assert not (tmp_path / "out").exists()
     steps: list[int] = []
-    write_demo(TINY, tmp_path / "out", num_processes=1, advance=lambda count, _, **__: steps.append(count))
+    write_demo(TINY, tmp_path / "out", run=HERE, advance=lambda count, _, **__: steps.append(count))
     assert steps == [3] + [1] * 9
     assert digests(tmp_path / "out") == digests(tiny_demo)
 
