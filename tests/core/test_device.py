@@ -20,7 +20,7 @@ SCRIPT = """
 import os, sys, time
 from pathlib import Path
 from pipeline.core.errors import DlkddError, ParamsError
-from pipeline.core.work import interruptible
+from pipeline.core.progress import interruptible
 from pipeline.core.ranks import process_group
 
 what, folder = sys.argv[1], Path(sys.argv[2])

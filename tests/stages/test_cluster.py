@@ -192,7 +192,7 @@ SCRIPT = """
 import sys
 sys.path[:0] = {paths!r}
 from pipeline.core.errors import Interrupted
-from pipeline.core.work import interruptible
+from pipeline.core.progress import interruptible
 from stages._cluster import map_tasks
 import test_cluster
 

@@ -122,7 +122,7 @@ def test_what_lies_in_the_work_folder(tmp_path, monkeypatch):
 
 HOLD = """
 import sys
-from pipeline.core.work import work_folder
+from pipeline.core.work_folder import work_folder
 with work_folder("enhance", params={}, inputs={}, format_version=1):
     print("held", flush=True)
     sys.stdin.read()
