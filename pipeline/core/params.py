@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
@@ -12,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic_core import ErrorDetails
 
 from pipeline.core.errors import ParamsError, shortened
-from pipeline.core.plain_yaml import MAX_BYTES, Place, dotted, read_yaml, yaml_text
+from pipeline.core.yaml import MAX_BYTES, Place, dotted, read_yaml, yaml_text
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -335,8 +334,8 @@ def _finding(detail: ErrorDetails, lines: dict[Place, int], model: type[BaseMode
     message = detail["msg"].removeprefix("Value error, ")
     if not place:  # about several sections: the message has their values; or there are none
         return message if detail["type"] == "value_error" else "expected lines `key: value`"
-    found = shortened(repr(detail["input"]))
-    return f"{where}{name}: {message[0].lower()}{message[1:]}, not {found}{_yaml_trap(detail)}"
+    wanted = " (true or false)" if detail["type"].startswith("bool") else ""  # yes and on are texts in YAML 1.2
+    return f"{where}{name}: {message[0].lower()}{message[1:]}{wanted}, not {shortened(repr(detail['input']))}"
 
 
 def _known_keys(model: type[BaseModel], place: Place) -> list[str]:
@@ -346,19 +345,3 @@ def _known_keys(model: type[BaseModel], place: Place) -> list[str]:
             return []
         model = field.annotation
     return list(model.model_fields)
-
-
-def _yaml_trap(detail: ErrorDetails) -> str:
-    """YAML 1.1 reads 1e-4 as a string and the word no as false; say so where that is what happened."""
-    value = detail["input"]
-    if detail["type"].startswith("float") and isinstance(value, str):
-        try:
-            number = float(value)
-        except ValueError:
-            return ""
-        if math.isfinite(number):
-            wanted = repr(number) if "." in repr(number) else repr(number).replace("e", ".0e")
-            return f" (to YAML {value} is a text: write {wanted})"
-    if isinstance(value, bool) and not detail["type"].startswith("bool"):
-        return " (to YAML yes, no, on and off are true and false: put quotes around a text)"
-    return ""

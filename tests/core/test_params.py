@@ -6,7 +6,7 @@ import re
 
 import pytest
 import yaml
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import strategies as st
 from paths import ROOT
 from pydantic import ValidationError
@@ -65,16 +65,16 @@ TRAPS = [
     ("temperature", ".nan", ""),
     ("temperature", ".inf", "finite"),
     ("temperature", "'2.0'", "valid number"),
-    ("temperature", "true", "put quotes around"),
+    ("temperature", "true", "valid number, not True"),
     ("temperature", "", "valid number"),
     ("soft_weight", "-0.1", "greater than or equal to 0"),
     ("soft_weight", "1.01", "less than or equal to 1"),
     ("soft_weight", ".nan", ""),
-    ("seed", "true", "put quotes around"),
+    ("seed", "true", "valid integer, not True"),
     ("seed", "1.0", "valid integer"),
     ("seed", "-1", "greater than or equal to 0"),
     ("seed", str(2**32), "less than"),
-    ("enhancer", "no", "put quotes around"),
+    ("enhancer", "no", "not 'no'"),
     ("enhancer", "gama", "'gamma'"),
     ("teacher", "r2plus1d", "'r2plus1d_18'"),
     ("soft_loss", "hinton", "'kl'"),
@@ -84,18 +84,18 @@ TRAPS = [
     ("clip.num_frames", "0", "greater than or equal to 1"),
     ("clip.num_frames", "[8]", "valid integer"),
     ("views.flip", "1", "valid boolean"),
-    ("views.flip", "maybe", "valid boolean"),
+    ("views.flip", "yes", "valid boolean (true or false), not 'yes'"),
     ("views.min_scale", "0", "greater than 0"),
     ("views.min_scale", ".nan", ""),
     ("views.max_aspect", "0.5", "greater than or equal to 1"),
     ("views.max_aspect", ".inf", "finite"),
     ("views.max_aspect", ".nan", ""),
-    ("prepare.root", "2024-01-01", "valid string"),
+    ("prepare.root", "2024-01-01", "needs quotes"),
     ("prepare.val_share", "1.0", "less than 1"),
     ("prepare.val_share", "0", "greater than 0"),
     ("prepare.max_quarantined", ".nan", ""),
     ("prepare.jpeg_quality", "101", "less than or equal to 100"),
-    ("train_teacher.learning_rate", "1e-4", "write 0.0001)"),
+    ("train_teacher.learning_rate", "1e-", "valid number"),
     ("train_teacher.learning_rate", "0.0", "greater than 0"),
     ("train_student.weight_decay", "-1.0", "greater than or equal to 0"),
     ("train_student.weight_decay", ".inf", "finite"),
@@ -122,18 +122,6 @@ def test_a_warm_up_must_end(path):
     edited = Edited(path, {"train_student.epochs": "3", "train_student.warmup_epochs": "3"})
     (finding,) = edited.refused().findings
     assert finding.startswith(f"line {edited.line['train_student']}: train_student: warmup_epochs (3) must be below")
-
-
-# mantissa, exponent: all of them are texts to YAML 1.1
-@given(st.integers(1, 9), st.sampled_from(["e-", "E-", "e", "e+", "E"]), st.integers(0, 30))
-@example(1, "e-", 4)
-@example(1, "e-", 11)
-def test_the_number_proposed_for_an_exponent_is_the_one_that_was_meant(tmp_path_factory, mantissa, sign, exponent):
-    text = f"{mantissa}{sign}{exponent}"
-    assert yaml.safe_load(text) == text
-    edited = Edited(tmp_path_factory.getbasetemp() / "exponent.yaml", {"temperature": text})
-    proposed = re.search(r"write (\S+)\)", edited.refused().findings[0])[1]
-    assert yaml.safe_load(proposed) == float(text)
 
 
 @given(st.floats(width=32) | st.floats(0, 1))
@@ -175,7 +163,7 @@ def test_a_missing_key_and_a_missing_section_are_named(path):
 
 
 def test_all_mistakes_are_told_at_once(path):
-    edits = {"temperature": "0", "soft_weight": "2", "clip.size": "1", "train_student.learning_rate": "1e-3"}
+    edits = {"temperature": "0", "soft_weight": "2", "clip.size": "1", "train_student.learning_rate": "fast"}
     error = Edited(path, edits, extra=["temprature: 1"]).refused()
     assert len(error.findings) == 5
     assert str(error).splitlines()[0].endswith("5 wrong parameters")

@@ -16,7 +16,7 @@ from pipeline.core.errors import ParamsError
 from pipeline.core.params import load_params, params_text
 
 SMOKE = (ROOT / "configs/smoke.yaml").read_text()
-BOUNDED_SECONDS = 5
+CPU_SECONDS = 20  # ten times what the longest takes
 
 
 def places(values, place=()):
@@ -85,12 +85,12 @@ HOSTILE = {
 @pytest.mark.fault("Lists", "hostile YAML", "E")
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_yaml_is_refused_soon(tmp_path, name):
-    began = time.monotonic()
+    began = time.process_time()
     error = refusal(tmp_path / "params.yaml", HOSTILE[name])
     assert error is not None
     assert error.exit_code == 2
     assert len(str(error)) < 10_000  # whatever is quoted is shortened
-    assert time.monotonic() - began < BOUNDED_SECONDS
+    assert time.process_time() - began < CPU_SECONDS
 
 
 TAGS = ["!!python/object/apply:os.system [{}]", "!!python/object/new:subprocess.Popen [[sh, -c, {}]]",

@@ -98,8 +98,8 @@ def _is_open_to_data(call):
         return options.get("weights_only") != "True"
     if name in ("np.load", "numpy.load", "np.lib.format.read_array"):
         return options.get("allow_pickle", "False") != "False"
-    if name == "yaml.compose":
-        return options.get("Loader") != "yaml.SafeLoader"
+    if name.rpartition(".")[2] == "YAML":  # ruamel's
+        return options.get("typ") != "'safe'"
     if name in NEW_PROCESSES:
         return options.get("shell", "False") != "False" or (bool(call.args) and isinstance(call.args[0], ast.JoinedStr))
     if name in BY_NAME:
@@ -128,7 +128,9 @@ BAD = [
     "tempfile.NamedTemporaryFile(dir='/tmp', delete=False)",
     "yaml.load(text)",
     "yaml.load(text, Loader=yaml.UnsafeLoader)",
-    "yaml.compose(text)",
+    "YAML()",
+    "ruamel.yaml.YAML(typ='unsafe')",
+    "YAML(typ=typ)",
     "torch.load(path)",
     "torch.load(path, weights_only=False)",
     "torch.load(path, weights_only=safe)",
