@@ -35,8 +35,9 @@ import numpy as np
 
 from pipeline.core.errors import DataError, EnvironmentProblem
 from pipeline.data.frames import Frame
-from pipeline.videos import reader as video
-from pipeline.videos.reader import MAX_PIXELS, BrokenVideoError, VideoInfo
+from pipeline.videos import reader
+from pipeline.videos.images import MAX_PIXELS
+from pipeline.videos.reader import BrokenVideoError, VideoInfo
 
 MEMORY_BYTES = 4 * 2**30  # that a video may take, beyond what the process holds when it begins
 CPU_SECONDS = 60  # of work for a frame: a busy decoder is ended by the kernel
@@ -261,9 +262,9 @@ def serve(memory_bytes: int, cpu_seconds: int) -> None:
             path = Path(request["path"])
             _more_time(cpu_seconds)
             if request["what"] == "probe":
-                _answer(out, INFO, asdict(video.probe(path)))
+                _answer(out, INFO, asdict(reader.probe(path)))
                 continue
-            for frame in video.read_frames(path, short_side=request["short_side"]):
+            for frame in reader.read_frames(path, short_side=request["short_side"]):
                 _answer_frame(out, frame)
                 _more_time(cpu_seconds)
             _answer(out, END)
