@@ -122,7 +122,7 @@ def test_what_lies_in_the_work_folder(tmp_path, monkeypatch):
 
 HOLD = """
 import sys
-from pipeline.core.work import work_folder
+from pipeline.core.work_folder import work_folder
 with work_folder("enhance", params={}, inputs={}, format_version=1):
     print("held", flush=True)
     sys.stdin.read()
@@ -256,7 +256,7 @@ def test_a_sound_repository(repository):
 
 def test_parameters_that_are_not_committed(repository):
     Path("params.yaml").write_text("seed: 1\n")
-    assert the_finding(dvc()).message.startswith("params.yaml is not committed as it is")
+    assert the_finding(dvc()).message.startswith("params.yaml has uncommitted changes")
 
 
 def test_no_dvc_repository(repository):
@@ -272,7 +272,7 @@ def test_another_folder_than_the_root(repository, monkeypatch):
 
 def test_no_git_repository(repository):
     shutil.rmtree(".git")
-    assert any("no git commit" in text for text in messages(dvc(), "advice"))
+    assert any("no git commit" in text for text in messages(dvc(), "warning"))
 
 
 def test_dvc_that_tells_of_its_use(repository):
@@ -287,7 +287,7 @@ def test_dvc_that_is_not_installed(repository, monkeypatch):
         return "1"
 
     monkeypatch.setattr(machine_checks.metadata, "version", version)
-    assert the_finding(dvc()).level == "advice"
+    assert the_finding(dvc()).level == "warning"
     assert the_finding(dvc()).message.startswith("DVC is not installed")
 
 
