@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
 
@@ -73,3 +74,15 @@ def read_image(path: Path) -> Frame:
     if decoded is None:
         raise BrokenVideoError(f"{path.name} is not a whole PNG image")
     return cast(Frame, decoded)
+
+
+def read_images(folder: Path) -> Iterator[Frame]:
+    """The images of a frame folder in order. Raises BrokenVideoError also where their size changes."""
+    size: tuple[int, int] | None = None
+    for path in list_images(folder):
+        image = read_image(path)
+        height, width = image.shape[:2]
+        size = size or (width, height)
+        if (width, height) != size:
+            raise BrokenVideoError(f"its size changes from {size[0]}x{size[1]} to {width}x{height} at {path.name}")
+        yield image

@@ -35,7 +35,7 @@ from pipeline.data.frames import Frame
 from pipeline.data.listing import VIDEO_SUFFIXES as VIDEO_SUFFIXES
 from pipeline.videos.frame_counts import PacketTally, Promise
 from pipeline.videos.images import IMAGE_SUFFIXES as IMAGE_SUFFIXES
-from pipeline.videos.images import MAX_PIXELS, check_pixels, list_images, read_image
+from pipeline.videos.images import MAX_PIXELS, check_pixels, list_images, read_image, read_images
 
 # Only these demuxers and plain files: a playlist named .mp4 could open other files, or hosts
 FORMATS = "avi,matroska,webm,mov,mp4,m4a,3gp,3g2,mj2,mpeg,mpegts,asf"
@@ -95,7 +95,9 @@ def read_frames(path: Path, *, short_side: int | None = None) -> Iterator[Frame]
     Raises BrokenVideoError, possibly after some frames, when there is no video stream or frame, on a decoding error,
     when the size changes midway, and when there are fewer or more frames than the container states.
     """
-    return _read_images(path, short_side) if path.is_dir() else _read_stream(path, short_side)
+    if path.is_dir():
+        return resize_frames(read_images(path), short_side=short_side)
+    return _read_stream(path, short_side)
 
 
 def write_video(path: Path, frames: Iterable[Frame], *, fps: float, crf: int = 18) -> int:
@@ -298,29 +300,14 @@ def _to_rgb(frame: VideoFrame, size: tuple[int, int], reformatter: VideoReformat
     return image
 
 
-def _read_images(folder: Path, short_side: int | None) -> Iterator[Frame]:
-    reformatter = VideoReformatter()
-    size: tuple[int, int] | None = None
-    for path in list_images(folder):
-        image = read_image(path)
-        height, width = image.shape[:2]
-        size = size or (width, height)
-        if (width, height) != size:
-            raise BrokenVideoError(f"its size changes from {size[0]}x{size[1]} to {width}x{height} at {path.name}")
-        yield _resized(image, short_side, reformatter)
-
-
-def resize_frames(frames: Iterable[Frame], *, short_side: int) -> Iterator[Frame]:
-    """RGB uint8 frames (H, W, 3) of square pixels from elsewhere, a camera's, resized as `read_frames` resizes."""
+def resize_frames(frames: Iterable[Frame], *, short_side: int | None) -> Iterator[Frame]:
+    """RGB uint8 frames (H, W, 3) of square pixels from elsewhere, such as a camera, resized as `read_frames` does."""
     reformatter = VideoReformatter()
     for frame in frames:
-        yield _resized(frame, short_side, reformatter)
-
-
-def _resized(image: Frame, short_side: int | None, reformatter: VideoReformatter) -> Frame:
-    height, width = image.shape[:2]
-    scaled = _fit(Fraction(width), Fraction(height), short_side)
-    check_pixels(*scaled)
-    if scaled == (width, height):
-        return image
-    return _to_rgb(VideoFrame.from_ndarray(image, format="rgb24"), scaled, reformatter)
+        height, width = frame.shape[:2]
+        scaled = _fit(Fraction(width), Fraction(height), short_side)
+        check_pixels(*scaled)
+        if scaled == (width, height):
+            yield frame
+        else:
+            yield _to_rgb(VideoFrame.from_ndarray(frame, format="rgb24"), scaled, reformatter)
