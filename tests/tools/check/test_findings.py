@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from builders import tiny_recognizer
-from check_setups import NUM_FRAMES, SMOKE, look_at, messages, params, the_finding
+from check_setups import NUM_FRAMES, SMOKE, look_at, messages, params, prepare_here, the_finding
 from paths import ROOT
 
 from pipeline.core.errors import ParamsError
@@ -15,7 +15,6 @@ from pipeline.core.params import load_params
 from pipeline.models.recognizer import save_model
 from pipeline.tools.check.findings import EXIT_CODES, MAX_DETAILS, Group, exit_code, size_text
 from pipeline.tools.check.params import Known, check_params
-from pipeline.videos.prepare import prepare
 
 # groups
 
@@ -147,14 +146,7 @@ def test_what_is_found_broken_prepare_quarantines(checked_project, every_frame):
     Path("data/jump/jump0.mp4").write_bytes(b"no video")
     chosen = params()
     group, _ = look_at(chosen, every_frame=every_frame)
-    prepared = prepare(
-        chosen.prepare,
-        seed=0,
-        manifest_path=Path("manifest.csv"),
-        quarantine_path=Path("quarantine.csv"),
-        dark_path=Path("dark"),
-        run=lambda function, tasks: [function(task) for task in tasks],
-    )
+    prepared = prepare_here(chosen)
     assert the_finding(group).details == tuple(f"{row.path} ({row.split}): {row.reason}" for row in prepared.quarantine)
 
 
