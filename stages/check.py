@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -35,34 +36,11 @@ def main(
 ) -> None:
     """Look at parameters, data, disk, environment and DVC: everything that can fail, before it does.
 
-    Nothing is written. Problems must be mended, advice need not; each comes with what to do. The exit code is 0 without
-    problems; else that of the first group with one: 2 parameters, 3 data, 4 disk, environment or DVC.
+    Nothing is written. Problems must be fixed, warnings need not; each comes with what to do. The exit code is 0
+    without problems; else that of the first group with one: 2 parameters, 3 data, 4 disk, environment or DVC.
 
     Example: dlkdd check --every-frame
     """
-    groups = _check(params_path, manifest_path, every_frame=every_frame, num_processes=processes, device_name=device)
-    code = exit_code(groups)
-    if as_json:
-        num_problems = sum(group.num_problems for group in groups)
-        typer.echo(
-            json.dumps(
-                {"exit_code": code, "num_problems": num_problems, "groups": [group.to_dict() for group in groups]},
-                indent=2,
-            )
-        )
-    else:
-        _print(groups)
-    raise typer.Exit(code)
-
-
-def _check(
-    params_path: Path,
-    manifest_path: Path | None,
-    *,
-    every_frame: bool,
-    num_processes: int | None,
-    device_name: str,
-) -> list[Group]:
     groups = {name: Group(name) for name in EXIT_CODES}
     check_packages(groups["environment"])
     check_dvc(groups["dvc"], params_path)
@@ -71,13 +49,20 @@ def _check(
         loaded = load_params(params_path)
         groups["parameters"].fact(f"{params_path}: complete, every value is in its range")
     try:
-        _check_with_packages(groups, loaded, manifest_path, every_frame, num_processes, device_name)
+        _check_with_packages(groups, loaded, manifest_path, every_frame, processes, device)
     except (ImportError, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
-            raise  # of a file; without a number it is of a library that a package cannot load
+            raise  # about a file; without a number it is about a library that a package cannot load
         groups["environment"].problem(f"a package cannot be imported: {error}", remedy=INSTALL)
         groups["data"].fact("not looked at: the environment lacks what it takes")
-    return list(groups.values())
+    code = exit_code(list(groups.values()))
+    if as_json:
+        num_problems = sum(group.num_problems for group in groups.values())
+        found = {"exit_code": code, "num_problems": num_problems, "groups": [asdict(each) for each in groups.values()]}
+        typer.echo(json.dumps(found, indent=2))
+    else:
+        _print(list(groups.values()))
+    raise typer.Exit(code)
 
 
 def _runner(num_processes: int | None, every_frame: bool) -> MapTasks:
@@ -100,7 +85,7 @@ def _check_with_packages(
     num_processes: int | None,
     device_name: str,
 ) -> None:
-    """The checks that need the packages, imported here so that their lack is a finding and no traceback."""
+    """The checks that need packages, imported here so that a missing one is a finding and not a traceback."""
     import torch
 
     from pipeline.core.device import choose_device
@@ -143,8 +128,8 @@ def _check_with_packages(
 def _processes_of_training(environment: Group) -> int:
     wanted = os.environ.get("DLKDD_PROCESSES", "1")
     if wanted != "1":
-        environment.fact(f"DLKDD_PROCESSES is {wanted}: trainings start so many processes")
-    return int(wanted)  # stages.__main__ has refused what is no number
+        environment.fact(f"DLKDD_PROCESSES is {wanted}: trainings start that many processes")
+    return int(wanted)  # stages.__main__ has refused what is not a number
 
 
 def _print(groups: list[Group]) -> None:
@@ -157,9 +142,9 @@ def _print(groups: list[Group]) -> None:
             _print_finding(console, finding)
         console.print()
     num_problems = sum(group.num_problems for group in groups)
-    num_advice = sum(len(group.findings) for group in groups) - num_problems
-    problems = "no problem" if not num_problems else "1 problem" if num_problems == 1 else f"{num_problems} problems"
-    verdict = problems + (f", advice on {num_advice} point{'s' * (num_advice > 1)}" if num_advice else "")
+    num_warnings = sum(len(group.findings) for group in groups) - num_problems
+    verdict = f"{num_problems or 'no'} problem{'s' * (num_problems > 1)}"
+    verdict += f", {num_warnings} warning{'s' * (num_warnings > 1)}" if num_warnings else ""
     console.print(Text(verdict, style="bold red" if num_problems else "bold"))
 
 
@@ -173,7 +158,7 @@ def _print_finding(console: Console, finding: Finding) -> None:
 
 
 def _print_line(console: Console, text: Text, *, indent: int) -> None:
-    """On a terminal a long line goes on under its beginning; elsewhere it stays one line."""
+    """On a terminal a long line wraps under its beginning; elsewhere it stays one line."""
     lines = list(text.wrap(console, max(40, console.width - indent))) if console.is_terminal else [text]
     for line in lines:
         line.rstrip()

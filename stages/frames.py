@@ -28,7 +28,7 @@ _MOST_SIZES = 10
 @app.command()
 def inspect(
     store: StoreArgument,
-    sample: Annotated[int, typer.Option(min=1, help="Videos whose light is measured, at most.")] = 200,
+    sample: Annotated[int, typer.Option(min=1, help="Measure the light of up to N videos.")] = 200,
     as_json: JsonOption = False,
 ) -> None:
     """Print what a store holds: videos, frames, sizes, codec, bytes, how dark it is, and what it was made from.
@@ -44,7 +44,7 @@ def inspect(
 
 @app.command()
 def verify(store: StoreArgument, as_json: JsonOption = False) -> None:
-    """Read every frame again and compare it with its checksum; exit code 5 where anything is damaged. Writes nothing.
+    """Read every frame and compare it with its checksum; exit code 5 if anything is damaged. Writes nothing.
 
     Example: dlkdd frames verify data/enhanced
     """
@@ -73,21 +73,21 @@ def export(
         list[str] | None, typer.Argument(metavar="VIDEO_ID", help="Ids of videos; all if none is given.")
     ] = None,
     beside: Annotated[
-        Path | None, typer.Option(help="A store of the same videos; its frames stand to the right of the first's.")
+        Path | None, typer.Option(help="A store of the same videos, whose frames are shown on the right.")
     ] = None,
     fps: Annotated[float, typer.Option(help="Frames a second, where the manifest does not state them.")] = 25.0,
     manifest_path: Annotated[
         Path | None, typer.Option("--manifest", help="The manifest of these videos, for each one's frames a second.")
     ] = None,
     crf: Annotated[int, typer.Option(min=0, max=51, help="x264's quality; lower is better and larger.")] = 12,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only so many videos, the first by id.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace files that are there.")] = False,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first N videos by id.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace existing files.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Write videos of a store as H.264 files: OUT_DIR/VIDEO_ID.mp4.
 
-    With --beside the two stores are side by side, as dark and enhanced. H.264 needs even sizes: an odd last row or
-    column is there twice.
+    With --beside the two stores are shown side by side, such as dark and enhanced. H.264 needs even sizes: an odd last
+    row or column is repeated.
 
     Example: dlkdd frames export data/dark look --beside data/enhanced --manifest data/manifest.csv --limit 10
     """

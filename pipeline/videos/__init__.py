@@ -1,1 +1,1 @@
-"""Videos."""
+"""From files to data: annotation lists, splits, decoding; the stage that writes the manifest and the dark frames."""

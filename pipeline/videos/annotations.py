@@ -11,7 +11,8 @@ import io
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from pipeline.core.errors import DataError
@@ -34,7 +35,22 @@ from pipeline.data.listing import (
 )
 
 EMPTY = "no videos: a split that has a list, or a folder, has videos"
-GroupOf = Callable[[str, str], str | None]  # path and class name to group, or None where the path has another form
+GroupOf = Callable[
+    [str, str], str | None
+]  # path and class name to group; None where the path is not named as the data set names files
+
+
+@dataclass(frozen=True)
+class _Line:
+    """What a line of a list states about a video; empty texts where it lacks a field. where: "file:line"."""
+
+    where: str
+    path: str
+    label: str
+    num_frames: int | None = None
+
+
+LinesOf = Callable[[Path, Findings], Iterable[_Line]]
 
 
 def parse_arid_v1(lists: Path, split: int) -> Listing:
@@ -42,62 +58,59 @@ def parse_arid_v1(lists: Path, split: int) -> Listing:
 
     `other` is left out: it shares recording groups with train and with test, so it is no clean validation set.
     """
-    files = {name: lists / f"ARID_split{split}_{name}.txt" for name in ("train", "test")}
-    return _parse_arid(lists, files, [lists / f"ARID_split{split}_{name}.txt" for name in ("other", "others")])
+    return _parse_arid(lists, f"ARID_split{split}")
 
 
 def parse_arid_v1_5(lists: Path, split: int) -> Listing:
     """ARID V1.5: `split_{0,1}/split{0,1}_{train,test}.txt`; the last two tab-separated fields are label and path."""
-    folder = lists / f"split_{split}"
-    files = {name: folder / f"split{split}_{name}.txt" for name in ("train", "test")}
-    return _parse_arid(lists, files, [folder / f"split{split}_{name}.txt" for name in ("other", "others")])
+    return _parse_arid(lists, f"split_{split}/split{split}")
 
 
-def _parse_arid(lists: Path, files: dict[str, Path], others: list[Path]) -> Listing:
-    _require_lists(files.values())
-    class_names = read_class_names(lists / "mapping_table.txt")
-    findings = Findings()
-    videos = []
-    for split, file in files.items():
-        lines = [(f"{file}:{number}", line.split("\t")) for number, line in _body(file, findings)]
-        usual = Counter(len(fields) for _, fields in lines).most_common(1)
-        for where, fields in lines:
-            if len(fields) > usual[0][0]:  # two lines without an end between them: the first would be lost
-                findings.add(where, f"{len(fields)} fields with tabs between them, most lines have {usual[0][0]}")
-            videos += _entry(fields[-1], fields[-2:-1], split, where, class_names, _arid_group, findings)
+def _parse_arid(lists: Path, stem: str) -> Listing:
     notes = [
         f"{other}: {len(read_lines(other))} videos are not used: they share recording groups with train and test"
-        for other in others
+        for other in (lists / f"{stem}_other.txt", lists / f"{stem}_others.txt")
         if other.is_file()
     ]
-    return checked(videos, class_names, findings, notes=notes)
+    files = [(name, lists / f"{stem}_{name}.txt") for name in ("train", "test")]
+    return _parse(files, lists / "mapping_table.txt", _arid_lines, _arid_group, notes)
+
+
+def _arid_lines(file: Path, findings: Findings) -> Iterator[_Line]:
+    lines = [(f"{file}:{number}", line.split("\t")) for number, line in read_body(file)]
+    usual = Counter(len(fields) for _, fields in lines).most_common(1)
+    for where, fields in lines:
+        if len(fields) > usual[0][0]:  # two lines without an end between them: the first would be lost
+            findings.add(where, f"{len(fields)} fields with tabs between them, most lines have {usual[0][0]}")
+        yield _Line(where, fields[-1], "".join(fields[-2:-1]))
 
 
 def parse_arid_ug2(lists: Path) -> Listing:
     """ARID of UG2+ 2.1, track 1: CSV files with the header VideoID,Video,ClassID; six classes that keep ids 5 to 10.
 
-    The published validation list has no ClassID, so that its videos cannot be scored; so is a test list without labels.
-    A test list with labels is taken. Where there is none, test has to be carved out of train.
+    The published validation list has no ClassID, so its videos cannot be scored: such a list is left out, of validation
+    or test. A test list with labels is taken. Without one, test has to be carved out of train.
     """
-    class_names = read_class_names(lists / "mapping_table_t1.txt")
-    findings = Findings()
-    videos: list[ListedVideo] = []
-    notes = []
     train = lists / "ARID1.1_t1_train_pub.csv"
-    _require_lists([train])
-    for file in [train, *sorted(lists.glob("ARID1.1_t1_validation*.csv")), *sorted(lists.glob("ARID1.1_t1_test*.csv"))]:
-        rows = _read_csv(file, required=("Video",), others=("VideoID", "ClassID"))
-        if file != train and rows and not any(row.get("ClassID") for _, row in rows):
-            notes.append(f"{file}: {len(rows)} videos are not used: the list has no labels, so they cannot be scored")
-            continue
-        if not rows:
-            findings.add(str(file), EMPTY)
-        split = "train" if file == train else "val" if "validation" in file.name else "test"
-        for where, row in rows:
-            label = [row["ClassID"]] if "ClassID" in row else []
-            group_of = _arid_group if "/" in row["Video"] else _own_group  # files of test are flat: 0.mp4
-            videos += _entry(row["Video"], label, split, where, class_names, group_of, findings)
-    return checked(videos, class_names, findings, notes=notes)
+    files, notes = [("train", train)], []
+    for split, pattern in (("val", "ARID1.1_t1_validation*.csv"), ("test", "ARID1.1_t1_test*.csv")):
+        for file in sorted(lists.glob(pattern)):
+            rows = _read_ug2(file)
+            if rows and not any(row.get("ClassID") for _, row in rows):
+                notes.append(
+                    f"{file}: {len(rows)} videos are not used: the list has no labels, so they cannot be scored"
+                )
+            else:
+                files.append((split, file))
+    return _parse(files, lists / "mapping_table_t1.txt", _ug2_lines, _ug2_group, notes)
+
+
+def _read_ug2(file: Path) -> list[tuple[str, dict[str, str]]]:
+    return _read_csv(file, required=("Video",), others=("VideoID", "ClassID"))
+
+
+def _ug2_lines(file: Path, _findings: Findings) -> Iterator[_Line]:
+    return (_Line(where, row["Video"], row.get("ClassID", "")) for where, row in _read_ug2(file))
 
 
 def parse_dark48(lists: Path, split: int) -> Listing:
@@ -105,18 +118,14 @@ def parse_dark48(lists: Path, split: int) -> Listing:
 
     The group is the source's part of the file name: the published lists have clips of one source in train and test.
     """
-    files = {name: lists / f"{name}_split{split}.txt" for name in ("train", "test")}
-    _require_lists(files.values())
-    class_names = read_class_names(lists / "classInd.txt")
-    findings = Findings()
-    videos = []
-    for name, file in files.items():
-        for number, line in _body(file, findings):
-            path, _, label = line.rpartition(" ")
-            videos += _entry(
-                path.strip(BLANKS), [label], name, f"{file}:{number}", class_names, _dark48_group, findings
-            )
-    return checked(videos, class_names, findings)
+    files = [(name, lists / f"{name}_split{split}.txt") for name in ("train", "test")]
+    return _parse(files, lists / "classInd.txt", _dark48_lines, _dark48_group)
+
+
+def _dark48_lines(file: Path, _findings: Findings) -> Iterator[_Line]:
+    for number, line in read_body(file):
+        path, _, label = line.rpartition(" ")
+        yield _Line(f"{file}:{number}", path.strip(BLANKS), label)
 
 
 def parse_frame_folders(lists: Path, split: int) -> Listing:
@@ -125,44 +134,78 @@ def parse_frame_folders(lists: Path, split: int) -> Listing:
     Separated by tabs or spaces, with or without that header. Class names are in `classInd.txt` (`id name`) beside the
     lists. The group is the folder itself.
     """
-    files = {}
+    files = []
     for name in SPLITS:
         choices = [lists / f"{stem}{suffix}" for stem in (name, f"{name}_split{split}") for suffix in (".txt", ".tsv")]
         present = [choice for choice in choices if choice.is_file()]
         if len(present) > 1:
             raise DataError(f"more than one list of {name}", findings=[str(path) for path in present])
         if present or name != "val":
-            files[name] = present[0] if present else choices[0]
-    _require_lists(files.values())
-    class_names = read_class_names(lists / "classInd.txt")
+            files.append((name, present[0] if present else choices[0]))
+    return _parse(files, lists / "classInd.txt", _frame_folder_lines, _own_group)
+
+
+def _frame_folder_lines(file: Path, findings: Findings) -> Iterator[_Line]:
+    for number, line in read_body(file):
+        separated = line.split("\t") if "\t" in line else line.rsplit(" ", 2)
+        fields = [field.strip(BLANKS) for field in separated]
+        num_frames = whole_number(fields[1]) if len(fields) == 3 else None
+        if num_frames:
+            yield _Line(f"{file}:{number}", fields[0], fields[2], num_frames)
+        else:
+            findings.add(f"{file}:{number}", f"expected `path num_frames label`, not {line!r}")
+
+
+def _parse(
+    files: Sequence[tuple[str, Path]], class_list: Path, lines_of: LinesOf, group_of: GroupOf, notes: Sequence[str] = ()
+) -> Listing:
+    """The listing of a data set that has a list for each split, and a class list. Raises DataError.
+
+    A list of a split must have videos: without them the split would be carved out of another in silence.
+    """
+    missing = [f"{file}{' is a folder' * file.is_dir()}" for _, file in files if not file.is_file()]
+    if missing:
+        raise DataError(
+            "annotation lists are missing",
+            findings=missing,
+            remedy="set prepare.root, prepare.lists and prepare.split (docs/datasets.md shows each layout)",
+        )
+    class_names = read_class_names(class_list)
     findings = Findings()
-    videos = []
-    for name, file in files.items():
-        for number, line in _body(file, findings):
-            separated = line.split("\t") if "\t" in line else line.rsplit(" ", 2)
-            fields = [field.strip(BLANKS) for field in separated]
-            where = f"{file}:{number}"
-            num_frames = whole_number(fields[1]) if len(fields) == 3 else None
-            if not num_frames:
-                findings.add(where, f"expected `path num_frames label`, not {line!r}")
+    videos: list[ListedVideo] = []
+    for split, file in files:
+        before = len(findings.lines), len(videos)
+        for line in lines_of(file, findings):
+            label = whole_number(line.label.strip(BLANKS))
+            if not line.path or label is None:
+                findings.add(
+                    line.where, f"expected a path and a label that is a number, not {line.path!r} and {line.label!r}"
+                )
                 continue
-            videos += _entry(
-                fields[0], fields[2:], name, where, class_names, _own_group, findings, num_frames=num_frames
-            )
-    return checked(videos, class_names, findings)
+            path, name = str(PurePosixPath(line.path)), class_names.get(label, "")
+            group = group_of(path, name) if name else path
+            if group is None:
+                findings.add(
+                    line.where, f"{path!r} does not fit class {label} ({name}) or how the data set names files"
+                )
+                group = path
+            videos.append(ListedVideo(path, label, name, group, split, line.where, line.num_frames))
+        if before == (len(findings.lines), len(videos)):
+            findings.add(str(file), EMPTY)
+    return checked(videos, class_names, findings, notes=notes)
 
 
 def parse_csv(file: Path) -> Listing:
-    """One CSV with a header: path, label, and if wanted class_name, group, split; other columns are ignored.
+    """One CSV with a header: path, label, and optionally class_name, group, split; other columns are ignored.
 
-    label is the class's name; or its number, and then the column class_name has the name. Without split, val and test
-    are carved; without group, each video is its own.
+    label is the class's name, or its number if the column class_name has the name. Without split, val and test are
+    carved; without group, each video is a group of its own.
     """
     rows = _read_csv(file, required=("path", "label"), others=("class_name", "group", "split"))
     findings = Findings()
     class_names = _csv_class_names(rows, findings)
     labels = {name: label for label, name in class_names.items()}
-    videos = []
+    videos: list[ListedVideo] = []
     for where, row in rows:
         path, split = str(PurePosixPath(row["path"])), row.get("split")
         name = row.get("class_name", row["label"])
@@ -177,7 +220,7 @@ def parse_csv(file: Path) -> Listing:
 
 
 def _csv_class_names(rows: list[tuple[str, dict[str, str]]], findings: Findings) -> dict[int, str]:
-    """Numbers and names of the classes; names alone are numbered in alphabetical order."""
+    """Class names by number; without a column class_name the labels are names, numbered in alphabetical order."""
     names: dict[int, str] = {}
     labels: dict[str, int] = {}
     if rows and "class_name" not in rows[0][1]:
@@ -220,7 +263,7 @@ def list_class_folders(root: Path) -> Listing:
     for top in tops:
         if not any(video.split == top.name for video in videos):
             findings.add(str(top), EMPTY)
-    notes = [f"{root}: {len(strangers)} files are no videos and not used, such as {strangers[0]}"] if strangers else []
+    notes = [f"{root}: {len(strangers)} files are not videos and not used, such as {strangers[0]}"] if strangers else []
     return checked(videos, dict(enumerate(names)), findings, notes=notes)
 
 
@@ -234,7 +277,7 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def _files_below(folder: Path) -> Iterator[Path]:
-    """All files, and all links, which may lead nowhere: none is left out in silence. Links to folders are not followed.
+    """All files and all links, also dangling ones, which count as missing videos. Links to folders are not followed.
 
     Raises DataError where a folder cannot be read.
     """
@@ -251,30 +294,11 @@ def _unreadable(error: OSError) -> DataError:
     return DataError(f"{error.filename}: cannot be read: {error.strerror}", remedy="its videos would be left out")
 
 
-def _require_lists(files: Iterable[Path]) -> None:
-    """Raise one DataError with every list that is missing."""
-    missing = [f"{file}{' is a folder' * file.is_dir()}" for file in files if not file.is_file()]
-    if missing:
-        raise DataError(
-            "annotation lists are missing",
-            findings=missing,
-            remedy="set prepare.root, prepare.lists and prepare.split (docs/datasets.md shows each layout)",
-        )
-
-
-def _body(file: Path, findings: Findings) -> list[tuple[int, str]]:
-    """The lines of the list of a split; without one the split would be carved out of another in silence."""
-    lines = read_body(file)
-    if not lines:
-        findings.add(str(file), EMPTY)
-    return lines
-
-
 def _read_csv(file: Path, *, required: tuple[str, ...], others: tuple[str, ...]) -> list[tuple[str, dict[str, str]]]:
-    """Rows of a CSV by column name with their `file:line`; `others` are columns that may be there.
+    """Rows of a CSV by column name with their `file:line`; `others` are optional columns.
 
-    Raises DataError on a wrong header or number of fields, and where a column seems to be one of these, misspelt:
-    without its column a table of splits would be split anew in silence.
+    Raises DataError on a wrong header or number of fields, and where a column's name looks like a misspelling of one of
+    these: a table whose column `split` is not recognised would be split anew in silence.
     """
     reader = csv.reader(io.StringIO(read_text(file), newline=""), strict=True)
     findings = Findings()
@@ -290,12 +314,12 @@ def _read_csv(file: Path, *, required: tuple[str, ...], others: tuple[str, ...])
             for near in difflib.get_close_matches(name.lower(), absent, n=1, cutoff=0.75):
                 findings.add(f"{file}:1", f"column {name!r} is not read; did you mean {absent[near]!r}?")
         for name in sorted(name for name, count in Counter(header).items() if count > 1):
-            findings.add(f"{file}:1", f"column {name!r} is there twice")
+            findings.add(f"{file}:1", f"column {name!r} appears twice")
         number = reader.line_num
         for fields in reader:
             where, number, before = f"{file}:{number + 1}", reader.line_num, number
-            if number > before + 1:  # a quote that is not closed would swallow the lines to the next one
-                findings.add(where, "a quote opens here and closes in another line; a video has a line of its own")
+            if number > before + 1:  # an unclosed quote would swallow the lines up to the next quote
+                findings.add(where, "a quote opens here and closes on another line; each video has a line of its own")
             if not any(field.strip(BLANKS) for field in fields):
                 continue
             if len(fields) != len(header):
@@ -306,31 +330,6 @@ def _read_csv(file: Path, *, required: tuple[str, ...], others: tuple[str, ...])
         findings.add(f"{file}:{number + 1}", f"{error}, in the row that begins here")
     findings.raise_any(f"{file} is not a table with a header", remedy="docs/datasets.md shows its columns")
     return rows
-
-
-def _entry(
-    path: str,
-    label: list[str],
-    split: str,
-    where: str,
-    class_names: dict[int, str],
-    group_of: GroupOf,
-    findings: Findings,
-    *,
-    num_frames: int | None = None,
-) -> list[ListedVideo]:
-    """The video of one line, and findings about it; none where it has no path or no label."""
-    number = whole_number(label[0].strip(BLANKS)) if len(label) == 1 else None
-    if not path or number is None:
-        findings.add(where, f"expected a path and a label that is a number, not {path!r} and {', '.join(label)!r}")
-        return []
-    path = str(PurePosixPath(path))
-    name = class_names.get(number, "")
-    group = group_of(path, name) if name else path
-    if group is None:
-        findings.add(where, f"{path!r} does not fit class {number} ({name}) or the data set's form of names")
-        group = path
-    return [ListedVideo(path, number, name, group, split, where, num_frames)]
 
 
 def _arid_group(path: str, class_name: str) -> str | None:
@@ -348,56 +347,41 @@ def _own_group(path: str, _class_name: str) -> str | None:
     return without_suffix(path)
 
 
-def _lists_at(root: Path, lists: Path | None, default: str) -> Path:
-    """Where the lists are: relative to the root, or the layout's own place."""
-    return root / (default if lists is None else lists)
+def _ug2_group(path: str, class_name: str) -> str | None:
+    return _arid_group(path, class_name) if "/" in path else _own_group(path, class_name)  # of test: 0.mp4
 
 
-def _arid_v1(root: Path, lists: Path | None, split: int) -> Listing:
-    folders = ("", "clips_v1", "clips_v1_avi", "data")
-    return locate(parse_arid_v1(_lists_at(root, lists, "list_cvt"), split), root, folders=folders)
+@dataclass(frozen=True)
+class Layout:
+    """How a data set lies below its root: called with the root, prepare.lists and prepare.split it gives the listing.
+
+    parse: reads the lists at a place, of an official split. lists: that place, relative to the root, where
+    prepare.lists is None; None: there are no lists, and `parse` takes the root. folders, directories: as `locate` takes
+    them.
+    """
+
+    parse: Callable[[Path, int], Listing]
+    lists: str | None
+    folders: Sequence[str] | Mapping[str | None, Sequence[str]] = ("",)
+    directories: bool = False
+
+    def __call__(self, root: Path, lists: Path | None, split: int) -> Listing:
+        """The videos as listed, each found on disk; raises DataError."""
+        place = root if self.lists is None else root / (self.lists if lists is None else lists)
+        return locate(self.parse(place, split), root, folders=self.folders, directories=self.directories)
 
 
-def _arid_v1_5(root: Path, lists: Path | None, split: int) -> Listing:
-    folders = ("clips_v1.5", "clips_v1.5_avi", "")
-    return locate(parse_arid_v1_5(_lists_at(root, lists, "list_cvt"), split), root, folders=folders)
-
-
-def _arid_ug2(root: Path, lists: Path | None, _split: int) -> Listing:
-    listing = parse_arid_ug2(_lists_at(root, lists, "list_cvt"))
-    folders: dict[str | None, Sequence[str]] = {
-        "train": ("train_data", "train", ""),
-        "val": ("val_data", "val"),
-        "test": ("test_data", "test"),
-    }
-    return locate(listing, root, folders=folders)
-
-
-def _dark48(root: Path, lists: Path | None, split: int) -> Listing:
-    folders = ("", "videos", "clips")
-    return locate(parse_dark48(_lists_at(root, lists, "annotations"), split), root, folders=folders)
-
-
-def _frame_folders(root: Path, lists: Path | None, split: int) -> Listing:
-    return locate(parse_frame_folders(_lists_at(root, lists, "."), split), root, directories=True)
-
-
-def _class_folders(root: Path, _lists: Path | None, _split: int) -> Listing:
-    return locate(list_class_folders(root), root)
-
-
-def _csv(root: Path, lists: Path | None, _split: int) -> Listing:
-    file = _lists_at(root, lists, "videos.csv")
-    return locate(parse_csv(file / "videos.csv" if file.is_dir() else file), root)
-
-
-# prepare.layout: root, lists relative to it (None: the layout's own place), number of the official split
-LAYOUTS: dict[str, Callable[[Path, Path | None, int], Listing]] = {
-    "arid_v1": _arid_v1,
-    "arid_v1_5": _arid_v1_5,
-    "arid_ug2": _arid_ug2,
-    "dark48": _dark48,
-    "frame_folders": _frame_folders,
-    "class_folders": _class_folders,
-    "csv": _csv,
+UG2_FOLDERS: dict[str | None, Sequence[str]] = {
+    "train": ("train_data", "train", ""),
+    "val": ("val_data", "val"),
+    "test": ("test_data", "test"),
+}
+LAYOUTS = {  # prepare.layout
+    "arid_v1": Layout(parse_arid_v1, "list_cvt", ("", "clips_v1", "clips_v1_avi", "data")),
+    "arid_v1_5": Layout(parse_arid_v1_5, "list_cvt", ("clips_v1.5", "clips_v1.5_avi", "")),
+    "arid_ug2": Layout(lambda lists, _split: parse_arid_ug2(lists), "list_cvt", UG2_FOLDERS),
+    "dark48": Layout(parse_dark48, "annotations", ("", "videos", "clips")),
+    "frame_folders": Layout(parse_frame_folders, ".", directories=True),
+    "class_folders": Layout(lambda root, _split: list_class_folders(root), None),
+    "csv": Layout(lambda place, _split: parse_csv(place / "videos.csv" if place.is_dir() else place), "videos.csv"),
 }

@@ -1,7 +1,7 @@
-"""The boxes of an MP4 and the elements of a Matroska file, as far as they tell what FFmpeg leaves out in silence.
+"""The boxes of an MP4 and the elements of a Matroska file, as far as they show what FFmpeg drops in silence.
 
-FFmpeg steps over what it does not know, and looks for the next thing that it does behind what is damaged: frames are
-then missing without an error. Here nothing is stepped over.
+FFmpeg skips what it does not know, and resumes behind what is damaged at the next thing that it does: frames are then
+missing without an error. Here nothing is skipped.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pipeline.core.errors import BrokenVideoError
 
 # --- MP4 (ISO/IEC 14496-12) ---
 
-# Of the boxes between a fragmented file and its samples, all that may be in them
+# All boxes that may lie between a fragmented file and its samples, level by level
 FILE_BOXES = frozenset(
     b"ftyp styp moov moof mdat free skip wide sidx ssix mfra meta uuid udta prft emsg pdin junk".split()
 )
@@ -27,7 +27,7 @@ PART_BOXES = frozenset(b"tfhd tfdt trun tfxd tfrf sdtp sbgp sgpd subs saiz saio 
 
 @dataclass(frozen=True)
 class Box:
-    """A box, by its type and by where its content begins and ends."""
+    """A box: its type, and where its content begins and ends."""
 
     kind: bytes
     start: int
@@ -35,7 +35,7 @@ class Box:
 
 
 def _boxes(file: BinaryIO, start: int, stop: int, *, known: frozenset[bytes] | None = None) -> Iterator[Box]:
-    """The boxes between two offsets, until bytes that are none; where `known` names their types, there must be none."""
+    """The boxes between two offsets, up to bytes that are none; with `known`, their types, such bytes are an error."""
     while start < stop:
         file.seek(start)
         header = file.read(min(16, stop - start)).ljust(16, b"\0")
@@ -51,7 +51,7 @@ def _boxes(file: BinaryIO, start: int, stop: int, *, known: frozenset[bytes] | N
 
 
 def _inside(file: BinaryIO, box: Box, *kinds: bytes) -> Iterator[Box]:
-    """Boxes at a path of types below a box."""
+    """The boxes at a path of types below a box."""
     for inner in _boxes(file, box.start, box.stop):
         if inner.kind == kinds[0]:
             if len(kinds) == 1:
@@ -61,7 +61,7 @@ def _inside(file: BinaryIO, box: Box, *kinds: bytes) -> Iterator[Box]:
 
 
 def _numbers(file: BinaryIO, box: Box | None, layout: str, offset: int = 0, *, times: int = 1) -> tuple[int, ...]:
-    """Numbers of a box's content, as struct names them, over and over if wanted."""
+    """Numbers of a box's content, in a layout of struct that is repeated `times` times."""
     size = struct.calcsize(">" + layout) * times
     if box is None or box.start + offset + size > box.stop:
         raise BrokenVideoError("a box of its header is missing or too short")
@@ -72,8 +72,8 @@ def _numbers(file: BinaryIO, box: Box | None, layout: str, offset: int = 0, *, t
 def fragment_samples(path: Path, track: int) -> int | None:
     """Number of samples that the fragments of an MP4 hold for one track; None where it is not fragmented.
 
-    Raises BrokenVideoError where a box of a fragmented one does not end where its parent or the file does, lacks what
-    it counts, or is of a type or a track that is not known.
+    Raises BrokenVideoError where boxes of a fragmented one do not fill their parent or the file, lack what they count,
+    or are of an unknown type or track.
     """
     with path.open("rb") as file:
         whole = Box(b"", 0, file.seek(0, 2))
@@ -90,7 +90,7 @@ def fragment_samples(path: Path, track: int) -> int | None:
 
 
 def _part_samples(file: BinaryIO, part: Box, tracks: set[int], track: int) -> int:
-    """Samples of a fragment's part that belongs to a track; 0 where that is another one."""
+    """Number of samples in a fragment's part, if it belongs to the track; else 0."""
     owners: list[int] = []
     count = 0
     for box in _boxes(file, part.start, part.stop, known=PART_BOXES):
@@ -109,7 +109,7 @@ def _part_samples(file: BinaryIO, part: Box, tracks: set[int], track: int) -> in
 
 
 def edited_seconds(path: Path, track: int) -> tuple[float, float] | None:
-    """How long an MP4's edit list shows nothing of a track, and how long it shows frames; None without such a list.
+    """Seconds for which an MP4's edit list shows nothing of a track, and then frames; None without such a list.
 
     Raises BrokenVideoError where it contradicts the duration in the track's header.
     """
@@ -117,7 +117,7 @@ def edited_seconds(path: Path, track: int) -> tuple[float, float] | None:
         whole = Box(b"", 0, file.seek(0, 2))
         for trak in _inside(file, whole, b"moov", b"trak"):
             header = next(_inside(file, trak, b"tkhd"), None)
-            long = _numbers(file, header, "B")[0]  # its times, of which two come first, have 8 bytes instead of 4
+            long = _numbers(file, header, "B")[0]  # its times, the first two fields, have 8 bytes instead of 4
             number, stated = _numbers(file, header, "I4xQ" if long else "I4xI", 20 if long else 12)
             edits = next(_inside(file, trak, b"edts", b"elst"), None)
             if number != track or edits is None:
@@ -127,7 +127,7 @@ def edited_seconds(path: Path, track: int) -> tuple[float, float] | None:
             long, count = _numbers(file, edits, "B3xI")
             values = _numbers(file, edits, "Qqi" if long else "Iii", 8, times=count)
             spans = list(zip(values[::3], values[1::3], strict=True))
-            clock = next(_inside(file, trak, b"mdia", b"mdhd"), None)  # FFmpeg makes one up where it is missing
+            clock = next(_inside(file, trak, b"mdia", b"mdhd"), None)  # FFmpeg invents one where it is missing
             if sum(span for span, _ in spans) != stated or not timescale or not _numbers(file, clock, "B3x"):
                 raise BrokenVideoError("its edit list and its header state different durations")
             empty = sum(span for span, time in spans if time == -1)
@@ -142,7 +142,7 @@ SIMPLE_BLOCK, BLOCK, TRACK_NUMBER, TRACK_TYPE = 0xA3, 0xA1, 0xD7, 0x83
 ANYWHERE = frozenset({0xEC, 0xBF})  # Void, CRC-32
 SHORT = frozenset({0xE7, 0xA7, 0xAB})  # numbers of a cluster: its time, place, and the size of the one before it
 ROOT = 0
-# Of the elements between the file and its frames, all that may be in them; None: what FFmpeg reads, it must know
+# All elements that may lie between the file and its frames, by their parents; None: FFmpeg reads it and must know them
 CHILDREN: dict[int, frozenset[int] | None] = {
     ROOT: frozenset({0x1A45DFA3, SEGMENT}),
     SEGMENT: frozenset({0x114D9B74, 0x1549A966, TRACKS, CLUSTER, 0x1C53BB6B, 0x1941A469, 0x1043A770, 0x1254C367}),
@@ -156,7 +156,7 @@ CHILDREN: dict[int, frozenset[int] | None] = {
 def matroska_frames(path: Path) -> int:
     """Number of frames in the blocks of a Matroska file's first video track.
 
-    Raises BrokenVideoError where elements do not lie end to end, or one that nobody knows lies where frames do.
+    Raises BrokenVideoError where elements do not lie end to end, or an unknown one lies among frames.
     """
     frames: Counter[int] = Counter()
     numbers: list[int] = []
@@ -167,7 +167,7 @@ def matroska_frames(path: Path) -> int:
             content = file.read(min(stop - start, 16))
             if kind in (SIMPLE_BLOCK, BLOCK):
                 track, length = _number(content)
-                header = content[length : length + 4]  # time (2 bytes), flags, and where there is lacing a number - 1
+                header = content[length : length + 4]  # time (2 bytes), flags, and with lacing the number of frames - 1
                 if len(header) < 3:
                     raise BrokenVideoError(f"the block at byte {start} is too short")
                 frames[track] += header[3] + 1 if header[2] & 0x06 and len(header) == 4 else 1
@@ -182,7 +182,7 @@ def matroska_frames(path: Path) -> int:
 
 
 def _elements(file: BinaryIO, size: int) -> Iterator[tuple[int, int, int]]:
-    """Id, and where the content begins and ends, of all elements down to the blocks, to the end of the segment."""
+    """Id, and start and end of the content, of all elements down to the blocks, up to the end of the segment."""
     parents = [(ROOT, size, False)]
     place = 0
     while parents:
@@ -216,7 +216,7 @@ def _elements(file: BinaryIO, size: int) -> Iterator[tuple[int, int, int]]:
 
 
 def _number(data: bytes, *, longest: int = 8, keep_marker: bool = False) -> tuple[int, int]:
-    """A number of variable length at the beginning of the data, and its length; the marker is its first 1."""
+    """The variable-length number at the start of the data, and its length; its first 1 is the marker."""
     length = 9 - data[0].bit_length() if data else 9
     if length > longest or length > len(data):
         raise BrokenVideoError("a number is damaged or cut off")

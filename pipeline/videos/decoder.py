@@ -1,12 +1,12 @@
 """Videos decoded in a process that can be lost: `probe` and `read_frames` of pipeline/videos/reader.py, behind a pipe.
 
-A decoder is a large C program that strangers' files are fed to. Where it crashes, hangs or asks for more memory than
-there should be, its process is ended, and the video is broken with that as the reason; the stage goes on. The process
-has what decoding needs: it writes no file, takes a bounded amount of memory and of time for each frame, and ends when
-the one that started it does, whichever way that ends. That limits accidents, and is no sandbox: it may read files.
+A decoder is a large C program that is fed strangers' files. Where it crashes, hangs or asks for too much memory, its
+process is ended, and the video is broken with that as the reason; the stage goes on. The process may do what decoding
+needs: it writes no file, takes bounded memory and bounded time for each frame, and ends with the process that started
+it, however that ends. That limits accidents, and is no sandbox: it may read files.
 
-One process serves one open iterator at a time and many videos one after the other, and works ahead by what a pipe
-holds. On the pipe: requests as lines of JSON, answers as a header and a payload, which is a frame's bytes or JSON.
+A process serves one open iterator at a time and many videos one after the other, and works ahead by what a pipe holds.
+On the pipe: requests as lines of JSON, answers as a header and a payload, which is a frame's bytes or JSON.
 """
 
 from __future__ import annotations
@@ -35,12 +35,13 @@ import numpy as np
 
 from pipeline.core.errors import DataError, EnvironmentProblem
 from pipeline.data.frames import Frame
-from pipeline.videos import reader as video
-from pipeline.videos.reader import MAX_PIXELS, BrokenVideoError, VideoInfo
+from pipeline.videos import reader
+from pipeline.videos.images import MAX_PIXELS
+from pipeline.videos.reader import BrokenVideoError, VideoInfo
 
 MEMORY_BYTES = 4 * 2**30  # that a video may take, beyond what the process holds when it begins
-CPU_SECONDS = 60  # of work for a frame: a busy decoder is ended by the kernel
-WAIT_SECONDS = 120  # for a frame, whatever it is that it waits for
+CPU_SECONDS = 60  # of work for a frame: the kernel ends a decoder that takes more
+WAIT_SECONDS = 120  # for a frame, whatever the decoder waits for
 OPEN_FILES = 32
 PIPE_BYTES = 2**20  # as much as Linux gives to anyone; the decoder works ahead by that
 
@@ -62,15 +63,14 @@ def probe(path: Path) -> VideoInfo:
 def read_frames(path: Path, *, short_side: int | None = None) -> Iterator[Frame]:
     """Yield every frame once, in display order: `pipeline.videos.reader.read_frames` in another process.
 
-    Frames and errors are the same. Beyond those it raises BrokenVideoError when the decoder crashes, hangs, or needs
-    too much memory, and EnvironmentProblem when its process is killed from outside. Closing the iterator early ends
-    the process.
+    Frames and errors are the same. It also raises BrokenVideoError when the decoder crashes, hangs, or needs too much
+    memory, and EnvironmentProblem when its process is killed from outside. Closing the iterator early ends the process.
     """
     return cast(Iterator[Frame], _ask(path, {"what": "frames", "short_side": short_side}))
 
 
 def end_idle() -> None:
-    """End the processes of this one that wait for a next video."""
+    """End the decoders of this process that wait for a next video."""
     for decoder in _idle.pop(os.getpid(), []):
         decoder.end()
 
@@ -89,8 +89,8 @@ class _Decoder:
         }
         serving = SERVING.format(memory_bytes=MEMORY_BYTES, cpu_seconds=CPU_SECONDS)
         try:
-            # A plain process, since dask's workers may have no multiprocessing children. A group of its own: Ctrl-C is
-            # for the parent. -P: no module of the current folder is imported.
+            # A plain process, since dask's workers may have no multiprocessing children. A process group of its own:
+            # Ctrl-C is for the parent. -P: no module of the current folder is imported.
             self.process = subprocess.Popen(
                 [sys.executable, "-P", "-c", serving],
                 stdin=subprocess.PIPE,
@@ -107,23 +107,23 @@ class _Decoder:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self._requests, self._answers = self.process.stdin, self.process.stdout
-        with suppress(OSError):  # the user's pipes have taken what they may
+        with suppress(OSError):  # the user's pipes have reached their limit
             fcntl.fcntl(self._answers, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
         self._poll = select.poll()
         self._poll.register(self._answers, select.POLLIN)
 
     def send(self, request: dict[str, Any]) -> None:
-        """Ask; if the process is gone the answer tells."""
+        """Send a request; if the process is gone, `receive` tells."""
         with suppress(BrokenPipeError):
             self._requests.write(json.dumps(request).encode() + b"\n")
 
     def receive(self) -> tuple[bytes, Any]:
-        """The next answer's kind and value. Raises EOFError where the process is gone, TimeoutError on silence."""
+        """Kind and value of the next answer. Raises EOFError where the process is gone, TimeoutError on silence."""
         header = bytearray(HEADER.size)
         self._fill(memoryview(header))
         kind, height, width, num_bytes = HEADER.unpack(header)
         if num_bytes > 3 * MAX_PIXELS or (kind == FRAME and num_bytes != height * width * 3):
-            raise RuntimeError("the decoder's process does not keep to the protocol")
+            raise RuntimeError("the decoder's process violates the protocol")
         if kind == FRAME:
             frame = np.empty((height, width, 3), np.uint8)
             self._fill(frame.reshape(-1).data)
@@ -141,26 +141,26 @@ class _Decoder:
             rest = rest[count:]
 
     def _wait(self) -> None:
-        # By the second: where the machine sleeps or both processes are frozen, one second of it counts
+        # In steps of a second: of the time that the machine sleeps or both processes are frozen, one second counts
         for _ in range(WAIT_SECONDS):
             if self._poll.poll(1000):
                 return
         raise TimeoutError
 
     def end(self) -> None:
-        """Nothing is left of it afterwards."""
+        """Kill the process, and wait until nothing is left of it."""
         self.process.kill()
         self.process.wait()
         self._requests.close()
         self._answers.close()
 
 
-_idle: defaultdict[int, list[_Decoder]] = defaultdict(list)  # by process: a fork must not share its parent's pipes
+_idle: defaultdict[int, list[_Decoder]] = defaultdict(list)  # by process id: a fork must not share its parent's pipes
 atexit.register(end_idle)
 
 
-def _taken() -> _Decoder:
-    """A process that waits, or a new one."""
+def _idle_or_new() -> _Decoder:
+    """An idle process, or a new one."""
     while True:
         try:
             decoder = _idle[os.getpid()].pop()
@@ -185,11 +185,11 @@ def _taken() -> _Decoder:
 
 
 def _ask(path: Path, request: dict[str, Any]) -> Iterator[Frame | VideoInfo]:
-    """What the answers hold, and what they raise; the process waits for the next video where it is as before."""
-    decoder = _taken()
-    as_before = False
+    """Yield what the answers hold, and raise what they tell; a process that is still sound waits for the next video."""
+    decoder = _idle_or_new()
+    is_sound = False
     try:
-        # Relative paths mean there what they mean here, and so do messages that name them
+        # So that relative paths, also those in messages, mean there what they mean here
         decoder.send({**request, "path": str(path), "folder": os.getcwd()})  # noqa: PTH109 - a string
         try:
             kind, value = decoder.receive()
@@ -200,9 +200,9 @@ def _ask(path: Path, request: dict[str, Any]) -> Iterator[Frame | VideoInfo]:
             raise _end_of(path, decoder.process.wait()) from None
         except TimeoutError:
             raise BrokenVideoError(f"its decoder gave no frame for {WAIT_SECONDS} s") from None
-        as_before = kind in (END, INFO, BROKEN, DATA, FILE)
+        is_sound = kind in (END, INFO, BROKEN, DATA, FILE)
     finally:
-        if as_before:
+        if is_sound:
             _idle[os.getpid()].append(decoder)
         else:
             decoder.end()
@@ -225,7 +225,7 @@ def _error_of(kind: bytes, value: Any) -> Exception:
 
 
 def _end_of(path: Path, code: int) -> Exception:
-    """What the end of the process in the midst of a video says about the video, or about the machine."""
+    """What it says about the video, or about the machine, that the process ended in the middle of a video."""
     if code >= 0:
         return RuntimeError(f"{path}: the decoder's process ended with {code}")
     name = signal.Signals(-code).name
@@ -248,7 +248,7 @@ def serve(memory_bytes: int, cpu_seconds: int) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # also a batch system's to all processes: the parent decides
     out = os.dup(1)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what a library prints is no answer
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what a library prints must not be taken for an answer
     for limit, most in ((resource.RLIMIT_FSIZE, 0), (resource.RLIMIT_CORE, 0), (resource.RLIMIT_NOFILE, OPEN_FILES)):
         resource.setrlimit(limit, (most, most))
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -261,9 +261,9 @@ def serve(memory_bytes: int, cpu_seconds: int) -> None:
             path = Path(request["path"])
             _more_time(cpu_seconds)
             if request["what"] == "probe":
-                _answer(out, INFO, asdict(video.probe(path)))
+                _answer(out, INFO, asdict(reader.probe(path)))
                 continue
-            for frame in video.read_frames(path, short_side=request["short_side"]):
+            for frame in reader.read_frames(path, short_side=request["short_side"]):
                 _answer_frame(out, frame)
                 _more_time(cpu_seconds)
             _answer(out, END)
@@ -280,10 +280,10 @@ def serve(memory_bytes: int, cpu_seconds: int) -> None:
 
 
 def _end_with_parent() -> None:
-    """Wait until nobody can ask any more, which no busy or waiting decoder would notice."""
-    asked = select.poll()
-    asked.register(0, 0)  # of its end alone
-    asked.poll()
+    """Wait until nobody can send requests any more, which a busy or waiting decoder would not notice."""
+    requests = select.poll()
+    requests.register(0, 0)  # only for their end
+    requests.poll()
     os._exit(0)
 
 
@@ -304,7 +304,7 @@ def _write(out: int, content: bytes | memoryview) -> None:
         while rest:
             rest = rest[os.write(out, rest) :]
     except BrokenPipeError:
-        os._exit(0)  # nobody listens
+        os._exit(0)  # nobody reads
 
 
 def _address_space() -> int:
@@ -317,6 +317,6 @@ def _more_time(seconds: int) -> None:
 
 
 def _limit(kind: int, most: int) -> None:
-    """Set a limit that can be moved again."""
+    """Set a limit that can be raised again."""
     hard = resource.getrlimit(kind)[1]
     resource.setrlimit(kind, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))

@@ -1,15 +1,24 @@
-"""What the bytes of a video say about its number of frames, where the container's own count is missing or too large.
+"""How many frames a container promises, and whether what was read keeps the promise: decided here and nowhere else.
 
-FFmpeg leaves out in silence what it cannot place. These readers of packets and boxes tell what was meant to be left out
-from what was lost.
+FFmpeg drops in silence what it cannot place. What was lost is told from what is rightly left out by the counts,
+durations and edit lists of the container, and by packets that say themselves that they give no frame. PyAV's values
+come from pipeline/videos/reader.py.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
 
 from typing_extensions import Buffer
+
+from pipeline.core.errors import BrokenVideoError
+from pipeline.videos.containers import edited_seconds, fragment_samples, matroska_frames
+
+DURATION_SLACK_SECONDS = 0.2  # how much earlier than stated the last packet may end: rounding, unknown last durations
 
 # ISO/IEC 14496-2, 6.2.5: type of the picture (2 bits), whole seconds (1…0), marker, the time within the second, whose
 # width another header states, marker, vop_coded = 0, stuffing (01…); then nothing, or fill bytes
@@ -32,18 +41,22 @@ def is_not_coded(packet: bytes) -> bool:
 
 
 def is_hidden(packet: bytes) -> bool:
-    """Whether a VP8 packet is one to refer to and not to show (RFC 6386, 9.1: show_frame)."""
+    """Whether a VP8 packet is for reference only, not shown (RFC 6386, 9.1: show_frame)."""
     return not packet[0] & 0x10
 
 
 @dataclass
 class PacketTally:
-    """What the packets of a stream say: how many there are, how many of them give no frame, and the time they fill.
+    """What was read: a stream's packets, how many of them give no frame, the time they fill; and the frames they gave.
 
-    codec: FFmpeg's name. hide_times: those of packets that say so themselves. Times are seconds.
+    codec: FFmpeg's name. end_seconds: end of the last packet, of any stream. hide_times: those of packets that say
+    themselves that they are hidden. Times are seconds.
     """
 
     codec: str
+    num_frames: int = 0
+    interlaced: bool = False
+    end_seconds: float = 0.0
     num_packets: int = 0
     num_shown: int = 0  # not hidden by an edit list
     num_not_coded: int = 0
@@ -70,14 +83,96 @@ class PacketTally:
     def num_silent(self) -> int:
         """Packets that rightly give no frame.
 
-        A hidden one takes no time: it has that of a neighbour, or nearly. Else a damaged bit hides it.
+        A hidden one takes no time: its time stamp is that of a neighbour, or nearly. Otherwise a damaged bit hides it.
         """
         near = (max(self.times, default=0.0) - min(self.times, default=0.0)) / max(self.num_shown, 1) / 2
         close = sum(sum(abs(time - other) < near for other in self.times) > 1 for time in self.hide_times)
         return self.num_not_coded + close
 
     def fills(self, start: float, duration: float) -> bool:
-        """Whether the shown frames fill a time, but for less than half a frame; a hidden one may reach into it."""
+        """Whether the shown frames fill a time to within half a frame; a hidden one may reach into it."""
         frame = self.shown_seconds / max(self.num_shown, 1)
         late = min(max(min(self.times, default=0.0) - start, 0.0), self.longest_hidden)
         return duration - frame / 2 < late + self.shown_seconds < duration + 2 * min(frame, duration)
+
+
+class IndexEntry(Protocol):
+    """A packet in FFmpeg's index of a stream."""
+
+    timestamp: int
+    is_discard: bool  # an edit list hides it
+
+
+@dataclass(frozen=True)
+class Promise:
+    """What a container promises of a video stream.
+
+    container: FFmpeg's names of the format. track: FFmpeg's id of the stream. num_samples: packets that its header
+    states, of a fragmented MP4 those before the fragments; 0 where it states none. num_frames: None where no count can
+    be relied on. seconds: duration of the whole container, None where it states none.
+    """
+
+    path: Path
+    container: str
+    track: int
+    num_samples: int
+    num_frames: int | None
+    seconds: float | None
+
+    @staticmethod
+    def of(
+        path: Path, container: str, track: int, num_samples: int, index: Sequence[IndexEntry], seconds: float | None
+    ) -> Promise:
+        """Call it before packets are read, since some indexes grow; raises BrokenVideoError on damaged boxes."""
+        num_frames = None
+        if num_samples and "mp4" in container:  # the sample table lacks the samples of fragments
+            if fragment_samples(path, track) is None:
+                num_frames = sum(not entry.is_discard for entry in index)
+        elif num_samples and container == "avi":
+            # The stream header, less its empty chunks ("show the last frame again"): FFmpeg leaves them out of the
+            # index, where the frames' numbers then have gaps
+            covered = len(index) > 0 and index[-1].timestamp + 1 == num_samples
+            num_frames = len(index) if covered else num_samples
+        return Promise(path, container, track, num_samples, num_frames, seconds)
+
+    def check(self, tally: PacketTally) -> None:
+        """Raise BrokenVideoError where what was read to the end is not what was promised."""
+        if not tally.num_frames:
+            raise BrokenVideoError("no frame can be decoded")
+        held = self.num_samples
+        if self.num_frames is None:
+            held = self._check_without_count(tally)
+        elif not self.num_frames - tally.num_not_coded <= tally.num_frames <= self.num_frames:
+            raise BrokenVideoError(
+                f"{tally.num_frames} frames can be decoded, but the container states {self.num_frames}"
+            )
+        if "mp4" in self.container and tally.num_shown < held:
+            # hidden frames must be an edit list's doing, which states how long the others last
+            edited = edited_seconds(self.path, self.track)
+            if edited is None or not tally.fills(*edited):
+                raise BrokenVideoError(
+                    f"{tally.num_shown} of its frames are shown, which do not last as long as its edit list states"
+                )
+
+    def _check_without_count(self, tally: PacketTally) -> int:
+        """Packets reach the stated duration, all are found, and each gives a frame or a field; returns their number."""
+        if self.seconds is not None and tally.end_seconds < self.seconds - DURATION_SLACK_SECONDS:
+            raise BrokenVideoError(
+                f"it ends after {tally.end_seconds:.2f} s, but the container states {self.seconds:.2f} s"
+            )
+        held = self._held_packets()
+        if tally.num_packets < held:
+            raise BrokenVideoError(f"{tally.num_packets} packets can be read, but the container holds {held}")
+        wanted = tally.num_shown - tally.num_silent
+        if tally.num_frames * (2 if tally.interlaced else 1) < wanted:
+            raise BrokenVideoError(f"{tally.num_frames} frames can be decoded, but there are packets for {wanted}")
+        return held
+
+    def _held_packets(self) -> int:
+        """Packets that the structure of a container without a count holds; else those that its header states."""
+        if "mp4" in self.container:
+            in_fragments = fragment_samples(self.path, self.track)
+            if in_fragments is None:
+                raise BrokenVideoError("it has neither a table of frames nor a list of what its fragments hold")
+            return self.num_samples + in_fragments
+        return matroska_frames(self.path) if "matroska" in self.container else self.num_samples

@@ -1,7 +1,7 @@
 """Videos and annotation lists → manifest, quarantine and the dark frame store.
 
-Each video is read once. A shard of the store is a task. What an earlier run read, killed, failed or finished, is taken
-over video by video as long as their files are the same: an added or repaired video is the only one that is decoded.
+Each video is read once. A shard of the store is a task. What an earlier run read, whether it was killed, failed or
+finished, is taken over video by video where the files are the same: only an added or repaired video is decoded.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pipeline.core.errors import DataError, StaleArtifactError
 from pipeline.core.params import PrepareParams
 from pipeline.core.progress import Stopwatch, summed
 from pipeline.core.work_folder import work_folder
-from pipeline.data.frame_store import Codec, IndexRow, shard_of
+from pipeline.data.frame_store import IndexRow, shard_of
 from pipeline.data.frames import Frame
 from pipeline.data.leakage import STEM_LAYOUTS, Leak, find_leakage
 from pipeline.data.listing import ListedVideo, Listing
@@ -34,7 +34,7 @@ PREPARED_VERSION = 3  # raised when the same videos come to give other frames or
 
 @dataclass(frozen=True)
 class Prepared:
-    """What came of it: the tables, what the splits share, notes about the lists, and seconds of work by kind."""
+    """What `prepare` made: the tables, what the splits share, notes about the lists, and seconds of work by kind."""
 
     manifest: Manifest
     quarantine: tuple[QuarantineRow, ...]
@@ -55,9 +55,8 @@ def prepare(
     """Read every listed video once, and publish manifest, quarantine and dark frames.
 
     Raises DataError where lists or videos are wrong, where more than `max_quarantined` of the videos are broken, or
-    where a split loses a class to the quarantine. Shards that are done stay in the work folder then.
+    where a split loses a class to the quarantine; finished shards then stay in the work folder.
     """
-    root = Path(params.root)
     listing = read_listing(params)
     listed = complete_splits(listing.videos, val_share=params.val_share, test_share=params.test_share, seed=seed)
     videos = videos_by_id(listed)
@@ -65,7 +64,7 @@ def prepare(
     fingerprint = params.model_dump(include={"root", "short_side", "min_frames", "codec", "jpeg_quality", "num_shards"})
     outs = (manifest_path, quarantine_path, dark_path)
     with work_folder("prepare", params=fingerprint, inputs={}, format_version=PREPARED_VERSION, outs=outs) as work:
-        reports = run(prepare_shard, _tasks(videos, params, root, work.path))
+        reports = run(prepare_shard, _tasks(videos, params, work.path))
         rows = [row for report in reports for row in report.rows]
         sources = {name: source for report in reports for name, source in report.sources.items()}
         broken = [
@@ -95,7 +94,7 @@ def counts_text(manifest: Manifest) -> str:
 
 
 def read_listing(params: PrepareParams) -> Listing:
-    """The data set as its layout lists it, every video found on disk; raises DataError."""
+    """The data set as its layout lists it, with every video found on disk; raises DataError."""
     lists = None if params.lists is None else Path(params.lists)
     return LAYOUTS[params.layout](Path(params.root), lists, params.split)
 
@@ -112,13 +111,13 @@ def videos_by_id(listed: Sequence[ListedVideo]) -> dict[str, ListedVideo]:
         raise DataError(
             "videos have the same id, which is the path without suffix",
             findings=findings,
-            remedy="list one of each",
+            remedy="list one of them",
         )
     return videos
 
 
 def check_quarantine(broken: Sequence[QuarantineRow], videos: Mapping[str, ListedVideo], max_share: float) -> None:
-    """Raise DataError where too many videos are broken, or where a split loses a class by it."""
+    """Raise DataError where too many videos are broken, or where a split thereby loses a class."""
     share = len(broken) / len(videos)
     findings = [f"{row.path} ({row.split}): {row.reason}" for row in broken]
     if share > max_share:
@@ -159,7 +158,7 @@ def _manifest_row(row: IndexRow, videos: Mapping[str, ListedVideo], sources: Map
 
 @dataclass(frozen=True)
 class SourceVideo:
-    """One video of a task. `listed_frames`: as its list states, None where it states none."""
+    """One video to read. `listed_frames`: number of frames that its list states, None where it states none."""
 
     video_id: str
     path: Path
@@ -174,10 +173,7 @@ class PrepareTask:
     work: Path
     run: str
     videos: tuple[SourceVideo, ...]
-    short_side: int
-    min_frames: int
-    codec: Codec
-    jpeg_quality: int
+    params: PrepareParams
 
     @property
     def num_videos(self) -> int:
@@ -190,7 +186,7 @@ class PrepareTask:
 
 @dataclass(frozen=True)
 class Source:
-    """A video's file, or folder of images, when it was read. `info` is None where it could not be read."""
+    """A video's file, or folder of images, as it was when read. `info` is None where it could not be read."""
 
     size: int
     modified_ns: int
@@ -203,7 +199,7 @@ class Source:
 class ShardReport:
     """What a task made: rows of the index, broken videos with their reasons, and all of its sources by video id.
 
-    seconds: of this run, by kind of work.
+    seconds: spent in this run, by kind of work.
     """
 
     rows: tuple[IndexRow, ...]
@@ -212,29 +208,22 @@ class ShardReport:
     seconds: Mapping[str, float]
 
 
-def _tasks(videos: Mapping[str, ListedVideo], params: PrepareParams, root: Path, work: Path) -> list[PrepareTask]:
+def source_videos(videos: Mapping[str, ListedVideo], root: str) -> list[SourceVideo]:
+    """The listed videos to read, sorted by id."""
+    return [SourceVideo(name, Path(root, video.path), video.num_frames) for name, video in sorted(videos.items())]
+
+
+def _tasks(videos: Mapping[str, ListedVideo], params: PrepareParams, work: Path) -> list[PrepareTask]:
     run = new_run()
     shards: dict[int, list[SourceVideo]] = defaultdict(list)
-    for name in sorted(videos):
-        path = (root / videos[name].path).absolute()
-        shards[shard_of(name, params.num_shards)].append(SourceVideo(name, path, videos[name].num_frames))
-    return [
-        PrepareTask(
-            shard,
-            work.absolute(),
-            run,
-            tuple(shards[shard]),
-            params.short_side,
-            params.min_frames,
-            params.codec,
-            params.jpeg_quality,
-        )
-        for shard in sorted(shards)
-    ]
+    for video in source_videos(videos, str(Path(params.root).absolute())):
+        shards[shard_of(video.video_id, params.num_shards)].append(video)
+    return [PrepareTask(shard, work.absolute(), run, tuple(shards[shard]), params) for shard in sorted(shards)]
 
 
 def prepare_shard(task: PrepareTask) -> ShardReport:
     """Make one shard; videos that an earlier run read are taken over where their files are the same."""
+    params = task.params
     record = read_record(task.work, task.shard)
     before = {name: _source(**source) for name, source in record.notes.items()}
     unchanged = {
@@ -251,13 +240,13 @@ def prepare_shard(task: PrepareTask) -> ShardReport:
     result = update_shard(
         task.work,
         task.shard,
-        [(video.video_id, partial(_frames, video, task.short_side, infos, watch)) for video in task.videos],
+        [(video.video_id, partial(_frames, video, params.short_side, infos, watch)) for video in task.videos],
         record=record,
         unchanged=unchanged,
         run=task.run,
-        codec=task.codec,
-        jpeg_quality=task.jpeg_quality,
-        min_frames=task.min_frames,
+        codec=params.codec,
+        jpeg_quality=params.jpeg_quality,
+        min_frames=params.min_frames,
         watch=watch,
     )
     _check_unchanged([video for video in task.videos if video.video_id not in unchanged], sources)
@@ -288,24 +277,25 @@ def _source(*, info: dict[str, Any] | None, **values: Any) -> Source:
     return Source(info=None if info is None else VideoInfo(**info), **values)
 
 
+def _is_source(path: Path, source: Source) -> bool:
+    """By size and modification time, else by content: a copy of the data set has other times."""
+    size, modified_ns = _stamp(path)
+    return size == source.size and (modified_ns == source.modified_ns or digest_video(path) == source.digest)
+
+
 def _unchanged(video: SourceVideo, source: Source) -> bool:
-    """By size and time of change, else by content: a copy of the data set has other times."""
     try:
-        size, modified_ns = _stamp(video.path)
+        return video.listed_frames == source.listed_frames and _is_source(video.path, source)
     except FileNotFoundError:
         return False
-    if (size, video.listed_frames) != (source.size, source.listed_frames):
-        return False
-    return modified_ns == source.modified_ns or digest_video(video.path) == source.digest
 
 
 def _check_unchanged(videos: Iterable[SourceVideo], sources: Mapping[str, Source]) -> None:
     """Raise StaleArtifactError where files are no longer those whose digests were taken: nothing is recorded then."""
     findings = []
     for video in videos:
-        source = sources[video.video_id]
         try:
-            if _stamp(video.path) != (source.size, source.modified_ns) and digest_video(video.path) != source.digest:
+            if not _is_source(video.path, sources[video.video_id]):
                 findings.append(f"{video.path}: it was written to")
         except FileNotFoundError:
             findings.append(f"{video.path}: it was there, and is gone")
@@ -317,7 +307,7 @@ def _changed(findings: Sequence[str]) -> StaleArtifactError:
     return StaleArtifactError(
         "videos changed while they were read",
         findings=findings,
-        remedy="run the same command again when nothing writes to them any more; the other shards are kept",
+        remedy="run the same command again once nothing writes to them any more; the other shards are kept",
     )
 
 

@@ -1,4 +1,4 @@
-"""Splits: val (and test, where a data set has no lists) carved by whole groups; and leakage between splits, counted.
+"""Splits: val, and test where a data set lists none, carved out of train by whole groups.
 
 A group is what two videos share besides their action: a recording, a person, a source video. If one split has a group,
 no other may have it, or what is measured is memory.
@@ -14,15 +14,13 @@ from pipeline.core.digest import digest_uint64
 from pipeline.core.errors import DataError
 from pipeline.data.listing import ListedVideo
 
-# Layouts whose groups may be the videos themselves: only the names tell which come from one source
-
 
 def complete_splits(
     videos: Sequence[ListedVideo], *, val_share: float, test_share: float, seed: int
 ) -> tuple[ListedVideo, ...]:
     """Give every video a split: test and val are carved out of train where the lists have none.
 
-    Test is carved first, so that another `val_share` leaves it as it is. Raises DataError where there is but one class.
+    Test is carved first, so that another `val_share` leaves it as it is. Raises DataError where all are of one class.
     """
     if len(names := {video.class_name for video in videos}) == 1:
         raise DataError(
@@ -42,8 +40,9 @@ def carve(
     """Move whole groups from one split to another, in the order of the input.
 
     Each class gives at least one group, keeps at least one, and gives `share` of its videos to within its largest group
-    (surely so only where no group spans classes). Groups are taken in the order of a digest of (seed, to_split, group):
-    the order of the list does not matter, and a class whose groups stay the same keeps its split when others grow.
+    (guaranteed only where no group spans classes). Groups are taken in the order of a digest of (seed, to_split,
+    group): the order of the list does not matter, and a class whose groups stay the same keeps its split when others
+    grow.
 
     Raises DataError naming the classes that cannot give a group and keep one, each with the line of its first video.
     """
@@ -78,14 +77,14 @@ def carve(
 
 
 def _choose(sizes: dict[str, Counter[int]], *, share: float, key: Callable[[str], int]) -> set[str]:
-    """Groups to move: first those that bring classes nearer to their share, then one for each class that has none."""
+    """Groups to move: first those that bring classes closer to their share, then one for each class that has none."""
     left = Counter(label for size in sizes.values() for label in size)  # groups of each class that stay
     goal = {label: share * sum(size[label] for size in sizes.values()) for label in left}
     moved: Counter[int] = Counter()
     taken: set[str] = set()
 
     def gain(group: str) -> float:
-        """How much nearer the classes come, in videos; minus infinity where a class would be left without a group."""
+        """How much closer the classes get, in videos; minus infinity where a class would be left without a group."""
         if any(left[label] < 2 for label in sizes[group]):
             return float("-inf")
         return sum(

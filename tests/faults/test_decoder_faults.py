@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
+from check_setups import write_params
 from decoder_runs import bombs, decoders, is_gone, own_decoders  # noqa: F401 - a fixture
-from paths import ROOT
 from video_files import encode
 
 from pipeline.data.frame_store import FrameStore
@@ -26,24 +26,7 @@ OUTS = ("--manifest", "out/manifest.csv", "--quarantine", "out/quarantine.csv", 
 @pytest.fixture
 def project(checked_project):
     """Eight videos in the current folder, and parameters under which two of them may be broken."""
-    text = (ROOT / "params.yaml").read_text()
-    values = {
-        "root": "data",
-        "layout": "csv",
-        "lists": "null",
-        "max_quarantined": "0.3",
-        "min_frames": "2",
-        "num_shards": "1",
-    }
-    lines = text.splitlines()
-    start = lines.index("prepare:")
-    for number in range(start + 1, len(lines)):
-        name, colon, _ = lines[number].strip().partition(":")
-        if lines[number] and lines[number][0] not in " #":
-            break
-        if colon and name in values:
-            lines[number] = f"  {name}: {values[name]}"
-    Path("params.yaml").write_text("\n".join(lines) + "\n")
+    write_params(prepare__max_quarantined=0.3, prepare__min_frames=2, prepare__num_shards=1)
     return checked_project
 
 

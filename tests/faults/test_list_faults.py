@@ -9,8 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import yaml
-from check_setups import params
+from check_setups import write_params
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from listed_data import (
@@ -44,7 +43,7 @@ def prepare(call, tmp_path, monkeypatch):
     monkeypatch.delenv("DVC_ROOT", raising=False)
 
     def run(layout):
-        Path("params.yaml").write_text(yaml.safe_dump(params(prepare__layout=layout).model_dump()))
+        write_params(prepare__layout=layout)
         outs = ("--manifest", "manifest.csv", "--quarantine", "quarantine.csv", "--dark", "dark")
         code, _, err = call("prepare", *outs)
         assert not Path("manifest.csv").exists()
@@ -524,7 +523,7 @@ def test_prepare_and_check_report_what_two_splits_share(checked_project, call):
         (root / f"wave/{old}.mp4").rename(root / f"wave/{new}.mp4")
         text = text.replace(f"wave/{old}.mp4", f"wave/{new}.mp4")
     (root / "videos.csv").write_text(text)
-    Path("params.yaml").write_text(yaml.safe_dump(params().model_dump()))
+    write_params()
     outs = ("--manifest", "manifest.csv", "--quarantine", "quarantine.csv", "--dark", "dark")
     code, _, err = call("prepare", *outs, "--workers", "1")
     assert code == 0, err

@@ -9,14 +9,14 @@ import struct
 from fractions import Fraction
 from pathlib import Path
 
-import av
+import check_setups
 import numpy as np
 import pytest
 import yaml
 from builders import CLASSES, CLIP, one_thread, tiny_recognizer  # noqa: F401
-from check_setups import params, write_videos
+from check_setups import prepare_here, write_videos
 from paths import ROOT
-from video_files import encode, number_of, patched, picture
+from video_files import encode, encode_sound, number_of, patched, picture
 
 from pipeline.core.digest import digest_file
 from pipeline.data.frame_store import FrameStore
@@ -25,7 +25,6 @@ from pipeline.models.recognizer import save_model
 from pipeline.tools.check.data import check_manifest
 from pipeline.tools.check.findings import Group
 from pipeline.videos import decoder as decoding
-from pipeline.videos.prepare import prepare
 
 OUTS = ("--manifest", "out/manifest.csv", "--quarantine", "out/quarantine.csv", "--dark", "out/dark", "--workers", "1")
 
@@ -38,16 +37,6 @@ def _own_processes():
 
 def cut(path, share):
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
-
-
-def silent(path):
-    with av.open(str(path), "w") as out:
-        stream = out.add_stream("aac", rate=16000, layout="mono")
-        for start in range(0, 16000, 1024):
-            frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
-            frame.sample_rate, frame.pts = 16000, start
-            out.mux(stream.encode(frame))
-        out.mux(stream.encode(None))
 
 
 def without_frames(path):
@@ -82,7 +71,7 @@ BROKEN = {
     ),
     "empty.mp4": (lambda path: path.touch(), "empty file", "the file is empty"),
     "text.mp4": (lambda path: path.write_text("nothing to see\n" * 99), "text file", "Invalid data"),
-    "sound.mp4": (silent, "audio only", "there is no video stream"),
+    "sound.mp4": (encode_sound, "audio only", "there is no video stream"),
     "no_frames.mp4": (without_frames, "no frames", ""),
     "short.mp4": (lambda path: encode(path, frames=3), "shorter than prepare.min_frames", "fewer than the 8"),
     "sizes.ts": (of_two_sizes, "changing resolution", "its size changes from 64x48 to 96x48 at frame 15"),
@@ -137,9 +126,7 @@ def listed(names):
 
 
 def write_params(**changes):
-    chosen = params(prepare__short_side=48, prepare__codec="raw", prepare__num_shards=2, **changes)
-    Path("params.yaml").write_text(yaml.safe_dump(chosen.model_dump()))
-    return chosen
+    return check_setups.write_params(prepare__short_side=48, prepare__codec="raw", prepare__num_shards=2, **changes)
 
 
 @pytest.fixture(scope="module")
@@ -155,15 +142,7 @@ def prepared(tmp_path_factory):
         for name, (how, _) in ODD.items():
             encode(Path("data", name), **how)
         listed([*BROKEN, *ODD])
-        outs = {"manifest_path": Path("manifest.csv"), "quarantine_path": Path("quarantine.csv")}
-        chosen = write_params(prepare__max_quarantined=0.9)
-        prepare(
-            chosen.prepare,
-            seed=0,
-            dark_path=Path("dark"),
-            run=lambda make, tasks: [make(task) for task in tasks],
-            **outs,
-        )
+        prepare_here(write_params(prepare__max_quarantined=0.9))
     store = FrameStore(folder / "dark")
     store.verify()
     reasons = {row.path: row.reason for row in read_quarantine(folder / "quarantine.csv")}

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 
 import numpy as np
+import yaml
 from paths import ROOT
 
 from pipeline.core.params import load_params, overridden
 from pipeline.core.progress import no_progress
 from pipeline.tools.check.data import check_data
 from pipeline.tools.check.findings import Group
+from pipeline.videos.prepare import prepare
 from pipeline.videos.reader import write_video
 from stages._cluster import map_tasks
 
@@ -32,6 +35,19 @@ def params(**changes):
     """The smoke recipe on the videos of this file; `changes` have `__` for the dots."""
     dotted = {name.replace("__", "."): value for name, value in changes.items()}
     return overridden(load_params(SMOKE), {**BASE, **dotted}, name="test")
+
+
+def write_params(**changes):
+    """The same in the current folder's params.yaml; returns them."""
+    chosen = params(**changes)
+    Path("params.yaml").write_text(yaml.safe_dump(chosen.model_dump()))
+    return chosen
+
+
+def prepare_here(chosen):
+    """`prepare` in this process, into the current folder: manifest.csv, quarantine.csv, dark."""
+    outs = {"manifest_path": Path("manifest.csv"), "quarantine_path": Path("quarantine.csv"), "dark_path": Path("dark")}
+    return prepare(chosen.prepare, seed=0, run=lambda make, tasks: [make(task) for task in tasks], **outs)
 
 
 def frames(number, count=NUM_FRAMES):

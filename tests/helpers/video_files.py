@@ -68,6 +68,17 @@ def encode(
     return path
 
 
+def encode_sound(path: Path) -> None:
+    """A second of silence, without a video stream."""
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("aac", rate=16000, layout="mono")
+        for start in range(0, 16000, 1024):
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+            frame.sample_rate, frame.pts = 16000, start
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+
+
 def patched(path: Path, *edits: tuple[bytes, int, bytes]) -> Path:
     """Overwrite bytes at an offset from the first place of a marker."""
     data = bytearray(path.read_bytes())

@@ -187,7 +187,7 @@ def test_class_folders(tmp_path: Path):
         ("wave/1.mp4", 1, None, "wave/1"),
         ("wave/deep/2.MKV", 1, None, "wave/deep/2"),
     ]
-    assert listing.notes == (f"{tmp_path}: 1 files are no videos and not used, such as bow/notes.txt",)
+    assert listing.notes == (f"{tmp_path}: 1 files are not videos and not used, such as bow/notes.txt",)
     touch(tmp_path, "train/x/1.mp4")
     assert "folders of splits and others" in refused(lambda: LAYOUTS["class_folders"](tmp_path, None, 1))
 
@@ -232,7 +232,7 @@ def test_csv_with_every_column(tmp_path: Path):
         ("", "needs a column 'path'; it has none"),
         ("a.mp4,run\n", "needs a column 'path'"),
         ("path,label\n", "no videos"),
-        ("path,label,label\na.mp4,x,x\n", "column 'label' is there twice"),
+        ("path,label,label\na.mp4,x,x\n", "column 'label' appears twice"),
         ("path,label\na.mp4,x,y\n", ":2: 3 fields, but the header has 2"),
         ("path,label\na.mp4,\n", ":2: label is empty"),
         ("path,label,class_name\na.mp4,one,x\n", ":2: beside a class_name, label is a number"),

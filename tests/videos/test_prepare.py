@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import simplejpeg
-from paths import ROOT
+from check_setups import write_params
 
 from pipeline.core.digest import digest_file
 from pipeline.core.errors import DataError, Interrupted
@@ -377,12 +377,7 @@ def test_counts_are_a_table(project):
 
 def test_two_processes_and_one_give_the_same_bytes(project, capfd):
     Path("data/jump/jump_1.mp4").write_bytes(b"no video")
-    recipe = ROOT / "params.yaml"
-    lines = recipe.read_text().splitlines()
-    start = lines.index("prepare:")
-    end = next(number for number in range(start + 1, len(lines)) if lines[number] and lines[number][0] not in " #")
-    values = [f"  {key}: {'null' if value is None else value}" for key, value in section().model_dump().items()]
-    Path("params.yaml").write_text("\n".join([*lines[: start + 1], *values, *lines[end:]]))
+    write_params(**{f"prepare__{name}": value for name, value in section().model_dump().items()})
     for workers in (1, 2):
         out = Path(f"out{workers}")
         stage.main(

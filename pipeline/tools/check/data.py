@@ -1,4 +1,4 @@
-"""Check of the data: what `prepare` would refuse or put into quarantine, from the lists and the videos' headers."""
+"""Check of the data: what `prepare` would refuse or quarantine, judged by the lists and the videos' headers."""
 
 from __future__ import annotations
 
@@ -15,22 +15,26 @@ from pipeline.data.listing import ListedVideo, Listing, MissingVideosError
 from pipeline.data.manifest import QuarantineRow, read_manifest
 from pipeline.tools.check.findings import Group
 from pipeline.videos.decoder import probe, read_frames
-from pipeline.videos.prepare import check_quarantine, digest_video, read_listing, videos_by_id
+from pipeline.videos.prepare import (
+    SourceVideo,
+    check_quarantine,
+    digest_video,
+    read_listing,
+    source_videos,
+    videos_by_id,
+)
 from pipeline.videos.reader import BrokenVideoError, VideoInfo
 from pipeline.videos.splits import complete_splits
 
-DEMO_CHAIN = Path("demo/dvc.yaml")  # whose outs are rendered before `prepare`, as it depends on them
+DEMO_CHAIN = Path("demo/dvc.yaml")  # its outs are rendered before `prepare`, which depends on them
 
 
 @dataclass(frozen=True)
 class Look:
-    """One video to look at. `every_frame`: decode it all, as `prepare` does; else its header and first frame."""
+    """One video to look at. `every_frame`: decode all of it, as `prepare` does; else its header and first frame."""
 
-    video_id: str
-    path: Path
-    listed_frames: int | None
-    min_frames: int
-    short_side: int
+    video: SourceVideo
+    params: PrepareParams
     every_frame: bool
 
 
@@ -45,7 +49,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class Data:
-    """What other checks use; None what could not be found out. `seen` has the videos that can be used."""
+    """What other checks use; None where it is unknown. `seen` has the videos that can be used."""
 
     listing: Listing | None
     splits: Mapping[str, int] | None
@@ -62,7 +66,7 @@ def check_data(
     run: MapTasks,
     progress: Progress,
 ) -> Data:
-    """Read the lists, divide the videos into splits, and look at every video that is there."""
+    """Read the lists, divide the videos into splits, and look at every video that exists."""
     if not Path(params.root).is_dir():
         _report_no_root(group, params.root)
         return Data(None, None)
@@ -91,7 +95,7 @@ def check_data(
 
 
 def check_manifest(group: Group, root: Path, manifest_path: Path) -> None:
-    """Compare every video with the digest that it had when `prepare` read it: so is damage seen that still decodes."""
+    """Compare every video with its digest when `prepare` read it, which also finds damage that still decodes."""
     with group.catching():
         manifest = read_manifest(manifest_path)
         changed, gone = [], []
@@ -106,7 +110,7 @@ def check_manifest(group: Group, root: Path, manifest_path: Path) -> None:
                 group.problem(
                     f"{len(paths)} of {len(manifest.rows)} videos of {manifest_path} {what}",
                     details=paths,
-                    remedy="restore them from a copy; or, if they were changed on purpose, run `dvc repro -f prepare`",
+                    remedy="restore them from a copy; if they were changed on purpose, run `dvc repro -f prepare`",
                 )
         if not changed and not gone:
             group.fact(f"all {len(manifest.rows)} videos have the digests of {manifest_path}")
@@ -114,7 +118,7 @@ def check_manifest(group: Group, root: Path, manifest_path: Path) -> None:
 
 def _report_no_root(group: Group, root: str) -> None:
     if _is_rendered(root):
-        group.advice(
+        group.warning(
             f"{root}: the videos of the demo are not rendered yet, so they were not looked at",
             remedy="`dvc repro` renders them first; `dvc repro demo/dvc.yaml` does nothing else",
         )
@@ -138,13 +142,17 @@ def _check_splits(
     group.fact(f"{len(listed)} videos of {num_classes} classes: {counted}")
     leaks = find_leakage(listed, stems=params.layout in STEM_LAYOUTS)
     if leaks:
-        group.advice(
-            "splits have something in common, so that what is measured may be memory",
+        group.warning(
+            "splits have something in common, so test scores may reflect memory",
             details=[str(leak) for leak in leaks],
-            remedy="state this with your results where the lists are official; else let every group be in one split",
+            remedy="state this with your results where the lists are official; else keep every group in one split",
         )
     else:
         group.fact("no path or group is in two splits")
+
+
+def _name_of(job: Look) -> str:
+    return job.video.video_id
 
 
 def _look_at_all(
@@ -155,23 +163,17 @@ def _look_at_all(
     run: MapTasks,
     progress: Progress,
 ) -> list[Seen]:
-    root = Path(params.root)
-    jobs = [
-        Look(name, root / video.path, video.num_frames, params.min_frames, params.short_side, every_frame)
-        for name, video in sorted(videos.items())
-    ]
+    jobs = [Look(video, params, every_frame) for video in source_videos(videos, params.root)]
     good: list[Seen] = []
     broken: list[QuarantineRow] = []
     with progress("check", len(jobs), "videos") as advance:
-        seen = run(
-            look, jobs, name=lambda job: job.video_id, done=lambda job, _: advance(1, job.video_id), stop=lambda: None
-        )
+        seen = run(look, jobs, name=_name_of, done=lambda job, _: advance(1, _name_of(job)), stop=lambda: None)
     for job, found in zip(jobs, seen, strict=True):
+        name = _name_of(job)
         if found.reason is None:
             good.append(found)
         else:
-            video = videos[job.video_id]
-            broken.append(QuarantineRow(job.video_id, video.path, str(video.split), found.reason))
+            broken.append(QuarantineRow(name, videos[name].path, str(videos[name].split), found.reason))
     how = "decoded from end to end" if every_frame else "header and first frame are sound"
     if good:
         group.fact(f"{len(good)} of {len(jobs)} videos: {how}")
@@ -183,47 +185,43 @@ def _look_at_all(
 def _report_broken(
     group: Group, broken: Sequence[QuarantineRow], videos: Mapping[str, ListedVideo], params: PrepareParams
 ) -> None:
-    """A problem where `prepare` would fail, else an advice."""
+    """A problem where `prepare` would fail, else a warning."""
+    details = [f"{row.path} ({row.split}): {row.reason}" for row in broken]
     try:
         check_quarantine(broken, videos, params.max_quarantined)
     except DataError as error:
-        group.problem(
-            error.message,
-            details=[f"{row.path} ({row.split}): {row.reason}" for row in broken],
-            remedy="replace them, or raise prepare.max_quarantined to leave them out",
-        )
-        return
-    group.advice(
-        f"{len(broken)} of {len(videos)} videos are broken: `prepare` will put them into quarantine",
-        details=[f"{row.path} ({row.split}): {row.reason}" for row in broken],
-        remedy="replace them, or do without them",
-    )
+        remedy = "replace them, or raise prepare.max_quarantined to leave them out"
+        group.problem(error.message, details=details, remedy=remedy)
+    else:
+        message = f"{len(broken)} of {len(videos)} videos are broken: `prepare` will quarantine them"
+        group.warning(message, details=details, remedy="replace them, or do without them")
 
 
 def look(job: Look) -> Seen:
     """Look at one video; runs in a process of its own."""
+    path, listed, min_frames = job.video.path, job.video.listed_frames, job.params.min_frames
     try:
-        info = probe(job.path)
+        info = probe(path)
         num_frames = info.num_frames
         if job.every_frame:
-            num_frames = sum(1 for _ in read_frames(job.path, short_side=job.short_side))
+            num_frames = sum(1 for _ in read_frames(path, short_side=job.params.short_side))
     except DataError as error:
         reason = error.message if isinstance(error, BrokenVideoError) else f"cannot be read: {error.message}"
         return Seen(None, None, reason)
-    if num_frames is not None and num_frames < job.min_frames:
-        return Seen(info, num_frames, f"{num_frames} frames are fewer than prepare.min_frames, {job.min_frames}")
-    if num_frames is not None and job.listed_frames not in (None, num_frames):
-        return Seen(info, num_frames, f"its list states {job.listed_frames} frames, it has {num_frames}")
+    if num_frames is not None and num_frames < min_frames:
+        return Seen(info, num_frames, f"{num_frames} frames are fewer than prepare.min_frames, {min_frames}")
+    if num_frames is not None and listed not in (None, num_frames):
+        return Seen(info, num_frames, f"its list states {listed} frames, it has {num_frames}")
     return Seen(info, num_frames, None)
 
 
 def _check_lengths(group: Group, seen: Sequence[Seen], clip: ClipParams) -> None:
-    """Say how many videos are too short for the clip that was asked for; pipeline.data.views has the rest."""
+    """Tell how many videos are shorter than a clip; pipeline/data/views.py has what becomes of those."""
     span = (clip.num_frames - 1) * clip.frame_stride + 1
     known = [found.num_frames for found in seen if found.num_frames is not None]
     short = [count for count in known if count < span]
     if short:
-        group.advice(
+        group.warning(
             f"{len(short)} of {len(known)} videos have fewer frames than a clip spans ({span}): their clips have a "
             f"smaller stride, or start over; the shortest has {min(short)}",
             remedy="lower clip.frame_stride or clip.num_frames, if this is more than a few",

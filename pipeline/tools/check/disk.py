@@ -1,4 +1,4 @@
-"""Check of the disk: what the frame stores will need against what is free, and what the work folder holds."""
+"""Check of the disk: what the frame stores will need and what is free; and what the work folder holds."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import os
 import shutil
 from collections import defaultdict
 from collections.abc import Sequence
-from configparser import ConfigParser
 from pathlib import Path
 
 from pipeline.core.params import Params, PrepareParams
 from pipeline.core.work_folder import work_root
 from pipeline.tools.check.data import Seen
 from pipeline.tools.check.findings import Group, age_text, size_text
+from pipeline.tools.check.machine import dvc_config
 from pipeline.tools.check.work_folders import work_folders
 
-# Bytes a frame of JPEG over raw ones, dark and enhanced, up to a quality: docs/frame-store.md, rounded up
+# JPEG's share of the raw bytes, dark and enhanced, up to a quality: docs/frame-store.md, rounded up
 JPEG_SHARES = ((90, 0.06, 0.11), (95, 0.09, 0.16), (98, 0.12, 0.24), (100, 0.25, 0.45))
 MOUNTS = Path("/proc/self/mounts")
 REFLINKING = ("btrfs", "xfs", "bcachefs")  # two files may share their blocks there
@@ -28,15 +28,15 @@ def check_space(group: Group, params: Params, seen: Sequence[Seen], *, dvc_root:
     counted = [found for found in seen if found.info is not None and found.num_frames is not None]
     if not counted:
         reason = "no video states its number of frames" if seen else "no video could be looked at"
-        group.fact(f"what the frames need is not known: {reason}")
+        group.fact(f"the size of the frame stores is not known: {reason}")
         return
-    # videos that state no number are taken for average ones
+    # videos that state no number of frames count as average ones
     dark, enhanced = (size * len(seen) / len(counted) for size in frame_bytes(params.prepare, counted))
     needed: dict[Path, float] = defaultdict(float)
     needed[Path()] += dark + enhanced
     if dvc_root is not None:
-        # DVC keeps a copy in its cache; and where it then gives the out another file, the work folder's link to the
-        # one that was published becomes a copy as well
+        # DVC keeps a copy in its cache; and where it replaces the out's file, the work folder's link to the published
+        # one becomes a copy as well
         cache, kinds = _dvc_cache(dvc_root)
         if kinds[0] == "copy" or (kinds[0] == "reflink" and _file_system(Path()) not in REFLINKING):
             needed[cache] += dark + enhanced
@@ -86,15 +86,14 @@ def _compare(group: Group, needed: dict[Path, float], *, reused: int) -> None:
 
 
 def _existing(path: Path) -> Path:
-    """The path, or the nearest folder above it that is there."""
+    """The path, or the nearest folder above it that exists."""
     path = path.absolute()
     return next(folder for folder in (path, *path.parents) if folder.is_dir())
 
 
 def _dvc_cache(root: Path) -> tuple[Path, list[str]]:
-    """DVC's cache folder, and how its files come to the outs: as the project's configuration says, or by default."""
-    config = ConfigParser(interpolation=None)
-    config.read([root / ".dvc/config", root / ".dvc/config.local"], encoding="utf-8")
+    """DVC's cache folder, and how its files become outs: as the project configures it, or by default."""
+    config = dvc_config(root)
     folder = Path(config.get("cache", "dir", fallback="cache").strip())
     kinds = config.get("cache", "type", fallback="reflink,copy").replace(" ", "").split(",")
     return root / ".dvc" / folder, kinds
@@ -110,32 +109,32 @@ def _file_system(path: Path) -> str:
 
 
 def check_work(group: Group) -> None:
-    """Say what the work folder holds: who works there now, what was not finished, how big it is."""
+    """Tell what the work folder holds: who works there now, what was not finished, how large it is."""
     folders = work_folders()
     if not folders:
         return
     total = size_text(sum(folder.num_bytes for folder in folders))
-    group.fact(f"{work_root()}: {total} in {len(folders)} folders, which later runs go on from")
+    group.fact(f"{work_root()}: {total} in {len(folders)} folders, from which later runs go on")
     held = [folder for folder in folders if folder.holder is not None]
     if held:
-        group.advice(
-            "stages are at work here now; starting the same ones is refused",
+        group.warning(
+            "stages are at work here now; the same ones cannot be started",
             details=[f"{folder.stage}: {folder.holder}" for folder in held],
-            remedy="wait for them, or stop these processes: they go on later from where they were",
+            remedy="wait for them, or stop these processes: they go on later where they stopped",
         )
     left = [folder for folder in folders if folder.holder is None and folder.unfinished]
     if left:
-        group.advice(
+        group.warning(
             "runs were not finished",
             details=[
                 f"{folder.path}: {size_text(folder.num_bytes)}, {age_text(folder.age_seconds)} old" for folder in left
             ],
-            remedy="with the same parameters and inputs they go on; `dlkdd work clear` removes what you gave up",
+            remedy="with the same parameters and inputs they go on; `dlkdd work clear` removes what you gave up on",
         )
 
 
 def check_shared_memory(group: Group, params: Params) -> None:
-    """Data loader processes hand over batches of clips in shared memory, of which containers often have 64 MiB."""
+    """Data loader processes pass batches of clips through shared memory, of which containers often have 64 MiB."""
     clip = params.clip.num_frames * params.clip.size**2 * 3
     wanted = {
         section: options.num_workers * BATCHES_AHEAD * options.batch_size * clip

@@ -1,16 +1,16 @@
-"""What a check finds: facts, and findings with their remedies, in groups. Nothing here looks at anything."""
+"""What a check finds: facts, and findings with their remedies, in groups; the checks themselves are elsewhere."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Literal
 
 from pipeline.core.errors import DataError, DlkddError, EnvironmentProblem, ParamsError
 
 GroupName = Literal["parameters", "data", "disk", "environment", "dvc"]
-Level = Literal["problem", "advice"]
+Level = Literal["problem", "warning"]
 
 # In the order in which they are shown; the code of the first group with a problem is the command's
 EXIT_CODES: dict[GroupName, int] = {
@@ -25,7 +25,7 @@ MAX_DETAILS = 20  # of one finding; more hide the others
 
 @dataclass(frozen=True)
 class Finding:
-    """A problem, which must be mended before a run, or an advice; what to do about it; and its cases one by one."""
+    """A problem, which must be fixed before a run, or a warning; what to do about it; and its cases one by one."""
 
     level: Level
     message: str
@@ -35,23 +35,23 @@ class Finding:
 
 @dataclass
 class Group:
-    """What was found about one subject, in the order in which it was looked at; `facts` are what is as it should be."""
+    """What was found about one subject, in the order in which it was looked at; `facts` are what is in order."""
 
     name: GroupName
     facts: list[str] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
 
     def fact(self, text: str) -> None:
-        """Note what was looked at and found good."""
+        """Note what was looked at and is in order."""
         self.facts.append(text)
 
     def problem(self, message: str, *, remedy: str | None, details: Sequence[str] = ()) -> None:
         """Note what will fail."""
         self._add("problem", message, remedy, details)
 
-    def advice(self, message: str, *, remedy: str | None, details: Sequence[str] = ()) -> None:
-        """Note what will work, but perhaps not as wished."""
-        self._add("advice", message, remedy, details)
+    def warning(self, message: str, *, remedy: str | None, details: Sequence[str] = ()) -> None:
+        """Note what will work, but perhaps not as intended."""
+        self._add("warning", message, remedy, details)
 
     @contextmanager
     def catching(self, about: str = "") -> Iterator[None]:
@@ -67,10 +67,6 @@ class Group:
         """How many of the findings are problems."""
         return sum(finding.level == "problem" for finding in self.findings)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return asdict(self)
-
     def _add(self, level: Level, message: str, remedy: str | None, details: Sequence[str]) -> None:
         shown = tuple(details[:MAX_DETAILS])
         if len(details) > MAX_DETAILS:
@@ -81,7 +77,7 @@ class Group:
 
 
 def exit_code(groups: Sequence[Group]) -> int:
-    """0 where there is advice at most; else the code of the first group, in the order of EXIT_CODES, with a problem."""
+    """0 without problems; else the code of the first group, in the order of EXIT_CODES, with one."""
     wrong = {group.name for group in groups if group.num_problems}
     return next((code for name, code in EXIT_CODES.items() if name in wrong), 0)
 
@@ -96,6 +92,6 @@ def size_text(num_bytes: float) -> str:
 
 
 def age_text(seconds: float) -> str:
-    """A time that has passed, for a person."""
+    """An age for a person, such as 3 h."""
     hours = seconds / 3600
     return f"{hours * 60:.0f} min" if hours < 2 else f"{hours:.0f} h" if hours < 48 else f"{hours / 24:.0f} days"

@@ -1,6 +1,6 @@
 """Check of the machine: Python, the packages against pyproject.toml, GPU, compiler; and of DVC and git.
 
-Imports no package that might be missing: it is there to say so.
+Imports no package that might be missing: telling so is its task.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def check_packages(group: Group) -> None:
 
 
 def _ranges() -> tuple[SpecifierSet, list[Requirement], list[Requirement]]:
-    """Python's versions, the required packages, and those of the extra dvc; of the installed copy without the file."""
+    """Python's range, the required packages, and those of the extra dvc; without pyproject.toml from the metadata."""
     if PYPROJECT.is_file():
         project: dict[str, Any] = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["project"]
         extra = project["optional-dependencies"]["dvc"]
@@ -77,7 +77,7 @@ def _unfit(wanted: Requirement) -> str | None:
 
 
 def check_device(group: Group, device: torch.device) -> None:
-    """Say what computes, and where a GPU is there that PyTorch does not use."""
+    """Tell which device computes, and warn of a GPU that PyTorch does not use."""
     import torch
 
     if device.type == "cuda":
@@ -85,11 +85,11 @@ def check_device(group: Group, device: torch.device) -> None:
         free, total = torch.cuda.mem_get_info(device)
         group.fact(f"GPU: {found.name}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB are free")
         return
-    group.fact(f"no GPU is used; {len(os.sched_getaffinity(0))} processor cores are")
+    group.fact(f"no GPU is used; {len(os.sched_getaffinity(0))} processor cores are available")
     if NVIDIA_DRIVER.exists() and not torch.cuda.is_available():
-        group.advice(
+        group.warning(
             f"there is an NVIDIA driver, but torch {torch.__version__} sees no GPU",
-            remedy="install a CUDA build of torch, or look at CUDA_VISIBLE_DEVICES",
+            remedy="install a CUDA build of torch, or check CUDA_VISIBLE_DEVICES",
         )
 
 
@@ -113,13 +113,20 @@ def dvc_root() -> Path | None:
     return next((folder for folder in (here, *here.parents) if (folder / ".dvc").is_dir()), None)
 
 
+def dvc_config(root: Path) -> ConfigParser:
+    """DVC's configuration of a project."""
+    config = ConfigParser(interpolation=None)
+    config.read([root / ".dvc/config", root / ".dvc/config.local"], encoding="utf-8")
+    return config
+
+
 def check_dvc(group: Group, params_path: Path) -> None:
-    """Whether `dvc repro` and `dvc exp run` can do their part here."""
+    """Whether `dvc repro` and `dvc exp run` can work here."""
     _check_git(group, params_path)
     wrong = [text for wanted in _ranges()[2] if (text := _unfit(wanted))]
     if wrong and "not installed" in wrong[0]:
-        group.advice(
-            "DVC is not installed: `dvc repro` cannot run, each stage as a command of its own can",
+        group.warning(
+            "DVC is not installed: `dvc repro` cannot run, but each stage can as a command of its own",
             remedy="`pip install -c constraints.txt -e '.[dvc]'`",
         )
         return
@@ -130,7 +137,7 @@ def check_dvc(group: Group, params_path: Path) -> None:
     if root is None or not (Path() / "dvc.yaml").is_file():
         lacking = "no DVC repository" if root is None else "no dvc.yaml"
         group.problem(
-            f"{Path().absolute()}: there is {lacking} here",
+            f"{Path().absolute()}: {lacking} here",
             remedy="run from the project's root; in a copy without .dvc, `git init` and `dvc init` first",
         )
         return
@@ -156,19 +163,18 @@ def _check_python_of_dvc(group: Group) -> None:
 
 
 def _check_settings(group: Group, root: Path) -> None:
-    config = ConfigParser(interpolation=None)
-    config.read([root / ".dvc/config", root / ".dvc/config.local"], encoding="utf-8")
+    config = dvc_config(root)
     for key, why in (("analytics", "DVC reports its use over the network"), ("check_update", "DVC asks for updates")):
         if config.get("core", key, fallback="true").strip().lower() != "false":
-            group.advice(f"core.{key} is not false: {why}", remedy=f"`dvc config core.{key} false`")
+            group.warning(f"core.{key} is not false: {why}", remedy=f"`dvc config core.{key} false`")
 
 
 def _check_git(group: Group, params_path: Path) -> None:
     if shutil.which("git") is None:
-        group.advice("git is not installed: `dvc exp` needs it", remedy="install git")
+        group.warning("git is not installed: `dvc exp` needs it", remedy="install git")
         return
     if _git("rev-parse", "--verify", "--quiet", "HEAD") is None:
-        group.advice(
+        group.warning(
             "there is no git commit here: `dvc exp run` starts from one", remedy="`git add -A && git commit -m start`"
         )
         return
@@ -176,8 +182,8 @@ def _check_git(group: Group, params_path: Path) -> None:
         return
     changed = _git("status", "--porcelain", "--", str(params_path))
     if changed is None or changed.strip():
-        group.advice(
-            f"{params_path} is not committed as it is: `dvc exp run` and `dvc params diff` compare with the commit",
+        group.warning(
+            f"{params_path} has uncommitted changes: `dvc exp run` and `dvc params diff` compare with the commit",
             remedy=f"`git add {params_path} && git commit`, once it is what you want",
         )
     else:

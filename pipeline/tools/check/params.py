@@ -1,4 +1,4 @@
-"""Check of the parameters: what the stages would refuse before they compute, asked of all of them at once."""
+"""Check of the parameters: what any stage would refuse before it computes, found at once."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Known:
 
 
 def check_params(group: Group, params: Params, known: Known) -> None:
-    """Everything that the stages compare before they start, and what is allowed but rarely meant."""
+    """Everything that the stages compare before they start, and what is allowed but rarely intended."""
     for name, section, options in (
         (params.teacher, "train_teacher", params.train_teacher),
         (params.student, "train_student", params.train_student),
@@ -44,8 +44,8 @@ def check_params(group: Group, params: Params, known: Known) -> None:
     if known.class_names is not None:
         _check_codec(group, params, len(known.class_names))
     _check_soft_loss(group, params, known)
-    _advise_on_views(group, params)
-    _advise_on_size(group, params)
+    _check_views(group, params)
+    _check_size(group, params)
 
 
 def _check_training(
@@ -64,7 +64,7 @@ def _check_training(
     with group.catching(section):
         Architecture(name, num_classes, params.clip, options.width, options.dropout, options.drop_path)
     kind = MODELS[name]
-    # with options that it takes, so that wrong ones do not hide what else there is
+    # with options that it takes, so that wrong ones do not hide other problems
     width = (options.width or ANY_WIDTH) if kind.has_width else None
     drop_path = options.drop_path if kind.has_drop_path else 0.0
     arch = Architecture(name, num_classes, params.clip, width, options.dropout, drop_path)
@@ -79,14 +79,14 @@ def _check_training(
 
 
 def _check_weights(group: Group, section: str, weights: str, arch: Architecture, known: Known) -> None:
-    """Compare pretrained weights with the network; what would have to be downloaded is left alone."""
+    """Compare pretrained weights with the network; nothing is downloaded."""
     if weights == TORCHVISION and MODELS[arch.name].in_torchvision:
         url = torchvision_url(arch.name)
         cached = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
         if not cached.is_file():
-            group.advice(
-                f"{section}.weights: torchvision's for {arch.name} are not here yet: the training will download {url}",
-                remedy=f"where it has no network, put the file into {cached.parent} beforehand",
+            group.warning(
+                f"{section}.weights: torchvision's for {arch.name} are not cached: the training will download {url}",
+                remedy=f"if it will have no network, put the file into {cached.parent} beforehand",
             )
             return
     pretrained = read_pretrained(weights, arch.name)
@@ -99,7 +99,7 @@ def _check_enhancer(group: Group, params: Params) -> None:
     if options.weights is None:
         return
     if params.enhancer not in LEARNED:
-        group.advice(
+        group.warning(
             f"fit_enhancer.weights is set, but {params.enhancer} has no weights: the file is not used",
             remedy=f"set it to null, or choose one of {', '.join(LEARNED)}",
         )
@@ -131,28 +131,28 @@ def _check_soft_loss(group: Group, params: Params, known: Known) -> None:
         check_dist_columns(plan, options, known.num_processes)
 
 
-def _advise_on_views(group: Group, params: Params) -> None:
+def _check_views(group: Group, params: Params) -> None:
     num_views, epochs = params.views.num_views, params.train_student.epochs
     if num_views > epochs:
-        group.advice(
-            f"views.num_views is {num_views}, train_student.epochs {epochs}: the teacher is asked about "
+        group.warning(
+            f"views.num_views is {num_views}, train_student.epochs {epochs}: the teacher computes "
             f"{num_views - epochs} views of each video that no student sees",
-            remedy=f"set views.num_views to {epochs}, unless you mean to train longer later",
+            remedy=f"set views.num_views to {epochs}, unless you plan to train longer later",
         )
     elif num_views < epochs:
-        group.advice(
+        group.warning(
             f"views.num_views is {num_views}, train_student.epochs {epochs}: from epoch {num_views} on the student "
             "sees the same crops again",
-            remedy=f"views.num_views: {epochs} gives each epoch its own; a view costs the teacher one clip a video",
+            remedy=f"views.num_views: {epochs} gives each epoch its own; a view costs the teacher one clip per video",
         )
 
 
-def _advise_on_size(group: Group, params: Params) -> None:
-    """A square crop of the least area has a side of about sqrt(min_scale) times the frames' short side."""
+def _check_size(group: Group, params: Params) -> None:
+    """The smallest square crop has a side of about sqrt(min_scale) times the frames' short side."""
     size, short_side = params.clip.size, params.prepare.short_side
     if size > short_side:
         enough = round(size / sqrt(params.views.min_scale))
-        group.advice(
+        group.warning(
             f"clip.size is {size}, but stored frames have a short side of {short_side}: every clip is enlarged",
             remedy=f"raise prepare.short_side to {enough} or more, or lower clip.size",
         )

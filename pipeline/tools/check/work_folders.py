@@ -1,4 +1,4 @@
-"""What lies in `.work`: the progress of unfinished runs, and what finished ones keep for the next."""
+"""What is in `.work`: the progress of unfinished runs, and what finished ones keep for the next."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _FLOCK = "hhqqi"  # struct flock of Linux: type, whence, start, length, process
 class LeftFolder:
     """One work folder.
 
-    age_seconds: since anything in it was written. unfinished: its run was stopped, and another can go on. holder: who
-    works in it now, such as "process 7 on host".
+    age_seconds: since anything in it was written. unfinished: its run was stopped, and another can continue it. holder:
+    who works in it now, such as "process 7 on host".
     """
 
     path: Path
@@ -32,14 +32,14 @@ class LeftFolder:
 
     @property
     def state(self) -> str:
-        """What it is there for, for a person."""
+        """Its state, for a person."""
         if self.holder is not None:
             return f"{self.holder} is at work"
         return "not finished" if self.unfinished else "kept for the next run"
 
 
 def work_folders() -> list[LeftFolder]:
-    """All work folders of the project, sorted by name. Reads alone: not even a lock is taken."""
+    """All work folders of the project, sorted by name. Only reads: not even a lock is taken."""
     root = work_root()
     if not root.is_dir():
         return []
@@ -68,15 +68,15 @@ def _looked_at(path: Path) -> LeftFolder:
 
 
 def lock_holder(path: Path) -> str | None:
-    """Who holds a lock, as its file says; None where nobody does."""
+    """Who holds a lock, as recorded in its file; None where nobody does."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except OSError:
         return None
     try:
-        asked = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
-        kind = struct.unpack(_FLOCK, fcntl.fcntl(descriptor, fcntl.F_GETLK, asked))[0]
-        said = os.pread(descriptor, 4096, 0).decode(errors="replace").strip()
+        query = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+        kind = struct.unpack(_FLOCK, fcntl.fcntl(descriptor, fcntl.F_GETLK, query))[0]
+        holder = os.pread(descriptor, 4096, 0).decode(errors="replace").strip()
     finally:
         os.close(descriptor)
-    return None if kind == fcntl.F_UNLCK else said or "an unknown process"
+    return None if kind == fcntl.F_UNLCK else holder or "an unknown process"

@@ -9,11 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
-from check_setups import BASE, SMOKE
+from check_setups import write_params
 from paths import ROOT
-
-from pipeline.core.params import load_params, overridden
 
 GROUPS = ["parameters", "data", "disk", "environment", "dvc"]
 
@@ -32,11 +29,6 @@ def check(checked_project, call, monkeypatch):
         return call("check", "--processes", 1, *arguments)
 
     return run
-
-
-def write_params(**changes):
-    chosen = overridden(load_params(SMOKE), {**BASE, **changes}, name="test")
-    Path("params.yaml").write_text(yaml.safe_dump(chosen.model_dump()))
 
 
 def of_json(out):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from builders import tiny_recognizer
-from check_setups import NUM_FRAMES, SMOKE, look_at, messages, params, the_finding
+from check_setups import NUM_FRAMES, SMOKE, look_at, messages, params, prepare_here, the_finding
 from paths import ROOT
 
 from pipeline.core.errors import ParamsError
@@ -15,7 +15,6 @@ from pipeline.core.params import load_params
 from pipeline.models.recognizer import save_model
 from pipeline.tools.check.findings import EXIT_CODES, MAX_DETAILS, Group, exit_code, size_text
 from pipeline.tools.check.params import Known, check_params
-from pipeline.videos.prepare import prepare
 
 # groups
 
@@ -23,11 +22,11 @@ from pipeline.videos.prepare import prepare
 def test_the_first_group_with_a_problem_gives_the_code():
     data, parameters, disk = Group("data"), Group("parameters"), Group("disk")
     for group in (data, parameters, disk):
-        group.advice("it may be slow", remedy="wait")
+        group.warning("it may be slow", remedy="wait")
     assert exit_code([data, parameters, disk]) == 0
     disk.problem("full", remedy="empty it")
     assert exit_code([data, parameters, disk]) == 4
-    data.problem("broken", remedy="mend it")
+    data.problem("broken", remedy="repair it")
     assert exit_code([data, parameters, disk]) == 3
     parameters.problem("wrong", remedy="right it")
     assert exit_code([data, parameters, disk]) == 2
@@ -46,7 +45,7 @@ def test_an_error_of_a_stage_becomes_a_problem_with_its_remedy():
 
 def test_many_cases_do_not_hide_other_findings():
     group = Group("data")
-    group.problem("broken", remedy="mend", details=[str(number) for number in range(500)])
+    group.problem("broken", remedy="repair", details=[str(number) for number in range(500)])
     assert len(the_finding(group).details) == MAX_DETAILS + 1
     assert the_finding(group).details[-1] == f"… and {500 - MAX_DETAILS} more"
 
@@ -86,7 +85,7 @@ def test_demo_videos_that_dvc_will_render_are_no_problem(checked_project):
     Path("demo").mkdir()
     Path("demo/dvc.yaml").write_text((ROOT / "demo/dvc.yaml").read_text())
     group, _ = look_at(params(prepare__root="data/demo"))
-    assert the_finding(group).level == "advice"
+    assert the_finding(group).level == "warning"
     assert "dvc repro" in the_finding(group).remedy
 
 
@@ -110,10 +109,10 @@ def test_lists_that_cannot_be_read(checked_project):
     assert the_finding(group).level == "problem"
 
 
-def test_few_broken_videos_are_advice_and_many_a_problem(checked_project):
+def test_few_broken_videos_are_a_warning_and_many_a_problem(checked_project):
     Path("data/jump/jump0.mp4").write_bytes(b"no video")
     group, _ = look_at(params())
-    assert the_finding(group).level == "advice"
+    assert the_finding(group).level == "warning"
     group, _ = look_at(params(prepare__max_quarantined=0.1))
     assert the_finding(group).level == "problem"
     assert "12.50%" in the_finding(group).message
@@ -147,14 +146,7 @@ def test_what_is_found_broken_prepare_quarantines(checked_project, every_frame):
     Path("data/jump/jump0.mp4").write_bytes(b"no video")
     chosen = params()
     group, _ = look_at(chosen, every_frame=every_frame)
-    prepared = prepare(
-        chosen.prepare,
-        seed=0,
-        manifest_path=Path("manifest.csv"),
-        quarantine_path=Path("quarantine.csv"),
-        dark_path=Path("dark"),
-        run=lambda function, tasks: [function(task) for task in tasks],
-    )
+    prepared = prepare_here(chosen)
     assert the_finding(group).details == tuple(f"{row.path} ({row.split}): {row.reason}" for row in prepared.quarantine)
 
 
@@ -162,7 +154,7 @@ def test_a_group_in_two_splits(checked_project):
     table = Path("data/videos.csv")
     table.write_text(table.read_text().replace("wave3,test", "wave0,test"))
     group, _ = look_at(params())
-    assert the_finding(group).level == "advice"
+    assert the_finding(group).level == "warning"
     assert "share a group" in the_finding(group).details[0]
 
 
@@ -177,7 +169,7 @@ def test_splits_that_cannot_be_carved(checked_project):
 def test_videos_that_are_shorter_than_a_clip(checked_project):
     group, _ = look_at(params(clip__num_frames=6))
     assert "8 of 8 videos have fewer frames than a clip spans (11)" in the_finding(group).message
-    assert the_finding(group).level == "advice"
+    assert the_finding(group).level == "warning"
 
 
 # parameters
@@ -244,7 +236,7 @@ def test_weights_that_would_be_downloaded_are_told_of_and_not_fetched(tmp_path, 
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     chosen = params(teacher="r3d_18", train_teacher__width=None, train_teacher__weights="torchvision")
     group = compare(chosen)
-    assert any("will download" in text for text in messages(group, "advice"))
+    assert any("will download" in text for text in messages(group, "warning"))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -260,4 +252,4 @@ def test_weights_that_would_be_downloaded_are_told_of_and_not_fetched(tmp_path, 
 def test_what_is_allowed_but_rarely_meant(changes, message):
     group = compare(params(**changes))
     assert messages(group, "problem") == []
-    assert any(message in text for text in messages(group, "advice"))
+    assert any(message in text for text in messages(group, "warning"))

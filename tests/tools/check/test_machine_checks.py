@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from check_setups import look_at, messages, params, the_finding
+from check_setups import look_at, messages, params, prepare_here, the_finding
 from paths import ROOT
 
 from pipeline.core.work_folder import work_folder
@@ -22,7 +22,6 @@ from pipeline.tools.check.disk import check_shared_memory, check_space, check_wo
 from pipeline.tools.check.findings import Group
 from pipeline.tools.check.machine import check_compiler, check_device, check_dvc, check_packages
 from pipeline.tools.check.work_folders import work_folders
-from pipeline.videos.prepare import prepare
 from pipeline.videos.reader import VideoInfo
 
 # disk
@@ -47,14 +46,7 @@ def space(chosen, videos, dvc_root=None):
 def test_the_estimate_is_what_prepare_writes(checked_project):
     chosen = params()
     _, data = look_at(chosen)
-    prepare(
-        chosen.prepare,
-        seed=0,
-        manifest_path=Path("manifest.csv"),
-        quarantine_path=Path("quarantine.csv"),
-        dark_path=Path("dark"),
-        run=lambda function, tasks: [function(task) for task in tasks],
-    )
+    prepare_here(chosen)
     written = sum(path.stat().st_size for path in Path("dark").glob("*.h5"))
     assert frame_bytes(chosen.prepare, data.seen)[0] == pytest.approx(written, rel=0.1)
 
@@ -256,7 +248,7 @@ def test_a_sound_repository(repository):
 
 def test_parameters_that_are_not_committed(repository):
     Path("params.yaml").write_text("seed: 1\n")
-    assert the_finding(dvc()).message.startswith("params.yaml is not committed as it is")
+    assert the_finding(dvc()).message.startswith("params.yaml has uncommitted changes")
 
 
 def test_no_dvc_repository(repository):
@@ -272,7 +264,7 @@ def test_another_folder_than_the_root(repository, monkeypatch):
 
 def test_no_git_repository(repository):
     shutil.rmtree(".git")
-    assert any("no git commit" in text for text in messages(dvc(), "advice"))
+    assert any("no git commit" in text for text in messages(dvc(), "warning"))
 
 
 def test_dvc_that_tells_of_its_use(repository):
@@ -287,7 +279,7 @@ def test_dvc_that_is_not_installed(repository, monkeypatch):
         return "1"
 
     monkeypatch.setattr(machine_checks.metadata, "version", version)
-    assert the_finding(dvc()).level == "advice"
+    assert the_finding(dvc()).level == "warning"
     assert the_finding(dvc()).message.startswith("DVC is not installed")
 
 

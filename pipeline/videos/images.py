@@ -1,0 +1,88 @@
+"""A folder of images as a video: its images in the order of their numbers, and the decoding of each."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import cast
+
+import cv2
+import numpy as np
+import simplejpeg
+
+from pipeline.core.errors import BrokenVideoError
+from pipeline.data.frames import Frame
+
+IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png")
+MAX_PIXELS = 2**26  # of a frame, as coded and as resized: twice 8K
+
+
+def check_pixels(width: int, height: int) -> None:
+    """Raise BrokenVideoError on a size that is too large, before memory is allocated for it."""
+    if width * height > MAX_PIXELS:
+        raise BrokenVideoError(f"frames of {width}x{height} exceed the limit of {MAX_PIXELS} pixels")
+
+
+def list_images(folder: Path) -> list[Path]:
+    """Images of a frame folder in the order of their numbers. Raises BrokenVideoError on gaps and mixed names."""
+    numbered: dict[int, Path] = {}
+    stems: set[tuple[str, str]] = set()
+    for image in sorted(folder.iterdir()):
+        if image.suffix.lower() not in IMAGE_SUFFIXES or image.name.startswith("."):
+            continue
+        match = re.fullmatch(r"(.*?)([0-9]+)", image.stem)
+        if match is None:
+            raise BrokenVideoError(f"{image.name} has no frame number")
+        number = int(match[2])
+        if number in numbered:
+            raise BrokenVideoError(f"{numbered[number].name} and {image.name} have the same frame number")
+        numbered[number] = image
+        stems.add((match[1], image.suffix))
+    if not numbered:
+        raise BrokenVideoError("the folder has no images")
+    if len(stems) > 1:
+        names = ", ".join(f"{prefix}*{suffix}" for prefix, suffix in sorted(stems))
+        raise BrokenVideoError(f"the folder mixes images of different names: {names}")
+    first = min(numbered)
+    missing = sorted(set(range(min(first, 1), max(numbered) + 1)) - set(numbered))
+    if missing:
+        raise BrokenVideoError(f"{len(missing)} frame(s) are missing, the first is number {missing[0]}")
+    return [numbered[number] for number in sorted(numbered)]
+
+
+def read_image(path: Path) -> Frame:
+    """Decode one JPEG or PNG to RGB; an EXIF orientation is not applied, as extracted frames have none."""
+    data = path.read_bytes()
+    if path.suffix.lower() != ".png":
+        try:
+            height, width = simplejpeg.decode_jpeg_header(data)[:2]
+            check_pixels(width, height)
+            jpeg: Frame = simplejpeg.decode_jpeg(data, colorspace="RGB")
+        except ValueError as error:
+            raise BrokenVideoError(f"{path.name}: {error}") from error
+        return jpeg
+    if data[12:16] == b"IHDR":
+        check_pixels(int.from_bytes(data[16:20]), int.from_bytes(data[20:24]))
+    # OpenCV fills what a truncated PNG lacks with black
+    try:
+        decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB) if b"IEND" in data[-12:] else None
+    except cv2.error as error:
+        if error.code == cv2.Error.StsNoMem:
+            raise MemoryError from error
+        raise BrokenVideoError(f"{path.name}: OpenCV: {error.err}") from error
+    if decoded is None:
+        raise BrokenVideoError(f"{path.name} is not a whole PNG image")
+    return cast(Frame, decoded)
+
+
+def read_images(folder: Path) -> Iterator[Frame]:
+    """The images of a frame folder in order. Raises BrokenVideoError also where their size changes."""
+    size: tuple[int, int] | None = None
+    for path in list_images(folder):
+        image = read_image(path)
+        height, width = image.shape[:2]
+        size = size or (width, height)
+        if (width, height) != size:
+            raise BrokenVideoError(f"its size changes from {size[0]}x{size[1]} to {width}x{height} at {path.name}")
+        yield image
