@@ -18,7 +18,7 @@ from pipeline.core.digest import digest_file, digest_json
 from pipeline.core.errors import StaleArtifactError
 from pipeline.core.files import written_whole
 from pipeline.data.manifest import ManifestRow
-from pipeline.evaluate.calibration import NUM_BINS, reliability
+from pipeline.evaluate.metrics import reliability
 from pipeline.evaluate.score.predictions import DIGITS, Predictions
 
 Row = dict[str, str | int | float]
@@ -77,7 +77,7 @@ def by_confidence(predictions: Mapping[str, Predictions]) -> Table:
     return [
         {"model": name, **asdict(found_bin)}
         for name, found in predictions.items()
-        for found_bin in reliability(found.confidence_N, found.correct_N, num_bins=NUM_BINS)
+        for found_bin in reliability(found.confidence_N, found.correct_N)
     ]
 
 

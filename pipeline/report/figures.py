@@ -13,8 +13,9 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from pipeline.evaluate.calibration import Bin
-from pipeline.report.inputs import MODELS, Band, ClassShares, Epoch, Metrics, ModelMetrics
+from pipeline.evaluate.metrics import Bin
+from pipeline.evaluate.metrics_file import MODELS, Metrics, ModelMetrics
+from pipeline.report.inputs import Band, ClassShares, Epoch
 from pipeline.report.svg import Drawing, Scale, shortened, ticks
 
 Format = Callable[[float], str]

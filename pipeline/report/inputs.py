@@ -8,30 +8,23 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-
-from pipeline.core.digest import has_valid_digest
 from pipeline.core.errors import StaleArtifactError
 from pipeline.core.files import read_text_whole
 from pipeline.core.weights import read_attributes, read_shapes, whole_digest
 from pipeline.data.frame_store import FrameStore
 from pipeline.data.manifest import Manifest, QuarantineRow, read_manifest, read_quarantine
 from pipeline.distill.store.store import SoftTargetStore
-from pipeline.evaluate.calibration import Bin
+from pipeline.evaluate.metrics import Bin
+from pipeline.evaluate.metrics_file import MODELS, Metrics, read_metrics
 from pipeline.evaluate.tables import digest_tables
 
-MODELS = ("teacher", "student", "baseline")
 REMEDY = "`dvc repro` makes it again"
-
-Number = Annotated[float, Field(allow_inf_nan=False)]
-Share = Annotated[float, Field(ge=0, le=1)]
 
 
 @dataclass(frozen=True)
@@ -48,67 +41,6 @@ class ReportPaths:
     curves: Mapping[str, Path]
     metrics: Path
     tables: Path
-
-
-class Values(BaseModel):
-    """A part of metrics.json; keys that the report does not show may be there."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-class ModelMetrics(Values):
-    """One model on test; shares from 0 to 1, with 95 % intervals over the videos."""
-
-    top1: Share
-    top1_low: Share
-    top1_high: Share
-    top5: Share
-    mean_class_top1: Share
-    ece: Share
-
-
-class Gain(Values):
-    """The student against the baseline."""
-
-    top1: Number
-    top1_low: Number
-    top1_high: Number
-    mcnemar_p: Share
-
-
-class Pair(Values):
-    """A number for each model that is compared with the teacher."""
-
-    student: Number
-    baseline: Number
-
-
-class Protocol(Values):
-    """What each model was asked about a test video."""
-
-    num_clips: Annotated[int, Field(ge=1)]
-    num_crops: Annotated[int, Field(ge=1)]
-    manifest: str
-
-
-class Metrics(Values):
-    """metrics.json."""
-
-    teacher: ModelMetrics
-    student: ModelMetrics
-    baseline: ModelMetrics
-    student_minus_baseline: Gain
-    agreement_with_teacher: Pair
-    kl_from_teacher: Pair
-    num_test_videos: Annotated[int, Field(ge=1)]
-    protocol: Protocol
-    models: dict[str, str] = {}  # digests of the models' files
-    tables: str | None = None  # digest of the tables' files
-
-    def of(self, model: str) -> ModelMetrics:
-        """The metrics of one of MODELS."""
-        found: ModelMetrics = getattr(self, model)
-        return found
 
 
 @dataclass(frozen=True)
@@ -212,7 +144,7 @@ def read_results(paths: ReportPaths) -> Results:
         for row in read_table(paths.tables / "videos.csv", columns)
     ]
     return Results(
-        _read_metrics(paths.metrics),
+        read_metrics(paths.metrics),
         {name: _read_curve(path) for name, path in paths.curves.items()},
         tuple(per_class),
         _read_bands(paths.tables / "by_light.csv"),
@@ -298,21 +230,6 @@ def count_parameters(shapes: Mapping[str, tuple[str, tuple[int, ...]]]) -> int:
 
 
 _STATISTICS = ("running_mean", "running_var", "mean_C", "std_C")
-
-
-def _read_metrics(path: Path) -> Metrics:
-    try:
-        found = json.loads(path.read_bytes())
-        if "digest" in found and not has_valid_digest(found):
-            raise ValueError("it does not have the digest that was written with it")
-        return Metrics.model_validate(found)
-    except ValidationError as error:
-        findings = [f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}" for detail in error.errors()]
-        raise StaleArtifactError(
-            f"{path}: not the metrics that `evaluate` writes", findings=findings, remedy=REMEDY
-        ) from None
-    except (OSError, ValueError, TypeError, RecursionError) as error:
-        raise _unreadable(path, error) from None
 
 
 def _read_curve(path: Path) -> tuple[Epoch, ...]:

@@ -23,16 +23,15 @@ from pipeline.data.leakage import STEM_LAYOUTS, find_leakage
 from pipeline.data.listing import SPLITS
 from pipeline.data.manifest import Manifest
 from pipeline.evaluate.light import spread_videos
+from pipeline.evaluate.metrics_file import MODELS, Metrics
 from pipeline.models.cost import clip_gmac
 from pipeline.models.recognizer import architecture_of
 from pipeline.report import figures
 from pipeline.report.chain import describe_chain
 from pipeline.report.figures import MOST_CLASSES, points
 from pipeline.report.inputs import (
-    MODELS,
     Artifacts,
     Band,
-    Metrics,
     ReportPaths,
     Results,
     ScoredVideo,

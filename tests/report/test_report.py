@@ -17,21 +17,21 @@ import numpy as np
 import pytest
 import torch
 from builders import noise_video, tiny_recognizer, write_frames
-from report_runs import GAIN, make_run, paths_in, write_csv, write_metrics
+from report_runs import GAIN, make_run, metrics_values, paths_in, write_csv
 
 from pipeline.core.errors import DataError, ParamsError, StaleArtifactError
 from pipeline.core.params import ClipParams
 from pipeline.core.weights import read_shapes, save_weights
 from pipeline.data.manifest import read_manifest
-from pipeline.evaluate.compare import ScoringProtocol, compare
-from pipeline.evaluate.compare import write_metrics as write_evaluated
+from pipeline.evaluate.compare import compare
+from pipeline.evaluate.metrics_file import MODELS, Metrics, Protocol, write_metrics
 from pipeline.evaluate.score.predictions import Predictions
 from pipeline.evaluate.tables import make_tables, write_tables
 from pipeline.models.networks import MODELS as NETWORKS
 from pipeline.models.networks import Architecture, build_network
 from pipeline.models.recognizer import save_model
 from pipeline.report.figures import confusion, points, wilson
-from pipeline.report.inputs import MODELS, Metrics, ScoredVideo, count_parameters, read_results, read_table
+from pipeline.report.inputs import ScoredVideo, count_parameters, read_results, read_table
 from pipeline.report.page import count_confusions, make_report, most_frequent, most_lost, most_won, verdict, worst
 from pipeline.report.pictures import GAP, MOST_FRAMES, moving_pair, shown_frames, still_pair
 from pipeline.report.svg import Drawing, Scale, printable, shortened, ticks
@@ -109,9 +109,8 @@ def page(whole):
 # what it says
 
 
-def metrics_with(gain, tmp_path):
-    write_metrics(tmp_path / "m.json", gain={**GAIN, **gain})
-    return Metrics.model_validate_json((tmp_path / "m.json").read_text())
+def metrics_with(gain):
+    return Metrics.model_validate(metrics_values(gain={**GAIN, **gain}))
 
 
 @pytest.mark.parametrize(
@@ -124,8 +123,8 @@ def metrics_with(gain, tmp_path):
         (0.0, 0.0, 0.0, "unsure", "Distillation: no difference in top-1"),
     ],
 )
-def test_the_headline_claims_no_more_than_the_interval(tmp_path, top1, low, high, kind, headline):
-    said = verdict(metrics_with({"top1": top1, "top1_low": low, "top1_high": high}, tmp_path))
+def test_the_headline_claims_no_more_than_the_interval(top1, low, high, kind, headline):
+    said = verdict(metrics_with({"top1": top1, "top1_low": low, "top1_high": high}))
     assert (said.kind, said.headline) == (kind, headline)
     assert f"interval {points(low)} to {points(high)}" in said.sentence
     assert "one training of each model" in said.caution
@@ -407,13 +406,13 @@ def test_what_evaluate_writes_is_what_the_report_reads(run):
     }
     found = {name: Predictions(ids, labels_N, probs_NK, manifest.class_names) for name, probs_NK in drawn.items()}
     tables = make_tables(found, rows, {name: float(index) for index, name in enumerate(ids)})
-    protocol = ScoringProtocol("test", 3, 1, manifest.digest)
+    protocol = Protocol(split="test", num_clips=3, num_crops=1, manifest=manifest.digest)
     metrics = compare(found, protocol=protocol, num_bootstraps=200, seed=0)
     shutil.rmtree(run.tables)
     write_tables(run.tables, tables)
-    write_evaluated(run.metrics, metrics)
+    write_metrics(run.metrics, metrics)
     results = read_results(run)
-    assert results.metrics.student.top1 == pytest.approx(metrics["student"]["top1"], abs=1e-6)
+    assert results.metrics.student.top1 == pytest.approx(metrics.student.top1, abs=1e-6)
     assert [band.num_videos for band in results.by_light] == [3, 3, 3, 3]
     assert [row.class_name for row in results.per_class] == list(manifest.class_names)
     counted = {name: sum(one.num_videos for one in bins) for name, bins in results.reliability.items()}
