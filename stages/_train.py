@@ -12,12 +12,12 @@ import torch
 import typer
 from torch import Tensor
 
-from pipeline.core.curves import write_curve
 from pipeline.core.device import Ranks, choose_device, process_group
 from pipeline.core.errors import DataError
 from pipeline.core.files import publish
 from pipeline.core.params import ClipParams, ModelName, TrainParams, stage_values
 from pipeline.core.progress import StopCheck, interruptible, no_progress
+from pipeline.core.tables import write_curve
 from pipeline.core.work_folder import WorkFolder, work_folder
 from pipeline.data.dataset import Batch, EpochPlan, Sample, ViewSource, pixel_statistics, samples_of
 from pipeline.data.frame_store import FrameStore

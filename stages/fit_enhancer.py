@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from pipeline.core.curves import read_curve, write_curve
 from pipeline.core.digest import digest_file
 from pipeline.core.files import publish
 from pipeline.core.params import EnhancerName, FitEnhancerParams, load_params
 from pipeline.core.progress import interruptible
+from pipeline.core.tables import read_table, write_curve
 from pipeline.core.work_folder import out_lock
 from pipeline.data.frame_store import FrameStore
 from pipeline.data.manifest import read_manifest
@@ -62,7 +62,7 @@ def _fit(fit: Fit, checkpoint_seconds: float, out: Path, curve_path: Path) -> li
         interruptible() as stop,
         fitted("fit_enhancer", fit, stop=stop, progress=progress, checkpoint_seconds=every, outs=outs) as found,
     ):
-        losses = [point["loss"] for point in read_curve(found.curve_path)]
+        losses = [point["loss"] for point in read_table(found.curve_path, float)]
         publish(found.curve_path, curve_path)
         publish(found.model_path, out)
         found.work.finish()

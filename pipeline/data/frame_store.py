@@ -9,7 +9,6 @@ Axes: T frames, H rows, W columns, C the channels red, green, blue; uint8 throug
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import io
 import json
@@ -30,10 +29,18 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
-from pipeline.core.digest import DIGEST_BYTES, digest_bytes, digest_json, digest_uint64, has_valid_digest, with_digest
+from pipeline.core.digest import (
+    DIGEST_BYTES,
+    digest_file,
+    digest_json,
+    digest_uint64,
+    has_valid_digest,
+    with_digest,
+)
 from pipeline.core.errors import DataError, StaleArtifactError
 from pipeline.core.files import write_text_whole, written_whole
 from pipeline.core.progress import Advance, Stopwatch
+from pipeline.core.tables import Reader, read_table, whole_number, write_table
 from pipeline.data.frames import Frame, Frames
 
 if TYPE_CHECKING:
@@ -69,6 +76,11 @@ class IndexRow:
     height: int
     width: int
     digest: str
+
+
+_INDEX_COLUMNS: dict[str, Reader] = {
+    field.name: str if field.name in ("video_id", "digest") else whole_number for field in fields(IndexRow)
+}
 
 
 @dataclass(frozen=True)
@@ -292,11 +304,7 @@ def write_index(
     ordered = sorted(rows, key=lambda row: row.video_id)
     if len({row.video_id for row in ordered}) != len(ordered):
         raise ValueError("a video id occurs in two rows of a frame store")
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(field.name for field in fields(IndexRow))
-    writer.writerows(astuple(row) for row in ordered)
-    write_text_whole(folder / _INDEX_NAME, text.getvalue())
+    write_table(folder / _INDEX_NAME, _INDEX_COLUMNS, map(astuple, ordered))
     description = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -304,7 +312,7 @@ def write_index(
         "jpeg_quality": jpeg_quality if codec == "jpeg" else None,
         "num_videos": len(ordered),
         "origin": dict(sorted(origin.items())),
-        "index_digest": digest_bytes(text.getvalue().encode()),
+        "index_digest": digest_file(folder / _INDEX_NAME),
     }
     write_text_whole(folder / _DESCRIPTION_NAME, json.dumps(with_digest(description), indent=1) + "\n")
 
@@ -536,7 +544,7 @@ def _contiguous(file: h5py.File, name: str, kind: str, num_bytes: int) -> h5py.D
 def _read_index(folder: Path) -> tuple[dict[str, Any], dict[str, IndexRow]]:
     described, index = folder / _DESCRIPTION_NAME, folder / _INDEX_NAME
     try:
-        description, text = json.loads(described.read_bytes()), index.read_bytes()
+        description, index_digest = json.loads(described.read_bytes()), digest_file(index)
     except (FileNotFoundError, NotADirectoryError):
         raise StaleArtifactError(
             f"{folder}: no whole frame store: {_DESCRIPTION_NAME} or {_INDEX_NAME} is missing",
@@ -556,16 +564,11 @@ def _read_index(folder: Path) -> tuple[dict[str, Any], dict[str, IndexRow]]:
         )
     if not _is_description(description):
         raise _damaged(described, "it is not the description that the store was completed with")
-    if description["index_digest"] != digest_bytes(text):
+    if description["index_digest"] != index_digest:
         raise _damaged(index, "it is not the index that the store was completed with")
     try:
-        table = csv.reader(io.StringIO(text.decode(), newline=""), strict=True)
-        next(table)
-        rows = [
-            IndexRow(video_id, int(shard), int(row), int(frames), int(height), int(width), digest)
-            for video_id, shard, row, frames, height, width, digest in table
-        ]
-    except (ValueError, StopIteration, csv.Error) as error:
+        rows = [IndexRow(**row) for row in read_table(index, _INDEX_COLUMNS)]
+    except (OSError, ValueError) as error:
         raise _damaged(index, str(error)) from None
     if any(min(row.shard, row.row, row.frames - 1, row.height - 1, row.width - 1) < 0 for row in rows):
         raise _damaged(index, "a video has a number that none can have")

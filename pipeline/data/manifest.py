@@ -5,19 +5,16 @@ CSV files in UTF-8 with \\n line ends, sorted by video id, so that the same data
 
 from __future__ import annotations
 
-import csv
-import io
 import math
-import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from pipeline.core.digest import DIGEST_BYTES, digest_bytes, digest_json
-from pipeline.core.errors import DataError, StaleArtifactError, shortened
-from pipeline.core.files import read_text_whole, write_text_whole
+from pipeline.core.digest import DIGEST_BYTES, digest_file, digest_json
+from pipeline.core.errors import DataError, StaleArtifactError
+from pipeline.core.tables import Reader, TableError, number, read_table, whole_number, write_table
 from pipeline.data.listing import SPLITS, Findings, path_problem, text_problem, without_suffix
 
 PREPARE_AGAIN = "run the prepare stage: `dvc repro prepare`"
@@ -105,9 +102,8 @@ def write_manifest(path: Path, rows: Iterable[ManifestRow]) -> Manifest:
     """Write the rows whole, sorted by id. Raises DataError on rows that contradict themselves or each other."""
     ordered = tuple(sorted(rows, key=lambda row: row.video_id))
     _check(ordered, [row.path for row in ordered], path)
-    text = _to_csv(ManifestRow, ordered)
-    write_text_whole(path, text)
-    return Manifest(ordered, digest_bytes(text.encode()))
+    _write(path, ManifestRow, ordered)
+    return Manifest(ordered, digest_file(path))
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -116,93 +112,51 @@ def read_manifest(path: Path) -> Manifest:
     Raises StaleArtifactError where the columns are another version's, DataError where the file is missing or a value is
     wrong, with every finding and its line.
     """
-    text, rows, places = _read(path, ManifestRow)
-    _check(rows, places, path)
+    rows = _read(path, ManifestRow)
+    _check(rows, [f"{path}:{index + 2}" for index in range(len(rows))], path)  # a line break in a field is refused
     if [row.video_id for row in rows] != sorted(row.video_id for row in rows):
         raise DataError(f"{path}: the rows are not sorted by video_id", remedy=PREPARE_AGAIN)
-    return Manifest(rows, digest_bytes(text.encode()))
+    return Manifest(rows, digest_file(path))
 
 
 def write_quarantine(path: Path, rows: Iterable[QuarantineRow]) -> None:
     """Write the quarantine whole, sorted by id; it may be empty."""
-    write_text_whole(path, _to_csv(QuarantineRow, sorted(rows, key=lambda row: row.video_id)))
+    _write(path, QuarantineRow, sorted(rows, key=lambda row: row.video_id))
 
 
 def read_quarantine(path: Path) -> tuple[QuarantineRow, ...]:
     """Read a quarantine. Raises StaleArtifactError or DataError like `read_manifest`."""
-    return _read(path, QuarantineRow)[1]
+    return _read(path, QuarantineRow)
 
 
 Row = TypeVar("Row", ManifestRow, QuarantineRow)
 
-
-def _to_csv(row_type: type[Row], rows: Sequence[Row]) -> str:
-    file = io.StringIO(newline="")
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow([field.name for field in fields(row_type)])
-    # repr of a float is the shortest text that reads back as the same number, on every machine
-    writer.writerows([repr(value) if isinstance(value, float) else value for value in astuple(row)] for row in rows)
-    return file.getvalue()
-
-
-def _whole_number(text: str) -> int:
-    if not re.fullmatch("[0-9]{1,18}", text):  # more would not fit the arrays that some of them become
-        raise ValueError(text)
-    return int(text)
-
-
 # Annotations are texts here, as of `from __future__ import annotations`
-READERS: dict[str, tuple[Callable[[str], object], str]] = {
-    "str": (str, "a text"),
-    "int": (_whole_number, "a whole number"),
-    "float": (float, "a number"),
-}
+_READERS: dict[str, Reader] = {"str": str, "int": whole_number, "float": number}
 
 
-def _read(path: Path, row_type: type[Row]) -> tuple[str, tuple[Row, ...], list[str]]:
-    """Text, rows and `file:line` of each row."""
+def _write(path: Path, row_type: type[Row], rows: Sequence[Row]) -> None:
+    write_table(path, [field.name for field in fields(row_type)], map(astuple, rows))
+
+
+def _read(path: Path, row_type: type[Row]) -> tuple[Row, ...]:
+    findings = Findings()
     try:
-        text = read_text_whole(path)
+        rows = read_table(path, {field.name: _READERS[str(field.type)] for field in fields(row_type)})
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}", remedy=PREPARE_AGAIN) from None
     except UnicodeDecodeError:
         raise DataError(f"{path}: not UTF-8 text", remedy=PREPARE_AGAIN) from None
+    except TableError as error:
+        if error.findings[0][0] == 1:
+            raise StaleArtifactError(f"{path}: {error}", remedy=PREPARE_AGAIN) from None
+        for line, reason in error.findings:
+            findings.add(f"{path}:{line}", reason)
+        findings.raise_any(f"{path} is damaged", remedy=PREPARE_AGAIN)
+        raise
     except ValueError as error:
         raise DataError(f"{path}: {error}", remedy=PREPARE_AGAIN) from None
-    columns = fields(row_type)
-    expected = [column.name for column in columns]
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    findings = Findings()
-    rows: list[Row] = []
-    places: list[str] = []
-    number = 0  # of the last line of the row before
-    try:
-        header = next(reader, [])
-        if header != expected:
-            raise StaleArtifactError(
-                f"{path}: its columns are {shortened(','.join(header)) or 'none'}, expected {','.join(expected)}",
-                remedy=PREPARE_AGAIN,
-            )
-        number = reader.line_num
-        for texts in reader:
-            where, number = f"{path}:{number + 1}", reader.line_num
-            if len(texts) != len(columns):
-                findings.add(where, f"{len(texts)} fields, expected {len(columns)}")
-                continue
-            values: list[Any] = []
-            for column, value in zip(columns, texts, strict=True):
-                convert, wanted = READERS[str(column.type)]
-                try:
-                    values.append(convert(value))
-                except ValueError:
-                    findings.add(where, f"{column.name} is {wanted}, not {value!r}")
-            if len(values) == len(columns):
-                rows.append(row_type(*values))
-                places.append(where)
-    except csv.Error as error:
-        findings.add(f"{path}:{number + 1}", f"{error}, in the row that begins here")
-    findings.raise_any(f"{path} is damaged", remedy=PREPARE_AGAIN)
-    return text, tuple(rows), places
+    return tuple(row_type(**row) for row in rows)
 
 
 def _check(rows: Sequence[ManifestRow], places: Sequence[str], path: Path) -> None:

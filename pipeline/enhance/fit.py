@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.core.curves import write_curve
 from pipeline.core.digest import digest_file, digest_json
 from pipeline.core.errors import DataError
 from pipeline.core.files import write_text_whole
 from pipeline.core.params import FitEnhancerParams
 from pipeline.core.progress import Progress, StopCheck
+from pipeline.core.tables import write_curve
 from pipeline.core.work_folder import WorkFolder, work_folder
 from pipeline.data.frame_store import FrameStore
 from pipeline.enhance.file import save_enhancer

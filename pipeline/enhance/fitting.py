@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.core.checkpoint import load_checkpoint, save_checkpoint
-from pipeline.core.curves import Curve
 from pipeline.core.errors import Interrupted, ParamsError
 from pipeline.core.params import FitEnhancerParams
 from pipeline.core.progress import Advance, StopCheck
+from pipeline.core.tables import Curve
 from pipeline.data.frame_store import FrameStore
 from pipeline.enhance.fitting_losses import sci_losses, zero_dce_losses
 from pipeline.enhance.learned import (

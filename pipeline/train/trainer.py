@@ -18,12 +18,12 @@ import torch
 from torch import Tensor
 
 from pipeline.core.checkpoint import load_checkpoint, save_checkpoint
-from pipeline.core.curves import Curve
 from pipeline.core.device import Ranks
 from pipeline.core.digest import digest_uint64
 from pipeline.core.errors import EnvironmentProblem, Interrupted, ParamsError
 from pipeline.core.params import TrainParams
 from pipeline.core.progress import Advance, StopCheck
+from pipeline.core.tables import Curve
 from pipeline.data.dataset import Batch, ClipDataset, EpochPlan, Sample, UniformViews, ViewSource, load_batches
 from pipeline.data.frame_store import FrameStore
 from pipeline.models.recognizer import Recognizer

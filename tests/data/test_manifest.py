@@ -125,10 +125,10 @@ def test_no_videos(path: Path):
 @pytest.mark.parametrize(
     ("before", "after", "words"),
     [
-        (",40,", ",forty,", ":2: num_frames is a whole number, not 'forty'"),
-        (",40,", ",-4,", ":2: num_frames is a whole number, not '-4'"),
-        (",40,", ",٤,", ":2: num_frames is a whole number"),
-        ("29.97002997002997", "fast", ":2: fps is a number, not 'fast'"),
+        (",40,", ",forty,", ":2: num_frames: expected a whole number, not 'forty'"),
+        (",40,", ",-4,", ":2: num_frames: expected a whole number, not '-4'"),
+        (",40,", ",٤,", ":2: num_frames: expected a whole number"),
+        ("29.97002997002997", "fast", ":2: fps: expected a number, not 'fast'"),
         (",train,", ",", ":2: 10 fields, expected 11"),
         ("Run/a,", "Run/z,", ":2: video_id of Run/a.avi is 'Run/a', not 'Run/z'"),
         ("Run/d,Run/d.avi", "Run/a,Run/a.mp4", ":3: Run/a.mp4 and Run/a.avi have the same video_id"),
