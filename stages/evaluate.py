@@ -13,10 +13,9 @@ from rich.table import Table
 from pipeline.core.params import load_params
 from pipeline.data.manifest import read_manifest
 from pipeline.evaluate.compare import aligned, check_predictions, compare, write_confusion
-from pipeline.evaluate.light_table import read_light
 from pipeline.evaluate.metrics_file import Metrics, Protocol, write_metrics
 from pipeline.evaluate.score.predictions import read_predictions, views_text
-from pipeline.evaluate.tables import digest_tables, make_tables, write_tables
+from pipeline.evaluate.tables import digest_tables, make_tables, read_light, write_tables
 from stages._shell import PARAMS_PATH, ParamsOption
 
 

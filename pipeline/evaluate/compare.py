@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from pipeline.core.errors import StaleArtifactError
-from pipeline.core.files import written_whole
+from pipeline.core.tables import write_table
 from pipeline.data.manifest import Manifest
 from pipeline.evaluate.metrics import (
     accuracy_interval,
@@ -125,8 +124,5 @@ def write_confusion(path: Path, found: Predictions) -> None:
     DVC writes the names into a script of its page as they are: `</script>` in one would end it there.
     """
     names = [name.replace("<", "\N{SINGLE LEFT-POINTING ANGLE QUOTATION MARK}") for name in found.class_names]
-    with written_whole(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["actual", "predicted"])
-        for label, predicted in zip(found.labels_N, found.predicted_N, strict=True):
-            writer.writerow([names[label], names[predicted]])
+    labels = zip(found.labels_N, found.predicted_N, strict=True)
+    write_table(path, ["actual", "predicted"], ((names[label], names[predicted]) for label, predicted in labels))

@@ -31,11 +31,10 @@ from pipeline.enhance.classical import enhance_frames
 from pipeline.enhance.file import CLASSICAL, classical_from_params, load_enhancer, save_enhancer
 from pipeline.enhance.learned import NETWORKS, LearnedEnhancer
 from pipeline.evaluate.compare import LEAST_PROBABILITY, compare
-from pipeline.evaluate.light_table import write_light
 from pipeline.evaluate.metrics import NUM_BINS, expected_calibration_error, reliability
 from pipeline.evaluate.metrics_file import Protocol, write_metrics
 from pipeline.evaluate.score.predictions import Predictions, read_predictions, write_predictions
-from pipeline.evaluate.tables import make_tables
+from pipeline.evaluate.tables import make_tables, write_light
 from pipeline.models.recognizer import load_model, save_model
 from pipeline.tools.study.seed_statistics import estimate
 from pipeline.train.trainer import _best
