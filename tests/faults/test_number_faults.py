@@ -36,7 +36,7 @@ from pipeline.evaluate.metrics_file import Protocol, write_metrics
 from pipeline.evaluate.score.predictions import Predictions, read_predictions, write_predictions
 from pipeline.evaluate.tables import make_tables, write_light
 from pipeline.models.recognizer import load_model, save_model
-from pipeline.tools.study.seed_statistics import estimate
+from pipeline.tools.study.results import estimate
 from pipeline.train.trainer import _best
 from pipeline.videos.splits import complete_splits
 
