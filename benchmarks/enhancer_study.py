@@ -23,7 +23,7 @@ import dvc.api
 import numpy as np
 
 from pipeline.enhance.file import ENHANCERS
-from pipeline.tools.study.seed_statistics import estimate
+from pipeline.tools.study.results import estimate
 
 
 @dataclass(frozen=True)

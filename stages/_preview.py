@@ -11,8 +11,9 @@ from pipeline.core.progress import interruptible
 from pipeline.data.frame_store import FrameStore
 from pipeline.data.manifest import read_manifest
 from pipeline.enhance.file import LEARNED
-from pipeline.evaluate.light import sampled_luma, spread_videos
+from pipeline.evaluate.light import spread_videos
 from pipeline.tools.look.contact_sheet import save_sheet
+from pipeline.tools.look.frame_summary import sampled_luma
 from pipeline.tools.look.preview import Origin, columns, preview
 from stages._shell import progress, say
 

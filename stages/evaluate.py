@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -12,17 +12,10 @@ from rich.table import Table
 
 from pipeline.core.params import load_params
 from pipeline.data.manifest import read_manifest
-from pipeline.evaluate.compare import (
-    ScoringProtocol,
-    aligned,
-    check_predictions,
-    compare,
-    write_confusion,
-    write_metrics,
-)
-from pipeline.evaluate.light_table import read_light
+from pipeline.evaluate.compare import aligned, check_predictions, compare, write_confusion
+from pipeline.evaluate.metrics_file import Metrics, Protocol, write_metrics
 from pipeline.evaluate.score.predictions import read_predictions, views_text
-from pipeline.evaluate.tables import digest_tables, make_tables, write_tables
+from pipeline.evaluate.tables import digest_tables, make_tables, read_light, write_tables
 from stages._shell import PARAMS_PATH, ParamsOption
 
 
@@ -54,47 +47,49 @@ def main(
     video_ids = tuple(row.video_id for row in rows)
     predictions = {name: aligned(found, video_ids) for name, found in predictions.items()}
     made = make_tables(predictions, rows, read_light(light))
-    metrics = compare(
-        predictions,
-        protocol=ScoringProtocol("test", params.score.num_clips, params.score.num_crops, manifest.digest),
-        num_bootstraps=params.evaluate.num_bootstraps,
-        seed=params.seed,
-    )
     for name, found in predictions.items():
         write_confusion(confusion / f"{name}.csv", found)
     write_tables(tables, made)
-    metrics["tables"] = digest_tables(tables)
+    score = params.score
+    metrics = compare(
+        predictions,
+        protocol=Protocol(split="test", num_clips=score.num_clips, num_crops=score.num_crops, manifest=manifest.digest),
+        num_bootstraps=params.evaluate.num_bootstraps,
+        seed=params.seed,
+        tables=digest_tables(tables),
+    )
     write_metrics(metrics_path, metrics)
     if as_json:
-        typer.echo(json.dumps(metrics, indent=2))
+        typer.echo(json.dumps(metrics.model_dump(), indent=2))
     else:
         _print_table(metrics)
 
 
-def _print_table(metrics: dict[str, Any]) -> None:
-    protocol = metrics["protocol"]
-    views = f"{protocol['num_clips']} × {protocol['num_crops']} views (clips × crops)"
-    table = Table(title=f"{metrics['num_test_videos']} test videos, {views}")
+def _print_table(metrics: Metrics) -> None:
+    views = f"{metrics.protocol.num_clips} × {metrics.protocol.num_crops} views (clips × crops)"
+    table = Table(title=f"{metrics.num_test_videos} test videos, {views}")
     table.add_column("", no_wrap=True)
     for name in ("top-1", "95 % interval", "top-5", "per class", "ECE"):
         table.add_column(name, justify="right", no_wrap=True)
     for name, frames in (("teacher", "enhanced"), ("student", "dark"), ("baseline", "dark")):
-        row = metrics[name]
+        row = metrics.of(name)
         table.add_row(
             f"{name} ({frames})",
-            f"{row['top1']:.1%}",
-            f"{100 * row['top1_low']:.1f} to {row['top1_high']:.1%}",
-            f"{row['top5']:.1%}",
-            f"{row['mean_class_top1']:.1%}",
-            f"{row['ece']:.3f}",
+            f"{row.top1:.1%}",
+            f"{100 * row.top1_low:.1f} to {row.top1_high:.1%}",
+            f"{row.top5:.1%}",
+            f"{row.mean_class_top1:.1%}",
+            f"{row.ece:.3f}",
         )
     console = Console(soft_wrap=True)
     console.print(table)
-    gain, agreement = metrics["student_minus_baseline"], metrics["agreement_with_teacher"]
+    gain, agreement, kl = metrics.student_minus_baseline, metrics.agreement_with_teacher, metrics.kl_from_teacher
     console.print(
-        f"student − baseline: {100 * gain['top1']:+.1f} points of top-1, "
-        f"95 % interval {100 * gain['top1_low']:+.1f} to {100 * gain['top1_high']:+.1f}, "
-        f"McNemar p = {gain['mcnemar_p']:.2g} (over the videos, one seed)"
+        f"student − baseline: {100 * gain.top1:+.1f} points of top-1, "
+        f"95 % interval {100 * gain.top1_low:+.1f} to {100 * gain.top1_high:+.1f}, "
+        f"McNemar p = {gain.mcnemar_p:.2g} (over the videos, one seed)"
     )
-    told = (f"{name} {share:.1%} ({metrics['kl_from_teacher'][name]:.3f})" for name, share in agreement.items())
-    console.print(f"agrees with the teacher (KL from it in nats): {', '.join(told)}")
+    console.print(
+        "agrees with the teacher (KL from it in nats): "
+        f"student {agreement.student:.1%} ({kl.student:.3f}), baseline {agreement.baseline:.1%} ({kl.baseline:.3f})"
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,8 +17,9 @@ from pipeline.core.files import require_writable
 from pipeline.core.params import load_params
 from pipeline.data.frame_store import FrameStore
 from pipeline.data.manifest import Manifest, read_manifest
-from pipeline.evaluate.compare import ScoringProtocol, describe
+from pipeline.evaluate.compare import describe
 from pipeline.evaluate.light import video_luma
+from pipeline.evaluate.metrics_file import Protocol
 from pipeline.evaluate.score.predictions import DIGITS, write_predictions
 from pipeline.evaluate.tables import make_tables, rounded
 from pipeline.models.recognizer import ModelFile
@@ -64,16 +65,17 @@ def main(
         write_predictions(out, found)
     rows = manifest.rows_of(split)
     tables = make_tables({"model": found}, rows, video_luma(frames, found.video_ids, progress=progress))
-    protocol = ScoringProtocol(split, params.score.num_clips, params.score.num_crops, manifest.digest)
+    score = params.score
+    protocol = Protocol(split=split, num_clips=score.num_clips, num_crops=score.num_crops, manifest=manifest.digest)
     result = {
         "model": {
             "digest": model.digest,
             "architecture": model.recognizer.architecture.name,
             "trained_on": model.trained_on,
         },
-        "metrics": describe(found, num_bootstraps=params.evaluate.num_bootstraps, seed=params.seed),
+        "metrics": describe(found, num_bootstraps=params.evaluate.num_bootstraps, seed=params.seed).model_dump(),
         "num_videos": len(rows),
-        "protocol": asdict(protocol),
+        "protocol": protocol.model_dump(),
         "notes": notes,
         "tables": {name: [rounded(row) for row in table] for name, table in tables.items()},
     }

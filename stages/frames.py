@@ -13,8 +13,8 @@ from rich.table import Table
 from pipeline.core.errors import StaleArtifactError
 from pipeline.data.frame_store import FrameStore
 from pipeline.data.manifest import read_manifest
-from pipeline.evaluate.light import FrameSummary, check_frames, summarise_frames
 from pipeline.tools.look.frame_export import plan_export, write_export
+from pipeline.tools.look.frame_summary import FrameSummary, check_frames, summarise_frames
 from stages._shell import printable, progress
 
 app = typer.Typer(no_args_is_help=True, help=__doc__, add_completion=False, pretty_exceptions_enable=False)

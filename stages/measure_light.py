@@ -10,7 +10,7 @@ import typer
 from pipeline.core.files import require_writable
 from pipeline.data.frame_store import FrameStore
 from pipeline.evaluate.light import video_luma
-from pipeline.evaluate.light_table import write_light
+from pipeline.evaluate.tables import write_light
 from stages._shell import progress, say
 
 

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from pipeline.core.files import require_writable, write_text_whole
-from pipeline.report.inputs import MODELS, ReportPaths
+from pipeline.evaluate.metrics_file import MODELS
+from pipeline.report.inputs import ReportPaths
 from pipeline.report.page import make_report
 from stages._shell import PARAMS_PATH, ParamsOption, progress, say
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -20,9 +21,9 @@ from pipeline.core.params import load_params
 from pipeline.core.progress import interruptible
 from pipeline.core.work_folder import out_lock
 from pipeline.data.manifest import Manifest, read_manifest
+from pipeline.tools.study.jobs import Job, run_chain
 from pipeline.tools.study.results import Results, read_results, table, verdict, write_rows
 from pipeline.tools.study.study import Step, Study, Variant, read_variants
-from stages._jobs import Job, python_command, run_jobs
 from stages._shell import PARAMS_PATH, ParamsOption, printable, progress, say
 
 STAGE = "study"
@@ -73,7 +74,7 @@ def main(
         steps = study.steps()
         with progress(STAGE, len(steps), "steps") as advance:
             chain = [_job(step, threads=threads, device=device) for step in steps]
-            seconds = run_jobs(chain, at_once=jobs, stop=stop, advance=advance)
+            seconds = run_chain(chain, at_once=jobs, say=say, stop=stop, advance=advance)
         results = read_results(study, seconds, manifest)
         asked = [found for seed in all_seeds if (found := seconds[study.precompute_step(seed)]) is not None]
         how = f"CPU threads a step: {threads}; steps at a time: {jobs}; device: {device}"
@@ -104,12 +105,10 @@ def _job(step: Step, *, threads: int, device: str) -> Job:
     Its work folder lies in its seed's folder: so it shares no lock with `dvc repro` or another study.
     """
     write_text_whole(step.params_path, step.params_file)
-    command = python_command([*step.arguments, "--device", device])
-    if step.stage == "precompute_soft_targets":
-        command = (*command, "--workers", "1")  # --jobs says how many processes there are
+    workers = ("--workers", "1") if step.stage == "precompute_soft_targets" else ()  # --jobs is the number of processes
     return Job(
         step.name,
-        command,
+        (sys.executable, "-m", "stages", *step.arguments, "--device", device, *workers),
         identity={"stage": step.stage, "params": step.values, "threads": threads, "device": device},
         inputs=step.inputs,
         outs=tuple(step.outs.values()),

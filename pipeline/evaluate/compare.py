@@ -2,42 +2,29 @@
 
 from __future__ import annotations
 
-import csv
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from pipeline.core.digest import with_digest
 from pipeline.core.errors import StaleArtifactError
-from pipeline.core.files import write_text_whole, written_whole
+from pipeline.core.tables import write_table
 from pipeline.data.manifest import Manifest
-from pipeline.evaluate.calibration import NUM_BINS, expected_calibration_error, reliability
 from pipeline.evaluate.metrics import (
     accuracy_interval,
+    expected_calibration_error,
     mcnemar_p,
     mean_class_accuracy,
     mean_kl,
     paired_interval,
+    reliability,
     top_k_accuracy,
 )
+from pipeline.evaluate.metrics_file import Gain, Metrics, ModelMetrics, Pair, Protocol
 from pipeline.evaluate.score.predictions import DIGITS, Predictions
 
-# Predictions are kept to DIGITS digits: what was rounded to nothing counts as half of the last one
+# Predictions are rounded to DIGITS digits: a probability of zero counts as half of the last one
 LEAST_PROBABILITY = 0.5 * 10**-DIGITS
-
-
-@dataclass(frozen=True)
-class ScoringProtocol:
-    """What the models were asked: the views of which videos. `manifest` is the digest of the table of videos."""
-
-    split: str
-    num_clips: int
-    num_crops: int
-    manifest: str
 
 
 def check_predictions(predictions: Mapping[str, Predictions], manifest: Manifest, *, views: str | None = None) -> None:
@@ -73,47 +60,55 @@ def check_predictions(predictions: Mapping[str, Predictions], manifest: Manifest
 
 
 def compare(
-    predictions: Mapping[str, Predictions], *, protocol: ScoringProtocol, num_bootstraps: int, seed: int
-) -> dict[str, Any]:
+    predictions: Mapping[str, Predictions],
+    *,
+    protocol: Protocol,
+    num_bootstraps: int,
+    seed: int,
+    tables: str | None = None,
+) -> Metrics:
     """Metrics of `teacher`, `student` and `baseline`, which must be of the same videos in the same order.
 
-    docs/evaluation.md has the formula of each.
+    tables: digest of the tables of the same predictions. docs/evaluation.md has the formula of each number.
     """
-    metrics: dict[str, Any] = {
-        name: describe(found, num_bootstraps=num_bootstraps, seed=seed) for name, found in predictions.items()
-    }
     teacher, student, baseline = (predictions[name] for name in ("teacher", "student", "baseline"))
+    alone = {name: describe(found, num_bootstraps=num_bootstraps, seed=seed) for name, found in predictions.items()}
     low, high = paired_interval(student.correct_N, baseline.correct_N, num_bootstraps=num_bootstraps, seed=seed)
-    metrics["student_minus_baseline"] = {
-        "top1": metrics["student"]["top1"] - metrics["baseline"]["top1"],
-        "top1_low": low,
-        "top1_high": high,
-        "mcnemar_p": mcnemar_p(student.correct_N, baseline.correct_N),
-    }
-    pupils = {"student": student, "baseline": baseline}
-    metrics["agreement_with_teacher"] = {
-        name: float((found.predicted_N == teacher.predicted_N).mean()) for name, found in pupils.items()
-    }
-    metrics["kl_from_teacher"] = {
-        name: mean_kl(teacher.probs_NK, found.probs_NK, least=LEAST_PROBABILITY) for name, found in pupils.items()
-    }
-    metrics["num_test_videos"] = len(student.video_ids)
-    metrics["protocol"] = asdict(protocol)
-    metrics["models"] = {name: found.origin.model for name, found in predictions.items() if found.origin.model}
-    return metrics
+
+    def agreement(found: Predictions) -> float:
+        return float((found.predicted_N == teacher.predicted_N).mean())
+
+    def kl(found: Predictions) -> float:
+        return mean_kl(teacher.probs_NK, found.probs_NK, least=LEAST_PROBABILITY)
+
+    return Metrics(
+        **alone,
+        student_minus_baseline=Gain(
+            top1=alone["student"].top1 - alone["baseline"].top1,
+            top1_low=low,
+            top1_high=high,
+            mcnemar_p=mcnemar_p(student.correct_N, baseline.correct_N),
+        ),
+        agreement_with_teacher=Pair(student=agreement(student), baseline=agreement(baseline)),
+        kl_from_teacher=Pair(student=kl(student), baseline=kl(baseline)),
+        num_test_videos=len(student.video_ids),
+        protocol=protocol,
+        models={name: found.origin.model for name, found in predictions.items() if found.origin.model},
+        tables=tables,
+    )
 
 
-def describe(found: Predictions, *, num_bootstraps: int, seed: int) -> dict[str, float]:
+def describe(found: Predictions, *, num_bootstraps: int, seed: int) -> ModelMetrics:
     """Metrics of one model alone; docs/evaluation.md has the formula of each."""
     low, high = accuracy_interval(found.correct_N, num_bootstraps=num_bootstraps, seed=seed)
-    return {
-        "top1": top_k_accuracy(found.probs_NK, found.labels_N, 1),
-        "top1_low": low,
-        "top1_high": high,
-        "top5": top_k_accuracy(found.probs_NK, found.labels_N, 5),
-        "mean_class_top1": mean_class_accuracy(found.predicted_N, found.labels_N),
-        "ece": expected_calibration_error(reliability(found.confidence_N, found.correct_N, num_bins=NUM_BINS)),
-    }
+    return ModelMetrics(
+        top1=top_k_accuracy(found.probs_NK, found.labels_N, 1),
+        top1_low=low,
+        top1_high=high,
+        top5=top_k_accuracy(found.probs_NK, found.labels_N, 5),
+        mean_class_top1=mean_class_accuracy(found.predicted_N, found.labels_N),
+        ece=expected_calibration_error(reliability(found.confidence_N, found.correct_N)),
+    )
 
 
 def aligned(found: Predictions, video_ids: tuple[str, ...]) -> Predictions:
@@ -123,20 +118,11 @@ def aligned(found: Predictions, video_ids: tuple[str, ...]) -> Predictions:
     return Predictions(video_ids, found.labels_N[order], found.probs_NK[order], found.class_names, found.origin)
 
 
-def write_metrics(path: Path, metrics: Mapping[str, Any]) -> None:
-    """JSON for `dvc metrics`, rounded to six digits, with a digest of all of it."""
-    rounded = json.loads(json.dumps(metrics), parse_float=lambda text: round(float(text), 6))
-    write_text_whole(path, json.dumps(with_digest(rounded), indent=2) + "\n")
-
-
 def write_confusion(path: Path, found: Predictions) -> None:
     """CSV with a row for every video, as `dvc plots` counts its confusion matrices from.
 
     DVC writes the names into a script of its page as they are: `</script>` in one would end it there.
     """
     names = [name.replace("<", "\N{SINGLE LEFT-POINTING ANGLE QUOTATION MARK}") for name in found.class_names]
-    with written_whole(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["actual", "predicted"])
-        for label, predicted in zip(found.labels_N, found.predicted_N, strict=True):
-            writer.writerow([names[label], names[predicted]])
+    labels = zip(found.labels_N, found.predicted_N, strict=True)
+    write_table(path, ["actual", "predicted"], ((names[label], names[predicted]) for label, predicted in labels))

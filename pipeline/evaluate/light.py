@@ -1,114 +1,17 @@
-"""What a frame store holds, how dark it is, and whether it is whole.
-
-Luma is Y of ITU-R BT.601, 0 to 255, of full-range RGB.
-"""
+"""How dark videos are. Luma is Y of ITU-R BT.601, 0 to 255, of full-range RGB."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from pipeline.core.errors import StaleArtifactError
 from pipeline.core.progress import Progress, no_progress
 from pipeline.data.frame_store import FrameStore
 from pipeline.enhance.classical import count_luma, mean_level
 
 # Eight frames tell a video's mean to 0.1 of a level, 0.4 at worst; the middle one alone to 3 (docs/evaluation.md)
 FRAMES_OF_A_VIDEO = 8
-
-
-@dataclass(frozen=True)
-class Size:
-    """A size of frames in pixels, and how many videos have it."""
-
-    height: int
-    width: int
-    num_videos: int
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Of frames per video."""
-
-    least: int
-    median: float
-    most: int
-
-
-@dataclass(frozen=True)
-class Luma:
-    """Mean luma of the middle frames of `num_videos` videos: lower quartile, median and upper quartile of the means."""
-
-    num_videos: int
-    quartiles: tuple[float, float, float]
-
-
-@dataclass(frozen=True)
-class FrameSummary:
-    """A store's index and description in numbers; what is of videos is None where it has none."""
-
-    location: str
-    digest: str
-    codec: str
-    jpeg_quality: int | None
-    num_videos: int
-    num_frames: int
-    frames_per_video: Spread | None
-    sizes: tuple[Size, ...]  # the most frequent first
-    num_shards: int
-    bytes_on_disk: int
-    luma: Luma | None
-    origin: dict[str, str]
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON values."""
-        return asdict(self)
-
-
-def summarise_frames(store: FrameStore, *, num_sampled: int, progress: Progress = no_progress) -> FrameSummary:
-    """Count what the index names, and measure the light of at most `num_sampled` videos.
-
-    Raises StaleArtifactError where a frame that is read is damaged.
-    """
-    lengths = [row.frames for row in store.rows]
-    sizes = Counter((row.height, row.width) for row in store.rows)
-    by_count = sorted(sizes.items(), key=lambda item: (-item[1], item[0]))
-    means = list(sampled_luma(store, store.video_ids, num_sampled=num_sampled, progress=progress).values())
-    return FrameSummary(
-        location=str(store.path),
-        digest=store.digest,
-        codec=store.codec,
-        jpeg_quality=store.jpeg_quality,
-        num_videos=len(lengths),
-        num_frames=sum(lengths),
-        frames_per_video=Spread(min(lengths), float(np.median(lengths)), max(lengths)) if lengths else None,
-        sizes=tuple(Size(*size, count) for size, count in by_count),
-        num_shards=len({row.shard for row in store.rows}),
-        bytes_on_disk=sum(path.stat().st_size for path in store.path.iterdir() if path.is_file()),
-        luma=Luma(len(means), _quartiles(means)) if means else None,
-        origin=store.origin,
-    )
-
-
-def sampled_luma(
-    store: FrameStore, video_ids: Sequence[str], *, num_sampled: int, progress: Progress = no_progress
-) -> dict[str, float]:
-    """Mean luma of the middle frame, by video id: of these videos or, evenly spread over them, of so many.
-
-    Raises StaleArtifactError where the store lacks a video, or a frame that is read is damaged.
-    """
-    places = np.linspace(0, len(video_ids) - 1, min(num_sampled, len(video_ids))).round().astype(int)
-    means = {}
-    with progress("luma", len(places), "videos") as advance:
-        for name in (video_ids[place] for place in places.tolist()):
-            means[name] = mean_level(count_luma(store.read(name, [store.shape(name)[0] // 2])[0]))
-            advance(1, "")
-    return means
 
 
 def video_luma(store: FrameStore, video_ids: Sequence[str], *, progress: Progress = no_progress) -> dict[str, float]:
@@ -119,51 +22,20 @@ def video_luma(store: FrameStore, video_ids: Sequence[str], *, progress: Progres
     means = {}
     with progress("luma", len(video_ids), "videos") as advance:
         for name in video_ids:
-            length = store.shape(name)[0]
-            places = np.linspace(0, length - 1, min(FRAMES_OF_A_VIDEO, length)).round().astype(int)
+            places = spread_places(store.shape(name)[0], FRAMES_OF_A_VIDEO)
             levels = [mean_level(count_luma(frame)) for frame in store.read(name, places)]
             means[name] = round(float(np.mean(levels)), 3)
             advance(1, "")
     return means
 
 
-def _quartiles(values: Sequence[float]) -> tuple[float, float, float]:
-    first, second, third = (round(float(value), 2) for value in np.quantile(values, (0.25, 0.5, 0.75)))
-    return first, second, third
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """Whether a store is whole: a finding for each damaged video, or the one that keeps it from being opened."""
-
-    location: str
-    digest: str | None  # None where it cannot be opened
-    num_videos: int
-    num_frames: int
-    findings: tuple[str, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON values."""
-        return {**asdict(self), "whole": not self.findings}
-
-
-def check_frames(path: Path, *, progress: Progress = no_progress) -> Verdict:
-    """Read every frame of a store again; all that is wrong is in the verdict."""
-    try:
-        store = FrameStore(path)
-    except StaleArtifactError as error:
-        return Verdict(str(path), None, 0, 0, (str(error).partition("\n")[0],))
-    findings: tuple[str, ...] = ()
-    try:
-        with progress("verify", len(store.rows), "videos") as advance:
-            store.verify(advance)
-    except StaleArtifactError as error:
-        findings = error.findings
-    return Verdict(str(path), store.digest, len(store.rows), sum(row.frames for row in store.rows), findings)
+def spread_places(length: int, count: int) -> list[int]:
+    """Up to `count` places from the first to the last of `length`, at equal steps."""
+    places: list[int] = np.linspace(0, length - 1, min(count, length)).round().astype(int).tolist()
+    return places
 
 
 def spread_videos(luma: Mapping[str, float], count: int) -> list[str]:
-    """So many ids, or all: the darkest, the brightest, and others at equal steps of rank between; the darkest first."""
+    """Up to `count` ids, from the darkest to the brightest, at equal steps of rank."""
     by_luma = sorted(luma, key=lambda name: (luma[name], name))
-    places = np.linspace(0, len(by_luma) - 1, min(count, len(by_luma))).round().astype(int)
-    return [by_luma[place] for place in places.tolist()]
+    return [by_luma[place] for place in spread_places(len(by_luma), count)]

@@ -6,23 +6,40 @@ the same order; what holds for a group of videos is the share of them that a mod
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.digest import digest_file, digest_json
 from pipeline.core.errors import StaleArtifactError
-from pipeline.core.files import written_whole
+from pipeline.core.tables import Reader, TableError, number, read_table, whole_number, write_table
 from pipeline.data.manifest import ManifestRow
-from pipeline.evaluate.calibration import NUM_BINS, reliability
+from pipeline.evaluate.metrics import reliability
+from pipeline.evaluate.metrics_file import MODELS
 from pipeline.evaluate.score.predictions import DIGITS, Predictions
 
-Row = dict[str, str | int | float]
+Row = dict[str, Any]  # of texts, whole numbers and numbers
 Table = list[Row]
+
+_SHARES: dict[str, Reader] = {"num_videos": whole_number, **dict.fromkeys(MODELS, number)}
+_BAND: dict[str, Reader] = {"low": number, "high": number}
+_COLUMNS: dict[str, dict[str, Reader]] = {
+    "per_class": {"class_name": str, **_SHARES},
+    "by_light": _BAND | _SHARES,
+    "by_length": _BAND | _SHARES,
+    "reliability": {"model": str, **_BAND, "num_videos": whole_number, "confidence": number, "accuracy": number},
+    "videos": {
+        "video_id": str,
+        "class_name": str,
+        "mean_luma": number,
+        "num_frames": whole_number,
+        **{f"{name}_{what}": read for name in MODELS for what, read in (("predicted", str), ("p_true", number))},
+    },
+}
 
 
 def make_tables(
@@ -77,7 +94,7 @@ def by_confidence(predictions: Mapping[str, Predictions]) -> Table:
     return [
         {"model": name, **asdict(found_bin)}
         for name, found in predictions.items()
-        for found_bin in reliability(found.confidence_N, found.correct_N, num_bins=NUM_BINS)
+        for found_bin in reliability(found.confidence_N, found.correct_N)
     ]
 
 
@@ -105,10 +122,24 @@ def per_video(
 def write_tables(folder: Path, tables: Mapping[str, Table]) -> None:
     """A CSV file for each table, `<folder>/<name>.csv`, with numbers to six digits after the point."""
     for name, table in tables.items():
-        with written_whole(folder / f"{name}.csv") as partial, partial.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, table[0].keys(), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rounded(row) for row in table)
+        write_table(folder / f"{name}.csv", table[0], (rounded(row).values() for row in table))
+
+
+def read_tables(folder: Path) -> dict[str, Table]:
+    """What `write_tables` wrote of teacher, student and baseline; raises like `read_rows`."""
+    return {name: read_rows(folder / f"{name}.csv", columns) for name, columns in _COLUMNS.items()}
+
+
+def read_rows(path: Path, columns: Mapping[str, Reader]) -> Table:
+    """The rows of a table with exactly these columns, at least one; raises StaleArtifactError with the line."""
+    try:
+        rows = read_table(path, columns)
+        if not rows:
+            raise ValueError("no rows")
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise StaleArtifactError(f"{path}: cannot be used: {reason}", remedy="`dvc repro` makes it again") from None
+    return rows
 
 
 def digest_tables(folder: Path) -> str:
@@ -124,3 +155,33 @@ def rounded(row: Row) -> Row:
 def _recognised(predictions: Mapping[str, Predictions], inside_N: NDArray[np.bool_]) -> Row:
     shares = {name: float(found.correct_N[inside_N].mean()) for name, found in predictions.items()}
     return {"num_videos": int(inside_N.sum()), **shares}
+
+
+def write_light(path: Path, luma: Mapping[str, float]) -> None:
+    """CSV with a row for every video, in the order of `luma`: its id and its mean luma, 0 to 255."""
+    write_table(path, _LIGHT_COLUMNS, luma.items())
+
+
+def read_light(path: Path) -> dict[str, float]:
+    """Mean luma by video id; raises StaleArtifactError with the line where the file is not what `write_light` wrote."""
+    luma: dict[str, float] = {}
+    try:
+        for line, row in enumerate(read_table(path, _LIGHT_COLUMNS), start=2):
+            if row["video_id"] in luma:
+                raise TableError([(line, f"{row['video_id']} occurs twice")])
+            luma[row["video_id"]] = row["mean_luma"]
+    except (OSError, ValueError) as error:
+        raise StaleArtifactError(
+            f"{path}: not a table of mean lumas: {error}", remedy="`dvc repro measure_light` makes it again"
+        ) from None
+    return luma
+
+
+def _level(text: str) -> float:
+    value = number(text)
+    if not 0 <= value <= 255:
+        raise ValueError(f"expected a number from 0 to 255, not {text}")
+    return value
+
+
+_LIGHT_COLUMNS: dict[str, Reader] = {"video_id": str, "mean_luma": _level}

@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pipeline.data.frame_store import FrameStore
-from pipeline.report.inputs import Artifacts, ModelFacts, ReportPaths
+from pipeline.report.inputs import Artifacts, ReportPaths
 
 
 @dataclass(frozen=True)
 class Source:
-    """What an artifact says that it was made from.
-
-    number: of the artifact with that digest in the chain, from 1 on; None where none has it. expected: whether one
-    should have it, as not for the source videos.
-    """
+    """What an artifact says that it was made from; `expected` is False where the chain has no such artifact."""
 
     name: str
     digest: str
-    number: int | None = None
     expected: bool = True
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """One artifact; the digest is None where it is not here."""
+    """One artifact; the digest is None where it is missing."""
 
     path: str
     what: str
@@ -35,24 +31,16 @@ class Artifact:
 
 
 def describe_chain(paths: ReportPaths, found: Artifacts) -> list[Artifact]:
-    """The artifacts in the order in which they are made, their sources resolved to each other."""
-    chain = [
-        _manifest(paths, found),
-        _frames(str(paths.dark), found.dark, ("videos",)),
-        _enhancer(paths, found),
-        _frames(str(paths.enhanced), found.enhanced, ("dark", "enhancer")),
-        _model(paths, found, "teacher", "the teacher"),
-        _soft_targets(paths, found),
-        _model(paths, found, "student", "the student"),
-        _model(paths, found, "baseline", "the baseline"),
-    ]
-    number = {artifact.digest: place for place, artifact in enumerate(chain, start=1) if artifact.digest}
+    """The artifacts in the order in which they are made."""
     return [
-        replace(
-            artifact,
-            sources=tuple(replace(source, number=number.get(source.digest)) for source in artifact.sources),
-        )
-        for artifact in chain
+        _manifest(paths, found),
+        _frames(paths.dark, found.dark, ("videos",)),
+        _enhancer(paths, found),
+        _frames(paths.enhanced, found.enhanced, ("dark", "enhancer")),
+        _model(paths, found, "teacher"),
+        _soft_targets(paths, found),
+        _model(paths, found, "student"),
+        _model(paths, found, "baseline"),
     ]
 
 
@@ -62,13 +50,15 @@ def _manifest(paths: ReportPaths, found: Artifacts) -> Artifact:
     return Artifact(str(paths.manifest), what, manifest.digest)
 
 
-def _frames(path: str, store: FrameStore | None, origins: tuple[str, ...]) -> Artifact:
+def _frames(path: Path, store: FrameStore | None, origins: tuple[str, ...]) -> Artifact:
     if store is None:
-        return Artifact(path, "a frame store", None)
+        return Artifact(str(path), "a frame store", None)
     num_frames = sum(row.frames for row in store.rows)
     codec = store.codec if store.jpeg_quality is None else f"{store.codec} of quality {store.jpeg_quality}"
     sources = [Source(name, store.origin[name], expected=name != "videos") for name in origins if name in store.origin]
-    return Artifact(path, f"{num_frames:,} frames of {len(store.rows)} videos, {codec}", store.digest, tuple(sources))
+    return Artifact(
+        str(path), f"{num_frames:,} frames of {len(store.rows)} videos, {codec}", store.digest, tuple(sources)
+    )
 
 
 def _enhancer(paths: ReportPaths, found: Artifacts) -> Artifact:
@@ -91,17 +81,13 @@ def _soft_targets(paths: ReportPaths, found: Artifacts) -> Artifact:
     return Artifact(str(paths.soft_targets), what, store.digest, (*named, *teachers))
 
 
-def _model(paths: ReportPaths, found: Artifacts, name: str, words: str) -> Artifact:
+def _model(paths: ReportPaths, found: Artifacts, name: str) -> Artifact:
     path, facts = str(paths.models[name]), found.models[name]
     if facts is None:
-        return Artifact(path, words, None)
+        return Artifact(path, f"the {name}", None)
+    what = f"{facts.attributes['architecture']['name']}, {facts.num_parameters:,} parameters"
     names = ("manifest", "frames", "soft_targets")
-    return Artifact(path, model_words(facts), facts.digest, _named(facts.attributes["trained_on"]["digests"], names))
-
-
-def model_words(facts: ModelFacts) -> str:
-    """A network in a few words."""
-    return f"{facts.attributes['architecture']['name']}, {facts.num_parameters:,} parameters"
+    return Artifact(path, what, facts.digest, _named(facts.attributes["trained_on"]["digests"], names))
 
 
 def _named(digests: Mapping[str, Any], names: tuple[str, ...]) -> tuple[Source, ...]:

@@ -13,8 +13,9 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from pipeline.evaluate.calibration import Bin
-from pipeline.report.inputs import MODELS, Band, ClassShares, Epoch, Metrics, ModelMetrics
+from pipeline.core.tables import Curve
+from pipeline.evaluate.metrics_file import MODELS, Metrics, ModelMetrics
+from pipeline.evaluate.tables import Row, Table
 from pipeline.report.svg import Drawing, Scale, shortened, ticks
 
 Format = Callable[[float], str]
@@ -54,7 +55,7 @@ def comparison(metrics: Metrics) -> Markup:
     )
     lowest, highest = min(m.top1_low for m in models.values()), max(m.top1_high for m in models.values())
     scale = Scale(max(0, lowest - 0.06), min(1, highest + 0.06), 84, WIDTH - 20)
-    _x_axis(drawing, scale, 14, 132, lambda value: f"{100 * value:.0f}")
+    _x_axis(drawing, scale, 14, 132)
     for index, (name, found) in enumerate(models.items()):
         y = 34 + 38 * index
         drawing.text(0, y + 5, name, "name")
@@ -81,18 +82,18 @@ def points(share: float, *, digits: int = 1) -> str:
     return text.lstrip("+−") if float(text.replace("−", "-")) == 0 else text
 
 
-def training_curves(curves: Mapping[str, Sequence[Epoch]], column: str, title: str, *, percent: bool) -> Markup:
+def training_curves(curves: Mapping[str, Curve], column: str, title: str, *, percent: bool) -> Markup:
     """One column of the curves of all models, by epoch; what is not finite is left out."""
     lines = {
-        name: [(epoch.epoch + 1, float(getattr(epoch, column))) for epoch in curve] for name, curve in curves.items()
+        name: [(row["epoch"] + 1, row[column]) for row in curve if math.isfinite(row[column])]
+        for name, curve in curves.items()
     }
-    lines = {name: [place for place in line if math.isfinite(place[1])] for name, line in lines.items()}
     values = [value for line in lines.values() for _, value in line] or [0.0, 1.0]
     drawing = Drawing(WIDTH, 230, f"{title} by epoch; the table below has the numbers of each model's best epoch.")
     x = Scale(1, max([last for line in lines.values() for last, _ in line[-1:]] or [1]), 44, WIDTH - 12)
     y = Scale(0 if percent else min(values), max(values), 190, 14)
     _x_axis(drawing, x, 10, 194, lambda value: f"{value:.0f}", least_step=1)
-    _y_axis(drawing, y, 44, WIDTH - 12, lambda value: f"{100 * value:.0f} %" if percent else f"{value:.3g}")
+    _y_axis(drawing, y, 44, WIDTH - 12, _percent if percent else lambda value: f"{value:.3g}")
     for name, line in lines.items():
         drawing.path([(x(epoch), y(value)) for epoch, value in line], f"curve {name}")
         for epoch, value in line[-1:]:
@@ -147,11 +148,11 @@ def _shades(counts_KK: NDArray[np.int64]) -> NDArray[np.uint8]:
     return pixels_KKC
 
 
-def class_gains(classes: Sequence[ClassShares]) -> Markup:
+def class_gains(classes: Table) -> Markup:
     """For each class the baseline's and the student's share; the most won first. Of many, those that differ most."""
-    gain = {found.class_name: found.top1["student"] - found.top1["baseline"] for found in classes}
-    shown = sorted(classes, key=lambda found: -abs(gain[found.class_name]))[:MOST_CLASSES]
-    shown.sort(key=lambda found: (-gain[found.class_name], found.class_name))
+    gain = {row["class_name"]: row["student"] - row["baseline"] for row in classes}
+    shown = sorted(classes, key=lambda row: -abs(gain[row["class_name"]]))[:MOST_CLASSES]
+    shown.sort(key=lambda row: (-gain[row["class_name"]], row["class_name"]))
     height = 26.0
     bottom = 12 + height * len(shown)
     drawing = Drawing(
@@ -161,12 +162,12 @@ def class_gains(classes: Sequence[ClassShares]) -> Markup:
         "classes, the most won first; the table has the numbers.",
     )
     scale = Scale(0, 1, 112, WIDTH - 42)
-    _x_axis(drawing, scale, 8, bottom, lambda value: f"{100 * value:.0f}")
-    for index, found in enumerate(shown):
+    _x_axis(drawing, scale, 8, bottom)
+    for index, row in enumerate(shown):
         y = 12 + height * (index + 0.5)
-        before, after = found.top1["baseline"], found.top1["student"]
+        before, after = row["baseline"], row["student"]
         won = "good" if after > before else "bad" if after < before else "unsure"
-        drawing.text(0, y + 4, shortened(found.class_name, 15), "small", note=found.class_name)
+        drawing.text(0, y + 4, shortened(row["class_name"], 15), "small", note=row["class_name"])
         drawing.line(scale(before), y, scale(after), y, f"step {won}")
         drawing.mark(scale(before), y, SHAPES["baseline"], "mark baseline", size=4)
         drawing.mark(scale(after), y, SHAPES["student"], "mark student", size=4.5)
@@ -175,21 +176,21 @@ def class_gains(classes: Sequence[ClassShares]) -> Markup:
     return drawing.markup()
 
 
-def bands(found: Sequence[Band], label: str, unit: str) -> Markup:
+def bands(found: Table, label: str, unit: str) -> Markup:
     """The share that each model recognises in each band, with Wilson's 95 % intervals."""
     drawing = Drawing(WIDTH, 240, f"Recognised videos by {label}, in quarters; the table below has the numbers.")
     y = Scale(0, 1, 184, 14)
-    _y_axis(drawing, y, 44, WIDTH - 4, lambda value: f"{100 * value:.0f} %")
+    _y_axis(drawing, y, 44, WIDTH - 4)
     step = (WIDTH - 52) / max(1, len(found))
     places: dict[str, list[tuple[float, float]]] = {name: [] for name in MODELS}
     for index, band in enumerate(found):
         middle = 48 + step * (index + 0.5)
         for offset, name in zip((-13, 0, 13), MODELS, strict=True):
-            low, high = wilson(band.top1[name], band.num_videos)
+            low, high = wilson(band[name], band["num_videos"])
             drawing.line(middle + offset, y(low), middle + offset, y(high), f"whisker {name}")
-            places[name].append((middle + offset, y(band.top1[name])))
+            places[name].append((middle + offset, y(band[name])))
         drawing.text(middle, 204, _range(band), "small", anchor="middle")
-        drawing.text(middle, 219, f"{band.num_videos} videos", "small dim", anchor="middle")
+        drawing.text(middle, 219, f"{band['num_videos']} videos", "small dim", anchor="middle")
     for name, line in places.items():
         for place in line:
             drawing.mark(*place, SHAPES[name], f"mark {name}", size=4.5)
@@ -198,29 +199,30 @@ def bands(found: Sequence[Band], label: str, unit: str) -> Markup:
 
 
 def wilson(share: float, count: int) -> tuple[float, float]:
-    """95 % interval of a share of so many videos (Wilson, JASA 22, 1927)."""
+    """95 % interval of a share of `count` videos (Wilson, JASA 22, 1927)."""
     spread = Z**2 / count
     middle = (share + spread / 2) / (1 + spread)
     reach = Z / (1 + spread) * math.sqrt(share * (1 - share) / count + spread / (4 * count))
     return max(0.0, middle - reach), min(1.0, middle + reach)
 
 
-def reliability(bins: Sequence[Bin], model: str, ece: float) -> Markup:
+def reliability(bins: Table, model: str, ece: float) -> Markup:
     """Accuracy by confidence; the larger a mark, the more videos. On the diagonal confidence is what it promises."""
     drawing = Drawing(
         WIDTH, 300, f"Reliability of the {model}: calibration error {100 * ece:.1f} %; the table has the numbers."
     )
     x, y = Scale(0, 1, 44, WIDTH - 12), Scale(0, 1, 254, 14)
-    _x_axis(drawing, x, 10, 258, lambda value: f"{100 * value:.0f}")
-    _y_axis(drawing, y, 44, WIDTH - 12, lambda value: f"{100 * value:.0f} %")
+    _x_axis(drawing, x, 10, 258)
+    _y_axis(drawing, y, 44, WIDTH - 12)
     drawing.line(x(0), y(0), x(1), y(1), "zero")
-    most = max((found.num_videos for found in bins), default=1)
+    most = max((found["num_videos"] for found in bins), default=1)
     for found in bins:
-        place = x(found.confidence)
-        drawing.line(place, y(found.confidence), place, y(found.accuracy), f"whisker {model}")
-        note = f"{found.num_videos} videos: confidence {found.confidence:.0%}, right {found.accuracy:.0%}"
-        size = 3 + 7 * math.sqrt(found.num_videos / most)
-        drawing.mark(place, y(found.accuracy), SHAPES[model], f"mark {model}", size=size, note=note)
+        count, confidence, accuracy = (found[key] for key in ("num_videos", "confidence", "accuracy"))
+        place = x(confidence)
+        drawing.line(place, y(confidence), place, y(accuracy), f"whisker {model}")
+        note = f"{count} videos: confidence {confidence:.0%}, right {accuracy:.0%}"
+        size = 3 + 7 * math.sqrt(count / most)
+        drawing.mark(place, y(accuracy), SHAPES[model], f"mark {model}", size=size, note=note)
     drawing.text(WIDTH - 12, 294, "confidence, %", "dim", anchor="end")
     return drawing.markup()
 
@@ -229,8 +231,8 @@ def _in_words(name: str, found: ModelMetrics) -> str:
     return f"{name} {100 * found.top1:.1f} % ({100 * found.top1_low:.1f} to {100 * found.top1_high:.1f})"
 
 
-def _range(band: Band) -> str:
-    low, high = f"{band.low:.0f}", f"{band.high:.0f}"
+def _range(band: Row) -> str:
+    low, high = f"{band['low']:.0f}", f"{band['high']:.0f}"
     return low if low == high else f"{low} to {high}"
 
 
@@ -252,15 +254,23 @@ def _turned(drawing: Drawing, x: float, y: float, content: str) -> None:
     drawing.parts.append(Markup("</g>"))
 
 
+def _hundredths(share: float) -> str:
+    return f"{100 * share:.0f}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
+
+
 def _x_axis(
-    drawing: Drawing, scale: Scale, top: float, bottom: float, text: Format, *, least_step: float = 1e-4
+    drawing: Drawing, scale: Scale, top: float, bottom: float, text: Format = _hundredths, *, least_step: float = 1e-4
 ) -> None:
     for value in ticks(scale.low, scale.high, 6, least_step=least_step):
         drawing.line(scale(value), top, scale(value), bottom, "grid-line")
         drawing.text(scale(value), bottom + 14, text(value), "small dim", anchor="middle")
 
 
-def _y_axis(drawing: Drawing, scale: Scale, left: float, right: float, text: Format) -> None:
+def _y_axis(drawing: Drawing, scale: Scale, left: float, right: float, text: Format = _percent) -> None:
     for value in ticks(scale.low, scale.high, 6):
         drawing.line(left, scale(value), right, scale(value), "grid-line")
         drawing.text(left - 6, scale(value) + 4, text(value), "small dim", anchor="end")

@@ -19,34 +19,28 @@ from numpy.typing import NDArray
 
 from pipeline.core.params import Params, Section, load_params
 from pipeline.core.progress import Progress, no_progress
+from pipeline.core.tables import Curve
 from pipeline.data.leakage import STEM_LAYOUTS, find_leakage
 from pipeline.data.listing import SPLITS
 from pipeline.data.manifest import Manifest
 from pipeline.evaluate.cost import clip_gmac
 from pipeline.evaluate.light import spread_videos
+from pipeline.evaluate.metrics_file import MODELS, Metrics
+from pipeline.evaluate.tables import Row, Table
 from pipeline.models.recognizer import architecture_of
 from pipeline.report import figures
 from pipeline.report.chain import describe_chain
 from pipeline.report.figures import MOST_CLASSES, points
-from pipeline.report.inputs import (
-    MODELS,
-    Artifacts,
-    Band,
-    Metrics,
-    ReportPaths,
-    Results,
-    ScoredVideo,
-    check_fit,
-    read_artifacts,
-    read_results,
-)
-from pipeline.report.pictures import Moving, Still, moving_pair, still_pair
+from pipeline.report.inputs import Artifacts, ReportPaths, Results, check_fit, read_artifacts, read_results
+from pipeline.report.pictures import Picture, moving_pair, still_pair
 from pipeline.report.svg import printable
 
 NUM_MOVING = 6
 NUM_IN_GROUP = 6  # videos of each kind, one by one
 NUM_CONFUSIONS = 8
 MOST_QUARANTINED = 100
+
+CURVES = (("Top-1 on val", "val_top1"), ("Loss on val", "val_loss"), ("Loss in training", "train_loss"))
 
 SECTIONS = (
     ("numbers", "The three models"),
@@ -74,30 +68,13 @@ class Verdict:
     caution: str
 
 
-@dataclass(frozen=True)
-class ShownVideo:
-    """A test video with its picture and the picture's description."""
-
-    video: ScoredVideo
-    picture: Moving | Still
-    alt: str
-
-
-@dataclass(frozen=True)
-class Group:
-    """Videos that are shown one by one, and why."""
-
-    title: str
-    videos: tuple[ShownVideo, ...]
-
-
 def make_report(paths: ReportPaths, *, progress: Progress = no_progress) -> str:
     """The page. Raises ParamsError, DataError or StaleArtifactError where inputs are missing or do not fit."""
     params = load_params(paths.params)
     results = read_results(paths)
     found = read_artifacts(paths)
     check_fit(paths, found, results)
-    stems = params.prepare.layout in STEM_LAYOUTS
+    chain = describe_chain(paths, found)
     return render(
         verdict=verdict(results.metrics),
         paths=paths,
@@ -105,8 +82,9 @@ def make_report(paths: ReportPaths, *, progress: Progress = no_progress) -> str:
         params_text=paths.params.read_text(encoding="utf-8"),
         results=results,
         found=found,
-        chain=describe_chain(paths, found),
-        leaks=find_leakage(found.manifest.rows, stems=stems),
+        chain=chain,
+        number_of={artifact.digest: number for number, artifact in enumerate(chain, start=1) if artifact.digest},
+        leaks=find_leakage(found.manifest.rows, stems=params.prepare.layout in STEM_LAYOUTS),
         p_value=_p_value(results.metrics.student_minus_baseline.mcnemar_p),
         **_figures(results, found.manifest),
         **_rows(paths, results, found, params),
@@ -179,59 +157,55 @@ def _p_value(p: float) -> str:
 
 def _figures(results: Results, manifest: Manifest) -> dict[str, Any]:
     """All figures, with the rows of the tables beside them."""
-    curve = [
-        ("Top-1 on val", figures.training_curves(results.curves, "val_top1", "Top-1 on val", percent=True)),
-        ("Loss on val", figures.training_curves(results.curves, "val_loss", "Loss on val", percent=False)),
-        ("Loss in training", figures.training_curves(results.curves, "train_loss", "Loss in training", percent=False)),
+    curves = [
+        (title, figures.training_curves(results.curves, column, title, percent=column == "val_top1"))
+        for title, column in CURVES
     ]
-    names = manifest.class_names
-    confusions = []
+    names, tables = manifest.class_names, results.tables
+    confusions, reliabilities = [], []
     for model in MODELS:
-        counts_KK = count_confusions(results.videos, names, model)
+        counts_KK = count_confusions(tables["videos"], names, model)
         confusions.append((model, figures.confusion(counts_KK, names, model), most_frequent(counts_KK, names)))
-    reliabilities = []
-    for model in MODELS:
-        bins = results.reliability[model]
-        rows = [
-            (f"{f.low:.2f} to {f.high:.2f}", f.num_videos, _hundredth(f.confidence), _hundredth(f.accuracy))
-            for f in bins
-        ]
-        figure = figures.reliability(bins, model, results.metrics.of(model).ece)
-        reliabilities.append((model, figure, rows))
+        bins = [row for row in tables["reliability"] if row["model"] == model]
+        rows = [_shares(row, ("confidence", "accuracy"), digits=2) for row in bins]
+        reliabilities.append((model, figures.reliability(bins, model, results.metrics.of(model).ece), rows))
     return {
         "figures": {
             "comparison": figures.comparison(results.metrics),
-            "curves": curve,
-            "classes": figures.class_gains(results.per_class),
+            "curves": curves,
+            "classes": figures.class_gains(tables["per_class"]),
         },
         "confusions": confusions,
         "reliabilities": reliabilities,
         "bands": [
-            _bands("By light", results.by_light, "mean luma", "mean luma, 0 to 255"),
-            _bands("By length", results.by_length, "frames", "frames"),
+            _bands("By light", tables["by_light"], "mean luma", "mean luma, 0 to 255"),
+            _bands("By length", tables["by_length"], "frames", "frames"),
         ],
     }
 
 
-def _bands(title: str, found: Sequence[Band], column: str, unit: str) -> tuple[str, Markup, str, list[str], list[Any]]:
-    rows = [
-        (f"{band.low:.1f} to {band.high:.1f}", band.num_videos, *(_hundredth(band.top1[name]) for name in MODELS))
-        for band in found
-    ]
+def _bands(title: str, found: Table, column: str, unit: str) -> tuple[str, Markup, str, list[str], list[Any]]:
+    rows = [_shares(row, MODELS, digits=1) for row in found]
     caption = f"Recognised test videos by {unit}"
     return title, figures.bands(found, column, unit), caption, [column, "videos", *(f"{m}, %" for m in MODELS)], rows
+
+
+def _shares(row: Row, columns: Sequence[str], *, digits: int) -> tuple[object, ...]:
+    """From where to where a row is, its videos, and shares in hundredths; `digits` are those of its limits."""
+    limits = (f"{row[name]:.{digits}f}" for name in ("low", "high"))
+    return " to ".join(limits), row["num_videos"], *(_hundredth(row[name]) for name in columns)
 
 
 def _hundredth(share: float) -> str:
     return f"{100 * share:.1f}"
 
 
-def count_confusions(videos: Sequence[ScoredVideo], names: Sequence[str], model: str) -> NDArray[np.int64]:
+def count_confusions(videos: Table, names: Sequence[str], model: str) -> NDArray[np.int64]:
     """Videos by true class, in rows, and predicted class."""
     place = {name: index for index, name in enumerate(names)}
     counts_KK = np.zeros((len(names), len(names)), np.int64)
     for video in videos:
-        counts_KK[place[video.class_name], place[video.predicted[model]]] += 1
+        counts_KK[place[video["class_name"]], place[video[f"{model}_predicted"]]] += 1
     return counts_KK
 
 
@@ -252,15 +226,15 @@ def _rows(paths: ReportPaths, results: Results, found: Artifacts, params: Params
         "metric_rows": [_metric_row(metrics, name) for name in MODELS],
         "frame_size": "x".join(map(str, reversed(found.dark.shape(found.dark.video_ids[0])[1:]))),
         "cost_rows": [_cost_row(metrics, found, name, paths.models[name]) for name in MODELS],
-        "curve_rows": [_curve_row(results, name) for name in MODELS],
+        "curve_rows": [_curve_row(results.curves[name], name) for name in MODELS],
         "class_rows": [
             (
-                row.class_name,
-                row.num_videos,
-                *(_hundredth(row.top1[name]) for name in MODELS),
-                points(row.top1["student"] - row.top1["baseline"]),
+                row["class_name"],
+                row["num_videos"],
+                *(_hundredth(row[name]) for name in MODELS),
+                points(row["student"] - row["baseline"]),
             )
-            for row in results.per_class
+            for row in results.tables["per_class"]
         ],
         "split_rows": [_split_row(found.manifest, split) for split in SPLITS],
         "quarantine": [(row.path, row.split, row.reason) for row in found.quarantine[:MOST_QUARANTINED]],
@@ -308,18 +282,10 @@ def _cost_row(metrics: Metrics, found: Artifacts, name: str, path: Path) -> tupl
     )
 
 
-def _curve_row(results: Results, name: str) -> tuple[object, ...]:
-    curve = results.curves[name]
-    best = max(curve, key=lambda epoch: epoch.val_top1)
-    last = curve[-1]
-    return (
-        _marked(name),
-        len(curve),
-        percent(best.val_top1),
-        best.epoch + 1,
-        percent(last.val_top1),
-        percent(last.train_top1),
-    )
+def _curve_row(curve: Curve, name: str) -> tuple[object, ...]:
+    best, last = max(curve, key=lambda row: row["val_top1"]), curve[-1]
+    shown = percent(best["val_top1"]), best["epoch"] + 1, percent(last["val_top1"]), percent(last["train_top1"])
+    return _marked(name), len(curve), *shown
 
 
 def _split_row(manifest: Manifest, split: str) -> tuple[object, ...]:
@@ -329,52 +295,51 @@ def _split_row(manifest: Manifest, split: str) -> tuple[object, ...]:
 
 
 def _pictures(results: Results, found: Artifacts, progress: Progress) -> dict[str, Any]:
-    """Moving pictures of some videos, and groups of single videos with a still each."""
-    by_id = {video.video_id: video for video in results.videos}
-    luma = {name: video.mean_luma for name, video in by_id.items()}
-    names = spread_videos(luma, NUM_MOVING)
-    groups = [(title, choose(results.videos)) for title, choose in GROUPS]
-    halves = "Dark and enhanced frames side by side" if found.enhanced else "Dark frames"
+    """Videos with their pictures: a few that move, and groups of single ones with a still each."""
+    by_id = {video["video_id"]: video for video in results.tables["videos"]}
+    names = spread_videos({name: video["mean_luma"] for name, video in by_id.items()}, NUM_MOVING)
+    groups = [(title, choose(results.tables["videos"])) for title, choose in GROUPS]
     with progress("report", len(names) + sum(len(videos) for _, videos in groups), "pictures") as advance:
-        moving = []
-        for name in names:
-            picture = moving_pair(found.dark, found.enhanced, name, found.manifest.by_id[name].fps)
-            moving.append(ShownVideo(by_id[name], picture, f"{halves}, {by_id[name].class_name}"))
+
+        def still(video: Row) -> tuple[Row, Picture]:
+            advance(1, video["video_id"])
+            return video, still_pair(found.dark, found.enhanced, video["video_id"])
+
+        def moving(name: str) -> tuple[Row, Picture]:
             advance(1, name)
-        shown_groups = []
-        for title, videos in groups:
-            shown = []
-            for video in videos:
-                still = still_pair(found.dark, found.enhanced, video.video_id)
-                shown.append(ShownVideo(video, still, f"{halves}, {video.class_name}"))
-                advance(1, video.video_id)
-            shown_groups.append(Group(title, tuple(shown)))
-    return {"moving": moving, "groups": shown_groups}
+            return by_id[name], moving_pair(found.dark, found.enhanced, name, found.manifest.by_id[name].fps)
+
+        return {
+            "halves": "Dark and enhanced frames side by side" if found.enhanced else "Dark frames",
+            "moving": [moving(name) for name in names],
+            "groups": [(title, [still(video) for video in videos]) for title, videos in groups],
+        }
 
 
-def _gain(video: ScoredVideo) -> float:
-    return video.p_true["student"] - video.p_true["baseline"]
+def _gain(video: Row) -> float:
+    gain: float = video["student_p_true"] - video["baseline_p_true"]
+    return gain
 
 
-def most_won(videos: Sequence[ScoredVideo]) -> list[ScoredVideo]:
-    """Those whose true class the student finds more probable than the baseline does, by how much."""
+def most_won(videos: Table) -> Table:
+    """Those whose true class the student finds more probable than the baseline does, the largest gain first."""
     won = [video for video in videos if _gain(video) > 0]
-    return sorted(won, key=lambda video: (-_gain(video), video.video_id))[:NUM_IN_GROUP]
+    return sorted(won, key=lambda video: (-_gain(video), video["video_id"]))[:NUM_IN_GROUP]
 
 
-def most_lost(videos: Sequence[ScoredVideo]) -> list[ScoredVideo]:
-    """Those whose true class the student finds less probable than the baseline does, by how much."""
+def most_lost(videos: Table) -> Table:
+    """Those whose true class the student finds less probable than the baseline does, the largest loss first."""
     lost = [video for video in videos if _gain(video) < 0]
-    return sorted(lost, key=lambda video: (_gain(video), video.video_id))[:NUM_IN_GROUP]
+    return sorted(lost, key=lambda video: (_gain(video), video["video_id"]))[:NUM_IN_GROUP]
 
 
-def worst(videos: Sequence[ScoredVideo]) -> list[ScoredVideo]:
-    """Those that the student takes for something else, its probability of the true class least first."""
-    wrong = [video for video in videos if video.predicted["student"] != video.class_name]
-    return sorted(wrong, key=lambda video: (video.p_true["student"], video.video_id))[:NUM_IN_GROUP]
+def worst(videos: Table) -> Table:
+    """Those that the student takes for another class, the least probability of the true class first."""
+    wrong = [video for video in videos if video["student_predicted"] != video["class_name"]]
+    return sorted(wrong, key=lambda video: (video["student_p_true"], video["video_id"]))[:NUM_IN_GROUP]
 
 
-GROUPS: tuple[tuple[str, Callable[[Sequence[ScoredVideo]], list[ScoredVideo]]], ...] = (
+GROUPS: tuple[tuple[str, Callable[[Table], Table]], ...] = (
     ("Most won by distillation", most_won),
     ("Most lost by distillation", most_lost),
     ("The student's worst", worst),

@@ -5,9 +5,8 @@ Both halves are one picture, so that they cannot fall out of step. Axes: T frame
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -15,6 +14,7 @@ import numpy as np
 from pipeline.core.errors import StaleArtifactError
 from pipeline.data.frame_store import FrameStore
 from pipeline.data.frames import Frame, Frames
+from pipeline.report.svg import data_uri
 
 MOST_FRAMES = 24
 FRAME_MILLISECONDS = 80
@@ -25,25 +25,16 @@ GAP = 2  # columns between the halves
 
 
 @dataclass(frozen=True)
-class Moving:
-    """An animation that repeats and its middle frame, as data URIs, and their size in pixels."""
-
-    moving: str
-    still: str
-    width: int
-    height: int
-
-
-@dataclass(frozen=True)
-class Still:
-    """A picture as data URI and its size in pixels."""
+class Picture:
+    """A still as data URI with its size in pixels, and an animation of the same size where there is one."""
 
     still: str
     width: int
     height: int
+    moving: str = ""
 
 
-def moving_pair(dark: FrameStore, enhanced: FrameStore | None, video_id: str, fps: float) -> Moving:
+def moving_pair(dark: FrameStore, enhanced: FrameStore | None, video_id: str, fps: float) -> Picture:
     """About two seconds from the middle of a video at its own pace; dark alone where enhanced is None.
 
     Raises StaleArtifactError where a frame is damaged or the stores differ in size.
@@ -55,18 +46,17 @@ def moving_pair(dark: FrameStore, enhanced: FrameStore | None, video_id: str, fp
     animation.loop_count = 0  # for ever
     encoded, content = cv2.imencodeanimation(".webp", animation, [cv2.IMWRITE_WEBP_QUALITY, QUALITY])
     assert encoded
-    height, width = pairs_THWC.shape[1:3]
-    return Moving(_uri(content.tobytes()), _encoded(pairs_THWC[len(pairs_THWC) // 2]), width, height)
+    return replace(_picture(pairs_THWC[len(pairs_THWC) // 2]), moving=data_uri("webp", content.tobytes()))
 
 
-def still_pair(dark: FrameStore, enhanced: FrameStore | None, video_id: str) -> Still:
+def still_pair(dark: FrameStore, enhanced: FrameStore | None, video_id: str) -> Picture:
     """The middle frame of a video; raises like `moving_pair`."""
     (pair_HWC,) = _pairs(dark, enhanced, video_id, [dark.shape(video_id)[0] // 2])
-    return Still(_encoded(pair_HWC), pair_HWC.shape[1], pair_HWC.shape[0])
+    return _picture(pair_HWC)
 
 
 def shown_frames(num_frames: int, fps: float) -> list[int]:
-    """Numbers of at most MOST_FRAMES frames around the middle, as far apart as FRAME_MILLISECONDS are long."""
+    """Numbers of up to MOST_FRAMES frames around the middle, FRAME_MILLISECONDS apart."""
     step = max(1, round((fps or UNKNOWN_FPS) * FRAME_MILLISECONDS / 1000))
     count = min(MOST_FRAMES, -(-num_frames // step))
     first = (num_frames - 1 - step * (count - 1)) // 2
@@ -97,13 +87,9 @@ def _shrunk(frames_THWC: Frames) -> Frames:
     return np.stack([cv2.resize(frame_HWC, size, interpolation=cv2.INTER_AREA) for frame_HWC in frames_THWC])
 
 
-def _encoded(picture_HWC: Frame) -> str:
+def _picture(pair_HWC: Frame) -> Picture:
     encoded, content = cv2.imencode(
-        ".webp", np.ascontiguousarray(picture_HWC[..., ::-1]), [cv2.IMWRITE_WEBP_QUALITY, QUALITY]
+        ".webp", np.ascontiguousarray(pair_HWC[..., ::-1]), [cv2.IMWRITE_WEBP_QUALITY, QUALITY]
     )
     assert encoded
-    return _uri(content.tobytes())
-
-
-def _uri(content: bytes) -> str:
-    return f"data:image/webp;base64,{base64.b64encode(content).decode()}"
+    return Picture(data_uri("webp", content.tobytes()), width=pair_HWC.shape[1], height=pair_HWC.shape[0])

@@ -22,12 +22,17 @@ _KEPT = "\n\t\N{NO-BREAK SPACE}"
 
 
 def printable(text: str) -> str:
-    """The text without control characters, which neither HTML nor XML may hold, and without marks that turn writing."""
+    """The text without control characters, which HTML forbids, and marks that change the direction of writing."""
     return names.printable(text, kept=_KEPT)
 
 
+def data_uri(kind: str, content: bytes) -> str:
+    """A picture that lies inside the page."""
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
 def shortened(text: str, most: int) -> str:
-    """At most so many characters; an ellipsis stands for what is left out of the middle."""
+    """Up to `most` characters; an ellipsis stands for what is left out of the middle."""
     if len(text) <= most:
         return text
     head = (most - 1) // 2 + (most - 1) % 2
@@ -50,7 +55,7 @@ class Scale:
 
 
 def ticks(low: float, high: float, most: int, *, least_step: float = 1e-4) -> list[float]:
-    """Round values within low and high, at most so many, at equal steps of 1, 2 or 5 times a power of ten."""
+    """Up to `most` round values within low and high, at equal steps of 1, 2 or 5 times a power of ten."""
     for step in (factor * 10.0**exponent for exponent in range(-4, 9) for factor in (1, 2, 5)):
         first, last = math.ceil(low / step - 1e-6), math.floor(high / step + 1e-6)
         if step >= least_step and last - first < most:
@@ -82,37 +87,36 @@ class Drawing:
         """A filled rectangle; `share` of its colour, 0 to 1, and a note that shows under the pointer."""
         attributes = Markup('x="{}" y="{}" width="{}" height="{}"').format(*map(_number, (x, y, width, height)))
         faded = Markup(' fill-opacity="{}"').format(_number(share, 3)) if share < 1 else ""
-        title = Markup("<title>{}</title>").format(printable(note)) if note else ""
-        self._add('<rect class="{}" {}{}>{}</rect>', kind, attributes, faded, title)
+        self._add('<rect class="{}" {}{}>{}</rect>', kind, attributes, faded, _title(note))
 
     def pixels(self, x: float, y: float, side: float, pixels_HWC: NDArray[np.uint8]) -> None:
         """A square picture, each pixel of which is seen; C are red, green, blue and opacity."""
         encoded, content = cv2.imencode(".png", np.ascontiguousarray(pixels_HWC[..., [2, 1, 0, 3]]))
         assert encoded
-        uri = f"data:image/png;base64,{base64.b64encode(content.tobytes()).decode()}"
+        uri = data_uri("png", content.tobytes())
         self._add('<image x="{}" y="{}" width="{}" height="{}" href="{}"/>', *map(_number, (x, y, side, side)), uri)
 
     def mark(self, x: float, y: float, shape: str, kind: str, *, size: float = 5.0, note: str = "") -> None:
         """A mark of one of three shapes, so that nobody needs the colours: circle, square or diamond."""
-        title = Markup("<title>{}</title>").format(printable(note)) if note else ""
         if shape == "circle":
-            self._add('<circle class="{}" cx="{}" cy="{}" r="{}">{}</circle>', kind, *map(_number, (x, y, size)), title)
+            self._add(
+                '<circle class="{}" cx="{}" cy="{}" r="{}">{}</circle>', kind, *map(_number, (x, y, size)), _title(note)
+            )
             return
         reach = size * (0.9 if shape == "square" else 1.25)
         corners = [(-1, -1), (1, -1), (1, 1), (-1, 1)] if shape == "square" else [(0, -1), (1, 0), (0, 1), (-1, 0)]
         places = " ".join(f"{_number(x + reach * dx)},{_number(y + reach * dy)}" for dx, dy in corners)
-        self._add('<polygon class="{}" points="{}">{}</polygon>', kind, places, title)
+        self._add('<polygon class="{}" points="{}">{}</polygon>', kind, places, _title(note))
 
     def text(self, x: float, y: float, content: str, kind: str = "", *, anchor: str = "start", note: str = "") -> None:
         """A line of text with its baseline at y; the note shows under the pointer."""
-        title = Markup("<title>{}</title>").format(printable(note)) if note else ""
         self._add(
             '<text class="{}" x="{}" y="{}" text-anchor="{}">{}{}</text>',
             kind,
             _number(x),
             _number(y),
             anchor,
-            title,
+            _title(note),
             printable(content),
         )
 
@@ -124,6 +128,10 @@ class Drawing:
 
     def _add(self, element: str, *values: str | Markup) -> None:
         self.parts.append(Markup(element).format(*values))
+
+
+def _title(note: str) -> Markup:
+    return Markup("<title>{}</title>").format(printable(note)) if note else Markup()
 
 
 def _number(value: float, digits: int = 1) -> str:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.evaluate.calibration import expected_calibration_error, reliability
+from pipeline.evaluate.metrics import expected_calibration_error, reliability
 
 VIDEOS = st.lists(st.tuples(st.floats(0.01, 1.0), st.booleans()), min_size=1, max_size=60)
 

@@ -17,19 +17,18 @@ from pipeline.data.dataset import samples_of
 from pipeline.data.manifest import write_manifest
 from pipeline.data.views import read_view, uniform_view
 from pipeline.evaluate.compare import (
-    ScoringProtocol,
     aligned,
     check_predictions,
     compare,
     write_confusion,
-    write_metrics,
 )
 from pipeline.evaluate.metrics import accuracy_interval, mcnemar_p, paired_interval
+from pipeline.evaluate.metrics_file import Protocol, read_metrics, write_metrics
 from pipeline.evaluate.score.predictions import Origin, Predictions, views_text
 from pipeline.evaluate.score.scoring import score
 
 SHAPE = (4, 16, 16)
-PROTOCOL = ScoringProtocol("test", num_clips=3, num_crops=1, manifest="0123")
+PROTOCOL = Protocol(split="test", num_clips=3, num_crops=1, manifest="0123")
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +125,7 @@ def error_of(confidence_N, right_N):
 
 
 def test_every_metric_is_what_it_says(found):
-    metrics = compare(found, protocol=PROTOCOL, num_bootstraps=500, seed=3)
+    metrics = compare(found, protocol=PROTOCOL, num_bootstraps=500, seed=3).model_dump()
     labels_N = found["teacher"].labels_N
     predicted = {name: p.probs_NK.argmax(axis=1) for name, p in found.items()}
     right = {name: predicted_N == labels_N for name, predicted_N in predicted.items()}
@@ -161,8 +160,8 @@ def test_top_5_counts_where_there_are_more_classes():
     metrics = compare(
         dict.fromkeys(("teacher", "student", "baseline"), equal), protocol=PROTOCOL, num_bootstraps=100, seed=0
     )
-    assert metrics["student"]["top1"] == pytest.approx(1 / 8)
-    assert metrics["student"]["top5"] == pytest.approx(5 / 8)
+    assert metrics.student.top1 == pytest.approx(1 / 8)
+    assert metrics.student.top5 == pytest.approx(5 / 8)
 
 
 def test_a_model_that_is_sure_of_what_the_teacher_excludes_has_a_finite_kl(found):
@@ -171,8 +170,8 @@ def test_a_model_that_is_sure_of_what_the_teacher_excludes_has_a_finite_kl(found
     other = replace(found["student"], probs_NK=np.eye(3)[[1] * 12])
     models = {"teacher": other, "student": sure, "baseline": other}
     metrics = compare(models, protocol=PROTOCOL, num_bootstraps=100, seed=0)
-    assert metrics["kl_from_teacher"]["student"] == pytest.approx(np.log(1 / 5e-7), rel=1e-4)
-    assert metrics["kl_from_teacher"]["baseline"] == 0
+    assert metrics.kl_from_teacher.student == pytest.approx(np.log(1 / 5e-7), rel=1e-4)
+    assert metrics.kl_from_teacher.baseline == 0
 
 
 def test_metrics_are_json_with_six_digits_and_the_same_bytes(tmp_path, found):
@@ -183,10 +182,11 @@ def test_metrics_are_json_with_six_digits_and_the_same_bytes(tmp_path, found):
     assert text == (tmp_path / "other").read_text()
     written = json.loads(text)
     assert has_valid_digest(written)
-    assert written.keys() == metrics.keys() | {"digest"}
-    assert written["student"]["top1"] == round(metrics["student"]["top1"], 6)
+    assert written.keys() == metrics.model_dump(exclude_none=True).keys() | {"digest"}
+    assert written["student"]["top1"] == round(metrics.student.top1, 6)
     assert written["num_test_videos"] == 12
     assert isinstance(written["num_test_videos"], int)
+    assert read_metrics(tmp_path / "one").student.top1 == written["student"]["top1"]
 
 
 def test_confusion_has_a_row_for_every_video(tmp_path, found):

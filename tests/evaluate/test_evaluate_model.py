@@ -12,9 +12,9 @@ from paths import ROOT
 
 from pipeline.data.dataset import samples_of
 from pipeline.evaluate.light import video_luma
-from pipeline.evaluate.light_table import write_light
 from pipeline.evaluate.score.predictions import read_predictions
 from pipeline.evaluate.score.scoring import score
+from pipeline.evaluate.tables import write_light
 from pipeline.models.recognizer import load_model, save_model
 
 SPLITS = {"test": 7, "val": 4}

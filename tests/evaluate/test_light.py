@@ -8,7 +8,7 @@ from builders import noise_video, write_frames
 
 from pipeline.core.errors import StaleArtifactError
 from pipeline.evaluate.light import video_luma
-from pipeline.evaluate.light_table import read_light, write_light
+from pipeline.evaluate.tables import read_light, write_light
 
 
 def flat(levels):
@@ -60,15 +60,15 @@ def test_the_stage_writes_the_light_of_every_video(call, store, tmp_path):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", "line 1: expected the columns video_id, mean_luma"),
-        ("video_id,luma\n", "line 1: expected the columns"),
+        ("", "line 1: empty"),
+        ("video_id,luma\n", "line 1: its columns are video_id,luma, expected video_id,mean_luma"),
         ("video_id,mean_luma\na,dark\n", "line 2: "),
-        ("video_id,mean_luma\na,1\nb,256\n", "line 3: mean_luma is between 0 and 255, not 256"),
-        ("video_id,mean_luma\na,nan\n", "line 2: mean_luma is between"),
+        ("video_id,mean_luma\na,1\nb,256\n", "line 3: mean_luma: expected a number from 0 to 255, not 256"),
+        ("video_id,mean_luma\na,nan\n", "line 2: mean_luma: expected a number, not 'nan'"),
         ("video_id,mean_luma\na\n", "line 2: "),
         ("video_id,mean_luma\na,1,2\n", "line 2: "),
         ('video_id,mean_luma\n"a,1\n', "line 2: "),
-        ("video_id,mean_luma\na,1\na,2\n", "line 3: a is there twice"),
+        ("video_id,mean_luma\na,1\na,2\n", "line 3: a occurs twice"),
     ],
 )
 def test_what_is_no_table_of_light_is_refused_with_its_line(tmp_path, text, words):

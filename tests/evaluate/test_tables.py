@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from itertools import pairwise
 
 import numpy as np
@@ -12,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.core.errors import StaleArtifactError
+from pipeline.core.tables import whole_number
 from pipeline.evaluate.score.predictions import Predictions
-from pipeline.evaluate.tables import by_quartile, make_tables, write_tables
+from pipeline.evaluate.tables import by_quartile, make_tables, read_rows, read_tables, write_tables
 
 NAMES = ("teacher", "student", "baseline")
 LABELS = (0, 0, 0, 2, 2, 2, 2, 0)  # of class 1 there is no video
@@ -138,15 +138,9 @@ def test_tables_come_back_from_their_files(tmp_path, tables):
     write_tables(tmp_path / "tables", tables)
     assert {path.stem for path in (tmp_path / "tables").iterdir()} == set(COLUMNS)
     for name, columns in COLUMNS.items():
-        path = tmp_path / "tables" / f"{name}.csv"
-        assert path.read_text().splitlines()[0] == columns
-        with path.open(newline="") as file:
-            written = list(csv.DictReader(file))
-        assert len(written) == len(tables[name])
-        for texts, row in zip(written, tables[name], strict=True):
-            for key, value in row.items():
-                expected = pytest.approx(value, abs=5.1e-7) if isinstance(value, float) else value
-                assert type(value)(texts[key]) == expected
+        assert (tmp_path / "tables" / f"{name}.csv").read_text().splitlines()[0] == columns
+    for name, table in read_tables(tmp_path / "tables").items():
+        assert table == [pytest.approx(row, abs=5.1e-7) for row in tables[name]]
 
 
 def test_the_same_predictions_give_the_same_bytes(tmp_path, found, rows, luma):
@@ -155,3 +149,23 @@ def test_the_same_predictions_give_the_same_bytes(tmp_path, found, rows, luma):
     for name in COLUMNS:
         first, second = ((tmp_path / folder / f"{name}.csv").read_bytes() for folder in ("one", "other"))
         assert first == second
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "line 1: empty"),
+        ("a\n1\n", "its columns are a, expected a,b"),
+        ("a,b\n", "no rows"),
+        ("a,b\n1,x\n2\n", "line 3: 1 fields, expected 2"),
+        ("a,b\nx,y\n", "line 2: a: expected a whole number"),
+        ('a,b\n1,"y\n', "line 2: unexpected end of data"),
+        (b"a,b\n\xff,y\n", "utf-8"),
+    ],
+)
+def test_a_table_that_cannot_be_used_is_named_with_its_line(tmp_path, text, words):
+    path = tmp_path / "t.csv"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(StaleArtifactError, match=words) as caught:
+        read_rows(path, {"a": whole_number, "b": str})
+    assert str(path) in str(caught.value)

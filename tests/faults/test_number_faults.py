@@ -30,13 +30,13 @@ from pipeline.distill.student.soft_losses import SOFT_LOSSES
 from pipeline.enhance.classical import enhance_frames
 from pipeline.enhance.file import CLASSICAL, classical_from_params, load_enhancer, save_enhancer
 from pipeline.enhance.learned import NETWORKS, LearnedEnhancer
-from pipeline.evaluate.calibration import NUM_BINS, expected_calibration_error, reliability
-from pipeline.evaluate.compare import LEAST_PROBABILITY, ScoringProtocol, compare, write_metrics
-from pipeline.evaluate.light_table import write_light
+from pipeline.evaluate.compare import LEAST_PROBABILITY, compare
+from pipeline.evaluate.metrics import NUM_BINS, expected_calibration_error, reliability
+from pipeline.evaluate.metrics_file import Protocol, write_metrics
 from pipeline.evaluate.score.predictions import Predictions, read_predictions, write_predictions
-from pipeline.evaluate.tables import make_tables
+from pipeline.evaluate.tables import make_tables, write_light
 from pipeline.models.recognizer import load_model, save_model
-from pipeline.tools.study.seed_statistics import estimate
+from pipeline.tools.study.results import estimate
 from pipeline.train.trainer import _best
 from pipeline.videos.splits import complete_splits
 
@@ -392,7 +392,7 @@ def one_hot(manifest, predicted, *, split="test"):
 
 def evaluate(manifest, **predictions):
     """All metrics, which are finite, as the file has them."""
-    protocol = ScoringProtocol("test", 1, 1, manifest.digest)
+    protocol = Protocol(split="test", num_clips=1, num_crops=1, manifest=manifest.digest)
     metrics = compare(predictions, protocol=protocol, num_bootstraps=100, seed=0)
     rows = manifest.rows_of("test")
     make_tables(predictions, rows, {row.video_id: 0.0 for row in rows})

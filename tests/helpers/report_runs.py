@@ -16,8 +16,9 @@ from pipeline.distill.store.codecs import codec_of
 from pipeline.distill.store.store import Rows, row_layout, write_store
 from pipeline.enhance.classical import Gamma
 from pipeline.enhance.file import save_enhancer
+from pipeline.evaluate.metrics_file import MODELS
 from pipeline.models.recognizer import save_model
-from pipeline.report.inputs import MODELS, ReportPaths
+from pipeline.report.inputs import ReportPaths
 
 SHAPE_THW = (8, 20, 24)
 GAIN = {"top1": 0.25, "top1_low": 0.05, "top1_high": 0.45, "mcnemar_p": 0.03}
@@ -92,18 +93,18 @@ def _write_store(paths, manifest, digests):
     return write_store(paths.soft_targets, [rows], codec=codec, attributes=attributes, **sizes)
 
 
-def write_metrics(path, *, gain=GAIN, manifest="0" * 32, **changes):
-    """metrics.json as `evaluate` writes it."""
+def metrics_values(*, gain=GAIN, manifest="0" * 32, **changes):
+    """metrics.json as `evaluate` writes it, without a digest."""
     single = {"top1": 0.5, "top1_low": 0.25, "top1_high": 0.75, "top5": 1.0, "mean_class_top1": 0.5, "ece": 0.125}
-    metrics = {
+    return {
         **dict.fromkeys(MODELS, single),
         "student_minus_baseline": gain,
         "agreement_with_teacher": {"student": 0.75, "baseline": 0.5},
         "kl_from_teacher": {"student": 0.2, "baseline": 0.4},
         "num_test_videos": 12,
         "protocol": {"split": "test", "num_clips": 3, "num_crops": 1, "manifest": manifest},
+        **changes,
     }
-    path.write_text(json.dumps({**metrics, **changes}))
 
 
 def write_csv(path, rows):
@@ -115,7 +116,7 @@ def write_csv(path, rows):
 
 
 def _write_results(paths, manifest):
-    write_metrics(paths.metrics, manifest=manifest.digest)
+    paths.metrics.write_text(json.dumps(metrics_values(manifest=manifest.digest)))
     for name, path in paths.curves.items():
         course = [(0, 0.1, 1.5, 0.25, 1.25, 0.5), (1, 0.1, 1.0, 0.5, "nan" if name == "teacher" else 1.0, 0.75)]
         columns = ("epoch", "learning_rate", "train_loss", "train_top1", "val_loss", "val_top1")

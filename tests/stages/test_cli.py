@@ -18,8 +18,8 @@ from rich.console import Console
 
 from pipeline.core.errors import DataError, EnvironmentProblem, Interrupted, ParamsError, StaleArtifactError
 from pipeline.data.manifest import write_manifest
-from pipeline.evaluate.light_table import write_light
 from pipeline.evaluate.score.predictions import Predictions, write_predictions
+from pipeline.evaluate.tables import write_light
 from stages import _shell
 from stages.__main__ import COMMANDS
 

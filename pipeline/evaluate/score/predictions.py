@@ -5,10 +5,7 @@ Axes: N videos, K classes.
 
 from __future__ import annotations
 
-import csv
-import io
 import re
-from collections import Counter
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
@@ -17,7 +14,8 @@ from numpy.typing import NDArray
 
 from pipeline.core.digest import digest_json
 from pipeline.core.errors import StaleArtifactError, shortened
-from pipeline.core.files import read_text_whole, written_whole
+from pipeline.core.files import read_text_whole
+from pipeline.core.tables import TableError, parse_table, writing_table
 
 ID_COLUMNS = ("video_id", "class_name", "predicted")
 PROBABILITY_PREFIX = "p:"
@@ -75,44 +73,42 @@ def write_predictions(path: Path, predictions: Predictions) -> None:
     Behind them are the origin, the same in all rows, and the row's digest.
     """
     names = predictions.class_names
-    with written_whole(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([*ID_COLUMNS, *(f"{PROBABILITY_PREFIX}{name}" for name in names), *LAST_COLUMNS])
-        rows = zip(
-            predictions.video_ids, predictions.labels_N, predictions.predicted_N, predictions.probs_NK, strict=True
-        )
+    columns = [*ID_COLUMNS, *(f"{PROBABILITY_PREFIX}{name}" for name in names), *LAST_COLUMNS]
+    rows = zip(predictions.video_ids, predictions.labels_N, predictions.predicted_N, predictions.probs_NK, strict=True)
+    with writing_table(path, columns) as add_row:
         for video_id, label, predicted, probs_K in rows:
             row = [video_id, names[label], names[predicted], *(f"{p:.{DIGITS}f}" for p in probs_K)]
             row += astuple(predictions.origin)
-            writer.writerow([*row, digest_json(row)])
+            add_row([*row, digest_json(row)])
 
 
 def read_predictions(path: Path) -> Predictions:
     """Read what `write_predictions` wrote; raises StaleArtifactError with the line where it is not that."""
-    labels, probs, video_ids = [], [], []
+    labels: list[int] = []
+    probs: dict[str, list[float]] = {}
     origins: set[Origin] = set()
+    line = 1
     try:
-        reader = csv.reader(io.StringIO(read_text_whole(path), newline=""), strict=True)
+        (_, header), *rows = parse_table(read_text_whole(path))
         try:
-            class_names = _read_header(next(reader, []))
-            for row in reader:
+            class_names = _read_header(header)
+            for line, row in rows:  # noqa: B007 - the message below names it
                 label, probs_K = _read_row(row, class_names)
-                video_ids.append(row[0])
+                if row[0] in probs:
+                    raise ValueError(f"video_id {row[0]!r} occurs twice")
                 labels.append(label)
-                probs.append(probs_K)
+                probs[row[0]] = probs_K
                 origins.add(Origin(*row[-len(LAST_COLUMNS) : -1]))
-        except (ValueError, csv.Error) as error:
-            raise ValueError(f"line {max(reader.line_num, 1)}: {error}") from None
+        except ValueError as error:
+            raise TableError([(line, str(error))]) from None
         if len(origins) != 1:
             raise ValueError("its rows are of several models, manifests or views" if origins else "no videos")
-        if len(set(video_ids)) < len(video_ids):
-            twice = next(name for name, count in Counter(video_ids).items() if count > 1)
-            raise ValueError(f"video_id {twice!r} is there twice")
     except (OSError, ValueError) as error:
         raise StaleArtifactError(
             f"{path}: not a predictions file: {shortened(str(error))}", remedy="`dvc repro` makes it again"
         ) from None
-    return Predictions(tuple(video_ids), np.array(labels, dtype=np.int64), np.array(probs), class_names, origins.pop())
+    labels_N, probs_NK = np.array(labels, dtype=np.int64), np.array([*probs.values()])
+    return Predictions(tuple(probs), labels_N, probs_NK, class_names, origins.pop())
 
 
 def _read_header(header: list[str]) -> tuple[str, ...]:

@@ -6,17 +6,15 @@ dataset for recognizing action in the dark", 2020).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.digest import has_valid_digest
 from pipeline.core.errors import StaleArtifactError
+from pipeline.evaluate.metrics_file import MODELS, read_metrics
 
 # Where in metrics.json the numbers are whose mean says something; intervals and p-values have none
-MODELS = ("teacher", "student", "baseline")
 NUMBERS = (
     *((model, name) for model in MODELS for name in ("top1", "top5", "mean_class_top1", "ece")),
     ("student_minus_baseline", "top1"),
@@ -40,43 +38,25 @@ class SplitMean:
 def mean_of_splits(paths: Sequence[Path]) -> list[SplitMean]:
     """Means of the numbers of several metrics.json, one a split.
 
-    Raises StaleArtifactError where a file is no such, two are of the same videos, or they were made in different ways.
+    Raises StaleArtifactError where a file is none, two are of the same videos, or their videos were scored in different
+    ways.
     """
-    metrics = [_read(path) for path in paths]
+    metrics = [read_metrics(path) for path in paths]
     findings = []
+    ways = [found.protocol.model_dump(exclude={"manifest"}) for found in metrics]
     for number, (path, found) in enumerate(zip(paths, metrics, strict=True)):
         for earlier_path, earlier in zip(paths[:number], metrics, strict=False):
-            if found["protocol"]["manifest"] == earlier["protocol"]["manifest"]:
+            if found.protocol.manifest == earlier.protocol.manifest:
                 findings.append(f"{earlier_path} and {path} are of the same split: their manifests are equal")
-        ways = {name: value for name, value in found["protocol"].items() if name != "manifest"}
-        first = {name: value for name, value in metrics[0]["protocol"].items() if name != "manifest"}
-        if ways != first:
-            findings.append(f"{path} was made with {_words(ways)}, {paths[0]} with {_words(first)}")
+        if ways[number] != ways[0]:
+            findings.append(f"{path} was made with {_words(ways[number])}, {paths[0]} with {_words(ways[0])}")
     if findings:
         raise StaleArtifactError(
             "these metrics have no mean",
             findings=findings,
             remedy="make each with the same parameters but for prepare.split: docs/evaluation.md has the commands",
         )
-    return [SplitMean(of, name, tuple(found[of][name] for found in metrics)) for of, name in NUMBERS]
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if "digest" in found and not has_valid_digest(found):
-            raise ValueError("it does not have the digest that was written with it")
-        for of, name in NUMBERS:
-            if not isinstance(found[of][name], int | float):
-                raise TypeError(f"{of}.{name} is not a number")
-        found["protocol"]["manifest"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = f"{error} is missing" if isinstance(error, KeyError) else error
-        raise StaleArtifactError(
-            f"{path}: not the metrics of three models: {reason}",
-            remedy="`dlkdd evaluate` writes them, results/metrics.json",
-        ) from None
-    return found
+    return [SplitMean(of, name, tuple(getattr(getattr(found, of), name) for found in metrics)) for of, name in NUMBERS]
 
 
 def _words(values: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ from builders import noise_video, write_frames
 
 from pipeline.core.errors import StaleArtifactError
 from pipeline.data.frame_store import FrameStore, shard_path
-from pipeline.evaluate.light import Size, check_frames, sampled_luma, summarise_frames
+from pipeline.tools.look.frame_summary import Size, check_frames, sampled_luma, summarise_frames
 
 SHAPES = {"a/1": (3, 8, 10), "a/2": (6, 8, 10), "b/1": (4, 8, 10), "b/2": (9, 12, 8)}
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from pipeline.core.errors import Interrupted
-from stages._jobs import Job, JobsFailed, run_jobs
+from pipeline.tools.study.jobs import Job, JobsFailed, run_chain
 
 
 @pytest.fixture
@@ -40,9 +40,10 @@ def run(tmp_path):
     def run(*jobs, at_once=1, stop=lambda: None):
         runs = tmp_path / "runs"
         runs.write_text("")
-        run.seconds = run_jobs(jobs, at_once=at_once, stop=stop, advance=lambda *_, **__: None)
+        run.seconds = run_chain(jobs, at_once=at_once, say=run.said.append, stop=stop, advance=lambda *_, **__: None)
         return runs.read_text().split()
 
+    run.said = []
     return run
 
 
@@ -116,7 +117,7 @@ def test_a_store_is_known_by_its_index(run, shell, tmp_path):
     assert run(reader) == ["reader"]
 
 
-def test_a_failure_keeps_back_what_waits_for_it_and_nothing_else(run, chain, shell, capsys, tmp_path):
+def test_a_failure_keeps_back_what_waits_for_it_and_nothing_else(run, chain, shell, tmp_path):
     _, first, second = chain
     broken = replace(first, command=("/bin/sh", "-c", "seq 100; echo the reason >&2; exit 5"))
     other = shell("other", "echo > $out")
@@ -125,7 +126,7 @@ def test_a_failure_keeps_back_what_waits_for_it_and_nothing_else(run, chain, she
     assert caught.value.exit_code == 5
     assert "1 step failed; 1 that wait for them did not start\n  - first: exit code 5" in str(caught.value)
     assert (tmp_path / "runs").read_text().split() == ["other"]
-    said = capsys.readouterr().err
+    (said,) = run.said
     assert "the reason" in said
     assert "  50\n" not in said  # the tail alone
     assert run(first, second, other) == ["first", "second"]
@@ -182,13 +183,13 @@ def stop_when(path):
     return stop
 
 
-def test_an_interrupt_lets_jobs_save_and_the_next_run_goes_on(run, slow, capsys):
+def test_an_interrupt_lets_jobs_save_and_the_next_run_goes_on(run, slow):
     job, begun, saved = slow
     with pytest.raises(Interrupted) as caught:
         run(job, stop=stop_when(begun))
     assert caught.value.exit_code == 143
     assert saved.exists()
-    assert "stopping slow" in capsys.readouterr().err
+    assert run.said == ["stopping slow"]
     found = record(job)
     assert found["state"] == "interrupted"
     assert found["seconds"] > 0

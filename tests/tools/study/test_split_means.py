@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from report_runs import GAIN, metrics_values
 
 from pipeline.core.errors import StaleArtifactError
 from pipeline.tools.study.split_means import mean_of_splits
@@ -14,18 +15,13 @@ TOP1 = {"teacher": (0.9, 0.8, 0.7), "student": (0.5, 0.6, 0.7), "baseline": (0.4
 
 def metrics_of(number):
     """What `evaluate` writes, of split 0, 1 or 2."""
-    model = {"top1_low": 0.0, "top1_high": 1.0, "top5": 0.95, "mean_class_top1": 0.3 + number / 10, "ece": 0.1}
-    return {
-        **{name: {"top1": values[number], **model} for name, values in TOP1.items()},
-        "student_minus_baseline": {
-            "top1": TOP1["student"][number] - TOP1["baseline"][number],
-            "top1_low": -0.1,
-            "top1_high": 0.3,
-            "mcnemar_p": 0.04,
-        },
-        "num_test_videos": 100 + number,
-        "protocol": {"split": "test", "num_clips": 5, "num_crops": 3, "manifest": f"digest {number}"},
-    }
+    single = {"top1_low": 0.0, "top1_high": 1.0, "top5": 0.95, "mean_class_top1": 0.3 + number / 10, "ece": 0.1}
+    gain = TOP1["student"][number] - TOP1["baseline"][number]
+    return metrics_values(
+        gain={**GAIN, "top1": gain},
+        manifest=f"digest {number}",
+        **{name: {"top1": values[number], **single} for name, values in TOP1.items()},
+    )
 
 
 @pytest.fixture
@@ -67,14 +63,14 @@ def test_the_same_split_twice_is_refused(three):
 
 def test_splits_that_were_scored_in_different_ways_are_refused(write):
     other = metrics_of(1)
-    other["protocol"]["num_crops"] = 1
+    other["protocol"]["num_crops"] = 2
     paths = write(metrics_of(0), other, metrics_of(2))
     with pytest.raises(StaleArtifactError) as caught:
         mean_of_splits(paths)
     (finding,) = caught.value.findings
     assert finding == (
-        f"{paths[1]} was made with split test, num_clips 5, num_crops 1, "
-        f"{paths[0]} with split test, num_clips 5, num_crops 3"
+        f"{paths[1]} was made with split test, num_clips 3, num_crops 2, "
+        f"{paths[0]} with split test, num_clips 3, num_crops 1"
     )
 
 
@@ -90,17 +86,18 @@ def without(*names):
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        ({}, "'teacher' is missing"),
-        ([], ""),
-        (without("baseline", "ece"), "'ece' is missing"),
-        (without("protocol"), "'protocol' is missing"),
-        (without("protocol", "manifest"), "'manifest' is missing"),
-        ({**metrics_of(0), "student_minus_baseline": {"top1": "0.1"}}, "student_minus_baseline.top1 is not a number"),
+        ({}, "teacher: Field required"),
+        ([], "valid dictionary"),
+        (without("baseline", "ece"), "baseline.ece: Field required"),
+        (without("protocol"), "protocol: Field required"),
+        (without("protocol", "manifest"), "protocol.manifest: Field required"),
+        ({**metrics_of(0), "student_minus_baseline": {**GAIN, "top1": "much"}}, "student_minus_baseline.top1: Input"),
+        ({**metrics_of(0), "digest": "0" * 32}, "it does not have the digest that was written with it"),
     ],
 )
 def test_what_is_no_metrics_of_three_models_is_refused(write, wrong, words):
     paths = write(metrics_of(1), wrong)
-    with pytest.raises(StaleArtifactError, match=r"not the metrics of three models") as caught:
+    with pytest.raises(StaleArtifactError, match="not the metrics that `evaluate` writes") as caught:
         mean_of_splits(paths)
     assert str(paths[1]) in str(caught.value)
     assert words in str(caught.value)

@@ -9,9 +9,8 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,10 +20,11 @@ from pipeline.core.digest import digest_file, digest_json
 from pipeline.core.errors import DlkddError
 from pipeline.core.files import write_text_whole
 from pipeline.core.progress import Advance, StopCheck
-from stages._shell import say
 
 POLL_SECONDS = 0.05
 TAIL_LINES = 15
+Say = Callable[[str], None]  # shows a line of text
+
 INDEXES = ("zarr.json", "index.csv")  # of a soft-target store and a frame store: they have the digests of the rest
 
 
@@ -51,7 +51,7 @@ class Job:
         return self.folder / "record.json"
 
     def fingerprint(self) -> str:
-        """Of the identity and the content of the inputs, those that are there."""
+        """Of the identity and the content of the inputs, those that exist."""
         there = {name: content_digest(path) for name, path in self.inputs.items()}
         return digest_json({"identity": dict(self.identity), "inputs": there})
 
@@ -64,7 +64,7 @@ class JobsFailed(DlkddError):
         super().__init__(
             f"{len(failed)} step{'s' * (len(failed) != 1)} failed{left_text}",
             findings=[f"{name}: exit code {code}" for name, code in failed.items()],
-            remedy="the messages are above; mend the cause and run the same command again: what is done is kept",
+            remedy="the messages are above; fix the cause and run the same command again: what is done is kept",
         )
         self.exit_code = next(iter(failed.values()))
 
@@ -91,8 +91,10 @@ class _Running:
         return (code if code >= 0 else 128 - code), seconds
 
 
-def run_jobs(jobs: Sequence[Job], *, at_once: int, stop: StopCheck, advance: Advance) -> dict[str, float | None]:
-    """Run what is not done yet, at most so many at once; returns the seconds of each job, None where unknown.
+def run_chain(
+    jobs: Sequence[Job], *, at_once: int, say: Say, stop: StopCheck, advance: Advance
+) -> dict[str, float | None]:
+    """Run what is not done yet, up to `at_once` at a time; returns the seconds of each job, None where unknown.
 
     Seconds are of all runs that a job needed; unknown where one of them was killed together with this process. A job
     that fails takes those with it that wait for its outs; all others are run before JobsFailed is raised. Where `stop`
@@ -101,7 +103,7 @@ def run_jobs(jobs: Sequence[Job], *, at_once: int, stop: StopCheck, advance: Adv
     made_by = {out: job.name for job in jobs for out in job.outs}
     needs = {job.name: {made_by[path] for path in job.inputs.values() if path in made_by} for job in jobs}
     waiting, done, failed = list(jobs), dict[str, float | None](), dict[str, int]()
-    with _ended_at_last() as running:
+    with _ended_at_last(say) as running:
         while waiting or running:
             stop()
             for job in [job for job in waiting if needs[job.name] <= done.keys()]:
@@ -124,7 +126,7 @@ def run_jobs(jobs: Sequence[Job], *, at_once: int, stop: StopCheck, advance: Adv
                     advance(1, each.job.name)
                 else:
                     failed[each.job.name] = code
-                    _tell(each.job, code)
+                    _tell(each.job, code, say)
             if running:
                 time.sleep(POLL_SECONDS)
     if failed:
@@ -175,7 +177,7 @@ def _ended(running: list[_Running]) -> Iterator[_Running]:
 
 
 @contextmanager
-def _ended_at_last() -> Iterator[list[_Running]]:
+def _ended_at_last(say: Say) -> Iterator[list[_Running]]:
     """A list of running jobs; those that are still in it when the block ends are asked to stop, and waited for.
 
     Where waiting is interrupted by a second signal they are killed.
@@ -198,7 +200,7 @@ def _ended_at_last() -> Iterator[list[_Running]]:
                 each.process.wait()
 
 
-def _tell(job: Job, code: int) -> None:
+def _tell(job: Job, code: int, say: Say) -> None:
     lines = job.log.read_text(encoding="utf-8", errors="replace").splitlines()
     tail = "\n".join(f"  {line}" for line in lines[-TAIL_LINES:])
     say(f"{job.name}: exit code {code}; the end of {job.log}:\n{tail}")
@@ -216,8 +218,3 @@ def _read_record(job: Job) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return record if isinstance(record, dict) and {"fingerprint", "state", "seconds", "outs"} <= record.keys() else {}
-
-
-def python_command(arguments: Sequence[str]) -> tuple[str, ...]:
-    """A command of dlkdd in a process of its own."""
-    return (sys.executable, "-m", "stages", *arguments)

@@ -1,0 +1,112 @@
+"""metrics.json: what `evaluate` finds about teacher, student and baseline, and its one writer and one reader.
+
+docs/evaluation.md has the formula of each number.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from pipeline.core.digest import has_valid_digest, with_digest
+from pipeline.core.errors import StaleArtifactError
+from pipeline.core.files import write_text_whole
+from pipeline.evaluate.score.predictions import DIGITS
+
+MODELS = ("teacher", "student", "baseline")
+
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Values(BaseModel):
+    """A part of metrics.json; unknown keys are ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class ModelMetrics(Values):
+    """One model alone; shares from 0 to 1, with 95 % intervals over the videos."""
+
+    top1: Share
+    top1_low: Share
+    top1_high: Share
+    top5: Share
+    mean_class_top1: Share
+    ece: Share
+
+
+class Gain(Values):
+    """The student against the baseline."""
+
+    top1: Number
+    top1_low: Number
+    top1_high: Number
+    mcnemar_p: Share
+
+
+class Pair(Values):
+    """A number for each model that is compared with the teacher."""
+
+    student: Number
+    baseline: Number
+
+
+class Protocol(Values):
+    """Which videos a model was scored on, and in how many views; `manifest` is the digest of the table of videos."""
+
+    split: str
+    num_clips: Count
+    num_crops: Count
+    manifest: str
+
+
+class Metrics(Values):
+    """All of metrics.json but its digest."""
+
+    teacher: ModelMetrics
+    student: ModelMetrics
+    baseline: ModelMetrics
+    student_minus_baseline: Gain
+    agreement_with_teacher: Pair
+    kl_from_teacher: Pair
+    num_test_videos: Count
+    protocol: Protocol
+    models: dict[str, str] = {}  # digests of the models' files
+    tables: str | None = None  # digest of the tables' files
+
+    def of(self, model: str) -> ModelMetrics:
+        """The metrics of one of MODELS."""
+        found: ModelMetrics = getattr(self, model)
+        return found
+
+
+def write_metrics(path: Path, metrics: Metrics) -> None:
+    """JSON for `dvc metrics`, rounded to DIGITS after the point, with a digest of all of it."""
+    text = metrics.model_dump_json(exclude_none=True)
+    rounded = json.loads(text, parse_float=lambda number: round(float(number), DIGITS))
+    write_text_whole(path, json.dumps(with_digest(rounded), indent=2) + "\n")
+
+
+def read_metrics(path: Path) -> Metrics:
+    """Read what `write_metrics` wrote; raises StaleArtifactError with every key that is missing or out of range."""
+    try:
+        found = json.loads(path.read_bytes())
+        if "digest" in found and not has_valid_digest(found):
+            raise ValueError("it does not have the digest that was written with it")
+        return Metrics.model_validate(found)
+    except ValidationError as error:
+        findings = [f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}" for detail in error.errors()]
+    except OSError as error:
+        findings = [error.strerror or str(error)]
+    except (ValueError, TypeError, RecursionError) as error:
+        findings = [str(error)]
+    raise StaleArtifactError(
+        f"{path}: not the metrics that `evaluate` writes",
+        findings=findings,
+        remedy="`dvc repro evaluate` makes them again",
+    )
