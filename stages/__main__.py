@@ -1,4 +1,4 @@
-"""The command `dlkdd`: a command for each module of this package, imported only when it is called."""
+"""The command `dlkdd`: each command's module in this package is imported only when the command is called."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 # they start them by themselves, under `dvc repro` as well, whose command lines are fixed.
 PARALLEL = ("train_teacher", "precompute_soft_targets", "train_student", "train_baseline")
 
-# In the order of the chain; the first line of each module's docstring is its help.
+# In the order of the chain. A command is `main` of the module of its name, whose docstring begins with its help.
 COMMANDS = (
     "prepare",
     "fit_enhancer",
@@ -63,6 +63,14 @@ COMMANDS = (
     "demo_videos",
     "darken",
 )
+# Modules of several commands, each a function of its name with its help.
+FAMILIES = {
+    "train_teacher": "train",
+    "train_baseline": "train",
+    "score_teacher": "score",
+    "score_student": "score",
+    "score_baseline": "score",
+}
 
 
 class LazyGroup(TyperGroup):
@@ -84,12 +92,12 @@ class LazyGroup(TyperGroup):
         return self._command(name, cmd_name)
 
     def _command(self, name: str, cmd_name: str) -> Any:
-        module = import_module(f"stages.{name}")
+        module = import_module(f"stages.{FAMILIES.get(name, name)}")
         if hasattr(module, "app"):
             command = get_command(module.app)
         else:
             app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-            app.command(cmd_name)(module.main)
+            app.command(cmd_name)(getattr(module, name) if name in FAMILIES else module.main)
             command = get_command(app)
         for each in (command, *getattr(command, "commands", {}).values()):
             each.help = help_of(name, each.help or "")
@@ -103,8 +111,11 @@ def _words_typed() -> list[str]:
 
 
 def _first_line(name: str) -> str:
-    source = Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8")
-    return (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
+    """The first line of a command's docstring, without importing its module."""
+    source = Path(__file__).with_name(f"{FAMILIES.get(name, name)}.py").read_text(encoding="utf-8")
+    tree = ast.parse(source)
+    functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
+    return (ast.get_docstring(functions[name] if name in FAMILIES else tree) or "").partition("\n")[0]
 
 
 app = typer.Typer(cls=LazyGroup, no_args_is_help=True, pretty_exceptions_enable=False)

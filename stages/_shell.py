@@ -23,6 +23,24 @@ console = Console(stderr=True, highlight=False, soft_wrap=True)
 ParamsOption = Annotated[Path, typer.Option("--params", help="The parameter file.", show_default=True)]
 PARAMS_PATH = Path("params.yaml")
 DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:N, or auto: cuda where there is one.")]
+ManifestOption = Annotated[Path, typer.Option("--manifest", help="The manifest that `prepare` wrote.")]
+ModelOption = Annotated[Path, typer.Option("--model", help="The model file.")]
+
+# of the trainings
+TrainFramesOption = Annotated[Path, typer.Option("--frames", help="The frame store to learn from.")]
+ModelOutOption = Annotated[Path, typer.Option("--out", help="The model file to write.")]
+CurveOption = Annotated[Path, typer.Option("--curve", help="The table of epochs to write, for `dvc plots`.")]
+CheckpointOption = Annotated[
+    float, typer.Option("--checkpoint-seconds", min=0, help="Time between two checkpoints; 0: after every step.")
+]
+CHECKPOINT_SECONDS = 20.0
+TensorboardOption = Annotated[
+    Path | None, typer.Option("--tensorboard", help="A folder for TensorBoard: every epoch is written as it ends.")
+]
+
+# of what scores a model
+ScoreFramesOption = Annotated[Path, typer.Option("--frames", help="The frame store of the kind that the model knows.")]
+PredictionsOutOption = Annotated[Path, typer.Option("--out", help="The table of predictions to write.")]
 
 PLAIN_INTERVAL_SECONDS = 10.0
 

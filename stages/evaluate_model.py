@@ -21,10 +21,20 @@ from pipeline.evaluate.compare import describe
 from pipeline.evaluate.light import video_luma
 from pipeline.evaluate.metrics_file import Protocol
 from pipeline.evaluate.score.predictions import DIGITS, write_predictions
+from pipeline.evaluate.score.scoring import load_model_for, score_split
 from pipeline.evaluate.tables import make_tables, rounded
 from pipeline.models.recognizer import ModelFile
-from stages._score import FramesOption, ManifestOption, ModelOption, load_model_for, predict
-from stages._shell import PARAMS_PATH, DeviceOption, ParamsOption, printable, progress, say
+from stages._shell import (
+    PARAMS_PATH,
+    DeviceOption,
+    ManifestOption,
+    ModelOption,
+    ParamsOption,
+    ScoreFramesOption,
+    printable,
+    progress,
+    say,
+)
 
 
 class Split(StrEnum):
@@ -37,7 +47,7 @@ class Split(StrEnum):
 def main(
     *,
     model_path: ModelOption,
-    frames_path: FramesOption,
+    frames_path: ScoreFramesOption,
     manifest_path: ManifestOption,
     split: Annotated[Split, typer.Option(help="Whose videos.")],
     out: Annotated[Path | None, typer.Option(help="A table to write: the probabilities of every video.")] = None,
@@ -59,7 +69,16 @@ def main(
     notes = _notes(model, manifest, frames, split)
     for note in notes:
         say(f"evaluate_model: {model_path}: {note}")
-    found = predict("evaluate_model", model, manifest, frames, split=split, options=params.score, device_name=device)
+    found = score_split(
+        model,
+        manifest,
+        frames,
+        split=split,
+        options=params.score,
+        device_name=device,
+        stage="evaluate_model",
+        progress=progress,
+    )
     found = replace(found, probs_NK=found.probs_NK.round(DIGITS))  # as a file keeps them: the numbers are evaluate's
     if out is not None:
         write_predictions(out, found)

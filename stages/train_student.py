@@ -21,23 +21,25 @@ from pipeline.distill.student.loss import distillation_loss, soft_weight_at
 from pipeline.models.inference import infer
 from pipeline.models.recognizer import Recognizer, load_model
 from pipeline.train.execution import check_dist_columns
-from stages._shell import PARAMS_PATH, DeviceOption, ParamsOption
-from stages._train import (
+from pipeline.train.run import Run, Training, read_inputs, train_network
+from stages._shell import (
     CHECKPOINT_SECONDS,
+    PARAMS_PATH,
     CheckpointOption,
     CurveOption,
-    FramesOption,
+    DeviceOption,
     ManifestOption,
-    OutOption,
+    ModelOutOption,
+    ParamsOption,
     TensorboardOption,
-    read_inputs,
-    train_network,
-    weights_of,
+    TrainFramesOption,
+    progress,
+    say,
 )
 
 TeacherOption = Annotated[
     Path | None,
-    typer.Option("--teacher", help="The teacher's model file. Where it is there, the store must be of this teacher."),
+    typer.Option("--teacher", help="The teacher's model file. Where it exists, the store must be of this teacher."),
 ]
 EnhancedOption = Annotated[Path | None, typer.Option("--enhanced", help="The frames that an online teacher sees.")]
 MemoryOption = Annotated[
@@ -52,9 +54,9 @@ MEMORY_MIB = 4096
 def main(
     *,
     manifest_path: ManifestOption,
-    frames_path: FramesOption,
+    frames_path: TrainFramesOption,
     soft_targets: Annotated[str, typer.Option("--soft-targets", help="The soft-target store: a path or a URL.")],
-    out: OutOption,
+    out: ModelOutOption,
     curve_path: CurveOption,
     teacher_path: TeacherOption = None,
     enhanced_path: EnhancedOption = None,
@@ -66,8 +68,8 @@ def main(
 ) -> None:
     """Train the student on the dark videos and the cached soft targets.
 
-    Views come from the store, each with the teacher's logits for exactly that crop. The teacher never runs here, unless
-    soft_targets.source is online: then it is asked about the same views at every step.
+    Views come from the store, each with the teacher's logits for exactly that crop. The teacher does not run here,
+    unless soft_targets.source is online: then it gives its logits for the same views at every step.
     """
     params = load_params(params_path)
     inputs, store = read_inputs(manifest_path, frames_path), SoftTargetStore(soft_targets)
@@ -86,10 +88,10 @@ def main(
         wanted["digests.frames"] = online.frames.digest
     findings = differences(store, wanted)
     soft_loss, temperature, soft_weight = params.soft_loss, params.temperature, params.soft_weight
-    training, seed, teachers = params.train_student, params.seed, params.soft_targets.teachers
-    options, weights_K = params.distillation, weights_of(inputs, training)
-    if soft_loss == "dist" and options.dist_intra > 0:
-        check_dist_columns(EpochPlan(len(inputs.train), training.batch_size, seed=0), training, world_size())
+    options, distillation, seed = params.train_student, params.distillation, params.seed
+    teachers, weights_K = params.soft_targets.teachers, inputs.class_weights(options)
+    if soft_loss == "dist" and distillation.dist_intra > 0:
+        check_dist_columns(EpochPlan(len(inputs.train), options.batch_size, seed=0), options, world_size())
 
     def source(work: Path) -> CachedTargets:
         return load_targets(
@@ -112,51 +114,48 @@ def main(
             teacher_BK,
             soft_loss=soft_loss,
             temperature=temperature,
-            soft_weight=soft_weight_at(epoch, soft_weight=soft_weight, epochs=training.epochs, options=options),
-            options=options,
-            label_smoothing=training.label_smoothing,
+            soft_weight=soft_weight_at(epoch, soft_weight=soft_weight, epochs=options.epochs, options=distillation),
+            options=distillation,
+            label_smoothing=options.label_smoothing,
             class_weights_K=weights_K,
         )
 
-    train_network(
+    training = Training(
         "train_student",
+        params.student,
         inputs,
-        name=params.student,
-        clip=params.clip,
-        options=training,
-        seed=seed,
+        params.clip,
+        options,
+        params.seed,
         source=source,
         loss=loss,
-        input_digests={
-            "soft_targets": store.digest,
-            "teacher": ",".join(teacher["digest"] for teacher in store.attributes["teachers"]),
-        },
         values={
             "soft_loss": soft_loss,
             "temperature": temperature,
             "soft_weight": soft_weight,
             "soft_targets": params.soft_targets.model_dump(),
-            "distillation": options.model_dump(),
+            "distillation": distillation.model_dump(),
         },
-        device_name=device,
-        checkpoint_seconds=checkpoint_seconds,
-        out=out,
-        curve_path=curve_path,
-        tensorboard=tensorboard,
+        run=Run(device, checkpoint_seconds, out, curve_path, tensorboard, progress, say),
+        input_digests={
+            "soft_targets": store.digest,
+            "teacher": ",".join(teacher["digest"] for teacher in store.attributes["teachers"]),
+        },
         teacher_frames=None if online is None else online.frames,
     )
+    train_network(training)
 
 
 @dataclass(frozen=True)
 class OnlineTeacher:
-    """The store's teacher and the frames that it saw, to be asked again."""
+    """The store's teacher and the frames that it saw, for its logits at every step."""
 
     recognizer: Recognizer
     frames: FrameStore
     batch_size: int
 
     def logits(self, batch: Batch) -> Tensor:
-        """teacher_BK of a batch, by the same bits as when the store was made (on the same kind of device)."""
+        """teacher_BK of a batch, the same bits as when the store was made (on the same kind of device)."""
         assert batch.teacher_clip_BTHWC is not None
         return infer(self.recognizer, batch.teacher_clip_BTHWC, batch_size=self.batch_size)
 
@@ -165,7 +164,7 @@ def _online_teacher(
     store: SoftTargetStore, teacher_path: Path | None, enhanced_path: Path | None, device: str
 ) -> OnlineTeacher:
     findings = [
-        f"{option}: {path or 'not given'}{'' if path is None else ' is not there'}"
+        f"{option}: {path or 'not given'}{'' if path is None else ' does not exist'}"
         for option, path in (("--teacher", teacher_path), ("--enhanced", enhanced_path))
         if path is None or not path.exists()
     ]
@@ -173,7 +172,7 @@ def _online_teacher(
         findings.append(f"{store.location} holds the logits of {store.num_teachers} teachers")
     if findings or teacher_path is None or enhanced_path is None:
         raise ParamsError(
-            "soft_targets.source is online: one teacher is asked about the enhanced frames at every step",
+            "soft_targets.source is online: every step needs the one teacher of the store, and the enhanced frames",
             findings=findings,
             remedy="`dvc repro train_teacher` or `dvc pull` brings both, or set soft_targets.source to cache",
         )

@@ -48,26 +48,29 @@ class Pretrained:
 
 @dataclass(frozen=True)
 class Fit:
-    """What of a file goes into a network, by name of the tensor.
+    """Which tensors of a file go into a network, by name.
 
     `replaced` are tensors of the head that have another shape in the file or belong to other classes; `skipped` are in
-    the file alone; `missing` in the network alone. What is replaced or missing keeps its newly drawn weights.
+    the file alone, `missing` in the network alone. What is replaced or missing keeps its newly drawn weights.
     """
 
+    pretrained: Pretrained
+    num_classes: int
     loaded: tuple[str, ...]
     replaced: tuple[str, ...]
     skipped: tuple[str, ...]
     missing: tuple[str, ...]
     num_classes_of_file: int | None
 
-    def summary(self, pretrained: Pretrained, num_classes: int) -> str:
+    @property
+    def summary(self) -> str:
         """One line for the user."""
         head = ""
         if self.replaced:
-            classes = f" ({self.num_classes_of_file} classes -> {num_classes})" if self.num_classes_of_file else ""
+            classes = f" ({self.num_classes_of_file} classes -> {self.num_classes})" if self.num_classes_of_file else ""
             head = f"; head replaced{classes}: {_named(self.replaced)}"
         return (
-            f"weights: {len(self.loaded)} tensors of {pretrained.name} loaded{head}"
+            f"weights: {len(self.loaded)} tensors of {self.pretrained.name} loaded{head}"
             f"; skipped {_named(self.skipped)}; missing {_named(self.missing)}"
         )
 
@@ -126,13 +129,21 @@ def fit(pretrained: Pretrained, architecture: Architecture, *, class_names: Sequ
         )
     skipped = tuple(name for name in tensors if name not in wanted and name not in _OURS)
     classifier = f"{kind.classifier}.weight"
-    num_classes = next(iter(tensors[classifier].shape), None) if classifier in replaced else None
-    return Fit(tuple(loaded), tuple(replaced), skipped, tuple(missing), num_classes)
+    num_classes_of_file = next(iter(tensors[classifier].shape), None) if classifier in replaced else None
+    return Fit(
+        pretrained,
+        architecture.num_classes,
+        tuple(loaded),
+        tuple(replaced),
+        skipped,
+        tuple(missing),
+        num_classes_of_file,
+    )
 
 
-def load_into(network: nn.Module, pretrained: Pretrained, found: Fit) -> None:
-    """Put the tensors that fit into a network, whatever type of number they are stored as."""
-    network.load_state_dict({name: pretrained.tensors[name] for name in found.loaded}, strict=False)
+def load_into(network: nn.Module, found: Fit) -> None:
+    """Copy the tensors that fit into a network, whatever type of number they are stored as."""
+    network.load_state_dict({name: found.pretrained.tensors[name] for name in found.loaded}, strict=False)
 
 
 def _our_names(tensors: Mapping[str, Tensor], renamed: Mapping[str, str]) -> dict[str, Tensor]:

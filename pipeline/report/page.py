@@ -224,7 +224,6 @@ def _rows(paths: ReportPaths, results: Results, found: Artifacts, params: Params
     metrics = results.metrics
     return {
         "metric_rows": [_metric_row(metrics, name) for name in MODELS],
-        "frame_size": "x".join(map(str, reversed(found.dark.shape(found.dark.video_ids[0])[1:]))),
         "cost_rows": [_cost_row(metrics, found, name, paths.models[name]) for name in MODELS],
         "curve_rows": [_curve_row(results.curves[name], name) for name in MODELS],
         "class_rows": [

@@ -26,3 +26,13 @@ def hard_loss(
 def at_least_float32(values: Tensor) -> Tensor:
     """Half precision as float32; others as they are."""
     return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
+
+
+def class_weights(labels: list[int], num_classes: int) -> Tensor:
+    """Weights_K of `balanced`: a class with half of the mean number of samples weighs twice as much; on average 1.
+
+    A class without a sample has the weight 1, which nothing uses.
+    """
+    counts_K = torch.bincount(torch.tensor(labels), minlength=num_classes).double()
+    present = int((counts_K > 0).sum())
+    return torch.where(counts_K > 0, len(labels) / (present * counts_K.clamp(min=1)), 1.0).float()

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from pipeline.core.params import TrainParams
 from pipeline.models.recognizer import Recognizer
@@ -106,13 +106,3 @@ class AveragedWeights:
         self.num_updates = state["num_updates"]
         for name, value in state["average"].items():
             self.average[name].copy_(value)
-
-
-def class_weights(labels: list[int], num_classes: int) -> Tensor:
-    """Weights_K of `balanced`: a class with half of the mean number of samples weighs twice as much; on average 1.
-
-    A class without a sample has the weight 1, which nothing uses.
-    """
-    counts_K = torch.bincount(torch.tensor(labels), minlength=num_classes).double()
-    present = int((counts_K > 0).sum())
-    return torch.where(counts_K > 0, len(labels) / (present * counts_K.clamp(min=1)), 1.0).float()

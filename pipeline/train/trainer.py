@@ -27,9 +27,8 @@ from pipeline.core.tables import Curve
 from pipeline.data.dataset import Batch, ClipDataset, EpochPlan, Sample, UniformViews, ViewSource, load_batches
 from pipeline.data.frame_store import FrameStore
 from pipeline.models.recognizer import Recognizer
-from pipeline.train.augmentation import light_augmentation
+from pipeline.train.augmentation import Mix, draw_mix, light_augmentation, neighbours
 from pipeline.train.execution import autocast_dtype, check_shares, wrap_model
-from pipeline.train.mixing import Mix, draw_mix, neighbours
 from pipeline.train.optimization import AveragedWeights, learning_rate, make_optimizer, set_learning_rate
 
 LossFunction = Callable[[Tensor, Batch, float], Tensor]  # logits_BK, the batch, epochs done with their fraction

@@ -23,7 +23,8 @@ from pipeline.core.errors import Interrupted, ParamsError, StaleArtifactError
 from pipeline.data.manifest import write_manifest
 from pipeline.distill.store.store import SoftTargetStore
 from pipeline.models.recognizer import load_model
-from stages import _train, train_baseline
+from pipeline.train import run as train_run
+from stages.train import train_baseline
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +108,7 @@ def interruptible_at(step):
 @pytest.mark.parametrize("memory_mib", [0, 100])
 def test_interrupted_it_goes_on_to_the_same_student(run_of_two, monkeypatch, work_root, teachers, memory_mib):
     run_of_two.train(name="whole", teachers=teachers, memory_mib=memory_mib)
-    monkeypatch.setattr(_train, "interruptible", interruptible_at(3))
+    monkeypatch.setattr(train_run, "interruptible", interruptible_at(3))
     with pytest.raises(Interrupted):
         run_of_two.train(teachers=teachers, memory_mib=memory_mib)
     (work,) = [path for path in work_root.iterdir() if path.is_dir()]
@@ -124,7 +125,7 @@ def test_interrupted_it_goes_on_to_the_same_student(run_of_two, monkeypatch, wor
 def test_without_soft_weight_it_is_the_baseline_bit_by_bit(run, tmp_path):
     same = {"seed": SEED, "views": VIEWS.model_dump()}
     student = run.train(changes={**same, "soft_weight": 0.0}).recognizer.state_dict()
-    train_baseline.main(
+    train_baseline(
         manifest_path=run.folder / "manifest.csv",
         frames_path=run.folder / "dark",
         out=tmp_path / "baseline.safetensors",
@@ -213,7 +214,7 @@ def test_interrupted_in_a_schedule_it_goes_on_to_the_same_student(run, expected,
     run.train(name="whole", changes=changes)
     assert content(run, "whole") != expected
     with monkeypatch.context() as patched:
-        patched.setattr(_train, "interruptible", interruptible_at(3))
+        patched.setattr(train_run, "interruptible", interruptible_at(3))
         with pytest.raises(Interrupted):
             run.train(changes=changes)
     run.train(changes=changes)

@@ -10,7 +10,9 @@ from builders import CLIP, VIEWS, manifest_row, noise_video, train_params, write
 from paths import ROOT
 
 from pipeline.data.manifest import write_manifest
-from stages import precompute_soft_targets, score_student, score_teacher, train_baseline, train_student, train_teacher
+from stages import precompute_soft_targets, train_student
+from stages.score import score_student, score_teacher
+from stages.train import train_baseline, train_teacher
 
 SHAPE_THW = (6, 18, 22)
 SPLITS = {"train": (0, 1, 2, 0, 1), "val": (0, 1, 2), "test": (0, 1, 2)}  # labels of their videos
@@ -49,12 +51,12 @@ def write_params(*, options=None, views=VIEWS, clip=CLIP, **changes):
 
 def train(name, **options):
     """teacher.safetensors, student.safetensors or baseline.safetensors."""
-    stage = {"teacher": train_teacher, "student": train_student, "baseline": train_baseline}[name]
+    stage = {"teacher": train_teacher, "student": train_student.main, "baseline": train_baseline}[name]
     paths = {"frames_path": Path("enhanced" if name == "teacher" else "dark")}
     paths |= {"out": Path(f"{name}.safetensors"), "curve_path": Path(f"{name}_curve.csv")}
     if name == "student":
         paths["soft_targets"] = "store.zarr"
-    stage.main(**{**PATHS, **paths, **options})
+    stage(**{**PATHS, **paths, **options})
 
 
 def precompute(teacher="teacher.safetensors"):
@@ -69,7 +71,7 @@ def score(name, model=None):
     stage = {"teacher": score_teacher, "student": score_student}[name]
     frames = Path("enhanced" if name == "teacher" else "dark")
     model = Path(model or f"{name}.safetensors")
-    stage.main(**PATHS, frames_path=frames, model_path=model, out=Path(f"{name}_predictions.csv"))
+    stage(**PATHS, frames_path=frames, model_path=model, out=Path(f"{name}_predictions.csv"))
 
 
 def curve(name):

@@ -212,10 +212,10 @@ def set_control(control: Control, project: Path, fault: Fault | None, *, logging
 def serve() -> None:
     """Answer requests until stdin ends."""
     sys.path.insert(0, str(ROOT))
-    from stages.__main__ import COMMANDS
+    from stages.__main__ import COMMANDS, FAMILIES
 
     for name in COMMANDS:
-        import_module(f"stages.{name}")
+        import_module(f"stages.{FAMILIES.get(name, name)}")
     for path in sorted((ROOT / "pipeline").rglob("[a-z]*.py")):
         import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
     # torch._dynamo: the first optimizer imports it, which takes seconds

@@ -16,7 +16,8 @@ from builders import one_thread  # noqa: F401 - a fixture
 from whole_chain import OUTS, READERS, content, make_chain, run
 
 from pipeline.data.manifest import read_manifest, write_manifest
-from stages import _train, fit_enhancer
+from pipeline.train import run as train_run
+from stages import fit_enhancer
 
 # Tables without a digest of their own: their form is checked, digits of them are not
 PLAIN = ("data/quarantine.csv", "data/light.csv", "results/curves/teacher.csv", "results/curves/student.csv")
@@ -290,7 +291,7 @@ def stopped(*_arguments, **_options):
 def stop_student():
     """A student's training that is stopped before it publishes: its checkpoints are there."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_train, "_publish", stopped)
+        patch.setattr(train_run, "_publish", stopped)
         with contextlib.suppress(KeyboardInterrupt):
             run("train_student", "--checkpoint-seconds", "0")
 

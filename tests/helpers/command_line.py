@@ -5,7 +5,7 @@ import sys
 
 from paths import ROOT
 
-from stages.__main__ import COMMANDS, LazyGroup
+from stages.__main__ import COMMANDS, FAMILIES, LazyGroup
 
 PROGRAM = """#!{python}
 import os, sys
@@ -31,7 +31,7 @@ def leaves():
     """
     found = []
     for name in COMMANDS:
-        tree = ast.parse((ROOT / f"stages/{name}.py").read_text(encoding="utf-8"))
+        tree = ast.parse((ROOT / f"stages/{FAMILIES.get(name, name)}.py").read_text(encoding="utf-8"))
         words = (name.replace("_", "-"),)
         subcommands = [(*words, sub) for node in tree.body if (sub := _subcommand(node))]
         found.extend(subcommands or [words])

@@ -41,8 +41,7 @@ def thin_network(build):
 
 
 def fitted(path, architecture, class_names=CLASSES):
-    weights = read_pretrained(str(path), architecture.name)
-    return weights, fit(weights, architecture, class_names=class_names)
+    return fit(read_pretrained(str(path), architecture.name), architecture, class_names=class_names)
 
 
 def body(name, names):
@@ -108,15 +107,15 @@ def test_files_of_all_programs_fit_but_for_their_head(name, build, write, file, 
     state = thin_network(build)
     write(state, tmp_path / file)
     architecture = arch(name)
-    weights, found = fitted(tmp_path / file, architecture)
+    found = fitted(tmp_path / file, architecture)
     wanted = shapes_of(architecture)
     assert set(found.loaded) == body(name, wanted)
     assert set(found.replaced) == {key for key in wanted if MODELS[name].is_head(key)}
     assert (found.skipped, found.missing) == ((), ())
     assert found.num_classes_of_file == num_classes
-    assert all(torch.equal(weights.tensors[key], state[key]) for key in found.loaded)
-    assert (weights.name, weights.digest) == (file, digest_file(tmp_path / file))
-    summary = found.summary(weights, 3)
+    assert all(torch.equal(found.pretrained.tensors[key], state[key]) for key in found.loaded)
+    assert (found.pretrained.name, found.pretrained.digest) == (file, digest_file(tmp_path / file))
+    summary = found.summary
     assert summary.startswith(f"weights: {len(found.loaded)} tensors of {file} loaded; head replaced")
     assert f"({num_classes} classes -> 3)" in summary
     assert summary.endswith("; skipped none; missing none")
@@ -125,7 +124,7 @@ def test_files_of_all_programs_fit_but_for_their_head(name, build, write, file, 
 @pytest.mark.parametrize(("name", "build", "write", "file", "num_classes"), FORMATS.values(), ids=FORMATS.keys())
 def test_with_as_many_classes_the_head_is_taken_as_well(name, build, write, file, num_classes, tmp_path):
     write(thin_network(build), tmp_path / file)
-    _, found = fitted(tmp_path / file, arch(name, num_classes=num_classes), class_names=())
+    found = fitted(tmp_path / file, arch(name, num_classes=num_classes), class_names=())
     assert set(found.loaded) == set(shapes_of(arch(name, num_classes=num_classes)))
     assert found.replaced == ()
 
@@ -135,12 +134,12 @@ def test_what_is_loaded_is_what_was_written_and_nothing_else_changes(tmp_path):
     state = hub_x3d().state_dict()
     write_hub(state, tmp_path / "X3D_XS.pyth")
     architecture = arch("x3d_xs")
-    weights, found = fitted(tmp_path / "X3D_XS.pyth", architecture)
+    found = fitted(tmp_path / "X3D_XS.pyth", architecture)
     torch.manual_seed(2)
     fresh = {key: value.clone() for key, value in build_network(architecture).state_dict().items()}
     torch.manual_seed(2)
     network = build_network(architecture)
-    load_into(network, weights, found)
+    load_into(network, found)
     for key, value in network.state_dict().items():
         assert torch.equal(value, state[key] if key in found.loaded else fresh[key]), key
 
@@ -151,9 +150,9 @@ def test_a_pretrained_network_computes_what_the_hubs_does(tmp_path):
     theirs = hub_slowfast().eval()
     write_hub(theirs.state_dict(), tmp_path / "slowfast.pyth")
     architecture = arch("slowfast_r50", num_classes=400, num_frames=32, size=224)
-    weights, found = fitted(tmp_path / "slowfast.pyth", architecture, class_names=())
+    found = fitted(tmp_path / "slowfast.pyth", architecture, class_names=())
     ours = build_network(architecture).eval()
-    load_into(ours, weights, found)
+    load_into(ours, found)
     clip_BCTHW = torch.randn(1, 3, 32, 224, 224, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         logits_BK = theirs([clip_BCTHW[:, :, ::4].clone(), clip_BCTHW.clone()])
@@ -164,9 +163,9 @@ def test_half_precision_is_widened(tmp_path):
     recognizer = tiny_recognizer()
     state = {name: value.half().contiguous() for name, value in recognizer.network.state_dict().items()}
     save_file(state, tmp_path / "half.safetensors")
-    weights, found = fitted(tmp_path / "half.safetensors", recognizer.architecture)
+    found = fitted(tmp_path / "half.safetensors", recognizer.architecture)
     network = tiny_recognizer(seed=1).network
-    load_into(network, weights, found)
+    load_into(network, found)
     assert network.stem[0].weight.dtype == torch.float32
     assert torch.equal(network.stem[0].weight, recognizer.network.stem[0].weight.half().float())
 
@@ -174,7 +173,7 @@ def test_half_precision_is_widened(tmp_path):
 def test_files_from_before_torch_counted_batches_fit(tmp_path):
     state = thin_network(lambda: ig65m(400))
     torch.save({name: value for name, value in state.items() if "num_batches" not in name}, tmp_path / "old.pth")
-    _, found = fitted(tmp_path / "old.pth", arch("r2plus1d_34"))
+    found = fitted(tmp_path / "old.pth", arch("r2plus1d_34"))
     assert found.missing
     assert all(name.endswith("num_batches_tracked") for name in found.missing)
 
@@ -189,11 +188,11 @@ def own(path, recognizer, class_names=CLASSES):
 
 def test_our_own_model_file_is_taken_whole_for_the_same_classes(tmp_path):
     recognizer = tiny_recognizer()
-    weights, found = fitted(own(tmp_path / "m.safetensors", recognizer), recognizer.architecture)
+    found = fitted(own(tmp_path / "m.safetensors", recognizer), recognizer.architecture)
     assert set(found.loaded) == set(recognizer.network.state_dict())
     assert (found.replaced, found.skipped, found.missing) == ((), (), ())
     other = tiny_recognizer(seed=1)
-    load_into(other.network, weights, found)
+    load_into(other.network, found)
     assert all(
         torch.equal(value, other.state_dict()[name])
         for name, value in recognizer.state_dict().items()
@@ -203,7 +202,7 @@ def test_our_own_model_file_is_taken_whole_for_the_same_classes(tmp_path):
 
 def test_a_head_of_other_classes_is_replaced_even_if_they_are_as_many(tmp_path):
     recognizer = tiny_recognizer()
-    _, found = fitted(own(tmp_path / "m.safetensors", recognizer, OTHERS), recognizer.architecture)
+    found = fitted(own(tmp_path / "m.safetensors", recognizer, OTHERS), recognizer.architecture)
     assert set(found.replaced) == {"head.3.weight", "head.3.bias"}
 
 
@@ -222,7 +221,7 @@ def test_a_damaged_model_file_of_ours_is_refused(tmp_path):
 def test_the_bert_network_takes_the_layers_of_ig65m(tmp_path):
     torch.save(thin_network(lambda: ig65m(487)), tmp_path / "ig65m.pth")
     architecture = arch("r2plus1d_34_bert")
-    _, found = fitted(tmp_path / "ig65m.pth", architecture)
+    found = fitted(tmp_path / "ig65m.pth", architecture)
     wanted = shapes_of(architecture)
     assert set(found.loaded) == body("r2plus1d_34_bert", wanted)
     assert set(found.missing) == set(wanted) - set(found.loaded)
@@ -231,7 +230,7 @@ def test_the_bert_network_takes_the_layers_of_ig65m(tmp_path):
 
 def test_a_bert_head_for_other_clips_and_classes_keeps_its_layer(tmp_path):
     torch.save(thin(shapes_of(arch("r2plus1d_34_bert", num_frames=64, num_classes=11))), tmp_path / "bert.pth")
-    _, found = fitted(tmp_path / "bert.pth", arch("r2plus1d_34_bert", num_frames=32))
+    found = fitted(tmp_path / "bert.pth", arch("r2plus1d_34_bert", num_frames=32))
     assert set(found.replaced) == {"head.positions_SD", "head.classifier.weight", "head.classifier.bias"}
     assert "head.layer.attention.out.weight" in found.loaded
 
@@ -294,9 +293,9 @@ def test_two_networks_in_one_file_are_refused(tmp_path):
 def test_a_head_of_any_shape_is_replaced(tmp_path):
     state = {**tiny_recognizer().network.state_dict(), "head.3.weight": torch.tensor(1.0)}
     torch.save(state, tmp_path / "odd.pth")
-    weights, found = fitted(tmp_path / "odd.pth", tiny_recognizer().architecture)
+    found = fitted(tmp_path / "odd.pth", tiny_recognizer().architecture)
     assert found.replaced == ("head.3.weight",)
-    assert "head replaced: 1 (head.3.weight)" in found.summary(weights, 3)
+    assert "head replaced: 1 (head.3.weight)" in found.summary
 
 
 def test_a_missing_file_is_a_wrong_parameter():
@@ -326,11 +325,11 @@ def cached(server, tmp_path):
 
 
 def test_torchvisions_weights_are_downloaded_once(server, tmp_path):
-    weights, found = fitted("torchvision", arch("mc3_18"))
-    assert (weights.name, found.num_classes_of_file) == (server.name, 400)
+    found = fitted("torchvision", arch("mc3_18"))
+    assert (found.pretrained.name, found.num_classes_of_file) == (server.name, 400)
     assert cached(server, tmp_path).read_bytes() == server.read_bytes()
     server.unlink()
-    assert fitted("torchvision", arch("mc3_18"))[0].digest == weights.digest
+    assert fitted("torchvision", arch("mc3_18")).pretrained.digest == found.pretrained.digest
 
 
 def test_a_damaged_download_is_noticed(server, tmp_path):

@@ -21,14 +21,16 @@ from pipeline.data.manifest import write_manifest
 from pipeline.evaluate.score.predictions import Predictions, write_predictions
 from pipeline.evaluate.tables import write_light
 from stages import _shell
-from stages.__main__ import COMMANDS
+from stages.__main__ import COMMANDS, FAMILIES
 
 HEAVY = ("torch", "torchvision", "torchmetrics", "h5py", "zarr", "dask", "distributed", "av", "cv2", "hypothesis")
 
 
 def first_line(name):
-    source = (ROOT / "stages" / f"{name}.py").read_text(encoding="utf-8")
-    return ast.get_docstring(ast.parse(source)).partition("\n")[0]
+    tree = ast.parse((ROOT / "stages" / f"{FAMILIES.get(name, name)}.py").read_text(encoding="utf-8"))
+    if name in FAMILIES:
+        (tree,) = [node for node in tree.body if getattr(node, "name", None) == name]
+    return ast.get_docstring(tree).partition("\n")[0]
 
 
 # help

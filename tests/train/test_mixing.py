@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pipeline.data.dataset import Batch
 from pipeline.distill.student.loss import distillation_loss
-from pipeline.train.mixing import Mix, draw_mix, neighbours
+from pipeline.train.augmentation import Mix, draw_mix, neighbours
 
 ALPHAS = st.floats(0.1, 4)
 

@@ -10,9 +10,9 @@ from builders import CLIP, one_thread, tiny_recognizer, train_params  # noqa: F4
 
 from pipeline.models.networks import MODELS
 from pipeline.models.recognizer import Architecture, Recognizer
+from pipeline.train.losses import class_weights
 from pipeline.train.optimization import (
     AveragedWeights,
-    class_weights,
     make_optimizer,
     parameter_groups,
     set_learning_rate,

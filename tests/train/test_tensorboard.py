@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from pipeline.core.errors import EnvironmentProblem
+from pipeline.train.tensorboard import tensorboard_writer
 from pipeline.train.trainer import Epoch
-from stages._tensorboard import tensorboard_writer
 
 
 def epoch(number):

@@ -13,7 +13,7 @@ from pipeline.core.errors import ParamsError, StaleArtifactError
 from pipeline.core.params import ClipParams
 from pipeline.models.pretrained import PUBLISHED_STATISTICS
 from pipeline.models.recognizer import load_model, save_model
-from stages import train_baseline
+from stages.train import train_baseline
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def train(data, tmp_path, monkeypatch):
         values |= {"clip": clip.model_dump(), "student": network}
         values["train_student"] = {**train_params(epochs=2).model_dump(), **changes}
         (tmp_path / "params.yaml").write_text(yaml.safe_dump(values))
-        train_baseline.main(
+        train_baseline(
             manifest_path=data / "manifest.csv",
             frames_path=data / "frames",
             out=out,

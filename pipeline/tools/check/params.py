@@ -91,7 +91,7 @@ def _check_weights(group: Group, section: str, weights: str, arch: Architecture,
             return
     pretrained = read_pretrained(weights, arch.name)
     found = fit(pretrained, arch, class_names=known.class_names or ())
-    group.fact(f"{section}: {found.summary(pretrained, arch.num_classes)}")
+    group.fact(f"{section}: {found.summary}")
 
 
 def _check_enhancer(group: Group, params: Params) -> None:

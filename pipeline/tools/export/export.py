@@ -87,7 +87,7 @@ def stored_clips(frames: FrameStore, clip: ClipParams, num_clips: int) -> Clips:
     if len(frames.video_ids) < num_clips:
         raise DataError(
             f"{frames.path}: holds {len(frames.video_ids)} videos, {num_clips} are wanted for the comparison",
-            remedy="lower --num-clips, or leave --frames away: then clips are drawn",
+            remedy="lower --num-clips, or omit --frames: then clips are drawn",
         )
     numbers = np.linspace(0, len(frames.video_ids) - 1, num_clips).astype(int)
     views, clips = UniformViews(frames, clip, num_clips=1), []

@@ -115,7 +115,7 @@ def _torch(run: Run) -> tuple[Callable[[], None], Callable[[], int]]:
                 raise
             raise EnvironmentProblem(
                 f"torch cannot compile {run.path}: {str(error).partition(chr(10))[0]}",
-                remedy="install a C++ compiler, or leave --compile away",
+                remedy="install a C++ compiler, or omit --compile",
             ) from None
         if device.type == "cuda":
             torch.cuda.synchronize(device)

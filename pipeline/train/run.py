@@ -1,0 +1,258 @@
+"""A training from its inputs to the published files: checks, initial weights, work folder, loop, model and curve."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pipeline.core.device import Ranks, choose_device, process_group
+from pipeline.core.errors import DataError
+from pipeline.core.files import publish
+from pipeline.core.params import ClipParams, ModelName, TrainParams, stage_values
+from pipeline.core.progress import Progress, StopCheck, interruptible, no_progress
+from pipeline.core.tables import write_curve
+from pipeline.core.work_folder import WorkFolder, work_folder
+from pipeline.data.dataset import Batch, EpochPlan, Sample, ViewSource, pixel_statistics, samples_of
+from pipeline.data.frame_store import FrameStore
+from pipeline.data.manifest import Manifest, read_manifest
+from pipeline.models.pretrained import PUBLISHED_STATISTICS, Fit, fit, load_into, read_pretrained
+from pipeline.models.recognizer import MODEL_FORMAT_VERSION, Architecture, Recognizer, check_geometry, save_model
+from pipeline.train.execution import autocast_dtype, check_shares
+from pipeline.train.losses import class_weights, hard_loss
+from pipeline.train.tensorboard import EpochWriter, tensorboard_writer
+from pipeline.train.trainer import Epoch, Listener, LossFunction, Trained, Trainer, TrainingData
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What every training reads, checked against each other."""
+
+    manifest: Manifest
+    frames: FrameStore
+    train: list[Sample]
+    val: list[Sample]
+
+    def class_weights(self, options: TrainParams) -> Tensor | None:
+        """Weights_K of the classes in the loss on hard labels; None where all weigh the same."""
+        if options.class_weights == "none":
+            return None
+        return class_weights([sample.label for sample in self.train], len(self.manifest.class_names))
+
+
+def read_inputs(manifest_path: Path, frames_path: Path) -> Inputs:
+    """Read manifest and frames.
+
+    Raises DataError where there is a single class, StaleArtifactError where the store lacks videos of train or val.
+    """
+    manifest, frames = read_manifest(manifest_path), FrameStore(frames_path)
+    if len(manifest.class_names) == 1:
+        raise DataError(
+            f"{manifest_path}: all videos are of one class, {manifest.class_names[0]}: there is nothing to tell apart",
+            remedy="list videos of two classes or more, then `dvc repro prepare`",
+        )
+    return Inputs(manifest, frames, samples_of(manifest, frames, "train"), samples_of(manifest, frames, "val"))
+
+
+def label_loss(inputs: Inputs, options: TrainParams) -> LossFunction:
+    """The loss of a network that learns from hard labels alone: the teacher's and the baseline's."""
+    weights_K = inputs.class_weights(options)
+
+    def loss(logits_BK: Tensor, batch: Batch, epoch: float) -> Tensor:
+        return hard_loss(logits_BK, batch.labels_B, label_smoothing=options.label_smoothing, weights_K=weights_K)
+
+    return loss
+
+
+@dataclass(frozen=True)
+class Run:
+    """Where a training runs and writes, and whom it tells; of this only the kind of device can change the network.
+
+    checkpoint_seconds: between two checkpoints. tensorboard: a folder for its events, None for none.
+    """
+
+    device: str
+    checkpoint_seconds: float
+    out: Path
+    curve_path: Path
+    tensorboard: Path | None
+    progress: Progress
+    say: Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a training is: a network, what it learns from, by which loss and options, and how it runs.
+
+    `source` is given the work folder, where it may keep files, and gives the views. `values` are parameters that only
+    this stage uses, `input_digests` the digests of inputs beyond manifest and frames: both are part of the fingerprint
+    of the work folder, and the model file keeps the digests. With `teacher_frames` the loss gets their clips, too.
+    """
+
+    stage: str
+    network: ModelName
+    inputs: Inputs
+    clip: ClipParams
+    options: TrainParams
+    seed: int
+    source: Callable[[Path], ViewSource]
+    loss: LossFunction
+    values: dict[str, object]
+    run: Run
+    input_digests: dict[str, str] = field(default_factory=dict)
+    teacher_frames: FrameStore | None = None
+
+    @property
+    def architecture(self) -> Architecture:
+        """The network to build. Raises ParamsError where it does not have the options given."""
+        options, num_classes = self.options, len(self.inputs.manifest.class_names)
+        return Architecture(self.network, num_classes, self.clip, options.width, options.dropout, options.drop_path)
+
+
+def train_network(training: Training) -> None:
+    """Train in the stage's work folder, publish model and curve; under torchrun all ranks train one network."""
+    inputs, options, run = training.inputs, training.options, training.run
+    with process_group() as ranks, interruptible() as stop:
+        device = choose_device(run.device)
+        _check_execution(training, ranks, device)
+        start = _read_start(training)
+        digests = {"manifest": inputs.manifest.digest, "frames": inputs.frames.digest, **training.input_digests}
+        if start is not None:
+            digests["weights"] = start.pretrained.digest
+        with (
+            _shared_folder(training, digests, device, ranks, stop) as (folder, work),
+            _epoch_writer(training, ranks) as write_epoch,
+        ):
+            views = _shared_views(training, folder, ranks, stop)
+            trainer = Trainer(
+                _new_recognizer(training, start),
+                TrainingData(inputs.frames, inputs.train, inputs.val, views, training.teacher_frames),
+                options,
+                training.loss,
+                seed=training.seed,
+                device=device,
+                checkpoint_path=folder / "checkpoint.pt",
+                checkpoint_seconds=run.checkpoint_seconds,
+                ranks=ranks,
+            )
+            shown = run.progress if ranks.index == 0 else no_progress
+            with shown(training.stage, options.epochs * len(inputs.train), "clips") as advance:
+                trained = trainer.run(stop=stop, listener=Listener(advance, write_epoch, run.say))
+            if work is None:
+                return
+            _publish(work, training, trained, start, digests)
+    run.say(_summary(training, trained))
+
+
+def _check_execution(training: Training, ranks: Ranks, device: torch.device) -> None:
+    """Raise ParamsError for what cannot be trained, before any work starts."""
+    options = training.options
+    plan = EpochPlan(len(training.inputs.train), options.batch_size, seed=0)
+    architecture = training.architecture
+    check_shares(plan, options, ranks)
+    autocast_dtype(options.precision, device)
+    smallest = plan.smallest_part(options.accumulate)  # batch statistics are those of all ranks
+    check_geometry(architecture, smallest_batch=smallest, frozen_stages=options.frozen_stages)
+
+
+def _read_start(training: Training) -> Fit | None:
+    """The fit of pretrained weights to the network, before any work starts; None where it starts from none."""
+    options, architecture = training.options, training.architecture
+    if options.weights is None:
+        return None
+    pretrained = read_pretrained(options.weights, architecture.name)
+    start = fit(pretrained, architecture, class_names=training.inputs.manifest.class_names)
+    training.run.say(start.summary)
+    return start
+
+
+def _new_recognizer(training: Training, start: Fit | None) -> Recognizer:
+    """A network as its training begins; weights that are not pretrained depend on the seed alone."""
+    architecture, inputs, options = training.architecture, training.inputs, training.options
+    statistics = PUBLISHED_STATISTICS.get(options.input_statistics)
+    mean_C, std_C = statistics or pixel_statistics(inputs.frames, inputs.train, architecture.clip)
+    torch.manual_seed(training.seed)
+    recognizer = Recognizer(architecture, mean_C=mean_C, std_C=std_C)
+    if start is not None:
+        load_into(recognizer.network, start)
+    recognizer.freeze(options.frozen_stages)
+    return recognizer
+
+
+@contextmanager
+def _shared_folder(
+    training: Training, digests: dict[str, str], device: torch.device, ranks: Ranks, stop: StopCheck
+) -> Iterator[tuple[Path, WorkFolder | None]]:
+    """The work folder of all ranks; rank 0 alone holds its lock and those of the outs, and can finish it."""
+    if ranks.index > 0:
+        yield ranks.broadcast(Path(), stop=stop), None
+        return
+    values = stage_values(training.clip, training.options, seed=training.seed, network=training.network)
+    with work_folder(
+        training.stage,
+        params={**values, **training.values, "device": device.type},
+        inputs=digests,
+        format_version=MODEL_FORMAT_VERSION,
+        outs=(training.run.out, training.run.curve_path),
+    ) as work:
+        yield ranks.broadcast(work.path, stop=stop), work
+
+
+def _shared_views(training: Training, folder: Path, ranks: Ranks, stop: StopCheck) -> ViewSource:
+    """The views, on rank 0 first: the others find the files that it keeps in the folder."""
+    first = training.source(folder) if ranks.index == 0 else None
+    ranks.broadcast(None, stop=stop)
+    return first or training.source(folder)
+
+
+@contextmanager
+def _epoch_writer(training: Training, ranks: Ranks) -> Iterator[EpochWriter]:
+    """Says the numbers of each epoch as it ends, and writes them for TensorBoard where a folder is given."""
+
+    def tell(epoch: Epoch) -> None:
+        row = epoch.row
+        training.run.say(
+            f"{training.stage}: epoch {row['epoch']:.0f}: loss {row['train_loss']:.3f}, top-1 {row['train_top1']:.1%}; "
+            f"val loss {row['val_loss']:.3f}, top-1 {row['val_top1']:.1%}; "
+            f"{epoch.clips_per_second:,.0f} clips/s, waited for clips {epoch.data_wait:.1%} of the time"
+        )
+        write(epoch)
+
+    folder = training.run.tensorboard if ranks.index == 0 else None
+    with tensorboard_writer(folder / training.stage) if folder else nullcontext(lambda _: None) as write:
+        yield tell
+
+
+def _publish(
+    work: WorkFolder, training: Training, trained: Trained, start: Fit | None, digests: dict[str, str]
+) -> None:
+    trained_on: dict[str, object] = {
+        "stage": training.stage,
+        "seed": training.seed,
+        "best_epoch": trained.best_epoch,
+        "digests": digests,
+        "skipped_steps": trained.num_skipped,
+    }
+    if start is not None:
+        trained_on["weights"] = start.pretrained.name
+    built_model, built_curve = work.path / "model.safetensors", work.path / "curve.csv"
+    class_names = training.inputs.manifest.class_names
+    save_model(built_model, trained.recognizer, class_names=class_names, trained_on=trained_on)
+    write_curve(built_curve, trained.curve)
+    publish(built_curve, training.run.curve_path)
+    publish(built_model, training.run.out)
+    work.finish()
+
+
+def _summary(training: Training, trained: Trained) -> str:
+    best = trained.curve[trained.best_epoch]
+    skipped = f", {trained.num_skipped} steps skipped" if trained.num_skipped else ""
+    return (
+        f"{training.stage}: {training.network}, {trained.recognizer.num_parameters:,} parameters; "
+        f"best epoch {trained.best_epoch} of {len(trained.curve)} with val top-1 {best['val_top1']:.1%}{skipped}; "
+        f"waited for clips {trained.data_wait:.1%} of the time -> {training.run.out}"
+    )

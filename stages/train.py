@@ -1,0 +1,87 @@
+"""The trainings on hard labels alone: the teacher's on the enhanced videos, the baseline's on the dark ones."""
+
+from __future__ import annotations
+
+from pipeline.core.params import load_params
+from pipeline.data.dataset import BANK, DrawnViews
+from pipeline.train.run import Run, Training, label_loss, read_inputs, train_network
+from stages._shell import (
+    CHECKPOINT_SECONDS,
+    PARAMS_PATH,
+    CheckpointOption,
+    CurveOption,
+    DeviceOption,
+    ManifestOption,
+    ModelOutOption,
+    ParamsOption,
+    TensorboardOption,
+    TrainFramesOption,
+    progress,
+    say,
+)
+
+
+def train_teacher(
+    *,
+    manifest_path: ManifestOption,
+    frames_path: TrainFramesOption,
+    out: ModelOutOption,
+    curve_path: CurveOption,
+    params_path: ParamsOption = PARAMS_PATH,
+    device: DeviceOption = "auto",
+    checkpoint_seconds: CheckpointOption = CHECKPOINT_SECONDS,
+    tensorboard: TensorboardOption = None,
+) -> None:
+    """Train the teacher on the enhanced videos.
+
+    Its views come from random streams of their own, so that the bank of views for its soft targets is new to it.
+    """
+    params = load_params(params_path)
+    inputs = read_inputs(manifest_path, frames_path)
+    views = DrawnViews(inputs.frames, params.clip, params.views, params.seed, purpose="teacher")
+    training = Training(
+        "train_teacher",
+        params.teacher,
+        inputs,
+        params.clip,
+        params.train_teacher,
+        params.seed,
+        source=lambda _work: views,
+        loss=label_loss(inputs, params.train_teacher),
+        values={"views": params.views.model_dump()},
+        run=Run(device, checkpoint_seconds, out, curve_path, tensorboard, progress, say),
+    )
+    train_network(training)
+
+
+def train_baseline(
+    *,
+    manifest_path: ManifestOption,
+    frames_path: TrainFramesOption,
+    out: ModelOutOption,
+    curve_path: CurveOption,
+    params_path: ParamsOption = PARAMS_PATH,
+    device: DeviceOption = "auto",
+    checkpoint_seconds: CheckpointOption = CHECKPOINT_SECONDS,
+    tensorboard: TensorboardOption = None,
+) -> None:
+    """Train the baseline: the student's network on the dark videos alone.
+
+    It has the student's network, parameters and views, in the same order; only the soft targets are missing.
+    """
+    params = load_params(params_path)
+    inputs = read_inputs(manifest_path, frames_path)
+    views = DrawnViews(inputs.frames, params.clip, params.views, params.seed, purpose=BANK)
+    training = Training(
+        "train_baseline",
+        params.student,
+        inputs,
+        params.clip,
+        params.train_student,
+        params.seed,
+        source=lambda _work: views,
+        loss=label_loss(inputs, params.train_student),
+        values={"views": params.views.model_dump()},
+        run=Run(device, checkpoint_seconds, out, curve_path, tensorboard, progress, say),
+    )
+    train_network(training)
