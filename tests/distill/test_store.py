@@ -259,7 +259,7 @@ def test_a_row_that_fails_its_digest_is_named_and_the_others_are_there(small_sha
     with pytest.raises(StaleArtifactError, match="1 of the 4 rows from 4 on") as caught:
         store.read_shard(1)
     assert caught.value.findings == examined.findings
-    assert "targets repair" in caught.value.remedy
+    assert "dvc repro precompute_soft_targets" in caught.value.remedy
 
 
 def test_a_damaged_chunk_costs_its_rows(small_shards, path):

@@ -1,6 +1,6 @@
 """Whatever is done to a store in whatever order, it is the one that is made from scratch, or its damage is known.
 
-A state machine over write, kill, go on, grow, shrink, damage, verify, repair and merge, beside a model in plain dicts.
+A state machine over write, kill, go on, grow, shrink, damage, verify and merge, beside a model in plain dicts.
 """
 
 from __future__ import annotations
@@ -36,7 +36,6 @@ from pipeline.distill.teacher.precompute import Packing, TeacherInference, compu
 from pipeline.distill.teacher.row_cache import RowCache
 from pipeline.models.recognizer import ModelFile
 from pipeline.tools.targets.merge import merge_videos
-from pipeline.tools.targets.repair import repair
 from pipeline.tools.targets.verify import verify
 
 NAMES = ("drink", "jump", "wave")
@@ -271,15 +270,6 @@ class StoreMachine(RuleBasedStateMachine):
     def check(self):
         verdict = verify(self.out, "checksums")
         assert verdict.whole != self.damaged, verdict.findings
-
-    @precondition(lambda self: self.published)
-    @rule()
-    def mend(self):
-        world = self.world
-        manifest = world.manifests[self.published[0]]
-        done = repair(self.out, teachers=[world.teacher], frames=world.frames, manifest=manifest)
-        assert done.outcome == ("identical" if self.damaged else "nothing to repair")
-        self.damaged = False
 
     @precondition(lambda self: self.published and not self.damaged)
     @rule(data=st.data())

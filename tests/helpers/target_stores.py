@@ -38,11 +38,6 @@ class Made:
         """The same, for a store at another place."""
         return replace(self, path=path)
 
-    @property
-    def origin(self):
-        """Keyword arguments of repair."""
-        return {"teachers": self.teachers, "frames": self.frames, "manifest": self.manifest}
-
 
 def make_teacher(path, *, seed=0, num_classes=3, class_names=("drink", "jump", "wave")):
     """A model file whose logits are spread like those of a trained network."""

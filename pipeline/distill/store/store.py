@@ -47,7 +47,10 @@ FORMAT_VERSION = 2
 CHUNK_ROWS = 512  # what a damaged byte costs; a quarter of it takes twice as long to read
 SHARD_ROWS = 8192  # unit of writing and reading, and of the digests in the attributes
 
-MAKE_REMEDY = "`dvc repro precompute_soft_targets` makes it, `dvc checkout` or `dvc pull` brings it back"
+MAKE_REMEDY = (
+    "`dvc repro precompute_soft_targets` makes it again, with the rows that its work folder still holds; "
+    "`dvc checkout` or `dvc pull` brings it back"
+)
 
 _MOST_CHUNK_BYTES = 1 << 30  # five times what 300 views of 700 classes take
 
@@ -327,7 +330,7 @@ class SoftTargetStore:
         return StaleArtifactError(
             f"{self.location}: not a whole soft-target store: {reason}",
             findings=findings,
-            remedy=f"{MAKE_REMEDY}; `dlkdd targets verify` lists everything, `dlkdd targets repair` mends rows",
+            remedy=f"{MAKE_REMEDY}; `dlkdd targets verify` lists all that is wrong",
         )
 
     def require(self, *names: str) -> None:

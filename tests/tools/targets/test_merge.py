@@ -184,12 +184,6 @@ def test_missing_and_doubled_videos_are_named(made, tmp_path):
         assert len(caught.value.findings) == 2
 
 
-def test_rows_that_were_asked_again_stay_counted(made, tmp_path):
-    parts = [of_teacher(made, tmp_path / str(axis), axis, repaired_rows=axis + 2) for axis in range(2)]
-    merge_teachers(parts, tmp_path / "merged")
-    assert SoftTargetStore(tmp_path / "merged").attributes["repaired_rows"] == 5
-
-
 def test_another_manifest_names_the_videos_that_it_has(made, tmp_path):
     rows = [
         replace(row, video_id=row.video_id + "x", path=f"{row.video_id}x.mp4")
