@@ -65,11 +65,11 @@ def inspect(
 def verify(
     store: StoreArgument,
     depth: Annotated[
-        Depth, typer.Option(help="attributes; checksums: also every row; teacher: also asks it again about some.")
+        Depth, typer.Option(help="attributes; checksums: also every row; teacher: also its logits for a sample.")
     ] = "checksums",
     teachers: TeachersOption = None,
     enhanced: EnhancedOption = None,
-    sample: Annotated[int, typer.Option(min=1, help="Videos that the teacher is asked about again.")] = 32,
+    sample: Annotated[int, typer.Option(min=1, help="Videos for which teacher inference is repeated.")] = 32,
     seed: Annotated[int, typer.Option(min=0, help="Of the sample.")] = 0,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
@@ -80,7 +80,7 @@ def verify(
     --enhanced data/enhanced
     """
     if depth == "teacher" and not (teachers and enhanced):
-        raise ParamsError("--depth teacher asks the teachers again: it takes --teacher and --enhanced")
+        raise ParamsError("--depth teacher repeats teacher inference: it takes --teacher and --enhanced")
     verdict = verify_store(
         store,
         depth,
@@ -98,11 +98,11 @@ def verify(
             say(f"note: {note}")
         if verdict.depth != "attributes":
             typer.echo(f"{verdict.num_rows_checked} of {verdict.num_rows} rows checked, {verdict.num_rows_bad} bad")
-        if verdict.asked is not None:
-            asked = verdict.asked
+        if verdict.teacher is not None:
+            found = verdict.teacher
             typer.echo(
-                f"asked again about {asked.num_videos} videos: {asked.num_equal} of {asked.num_views} views have the "
-                f"same bits; the largest difference of a logit is {asked.max_difference:.3g}"
+                f"teacher inference repeated for {found.num_videos} videos: {found.num_equal} of {found.num_views} "
+                f"views have the same bits; the largest difference of a logit is {found.max_difference:.3g}"
             )
         typer.echo(
             f"{store}: {'whole' if verdict.whole else 'not whole'}, to the depth {depth}, digest {verdict.digest}"
@@ -117,7 +117,7 @@ def verify(
 
 @app.command()
 def diff(a: StoreArgument, b: StoreArgument, as_json: JsonOption = False) -> None:
-    """Print what differs between two stores: what they were made from, their rows, and what their teachers say.
+    """Print what differs between two stores: what they were made from, their rows, and their teachers' logits.
 
     Example: dlkdd targets diff data/soft_targets.zarr https://example.org/soft_targets.zarr
     """

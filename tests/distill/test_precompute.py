@@ -24,7 +24,8 @@ from pipeline.core.errors import DataError, EnvironmentProblem, ParamsError, Sta
 from pipeline.data.frame_store import FrameStore
 from pipeline.data.manifest import read_manifest, write_manifest
 from pipeline.distill.store.codecs import codec_of
-from pipeline.distill.store.store import Rows, SoftTargetStore, row_layout
+from pipeline.distill.store.rows import Rows, row_layout
+from pipeline.distill.store.store import SoftTargetStore
 from pipeline.distill.teacher import bank, precompute
 from pipeline.distill.teacher.precompute import Packing, Part, TeacherInference, compute_part
 from pipeline.distill.teacher.row_cache import RowCache, write_part

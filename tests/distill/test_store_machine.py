@@ -30,7 +30,8 @@ from pipeline.data.manifest import write_manifest
 from pipeline.data.views import VIEW_POLICY_VERSION, draw_view, read_view
 from pipeline.distill.store import store as soft_targets
 from pipeline.distill.store.codecs import codec_of
-from pipeline.distill.store.store import SoftTargetStore, concatenate, write_store
+from pipeline.distill.store.rows import concatenate
+from pipeline.distill.store.store import SoftTargetStore, write_store
 from pipeline.distill.teacher import precompute
 from pipeline.distill.teacher.precompute import Packing, TeacherInference, compute_part, keys_of, pack_store, parts_of
 from pipeline.distill.teacher.row_cache import RowCache
@@ -155,7 +156,7 @@ def killed_at(number):
 
     places = [
         (os, "fsync"), (os, "replace"), (shutil, "rmtree"), (Path, "replace"), (Path, "unlink"),
-        (Path, "write_bytes"), (Path, "write_text"), (precompute.Packing, "rows"), (soft_targets, "_check_rows"),
+        (Path, "write_bytes"), (Path, "write_text"), (precompute.Packing, "rows"), (soft_targets, "check_rows"),
         (precompute, "write_store"),
     ]  # fmt: skip
     with pytest.MonkeyPatch.context() as patched:

@@ -8,8 +8,9 @@ from pathlib import Path
 from pipeline.core.errors import StaleArtifactError
 from pipeline.core.progress import Progress, no_progress
 from pipeline.core.text import code_span
+from pipeline.distill.store.attributes import FORMAT_VERSION
 from pipeline.distill.store.codecs import bytes_per_view
-from pipeline.distill.store.store import FORMAT_VERSION, MAKE_REMEDY, SoftTargetStore
+from pipeline.distill.store.store import MAKE_REMEDY, SoftTargetStore
 from pipeline.tools.targets.verify import CARD_NAME, verify
 
 STORE_NAME = "soft_targets.zarr"
@@ -33,7 +34,6 @@ def publish_store(location: Path, out: Path, *, license_text: str | None, progre
 
 def card(store: SoftTargetStore, license_text: str | None) -> str:
     """The card in Markdown, from the attributes alone."""
-    store.require("clip", "view_policy", "codec_error", "teachers", "digests")
     said = store.attributes
     clip, policy, error = said["clip"], said["view_policy"], said["codec_error"]
     teachers = "\n".join(

@@ -17,7 +17,8 @@ from pipeline.core.errors import ParamsError, StaleArtifactError
 from pipeline.core.progress import Progress, no_progress
 from pipeline.data.frame_store import FrameStore
 from pipeline.data.manifest import Manifest
-from pipeline.distill.store.store import Rows, SoftTargetStore, concatenate, write_store
+from pipeline.distill.store.rows import Rows, concatenate
+from pipeline.distill.store.store import SoftTargetStore, write_store
 
 _REMEDY = "`dlkdd targets diff` shows two stores side by side"
 

@@ -9,11 +9,12 @@ import threading
 
 import pytest
 from builders import one_thread  # noqa: F401 - a fixture
-from target_stores import contents, make_store, write
+from target_stores import contents, make_store, with_class_names, write
 from typer.testing import CliRunner
 
 from pipeline.core.errors import DlkddError
-from pipeline.distill.store.store import Rows, SoftTargetStore
+from pipeline.distill.store.rows import Rows
+from pipeline.distill.store.store import SoftTargetStore
 from stages import targets
 
 
@@ -80,7 +81,7 @@ def test_inspect(made):
 def test_verify_says_whole_or_ends_with_5(made):
     assert "whole" in call("verify", made.path)
     values = call_json("verify", made.path, "--depth", "teacher", *origin(made), "--sample", 3)
-    assert (values["whole"], values["asked"]["num_videos"], values["asked"]["num_equal"]) == (True, 3, 9)
+    assert (values["whole"], values["teacher"]["num_videos"], values["teacher"]["num_equal"]) == (True, 3, 9)
     damage(made)
     with pytest.raises(DlkddError, match="is not whole, findings: 1") as caught:
         call("verify", made.path)
@@ -129,7 +130,7 @@ def test_force_replaces_stores_and_nothing_else(made, tmp_path):
 
 
 def test_names_from_a_store_do_not_command_the_terminal(made, tmp_path):
-    attributes = {**made.attributes, "class_names": ["\x1b[2Jdrink", "jump\x9b", "wave\x07"]}
+    attributes = with_class_names(made.attributes, ["\x1b[2Jdrink", "jump\x9b", "wave\x07"])
     write(tmp_path / "evil", made.rows, SoftTargetStore(made.path).codec, attributes)
     for command in (("inspect", tmp_path / "evil"), ("diff", tmp_path / "evil", made.path)):
         text = call(*command)
