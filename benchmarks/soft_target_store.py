@@ -20,9 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.material import best_seconds, peak_mib
-from pipeline.core.digest import DIGEST_BYTES
+from pipeline.core.digest import DIGEST_BYTES, digest_json
 from pipeline.distill.store.codecs import LogitCodec, bytes_per_view, codec_of
-from pipeline.distill.store.store import SHARD_ROWS, Rows, SoftTargetStore, write_store
+from pipeline.distill.store.rows import Rows
+from pipeline.distill.store.store import SHARD_ROWS, SoftTargetStore, write_store
 from pipeline.distill.student.cached_targets import CachedTargets, load_targets
 
 NUM_VIEWS, NUM_CLASSES = 2, 400
@@ -50,9 +51,20 @@ def simulated(codec: LogitCodec, num_rows: int) -> Iterator[Rows]:
 
 def write(path: Path, codec: LogitCodec, num_rows: int) -> None:
     names = [f"class {number}" for number in range(codec.num_classes)]
+    policy = {"num_views": NUM_VIEWS, "seed": 0, "version": 1}
+    made_from = dict.fromkeys(("manifest", "frames", "enhancer"), "0" * 2 * DIGEST_BYTES)
+    attributes = {
+        "class_names": names,
+        "clip": {"num_frames": 16, "frame_stride": 2, "size": 112},
+        "view_policy": policy,
+        "batch_size": 16,
+        "teachers": [{"name": "simulated", "digest": "0" * 2 * DIGEST_BYTES, "top1_on_views": 0.0}],
+        "digests": {**made_from, "class_names": digest_json(names), "view_policy": digest_json(policy)},
+        "codec_error": {"top1_agreement": 1.0, "mean_kl": {}, "max_kl": {}},
+    }
     write_store(
         path, simulated(codec, num_rows), codec=codec, num_rows=num_rows, num_views=NUM_VIEWS, num_teachers=1,
-        attributes={"class_names": names},
+        attributes=attributes,
     )  # fmt: skip
 
 

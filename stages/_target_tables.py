@@ -38,7 +38,6 @@ def print_summary(found: Summary) -> None:
         "views": _pairs(said["view_policy"]),
         **{f"digest of {name}": digest or "none" for name, digest in said["digests"].items()},
         "merged from": ", ".join(said.get("merged_from", ())),
-        "rows asked again": str(said.get("repaired_rows", "")),
     }
     grid = Table.grid(padding=(0, 2))
     for name, value in facts.items():

@@ -22,8 +22,8 @@ from pipeline.data.dataset import samples_of
 from pipeline.data.frame_store import FrameStore
 from pipeline.data.manifest import Manifest, read_manifest
 from pipeline.data.views import VIEW_POLICY_VERSION
+from pipeline.distill.store.attributes import FORMAT_VERSION
 from pipeline.distill.store.codecs import LogitCodec, bytes_per_view, codec_of
-from pipeline.distill.store.store import FORMAT_VERSION
 from pipeline.distill.teacher.precompute import (
     Packing,
     Part,

@@ -1,10 +1,12 @@
-"""Inspect, verify, repair, compare, merge, export and publish soft-target stores."""
+"""Inspect, verify, compare, merge, export and publish soft-target stores."""
 
 from __future__ import annotations
 
 import json
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,17 +18,16 @@ from pipeline.core.files import PARTIAL_SUFFIX, publish
 from pipeline.core.work_folder import out_lock
 from pipeline.data.frame_store import FrameStore
 from pipeline.data.manifest import read_manifest
-from pipeline.distill.store.store import SoftTargetStore
+from pipeline.distill.store.store import MAKE_REMEDY, SoftTargetStore
 from pipeline.models.recognizer import load_model
 from pipeline.tools.targets.card import STORE_NAME, publish_store
 from pipeline.tools.targets.diff import diff as compare
 from pipeline.tools.targets.export import export as export_store
 from pipeline.tools.targets.merge import merge_teachers, merge_videos, same_videos
-from pipeline.tools.targets.repair import repair as repair_store
 from pipeline.tools.targets.summary import summarise
 from pipeline.tools.targets.verify import CARD_NAME, Depth
 from pipeline.tools.targets.verify import verify as verify_store
-from stages._shell import DeviceOption, printable, progress, say
+from stages._shell import DeviceOption, progress, say
 from stages._target_tables import print_difference, print_summary
 
 app = typer.Typer(no_args_is_help=True, help=__doc__, add_completion=False, pretty_exceptions_enable=False)
@@ -64,11 +65,11 @@ def inspect(
 def verify(
     store: StoreArgument,
     depth: Annotated[
-        Depth, typer.Option(help="attributes; checksums: also every row; teacher: also asks it again about some.")
+        Depth, typer.Option(help="attributes; checksums: also every row; teacher: also its logits for a sample.")
     ] = "checksums",
     teachers: TeachersOption = None,
     enhanced: EnhancedOption = None,
-    sample: Annotated[int, typer.Option(min=1, help="Videos that the teacher is asked about again.")] = 32,
+    sample: Annotated[int, typer.Option(min=1, help="Videos for which teacher inference is repeated.")] = 32,
     seed: Annotated[int, typer.Option(min=0, help="Of the sample.")] = 0,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
@@ -79,7 +80,7 @@ def verify(
     --enhanced data/enhanced
     """
     if depth == "teacher" and not (teachers and enhanced):
-        raise ParamsError("--depth teacher asks the teachers again: it takes --teacher and --enhanced")
+        raise ParamsError("--depth teacher repeats teacher inference: it takes --teacher and --enhanced")
     verdict = verify_store(
         store,
         depth,
@@ -97,11 +98,11 @@ def verify(
             say(f"note: {note}")
         if verdict.depth != "attributes":
             typer.echo(f"{verdict.num_rows_checked} of {verdict.num_rows} rows checked, {verdict.num_rows_bad} bad")
-        if verdict.asked is not None:
-            asked = verdict.asked
+        if verdict.teacher is not None:
+            found = verdict.teacher
             typer.echo(
-                f"asked again about {asked.num_videos} videos: {asked.num_equal} of {asked.num_views} views have the "
-                f"same bits; the largest difference of a logit is {asked.max_difference:.3g}"
+                f"teacher inference repeated for {found.num_videos} videos: {found.num_equal} of {found.num_views} "
+                f"views have the same bits; the largest difference of a logit is {found.max_difference:.3g}"
             )
         typer.echo(
             f"{store}: {'whole' if verdict.whole else 'not whole'}, to the depth {depth}, digest {verdict.digest}"
@@ -110,57 +111,13 @@ def verify(
         raise StaleArtifactError(
             f"{store}: is not whole, findings: {len(verdict.findings)}",
             findings=verdict.findings,
-            remedy="`dlkdd targets repair` mends rows; `dvc checkout` or `dvc pull` brings the store back",
-        )
-
-
-@app.command()
-def repair(
-    store: FolderArgument,
-    teachers: Annotated[list[Path], typer.Option("--teacher", help="A teacher's model file; all of the store's.")],
-    enhanced: Annotated[Path, typer.Option("--enhanced", help="The frames that the teachers saw.")],
-    manifest_path: Annotated[Path, typer.Option("--manifest", help="The manifest that the store was made for.")],
-    out: Annotated[Path | None, typer.Option(help="Where the mended store goes.", show_default="in place")] = None,
-    force: ForceOption = False,
-    device: DeviceOption = "auto",
-    as_json: JsonOption = False,
-) -> None:
-    """Ask the teachers again about bad and missing rows, and about no others.
-
-    Example: dlkdd targets repair data/soft_targets.zarr --teacher models/teacher.safetensors --enhanced data/enhanced
-    --manifest data/manifest.csv
-    """
-    if out is not None:
-        _require_free(out, force)
-    with out_lock("targets repair", out or store):
-        done = repair_store(
-            store,
-            teachers=[load_model(path) for path in teachers],
-            frames=FrameStore(enhanced),
-            manifest=read_manifest(manifest_path),
-            out=out,
-            device=choose_device(device),
-            progress=progress,
-        )
-    if as_json:
-        _print_json(done.to_dict())
-        return
-    for finding in done.findings:
-        typer.echo(printable(f"  - {finding}"))
-    if done.out is None:
-        typer.echo(f"{store}: nothing to repair")
-        return
-    typer.echo(f"{done.out}: {done.num_rows_asked} of {done.num_rows} rows asked again, digest {done.new_digest}")
-    if done.outcome == "other device":
-        say(
-            f"warning: this is not the digest that it had, {done.digest}: another kind of device rounds otherwise. DVC "
-            "sees a changed store, and students that learnt from the old one name the old digest"
+            remedy=MAKE_REMEDY,
         )
 
 
 @app.command()
 def diff(a: StoreArgument, b: StoreArgument, as_json: JsonOption = False) -> None:
-    """Print what differs between two stores: what they were made from, their rows, and what their teachers say.
+    """Print what differs between two stores: what they were made from, their rows, and their teachers' logits.
 
     Example: dlkdd targets diff data/soft_targets.zarr https://example.org/soft_targets.zarr
     """
@@ -201,19 +158,13 @@ def merge(
             "these stores were made for different manifests: --manifest names that of all their videos",
             findings=[f"{store.location}: {store.attributes['digests']['manifest']}" for store in opened],
         )
-    built = out.with_name(out.name + PARTIAL_SUFFIX)
-    with out_lock("targets merge", out):
-        _remove(built)
-        try:
-            if manifest_path is None:
-                digest = merge_teachers(opened, built, progress=progress)
-            else:
-                frames = None if enhanced is None else FrameStore(enhanced)
-                manifest = read_manifest(manifest_path)
-                digest = merge_videos(opened, built, manifest=manifest, frames=frames, progress=progress)
-            publish(built, out)
-        finally:
-            _remove(built)
+    with _built("targets merge", out) as built:
+        if manifest_path is None:
+            digest = merge_teachers(opened, built, progress=progress)
+        else:
+            frames = None if enhanced is None else FrameStore(enhanced)
+            manifest = read_manifest(manifest_path)
+            digest = merge_videos(opened, built, manifest=manifest, frames=frames, progress=progress)
     kind = "teachers" if of_teachers else "videos"
     if as_json:
         _print_json({"out": str(out), "merged": kind, "digest": digest, "merged_from": [s.digest for s in opened]})
@@ -259,8 +210,8 @@ def publish_command(
     Example: dlkdd targets publish data/soft_targets.zarr --out published --license "CC BY 4.0"
     """
     _require_free(out, force)
-    with out_lock("targets publish", out):
-        digest = publish_store(store, out, license_text=license_text, progress=progress)
+    with _built("targets publish", out) as built:
+        digest = publish_store(store, built, license_text=license_text, progress=progress)
     if as_json:
         _print_json({"out": str(out), "store": str(out / STORE_NAME), "digest": digest})
     else:
@@ -283,6 +234,19 @@ def _require_free(out: Path, force: bool) -> None:
             f"--out {out}: is a folder that holds other things than a store: {', '.join(sorted(holds)[:5])}",
             remedy="choose another name: --force does not remove them",
         )
+
+
+@contextmanager
+def _built(command: str, out: Path) -> Iterator[Path]:
+    """Where to build the folder that is published onto `out` at the end of the block; `out` is locked meanwhile."""
+    built = out.with_name(out.name + PARTIAL_SUFFIX)
+    with out_lock(command, out):
+        _remove(built)
+        try:
+            yield built
+            publish(built, out)
+        finally:
+            _remove(built)
 
 
 def _remove(folder: Path) -> None:

@@ -14,25 +14,21 @@ import pytest
 from builders import write_frames
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from target_stores import write
+from target_stores import store_attributes, write
 from torch.utils.data import DataLoader, Dataset
 
+from pipeline.core.digest import digest_bytes
 from pipeline.core.errors import EnvironmentProblem, StaleArtifactError
 from pipeline.data.views import View
 from pipeline.distill.store import store as soft_targets
 from pipeline.distill.store.codecs import codec_of
-from pipeline.distill.store.store import Rows, SoftTargetStore
+from pipeline.distill.store.rows import Rows
+from pipeline.distill.store.store import SoftTargetStore
 from pipeline.distill.student.cached_targets import differences, load_targets
 
 SHAPE = (6, 18, 22)
 PLENTY = 2**40
 CODECS = ("float16", "float32", "topk")
-ATTRIBUTES = {
-    "class_names": ["drink", "jump", "wave", "walk"],
-    "clip": {"num_frames": 2, "frame_stride": 2, "size": 16},
-    "teachers": [{"name": "r3d_18", "digest": "a1"}, {"name": "x3d_s", "digest": "b2"}],
-    "digests": {"manifest": "c3", "frames": "d4"},
-}
 
 
 @pytest.fixture(autouse=True)
@@ -56,7 +52,8 @@ def random_store(path, video_ids, *, codec="float16", num_views=3, num_teachers=
         "frames_digest": rng.integers(256, size=(n, 16), dtype="u1"),
         **packed,
     }
-    attributes = {**ATTRIBUTES, "class_names": [f"class {k}" for k in range(num_classes)]}
+    class_names = [f"class {k}" for k in range(num_classes)]
+    attributes = store_attributes(class_names, num_views=num_views, num_teachers=num_teachers)
     write(path, Rows(video_ids, arrays), packing, attributes)
     return SoftTargetStore(path), packing.unpack(packed)
 
@@ -361,16 +358,16 @@ def test_frames_that_fit_are_no_finding(tmp_path):
 
 WANTED = {
     "class_names": [f"class {k}" for k in range(4)],
-    "clip": ATTRIBUTES["clip"],
-    "digests.manifest": "c3",
-    "digests.frames": "d4",
-    "teachers.name": "x3d_s",
-    "teachers.digest": "a1",
+    "clip": {"num_frames": 2, "frame_stride": 2, "size": 16},
+    "digests.manifest": digest_bytes(b"manifest"),
+    "digests.frames": digest_bytes(b"frames"),
+    "teachers.name": "teacher 1",
+    "teachers.digest": digest_bytes(b"\0"),
 }
 
 
 def test_what_the_store_was_made_from_is_no_difference(tmp_path):
-    store, _ = random_store(tmp_path / "s.zarr", names(3))
+    store, _ = random_store(tmp_path / "s.zarr", names(3), num_teachers=2)
     assert differences(store, WANTED) == []
 
 
@@ -386,7 +383,7 @@ def test_what_the_store_was_made_from_is_no_difference(tmp_path):
     ],
 )
 def test_each_difference_is_told_with_both_values(tmp_path, name, value):
-    store, _ = random_store(tmp_path / "s.zarr", names(3))
+    store, _ = random_store(tmp_path / "s.zarr", names(3), num_teachers=2)
     (finding,) = differences(store, {**WANTED, name: value})
     assert finding.startswith(f"{name}: the store has ")
     assert finding.endswith(f"this run {json.dumps(value, sort_keys=True)}")

@@ -1,8 +1,9 @@
-"""The teacher's logits are the teacher's logits, whoever asked, when, and how often it was killed."""
+"""The teacher's logits are the teacher's logits, whoever clips, when, and how often it was killed."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from itertools import pairwise
@@ -23,7 +24,8 @@ from pipeline.core.errors import DataError, EnvironmentProblem, ParamsError, Sta
 from pipeline.data.frame_store import FrameStore
 from pipeline.data.manifest import read_manifest, write_manifest
 from pipeline.distill.store.codecs import codec_of
-from pipeline.distill.store.store import Rows, SoftTargetStore, row_layout
+from pipeline.distill.store.rows import Rows, row_layout
+from pipeline.distill.store.store import SoftTargetStore
 from pipeline.distill.teacher import bank, precompute
 from pipeline.distill.teacher.precompute import Packing, Part, TeacherInference, compute_part
 from pipeline.distill.teacher.row_cache import RowCache, write_part
@@ -38,8 +40,8 @@ def project(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def asked(monkeypatch):
-    """Numbers of clips that the teacher was asked about."""
+def clips(monkeypatch):
+    """Numbers of clips in each batch of teacher inference."""
     counted = []
 
     def counting(teacher, clip_BTHWC, *, batch_size):
@@ -158,54 +160,54 @@ def from_scratch(project, monkeypatch, **options):
         return compute("scratch.zarr", **options)
 
 
-def test_only_new_videos_are_asked_about(project, monkeypatch, asked):
+def test_only_new_videos_are_computed(project, monkeypatch, clips):
     small = changed_data(project, keep=[0, 2, 3, 6])
     compute(**small)
-    asked.clear()
+    clips.clear()
     grown = compute()
-    assert sum(asked) == 3 * VIEWS.num_views
-    asked.clear()
+    assert sum(clips) == 3 * VIEWS.num_views
+    clips.clear()
     assert grown == from_scratch(project, monkeypatch)
-    assert sum(asked) == NUM_TRAIN * VIEWS.num_views
+    assert sum(clips) == NUM_TRAIN * VIEWS.num_views
 
 
-def test_videos_that_are_gone_lose_their_rows(project, monkeypatch, asked):
+def test_videos_that_are_gone_lose_their_rows(project, monkeypatch, clips):
     compute()
-    asked.clear()
+    clips.clear()
     small = changed_data(project, keep=[0, 4, 5])
     shrunk = compute(**small)
-    assert asked == []
+    assert clips == []
     assert shrunk == from_scratch(project, monkeypatch, **small)
     assert len(parts()) == 2  # those that hold one of them
 
 
-def test_a_changed_video_is_asked_about_again(project, monkeypatch, asked):
+def test_a_changed_video_is_computed_again(project, monkeypatch, clips):
     compute()
-    asked.clear()
+    clips.clear()
     changed = changed_data(project, keep=range(NUM_TRAIN), brighter=[4])
     found = compute(**changed)
-    assert sum(asked) == VIEWS.num_views
+    assert sum(clips) == VIEWS.num_views
     assert found == from_scratch(project, monkeypatch, **changed)
 
 
-def test_another_codec_takes_no_teacher(project, monkeypatch, asked):
+def test_another_codec_takes_no_teacher(project, monkeypatch, clips):
     compute()
-    asked.clear()
+    clips.clear()
     write_params(project, codec="topk", top_k=1, max_kl=10.0)
     found = compute()
-    assert asked == []
+    assert clips == []
     assert found == from_scratch(project, monkeypatch)
 
 
-def test_another_teacher_is_asked_about_everything(project, asked):
+def test_another_teacher_computes_everything(project, clips):
     first = compute()
-    asked.clear()
+    clips.clear()
     make_teacher(project / "teacher.safetensors", seed=1)
     assert compute() != first
-    assert sum(asked) == NUM_TRAIN * VIEWS.num_views
+    assert sum(clips) == NUM_TRAIN * VIEWS.num_views
 
 
-def test_black_frames_of_another_shape_are_other_frames(project, monkeypatch, asked):
+def test_black_frames_of_another_shape_are_other_frames(project, monkeypatch, clips):
     rows, videos = [], {}
     for split, shape in (("train", (6, 18, 22)), ("test", (6, 18, 22))):
         rows.append(manifest_row(f"black_{split}", 0, split, shape))
@@ -214,18 +216,18 @@ def test_black_frames_of_another_shape_are_other_frames(project, monkeypatch, as
     make_teacher(project / "teacher.safetensors", class_names=("drink",), num_classes=1)
     write_frames(project / "frames", videos)
     compute()
-    asked.clear()
+    clips.clear()
     turned = {name: video.transpose(0, 2, 1, 3) for name, video in videos.items()}
     assert compute(frames_path=write_frames(project / "turned", turned).path) == from_scratch(
         project, monkeypatch, frames_path=project / "turned"
     )
-    assert sum(asked) == 2 * VIEWS.num_views
+    assert sum(clips) == 2 * VIEWS.num_views
 
 
 @pytest.mark.parametrize("changed", ["version of the view policy", "seed", "batch_size", "num_views"])
-def test_rows_of_other_views_or_batches_are_not_taken(project, monkeypatch, asked, changed):
+def test_rows_of_other_views_or_batches_are_not_taken(project, monkeypatch, clips, changed):
     compute()
-    asked.clear()
+    clips.clear()
     if changed == "version of the view policy":
         monkeypatch.setattr(stage, "VIEW_POLICY_VERSION", 2)
     else:
@@ -234,21 +236,57 @@ def test_rows_of_other_views_or_batches_are_not_taken(project, monkeypatch, aske
         section[changed] += 1
         Path("params.yaml").write_text(yaml.safe_dump(values))
     compute()
-    assert sum(asked) == NUM_TRAIN * (VIEWS.num_views + (changed == "num_views"))
+    assert sum(clips) == NUM_TRAIN * (VIEWS.num_views + (changed == "num_views"))
 
 
 # damage and interruption
 
 
-def test_a_damaged_part_is_worked_out_again(project, asked):
+def test_a_damaged_part_is_computed_again(project, clips):
     expected = compute()
-    asked.clear()
+    clips.clear()
     damaged = max(parts(), key=lambda path: path.stat().st_size)  # of two videos, not the last one's
     content = bytearray(damaged.read_bytes())
     content[-1] ^= 1
     damaged.write_bytes(content)
     assert compute() == expected
-    assert sum(asked) == 2 * VIEWS.num_views
+    assert sum(clips) == 2 * VIEWS.num_views
+
+
+def damages():
+    """Ways to damage a store: a flipped byte, a missing shard, a missing description, no store at all."""
+    shards = [path for path in sorted(Path("store.zarr").rglob("*")) if path.is_file() and path.name != "zarr.json"]
+
+    def flip():
+        content = bytearray(shards[0].read_bytes())
+        content[len(content) // 3] ^= 1
+        shards[0].write_bytes(content)
+
+    return {
+        "flipped byte": flip,
+        "missing shard": shards[-1].unlink,
+        "missing description": Path("store.zarr/zarr.json").unlink,
+        "missing store": lambda: shutil.rmtree("store.zarr"),
+    }
+
+
+@pytest.mark.parametrize("damage", ["flipped byte", "missing shard", "missing description", "missing store"])
+def test_a_second_run_replaces_a_damaged_store_and_computes_only_what_the_work_folder_lacks(project, clips, damage):
+    """The store is built from the rows in the work folder: those that are whole there are not computed again."""
+    expected = compute()
+    damages()[damage]()
+    clips.clear()
+    assert compute() == expected
+    assert clips == []
+    damages()[damage]()
+    max(parts(), key=lambda path: path.stat().st_size).unlink()  # of two videos, not the last one's
+    assert compute() == expected
+    assert sum(clips) == 2 * VIEWS.num_views
+    damages()[damage]()
+    shutil.rmtree(".work")
+    clips.clear()
+    assert compute() == expected
+    assert sum(clips) == NUM_TRAIN * VIEWS.num_views
 
 
 def test_two_stages_on_one_store_the_second_is_told(project):
@@ -270,24 +308,24 @@ def test_two_stages_on_one_store_the_second_is_told(project):
 # refusals
 
 
-def test_what_packing_costs_is_gated_and_the_logits_are_kept(project, asked):
+def test_what_packing_costs_is_gated_and_the_logits_are_kept(project, clips):
     write_params(project, codec="topk", top_k=1, max_kl=1e-9)
     with pytest.raises(DataError, match=r"topk costs more than precompute_soft_targets\.max_kl") as caught:
         compute()
     assert len(caught.value.findings) == 4
     assert caught.value.findings[0].startswith("at temperature 1: ")
     assert not Path("store.zarr").exists()
-    asked.clear()
+    clips.clear()
     write_params(project)
     compute()
-    assert asked == []
+    assert clips == []
 
 
-def test_as_many_classes_kept_as_there_are_is_refused_before_the_work(project, asked):
+def test_as_many_classes_kept_as_there_are_is_refused_before_the_work(project, clips):
     write_params(project, codec="topk", top_k=3)
     with pytest.raises(ParamsError, match="top_k must be in 1 … 2 for 3 classes"):
         compute()
-    assert asked == []
+    assert clips == []
 
 
 @pytest.mark.parametrize(
@@ -298,7 +336,7 @@ def test_as_many_classes_kept_as_there_are_is_refused_before_the_work(project, a
         (1e5, "too large for the codec float16 on 2", 0),
     ],
 )
-def test_all_videos_with_logits_that_cannot_be_kept_are_named(project, monkeypatch, asked, value, words, num_new):
+def test_all_videos_with_logits_that_cannot_be_kept_are_named(project, monkeypatch, clips, value, words, num_new):
     video_ids = [row.video_id for row in read_manifest(Path("manifest.csv")).rows_of("train")]
     counted = bank.infer
     batches = []
@@ -316,10 +354,10 @@ def test_all_videos_with_logits_that_cannot_be_kept_are_named(project, monkeypat
             compute()
     assert caught.value.findings == (f"{video_ids[1]}: view 0", f"{video_ids[3]}: view 2")
     assert not Path("store.zarr").exists()
-    asked.clear()
+    clips.clear()
     write_params(project, codec="float32")
     compute()
-    assert sum(asked) == num_new * VIEWS.num_views
+    assert sum(clips) == num_new * VIEWS.num_views
 
 
 def test_another_teacher_is_refused_with_all_that_differs(project):

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.core.digest import digest_bytes
-from pipeline.distill.store.store import Rows, concatenate
+from pipeline.distill.store.rows import Rows, concatenate
 from pipeline.distill.teacher import row_cache
 from pipeline.distill.teacher.row_cache import RowCache, write_part
 

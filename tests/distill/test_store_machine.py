@@ -1,6 +1,6 @@
 """Whatever is done to a store in whatever order, it is the one that is made from scratch, or its damage is known.
 
-A state machine over write, kill, go on, grow, shrink, damage, verify, repair and merge, beside a model in plain dicts.
+A state machine over write, kill, go on, grow, shrink, damage, verify and merge, beside a model in plain dicts.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from pipeline.data.manifest import write_manifest
 from pipeline.data.views import VIEW_POLICY_VERSION, draw_view, read_view
 from pipeline.distill.store import store as soft_targets
 from pipeline.distill.store.codecs import codec_of
-from pipeline.distill.store.store import SoftTargetStore, concatenate, write_store
+from pipeline.distill.store.rows import concatenate
+from pipeline.distill.store.store import SoftTargetStore, write_store
 from pipeline.distill.teacher import precompute
 from pipeline.distill.teacher.precompute import Packing, TeacherInference, compute_part, keys_of, pack_store, parts_of
 from pipeline.distill.teacher.row_cache import RowCache
 from pipeline.models.recognizer import ModelFile
 from pipeline.tools.targets.merge import merge_videos
-from pipeline.tools.targets.repair import repair
 from pipeline.tools.targets.verify import verify
 
 NAMES = ("drink", "jump", "wave")
@@ -156,7 +156,7 @@ def killed_at(number):
 
     places = [
         (os, "fsync"), (os, "replace"), (shutil, "rmtree"), (Path, "replace"), (Path, "unlink"),
-        (Path, "write_bytes"), (Path, "write_text"), (precompute.Packing, "rows"), (soft_targets, "_check_rows"),
+        (Path, "write_bytes"), (Path, "write_text"), (precompute.Packing, "rows"), (soft_targets, "check_rows"),
         (precompute, "write_store"),
     ]  # fmt: skip
     with pytest.MonkeyPatch.context() as patched:
@@ -271,15 +271,6 @@ class StoreMachine(RuleBasedStateMachine):
     def check(self):
         verdict = verify(self.out, "checksums")
         assert verdict.whole != self.damaged, verdict.findings
-
-    @precondition(lambda self: self.published)
-    @rule()
-    def mend(self):
-        world = self.world
-        manifest = world.manifests[self.published[0]]
-        done = repair(self.out, teachers=[world.teacher], frames=world.frames, manifest=manifest)
-        assert done.outcome == ("identical" if self.damaged else "nothing to repair")
-        self.damaged = False
 
     @precondition(lambda self: self.published and not self.damaged)
     @rule(data=st.data())

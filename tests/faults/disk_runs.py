@@ -13,15 +13,13 @@ from tiny_project import Stage, contents, make_project, stages
 
 OTHER = {"seed": 1, "prepare__short_side": 20, "enhancer": "gamma", "temperature": 2.0}
 STORE, STUDENT, VIDEO = "data/soft_targets.zarr", "models/student.safetensors", "data/jump/jump0.mp4"
-SECOND, DAMAGED = "second/soft_targets.zarr", "damaged/soft_targets.zarr"
-ORIGIN = "--teacher models/teacher.safetensors --enhanced data/enhanced --manifest data/manifest.csv"
+SECOND = "second/soft_targets.zarr"
 
 STAGES = {stage.name: stage for stage in stages()}
 # Commands that write and are no stages; study runs stages, mean-splits, bench and check print, export takes long
 OTHERS = {
     name: Stage(name, line.split(), (out,))
     for name, out, line in (
-        ("targets repair", "mended.zarr", f"targets repair {DAMAGED} --out mended.zarr --force {ORIGIN}"),
         ("targets merge", "merged.zarr", f"targets merge {STORE} {SECOND} --out merged.zarr --force"),
         ("targets export", "told.parquet", f"targets export {STORE} --out told.parquet --force"),
         ("targets export npz", "told.npz", f"targets export {STORE} --out told.npz --force"),
@@ -118,7 +116,6 @@ def add_others(scene: Scene) -> None:
     """Prepare what the other commands take, and run them."""
     for where in (scene.other, scene.project):
         _second_store(scene.server, where)
-        _damaged_store(where)
         demo = yaml.safe_load((ROOT / "demo/params.yaml").read_text())["smoke_videos"]
         demo |= {"classes": ["Jump", "Wave"], "num_groups": 2, "clips_per_group": 1, "seed": int(where == scene.other)}
         (where / "demo.yaml").write_text(yaml.safe_dump({"demo_videos": demo}))
@@ -142,15 +139,6 @@ def _second_store(server: StageServer, project: Path) -> None:
     made = ["--params", "second.yaml", "--out", "second/teacher.safetensors", "--curve", "second/curve.csv"]
     asked = ["--teacher", "second/teacher.safetensors", "--out", SECOND]
     _run_all(server, project, [Stage("", [*teacher, *made], ()), Stage("", [*ask, *asked], ())])
-
-
-def _damaged_store(project: Path) -> None:
-    """One bit of the packed logits is flipped."""
-    copy(project / STORE, project / DAMAGED)
-    (chunk,) = (path for path in (project / DAMAGED / "logits/c").rglob("*") if path.is_file())
-    content = bytearray(chunk.read_bytes())
-    content[len(content) // 3] ^= 1
-    chunk.write_bytes(content)
 
 
 def clear(path: Path) -> None:

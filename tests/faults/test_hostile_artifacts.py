@@ -18,12 +18,12 @@ import cv2
 import hostile_files
 import numpy as np
 import pytest
-import target_stores
 import torch
 from builders import noise_video, one_thread, tiny_recognizer, write_frames  # noqa: F401 - one is a fixture
 from dvc_render.vega import VegaRenderer
 from hostile_files import KINDS, SECRET
 from paths import ROOT
+from target_stores import make_store, with_class_names, write
 
 from pipeline.core.checkpoint import load_checkpoint, save_checkpoint
 from pipeline.core.digest import digest_bytes
@@ -149,10 +149,10 @@ def hostile_chain(tmp_path_factory):
         trained_on={"digests": {"manifest": "`<script>`"}, "weights": NAMES[0]},
     )
     write_frames(folder / "frames", {f"{name}/{n}": noise_video(name, (6, 18, 22)) for n, name in enumerate(names)})
-    made = target_stores.make_store(folder / "made")
+    made = make_store(folder / "made")
     teachers = [{**teacher, "name": NAMES[0] + MARKUP[0]} for teacher in made.attributes["teachers"]]
-    changed = {**made.attributes, "class_names": list(MARKUP[:1] + NAMES[:2]), "teachers": teachers}
-    target_stores.write(folder / "targets.zarr", made.rows, SoftTargetStore(made.path).codec, changed)
+    changed = {**with_class_names(made.attributes, MARKUP[:1] + NAMES[:2]), "teachers": teachers}
+    write(folder / "targets.zarr", made.rows, SoftTargetStore(made.path).codec, changed)
     save_enhancer(folder / "enhancer.safetensors", Gamma(2.0), fitted_on={})
     video = folder / "night\x1b[31m"
     video.mkdir()

@@ -55,14 +55,6 @@ all_known = says("0 videos asked about")
 # commands beside the chain's
 
 
-def damage_store(bench: Bench) -> None:
-    """One bit of the packed logits is flipped."""
-    (chunk,) = (path for path in (bench.project / "data/soft_targets.zarr/logits/c").rglob("*") if path.is_file())
-    content = bytearray(chunk.read_bytes())
-    content[len(content) // 3] ^= 1
-    chunk.write_bytes(content)
-
-
 def second_store(bench: Bench) -> None:
     """Soft targets of another teacher for the same videos."""
     project, made = bench.project, bench.project.with_name("second.zarr")
@@ -85,15 +77,6 @@ def leave_work(bench: Bench) -> None:
     assert bench.run(STUDENT, after_a_step, options=OFTEN).code == KILLED
 
 
-REPAIR = Command(
-    "repair",
-    (
-        "targets", "repair", "data/soft_targets.zarr", "--teacher", "models/teacher.safetensors",
-        "--enhanced", "data/enhanced", "--manifest", "data/manifest.csv",
-    ),
-    ("data/soft_targets.zarr",),
-    damage_store,
-)  # fmt: skip
 MERGE = Command(
     "merge",
     ("targets", "merge", "data/soft_targets.zarr", "second.zarr", "--out", "merged.zarr", "--force"),
@@ -194,8 +177,6 @@ BOUNDARIES = [
     Boundary("between two tables", EVALUATE, "after rename", "results/tables", among=3),
     Boundary("the tables, no metrics", EVALUATE, "before rename", "results/metrics.json", ci=True),
     Boundary("the page, not in place", REPORT, "before rename", "results/report.html"),
-    Boundary("built, not in place", REPAIR, "before rename", "data/soft_targets.zarr"),
-    Boundary("mended and damaged store exchanged", REPAIR, "after rename", "data/soft_targets.zarr", ci=True),
     Boundary("among the arrays", MERGE, "after rename", "logits/c"),
     Boundary("a file, not in place", EXPORT, "before rename", "targets.npz"),
     Boundary("between two videos", FRAMES_EXPORT, "after rename", "jump0.mp4"),

@@ -9,11 +9,12 @@ from dataclasses import replace
 import numpy as np
 from builders import manifest_row, noise_video, tiny_recognizer, write_frames
 from paths import ROOT
+from target_stores import store_attributes, write
 
 from pipeline.core.digest import digest_file, digest_uint64
 from pipeline.data.manifest import QuarantineRow, write_manifest, write_quarantine
 from pipeline.distill.store.codecs import codec_of
-from pipeline.distill.store.store import Rows, row_layout, write_store
+from pipeline.distill.store.rows import Rows, row_layout
 from pipeline.enhance.classical import Gamma
 from pipeline.enhance.file import save_enhancer
 from pipeline.evaluate.metrics_file import MODELS
@@ -84,13 +85,9 @@ def _write_store(paths, manifest, digests):
     ids = tuple(row.video_id for row in manifest.rows_of("train"))
     layout = row_layout(codec, 1, 1)
     rows = Rows(ids, {name: np.zeros((len(ids), *array.inner), array.dtype) for name, array in layout.items()})
-    attributes = {
-        "class_names": list(manifest.class_names),
-        "digests": dict(digests),
-        "teachers": [{"name": "r2plus1d_slim", "digest": digest_file(paths.models["teacher"]), "top1_on_views": 0.75}],
-    }
-    sizes = {"num_rows": len(ids), "num_views": 1, "num_teachers": 1}
-    return write_store(paths.soft_targets, [rows], codec=codec, attributes=attributes, **sizes)
+    teacher = {"name": "r2plus1d_slim", "digest": digest_file(paths.models["teacher"]), "top1_on_views": 0.75}
+    attributes = store_attributes(manifest.class_names, num_views=1, digests=digests, teachers=[teacher])
+    return write(paths.soft_targets, rows, codec, attributes)
 
 
 def metrics_values(*, gain=GAIN, manifest="0" * 32, **changes):

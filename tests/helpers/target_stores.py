@@ -15,7 +15,8 @@ from pipeline.data.frame_store import FrameStore
 from pipeline.data.manifest import Manifest
 from pipeline.data.views import VIEW_POLICY_VERSION, draw_view, pixel_digest, read_view
 from pipeline.distill.store.codecs import CodecLoss, codec_of
-from pipeline.distill.store.store import Rows, write_store
+from pipeline.distill.store.rows import Rows
+from pipeline.distill.store.store import write_store
 from pipeline.models.inference import infer
 from pipeline.models.recognizer import ModelFile, load_model, save_model
 
@@ -37,11 +38,6 @@ class Made:
     def at(self, path):
         """The same, for a store at another place."""
         return replace(self, path=path)
-
-    @property
-    def origin(self):
-        """Keyword arguments of repair."""
-        return {"teachers": self.teachers, "frames": self.frames, "manifest": self.manifest}
 
 
 def make_teacher(path, *, seed=0, num_classes=3, class_names=("drink", "jump", "wave")):
@@ -84,26 +80,49 @@ def make_store(folder, *, codec="float16", num_train=7, num_teachers=1, num_view
     }
     error = CodecLoss()
     error.add(logits_NVMK, codec.unpack({name: arrays[name] for name in codec.arrays()}))
-    policy = {**views.model_dump(), "seed": SEED, "version": VIEW_POLICY_VERSION}
-    attributes = {
-        "class_names": list(manifest.class_names),
-        "clip": CLIP.model_dump(),
-        "view_policy": policy,
-        "batch_size": BATCH_SIZE,
-        "teachers": [{"name": "r2plus1d_slim", "digest": t.digest, "top1_on_views": 0.5} for t in teachers],
-        "digests": {
-            "manifest": manifest.digest,
-            "frames": frames.digest,
-            "enhancer": digest_bytes(b"gamma"),
-            "class_names": digest_json(list(manifest.class_names)),
-            "view_policy": digest_json(policy),
-        },
-        "codec_error": error.attributes(),
-    }
+    attributes = store_attributes(
+        manifest.class_names,
+        num_views=num_views,
+        teachers=[{"name": "r2plus1d_slim", "digest": t.digest, "top1_on_views": 0.5} for t in teachers],
+        digests={"manifest": manifest.digest, "frames": frames.digest, "enhancer": digest_bytes(b"gamma")},
+        codec_error=error.attributes(),
+    )
     rows = Rows(video_ids, arrays)
     path = folder / "soft_targets.zarr"
     write(path, rows, codec, attributes)
     return Made(path, manifest, frames, teachers, rows, attributes)
+
+
+def store_attributes(class_names, *, num_views, num_teachers=1, digests=None, **changes):
+    """All attributes that a writer of a store gives."""
+    policy = {**VIEWS.model_dump(), "num_views": num_views, "seed": SEED, "version": VIEW_POLICY_VERSION}
+    teachers = [
+        {"name": f"teacher {axis}", "digest": digest_bytes(bytes([axis])), "top1_on_views": 0.5}
+        for axis in range(num_teachers)
+    ]
+    return {
+        "class_names": list(class_names),
+        "clip": CLIP.model_dump(),
+        "view_policy": policy,
+        "batch_size": BATCH_SIZE,
+        "teachers": teachers,
+        "digests": {
+            "manifest": digest_bytes(b"manifest"),
+            "frames": digest_bytes(b"frames"),
+            "enhancer": None,
+            "class_names": digest_json(list(class_names)),
+            "view_policy": digest_json(policy),
+            **(digests or {}),
+        },
+        "codec_error": {"top1_agreement": 1.0, "mean_kl": {"1": 0.0}, "max_kl": {"1": 0.0}},
+        **changes,
+    }
+
+
+def with_class_names(attributes, class_names):
+    """The same attributes for other class names."""
+    digests = {**attributes["digests"], "class_names": digest_json(list(class_names))}
+    return {**attributes, "class_names": list(class_names), "digests": digests}
 
 
 def write(path, rows, codec, attributes):

@@ -1,7 +1,7 @@
 """The soft-target store: the teacher's logits for a bank of views of every training video, in zarr format 3.
 
-Raw logits, before any temperature, keyed by video id, with the views that the teacher was asked about. The store names
-everything it was made from, and refuses to be used with what it does not fit. docs/soft-target-store.md is the format's
+Raw logits, before any temperature, keyed by video id, with the views that the teacher saw. The store names everything
+that it was made from, and refuses to be used with what it does not fit. docs/soft-target-store.md is the format's
 specification. This is the only module that imports zarr.
 
 Digests form a chain: a row's digest covers the row, a shard's digest its rows' digests, and the digest of the
@@ -18,9 +18,8 @@ import atexit
 import json
 import math
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,84 +34,25 @@ from zarr.storage import FsspecStore, LocalStore, MemoryStore, WrapperStore
 
 from pipeline.core.digest import DIGEST_BYTES, digest_bytes, digest_json
 from pipeline.core.errors import EnvironmentProblem, StaleArtifactError
-from pipeline.data.views import NUM_VIEW_FIELDS
+from pipeline.distill.store.attributes import FORMAT, FORMAT_VERSION, attribute_findings
 from pipeline.distill.store.codecs import ArrayLayout, LogitCodec, codec_of
+from pipeline.distill.store.rows import Rows, check_rows, find_bad_rows, find_misplaced_rows, pieces, row_layout
 
 if TYPE_CHECKING:
     import aiohttp
 
-FORMAT = "dlkdd-soft-targets"
-FORMAT_VERSION = 2
-
 CHUNK_ROWS = 512  # what a damaged byte costs; a quarter of it takes twice as long to read
 SHARD_ROWS = 8192  # unit of writing and reading, and of the digests in the attributes
 
-MAKE_REMEDY = "`dvc repro precompute_soft_targets` makes it, `dvc checkout` or `dvc pull` brings it back"
+MAKE_REMEDY = (
+    "`dvc repro precompute_soft_targets` makes it again, with the rows that its work folder still holds; "
+    "`dvc checkout` or `dvc pull` brings it back"
+)
 
 _MOST_CHUNK_BYTES = 1 << 30  # five times what 300 views of 700 classes take
 
 _ATTRIBUTES_DIGEST = "attributes_digest"  # of all other attributes: the digest of the store
 _IDS, _ROW_DIGESTS = "video_id", "row_digest"
-
-
-def row_layout(codec: LogitCodec, num_views: int, num_teachers: int) -> dict[str, ArrayLayout]:
-    """The arrays of a row, by name, in the order in which its digest takes them."""
-    logits = {
-        name: ArrayLayout((num_views, num_teachers, *array.inner), array.dtype, array.fill)
-        for name, array in codec.arrays().items()
-    }
-    return {
-        "views": ArrayLayout((num_views, NUM_VIEW_FIELDS), np.dtype("<i4"), -1),
-        "pixel_digest": ArrayLayout((num_views,), np.dtype("<u8"), 0),  # of each clip that the teacher saw
-        "frame_shape": ArrayLayout((3,), np.dtype("<i4"), 0),  # of the stored video: frames, height, width
-        "frames_digest": ArrayLayout((DIGEST_BYTES,), np.dtype("u1"), 0),  # of the stored video that the teacher saw
-        **logits,
-    }
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Rows of a store, in ascending order of their ids: for each array of `row_layout` one of shape (N, *inner)."""
-
-    video_ids: tuple[str, ...]
-    arrays: Mapping[str, NDArray[Any]]
-
-    def __post_init__(self) -> None:
-        wrong = {name: array.shape for name, array in self.arrays.items() if len(array) != len(self.video_ids)}
-        if wrong:
-            raise ValueError(f"{len(self.video_ids)} rows of a soft-target store have arrays of other lengths: {wrong}")
-
-    def __len__(self) -> int:
-        return len(self.video_ids)
-
-    def take(self, rows: Sequence[int] | NDArray[np.intp] | slice) -> Rows:
-        """Some of the rows, in that order."""
-        ids = self.video_ids[rows] if isinstance(rows, slice) else tuple(self.video_ids[row] for row in rows)
-        return Rows(ids, {name: array[rows] for name, array in self.arrays.items()})
-
-    def logits(self, codec: LogitCodec) -> NDArray[np.float32]:
-        """logits_NVMK, unpacked."""
-        return codec.unpack({name: self.arrays[name] for name in codec.arrays()})
-
-    def digests(self) -> NDArray[np.uint8]:
-        """(N, 16): for each row the digest of its id in UTF-8 and its arrays' bytes in the order of the layout."""
-        if not self.video_ids:
-            return np.zeros((0, DIGEST_BYTES), dtype=np.uint8)
-        content_NX = np.concatenate(
-            [np.ascontiguousarray(array).reshape(len(self), -1).view(np.uint8) for array in self.arrays.values()],
-            axis=1,
-        )
-        digests = [
-            digest_bytes(video_id.encode(), content_X.data)
-            for video_id, content_X in zip(self.video_ids, content_NX, strict=True)
-        ]
-        return np.frombuffer(bytes.fromhex("".join(digests)), dtype=np.uint8).reshape(-1, DIGEST_BYTES)
-
-
-def concatenate(parts: Sequence[Rows]) -> Rows:
-    """The rows of all parts, one after the other."""
-    arrays = {name: np.concatenate([part.arrays[name] for part in parts]) for name in parts[0].arrays}
-    return Rows(tuple(video_id for part in parts for video_id in part.video_ids), arrays)
 
 
 def write_store(
@@ -136,8 +76,8 @@ def write_store(
     arrays = _create_arrays(group, layout, num_rows)
     shards: list[dict[str, str]] = []
     written, last_id = 0, ""
-    for rows in _whole_shards(parts):
-        _check_rows(rows, layout, last_id)
+    for rows in pieces(parts, SHARD_ROWS):
+        check_rows(rows, layout, last_id)
         digests = rows.digests()
         stop = written + len(rows)
         if stop > num_rows:
@@ -212,30 +152,42 @@ def _create_arrays(group: zarr.Group, layout: Mapping[str, ArrayLayout], num_row
     }
 
 
-def _check_rows(rows: Rows, layout: Mapping[str, ArrayLayout], last_id: str) -> None:
-    expected = {name: (array.inner, array.dtype) for name, array in layout.items()}
-    found = {name: (array.shape[1:], array.dtype) for name, array in rows.arrays.items()}
-    if list(found.items()) != list(expected.items()):
-        raise ValueError(f"rows of another layout: {found}, not {expected}")
-    ids = (last_id, *rows.video_ids)
-    wrong = [after for before, after in pairwise(ids) if after <= before]
-    if wrong:
-        raise ValueError(f"rows are not in ascending order of their ids, or twice: {wrong[0]!r}")
+def damaged(location: str, reason: str, findings: Sequence[str] = ()) -> StaleArtifactError:
+    """The error for a store that is not whole."""
+    return StaleArtifactError(
+        f"{location}: not a whole soft-target store: {reason}",
+        findings=findings,
+        remedy=f"{MAKE_REMEDY}; `dlkdd targets verify` lists all that is wrong",
+    )
 
 
-def _whole_shards(parts: Iterable[Rows]) -> Iterator[Rows]:
-    """The same rows in pieces of SHARD_ROWS, the last one shorter."""
-    held: list[Rows] = []
-    num_held = 0
-    for part in parts:
-        held.append(part)
-        num_held += len(part)
-        while num_held >= SHARD_ROWS:
-            rows = concatenate(held)
-            yield rows.take(slice(SHARD_ROWS))
-            held, num_held = [rows.take(slice(SHARD_ROWS, None))], num_held - SHARD_ROWS
-    if num_held:
-        yield concatenate(held)
+def read_attributes(location: Path | str) -> dict[str, Any]:
+    """The attributes of a store with their digest, checked; raises as `SoftTargetStore` does."""
+    return _open_group(str(location))[1]
+
+
+def _open_group(location: str) -> tuple[zarr.Group, dict[str, Any]]:
+    try:
+        group = zarr.open_group(_storage(location), mode="r", zarr_format=3)
+        attributes: dict[str, Any] = dict(group.attrs)
+        found = (attributes.get("format"), attributes.get("format_version"))
+        digest = digest_json({name: value for name, value in attributes.items() if name != _ATTRIBUTES_DIGEST})
+    except _READ_ERRORS as error:
+        raise damaged(location, f"zarr.json cannot be read: {_short(error)}") from error
+    if found != (FORMAT, FORMAT_VERSION):
+        raise StaleArtifactError(
+            f"{location}: expected {FORMAT} of format version {FORMAT_VERSION}, found {found[0]} {found[1]}",
+            remedy="`dvc repro precompute_soft_targets` makes a store of this version",
+        )
+    if attributes.get(_ATTRIBUTES_DIGEST) != digest:
+        raise damaged(location, "the attributes do not have their digest")
+    findings = attribute_findings(attributes)
+    if findings:
+        raise damaged(location, "its attributes are incomplete or contradict each other", findings)
+    num_rows, per_shard = attributes["num_rows"], attributes["rows_per_shard"]
+    if per_shard != _shard_rows(num_rows)[1]:
+        raise damaged(location, f"of {num_rows} rows a shard holds {_shard_rows(num_rows)[1]}, not {per_shard}")
+    return group, attributes
 
 
 @dataclass(frozen=True)
@@ -259,25 +211,19 @@ class SoftTargetStore:
 
     def __init__(self, location: Path | str) -> None:
         self.location = str(location)
+        group, self.attributes = _open_group(self.location)
+        self.digest: str = self.attributes.pop(_ATTRIBUTES_DIGEST)
+        self.codec = codec_of(self.attributes["codec"], len(self.attributes["class_names"]))
+        self.num_rows: int = self.attributes["num_rows"]
+        self.num_views: int = self.attributes["num_views"]
+        self.num_teachers: int = self.attributes["num_teachers"]
+        self.layout = row_layout(self.codec, self.num_views, self.num_teachers)
+        self._first_ids: list[str] = [shard["first"] for shard in self.attributes["shards"]]
         try:
-            group = zarr.open_group(_storage(self.location), mode="r", zarr_format=3)
-            attributes: dict[str, Any] = dict(group.attrs)
-            found_digest = attributes.pop(_ATTRIBUTES_DIGEST, None)
-            self._check_format(attributes)
-            self.digest = digest_json(attributes)
-            if found_digest != self.digest:
-                raise self.damaged("its attributes do not have the digest that was written with them")
-            self.attributes = attributes
-            _check_sizes(attributes)
-            self.codec = codec_of(attributes["codec"], len(attributes["class_names"]))
-            self.num_rows, self.num_views = int(attributes["num_rows"]), int(attributes["num_views"])
-            self.num_teachers = int(attributes["num_teachers"])
-            self.layout = row_layout(self.codec, self.num_views, self.num_teachers)
             _check_chunks(self.layout, self.num_rows)
             self._arrays = self._open_arrays(group)
-            self._first_ids: list[str] = [shard["first"] for shard in attributes["shards"]]
         except _READ_ERRORS as error:
-            raise self.damaged(_short(error)) from error
+            raise damaged(self.location, _short(error)) from error
 
     @property
     def num_shards(self) -> int:
@@ -297,7 +243,8 @@ class SoftTargetStore:
         """The rows of a shard; raises StaleArtifactError that names every row which fails its checks."""
         examined = self.examine_shard(shard)
         if examined.findings:
-            raise self.damaged(
+            raise damaged(
+                self.location,
                 f"{int(examined.bad_N.sum())} of the {len(examined.rows)} rows from {examined.start} on cannot be used",
                 examined.findings,
             )
@@ -305,44 +252,22 @@ class SoftTargetStore:
 
     def examine_shard(self, shard: int) -> Examined:
         """The rows of a shard with all that is wrong with them: a damaged chunk costs its rows, not the shard."""
-        per_shard = int(self.attributes["rows_per_shard"])
+        per_shard = self.attributes["rows_per_shard"]
         start, stop = shard * per_shard, min((shard + 1) * per_shard, self.num_rows)
         bad_N = np.zeros(stop - start, dtype=bool)
         findings: list[str] = []
         read = {name: self._read(name, start, stop, bad_N, findings) for name in self._arrays}
         rows = Rows(tuple(map(str, read.pop(_IDS))), {name: read[name] for name in self.layout})
         row_digests = read[_ROW_DIGESTS]
-        self._examine_rows(rows, row_digests, bad_N, findings)
+        find_bad_rows(rows, row_digests, bad_N, findings)
         expected = self.attributes["shards"][shard]
         whole = (rows.video_ids[0], digest_bytes(row_digests.tobytes())) == (expected["first"], expected["digest"])
         if not whole and not findings:
             # every row is right by itself, but they are not the rows that the attributes name
             findings.append(f"rows {start} to {stop - 1} are not the rows that the attributes name")
             bad_N[:] = True
-        self._examine_order(rows, shard, bad_N, findings)
+        find_misplaced_rows(rows, self._first_ids[shard : shard + 2], bad_N, findings)
         return Examined(start, rows, bad_N, tuple(findings))
-
-    def damaged(self, reason: str, findings: Sequence[str] = ()) -> StaleArtifactError:
-        """The error for a store that is not whole."""
-        return StaleArtifactError(
-            f"{self.location}: not a whole soft-target store: {reason}",
-            findings=findings,
-            remedy=f"{MAKE_REMEDY}; `dlkdd targets verify` lists everything, `dlkdd targets repair` mends rows",
-        )
-
-    def require(self, *names: str) -> None:
-        """Raise StaleArtifactError where attributes that only some readers need are not there."""
-        missing = [name for name in names if name not in self.attributes]
-        if missing:
-            raise self.damaged(f"its attributes lack {', '.join(missing)}")
-
-    def _check_format(self, attributes: Mapping[str, object]) -> None:
-        found = (attributes.get("format"), attributes.get("format_version"))
-        if found != (FORMAT, FORMAT_VERSION):
-            raise StaleArtifactError(
-                f"{self.location}: expected {FORMAT} of format version {FORMAT_VERSION}, found {found[0]} {found[1]}",
-                remedy="`dvc repro precompute_soft_targets` makes a store of this version",
-            )
 
     def _open_arrays(self, group: zarr.Group) -> dict[str, zarr.Array[Any]]:
         """The arrays, each described exactly as the writer would: shape, type, chunks, shards, codecs, fill value."""
@@ -356,7 +281,7 @@ class SoftTargetStore:
                 continue
             opened[name] = array
         if findings:
-            raise self.damaged("its arrays are described in another way", findings)
+            raise damaged(self.location, "its arrays are described in another way", findings)
         return opened
 
     def _read(self, name: str, start: int, stop: int, bad_N: NDArray[np.bool_], findings: list[str]) -> NDArray[Any]:
@@ -377,52 +302,6 @@ class SoftTargetStore:
                 findings.append(f"{name}: rows {first} to {end - 1} cannot be read: {_short(error)}")
                 bad_N[first - start : end - start] = True
         return whole
-
-    def _examine_rows(
-        self, rows: Rows, row_digests: NDArray[np.uint8], bad_N: NDArray[np.bool_], findings: list[str]
-    ) -> None:
-        floats = [array for array in rows.arrays.values() if array.dtype.kind == "f"]
-        unwritten_N = ~np.all([np.isfinite(array).reshape(len(rows), -1).all(axis=1) for array in floats], axis=0)
-        wrong_N = (rows.digests() != row_digests).any(axis=1)
-        for row in np.flatnonzero(unwritten_N | wrong_N):
-            if not bad_N[row]:  # else its chunk is named already
-                reason = "has logits that are not finite: never written" if unwritten_N[row] else "fails its digest"
-                findings.append(f"{rows.video_ids[row] or 'a row without id'} {reason}")
-        bad_N |= unwritten_N | wrong_N
-
-    def _examine_order(self, rows: Rows, shard: int, bad_N: NDArray[np.bool_], findings: list[str]) -> None:
-        """Another writer might give right digests to rows in an order in which nobody would find them."""
-        first, *after = self._first_ids[shard : shard + 2]
-        last_id = ""
-        for row in np.flatnonzero(~bad_N).tolist():
-            video_id = rows.video_ids[row]
-            if video_id < first or any(video_id >= next_first for next_first in after):
-                findings.append(f"{video_id} does not belong into the shard from {first} on: rows ascend by their ids")
-                bad_N[row] = True
-            elif video_id <= last_id:
-                findings.append(f"{video_id} comes after {last_id}: rows ascend by their ids")
-                bad_N[row] = True
-            else:
-                last_id = video_id
-
-
-def _check_sizes(attributes: Mapping[str, Any]) -> None:
-    """Raise ValueError where counts, names and shards are not what the writer makes of each other."""
-    names, num_rows = attributes["class_names"], attributes["num_rows"]
-    counts = [attributes[name] for name in ("num_rows", "num_views", "num_teachers", "rows_per_shard")]
-    if not all(type(count) is int and count > 0 for count in counts):
-        raise ValueError(f"rows, views, teachers and rows of a shard are whole numbers above 0, not {counts}")
-    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
-        raise ValueError("class_names are not texts")
-    per_shard = _shard_rows(num_rows)[1]
-    firsts = [shard["first"] for shard in attributes["shards"]]
-    if attributes["rows_per_shard"] != per_shard or len(firsts) != -(-num_rows // per_shard):
-        raise ValueError(f"{len(firsts)} shards of {attributes['rows_per_shard']} rows do not hold {num_rows}")
-    if not all(isinstance(first, str) for first in firsts):
-        raise ValueError("its shards do not name their first ids")
-    digests, teachers = attributes.get("digests", {}), attributes.get("teachers", [])
-    if not isinstance(digests, dict) or not all({"name", "digest"} <= teacher.keys() for teacher in teachers):
-        raise ValueError("digests or teachers have no names")
 
 
 def _check_chunks(layout: Mapping[str, ArrayLayout], num_rows: int) -> None:

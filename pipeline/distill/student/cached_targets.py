@@ -26,7 +26,8 @@ from pipeline.core.files import write_text_whole, written_whole
 from pipeline.data.frame_store import FrameStore
 from pipeline.data.views import View
 from pipeline.distill.store.codecs import LogitCodec
-from pipeline.distill.store.store import Rows, SoftTargetStore
+from pipeline.distill.store.rows import Rows
+from pipeline.distill.store.store import SoftTargetStore
 
 Teachers = Literal["mean", "draw"]
 
@@ -101,7 +102,6 @@ def differences(store: SoftTargetStore, wanted: Mapping[str, object]) -> list[st
     `wanted` maps attributes to values: `class_names`, `clip`, `digests.manifest` and so on; `teachers.name` and
     `teachers.digest` must be those of one of the store's teachers.
     """
-    store.require("digests", "teachers", "clip")
     attributes = store.attributes
     held = {
         **attributes,

@@ -26,7 +26,8 @@ from pipeline.data.dataset import BANK, DrawnViews, Sample
 from pipeline.data.frame_store import FrameStore
 from pipeline.data.views import named_views
 from pipeline.distill.store.codecs import CodecLoss, LogitCodec
-from pipeline.distill.store.store import Rows, concatenate, row_layout, write_store
+from pipeline.distill.store.rows import Rows, concatenate, row_layout
+from pipeline.distill.store.store import write_store
 from pipeline.distill.teacher.bank import Bank, bank_arrays, infer_views
 from pipeline.distill.teacher.row_cache import Key, RowCache, write_part
 from pipeline.models.recognizer import ModelFile, Recognizer, load_model

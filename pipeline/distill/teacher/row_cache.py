@@ -19,7 +19,7 @@ from pathlib import Path
 from pipeline.core.digest import digest_json
 from pipeline.core.errors import StaleArtifactError
 from pipeline.core.weights import load_weights, save_weights
-from pipeline.distill.store.store import Rows
+from pipeline.distill.store.rows import Rows
 
 # A video's id, the digest of its frames' bytes, and their shape, which raw bytes do not tell: black is black
 Key = tuple[str, str, tuple[int, ...]]

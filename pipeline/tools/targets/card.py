@@ -1,4 +1,4 @@
-"""A soft-target store as a folder to give away: the store, and a card that says what it is and how it is used."""
+"""A soft-target store as a folder to publish: the store, and a card with what it is and how to use it."""
 
 from __future__ import annotations
 
@@ -6,41 +6,34 @@ import shutil
 from pathlib import Path
 
 from pipeline.core.errors import StaleArtifactError
-from pipeline.core.files import PARTIAL_SUFFIX, publish
 from pipeline.core.progress import Progress, no_progress
 from pipeline.core.text import code_span
+from pipeline.distill.store.attributes import FORMAT_VERSION
 from pipeline.distill.store.codecs import bytes_per_view
-from pipeline.distill.store.store import FORMAT_VERSION, MAKE_REMEDY, SoftTargetStore
+from pipeline.distill.store.store import MAKE_REMEDY, SoftTargetStore
 from pipeline.tools.targets.verify import CARD_NAME, verify
 
 STORE_NAME = "soft_targets.zarr"
 
 
 def publish_store(location: Path, out: Path, *, license_text: str | None, progress: Progress = no_progress) -> str:
-    """Copy a store that is whole into a new folder, with its card; returns its digest.
+    """Copy a store that is whole into the new folder `out`, with its card; returns its digest.
 
     Raises StaleArtifactError with all that is wrong with the store.
     """
     verdict = verify(location, "checksums", progress=progress)
     if not verdict.whole:
         raise StaleArtifactError(
-            f"{location}: is not given away: it is not whole", findings=verdict.findings, remedy=MAKE_REMEDY
+            f"{location}: is not published: it is not whole", findings=verdict.findings, remedy=MAKE_REMEDY
         )
     store = SoftTargetStore(location)
-    built = out.with_name(out.name + PARTIAL_SUFFIX)
-    shutil.rmtree(built, ignore_errors=True)
-    try:
-        shutil.copytree(location, built / STORE_NAME, ignore=shutil.ignore_patterns(CARD_NAME))
-        (built / CARD_NAME).write_text(card(store, license_text), encoding="utf-8")
-        publish(built, out)
-    finally:
-        shutil.rmtree(built, ignore_errors=True)
+    shutil.copytree(location, out / STORE_NAME, ignore=shutil.ignore_patterns(CARD_NAME))
+    (out / CARD_NAME).write_text(card(store, license_text), encoding="utf-8")
     return store.digest
 
 
 def card(store: SoftTargetStore, license_text: str | None) -> str:
     """The card in Markdown, from the attributes alone."""
-    store.require("clip", "view_policy", "codec_error", "teachers", "digests")
     said = store.attributes
     clip, policy, error = said["clip"], said["view_policy"], said["codec_error"]
     teachers = "\n".join(
@@ -53,7 +46,6 @@ def card(store: SoftTargetStore, license_text: str | None) -> str:
         f"| {name} | {code_span(str(digest)) if digest else 'none'} |"
         for name, digest in {**said["digests"], **parts}.items()
     )
-    repaired = said.get("repaired_rows")
     mirrored = "mirrored half of the time" if policy["flip"] else "never mirrored"
     codec = " ".join(str(value) for value in said["codec"].values())
     return f"""# Soft targets: {store.num_rows} videos × {store.num_views} views × {len(store.class_names)} classes
@@ -99,7 +91,7 @@ Codec `{codec}`, {bytes_per_view(store.codec)} bytes for a view of a teacher. Af
 | | digest |
 |---|---|
 {digests}
-{f"{chr(10)}Rows that were asked again on another kind of device: {repaired}.{chr(10)}" if repaired else ""}
+
 ## Licence
 
 {license_text or "None was given by whoever published this folder: ask before you use it."}

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from pipeline.core.progress import Progress, no_progress
 from pipeline.distill.store.codecs import kl_divergence
-from pipeline.distill.store.store import Rows, SoftTargetStore
-from pipeline.tools.targets.blocks import blocks
+from pipeline.distill.store.rows import Rows
+from pipeline.distill.store.store import SoftTargetStore
+from pipeline.tools.targets.merge import blocks
 
 NUM_NAMED = 10  # of videos that only one store has, and of those that differ most
 

@@ -20,7 +20,8 @@ from pipeline.core.errors import EnvironmentProblem, ParamsError
 from pipeline.core.files import written_whole
 from pipeline.core.progress import Progress, no_progress
 from pipeline.data.views import View
-from pipeline.distill.store.store import Rows, SoftTargetStore
+from pipeline.distill.store.rows import Rows
+from pipeline.distill.store.store import SoftTargetStore
 
 if TYPE_CHECKING:
     import pyarrow

@@ -17,8 +17,8 @@ from pipeline.core.errors import ParamsError, StaleArtifactError
 from pipeline.core.progress import Progress, no_progress
 from pipeline.data.frame_store import FrameStore
 from pipeline.data.manifest import Manifest
-from pipeline.distill.store.store import Rows, SoftTargetStore, concatenate, write_store
-from pipeline.tools.targets.blocks import blocks
+from pipeline.distill.store.rows import Rows, concatenate
+from pipeline.distill.store.store import SoftTargetStore, write_store
 
 _REMEDY = "`dlkdd targets diff` shows two stores side by side"
 
@@ -56,12 +56,7 @@ def merge_teachers(stores: Sequence[SoftTargetStore], path: Path, *, progress: P
                 advance(len(parts[0]), "")
         _refuse(differing)
 
-    attributes = {
-        **_kept(stores[0].attributes),
-        **_gathered(stores),
-        "teachers": teachers,
-    }
-    return _write(path, stores[0], rows(), attributes, num_rows=stores[0].num_rows, num_teachers=len(teachers))
+    return _write(path, stores, rows(), stores[0].num_rows, {"teachers": teachers})
 
 
 def merge_videos(
@@ -106,21 +101,14 @@ def merge_videos(
                     yield whole
         _refuse([*wrong, *_unlike_manifest((), expected[start:])])
 
-    first = stores[0].attributes
-    frames_digest = first["digests"]["frames"] if frames is None else frames.digest
-    attributes = {
-        **_kept(first),
-        **_gathered(stores),
-        "teachers": [
-            {
-                **teacher,
-                "top1_on_views": _mean(stores, [s.attributes["teachers"][axis]["top1_on_views"] for s in stores]),
-            }
-            for axis, teacher in enumerate(first["teachers"])
-        ],
-        "digests": {**first["digests"], "manifest": manifest.digest, "frames": frames_digest},
-    }
-    return _write(path, stores[0], rows(), attributes, num_rows=len(expected), num_teachers=len(first["teachers"]))
+    digests = dict(stores[0].attributes["digests"], manifest=manifest.digest)
+    if frames is not None:
+        digests["frames"] = frames.digest
+    teachers = [
+        {**teacher, "top1_on_views": _mean(stores, [s.attributes["teachers"][axis]["top1_on_views"] for s in stores])}
+        for axis, teacher in enumerate(stores[0].attributes["teachers"])
+    ]
+    return _write(path, stores, rows(), len(expected), {"teachers": teachers, "digests": digests})
 
 
 def same_videos(stores: Sequence[SoftTargetStore]) -> bool:
@@ -128,23 +116,37 @@ def same_videos(stores: Sequence[SoftTargetStore]) -> bool:
     return len({store.attributes["digests"]["manifest"] for store in stores}) == 1
 
 
-def _write(path: Path, like: SoftTargetStore, rows: Iterator[Rows], attributes: Mapping[str, Any], **sizes: int) -> str:
-    return write_store(path, rows, codec=like.codec, num_views=like.num_views, attributes=attributes, **sizes)
+def blocks(stores: Sequence[SoftTargetStore]) -> Iterator[list[Rows]]:
+    """All rows of all stores side by side, with a few shards in memory.
+
+    From one block to the next ids ascend; in each block a store may have any number of rows. Raises StaleArtifactError
+    for a row that fails its checks.
+    """
+    shards = [map(store.read_shard, range(store.num_shards)) for store in stores]
+    held = [next(each) for each in shards]
+    while any(map(len, held)):
+        bound = min(rows.video_ids[-1] for rows in held if len(rows))
+        ends = [bisect_right(rows.video_ids, bound) for rows in held]
+        yield [rows.take(slice(end)) for rows, end in zip(held, ends, strict=True)]
+        for index, end in enumerate(ends):
+            held[index] = held[index].take(slice(end, None))
+            if not len(held[index]):
+                held[index] = next(shards[index], held[index])
 
 
-def _kept(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    names = ("class_names", "clip", "view_policy", "batch_size", "digests")
-    return {name: attributes[name] for name in names}
-
-
-def _gathered(stores: Sequence[SoftTargetStore]) -> dict[str, Any]:
-    """What the merged store says of all its parts."""
-    repaired = sum(store.attributes.get("repaired_rows", 0) for store in stores)
-    return {
+def _write(
+    path: Path, stores: Sequence[SoftTargetStore], rows: Iterator[Rows], num_rows: int, changes: Mapping[str, Any]
+) -> str:
+    """Write the merged store: attributes of the first one, those that sum up all, and the changes."""
+    first = stores[0]
+    attributes = {
+        **{name: first.attributes[name] for name in ("class_names", "clip", "view_policy", "batch_size", "digests")},
         "codec_error": _codec_error(stores),
         "merged_from": [store.digest for store in stores],
-        **({"repaired_rows": repaired} if repaired else {}),
+        **changes,
     }
+    sizes = {"num_rows": num_rows, "num_views": first.num_views, "num_teachers": len(attributes["teachers"])}
+    return write_store(path, rows, codec=first.codec, attributes=attributes, **sizes)
 
 
 def _differences(stores: Sequence[SoftTargetStore], names: Sequence[str]) -> list[str]:
@@ -177,13 +179,9 @@ def _unlike(parts: Sequence[Rows], codec_arrays: Mapping[str, object]) -> list[s
         f"{first.video_ids[row]}: {name} differs"
         for name, array in first.arrays.items()
         if name not in codec_arrays
-        for row in _rows_unlike([array, *(part.arrays[name] for part in parts[1:])])
+        for part in parts[1:]
+        for row in np.flatnonzero((part.arrays[name] != array).reshape(len(first), -1).any(axis=1))
     ]
-
-
-def _rows_unlike(arrays: Sequence[np.ndarray]) -> list[int]:
-    flat = [array.reshape(len(array), -1) for array in arrays]
-    return np.flatnonzero(np.any([(flat[0] != other).any(axis=1) for other in flat[1:]], axis=0)).tolist()
 
 
 def _unlike_teachers(stores: Sequence[SoftTargetStore]) -> list[str]:

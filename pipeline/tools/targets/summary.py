@@ -19,7 +19,7 @@ from pipeline.core.errors import StaleArtifactError
 from pipeline.core.progress import Progress, no_progress
 from pipeline.data.manifest import Manifest
 from pipeline.distill.store.codecs import bytes_per_view, log_softmax
-from pipeline.distill.store.store import SoftTargetStore
+from pipeline.distill.store.store import SoftTargetStore, damaged
 
 NUM_BINS = 1000  # the quartiles of the entropy are known to a thousandth of its range
 
@@ -66,7 +66,6 @@ def summarise(
 
     Raises StaleArtifactError with all that is damaged, for another manifest, and for videos that it does not train on.
     """
-    store.require("clip", "view_policy", "codec_error", "teachers", "digests")
     labels = _labels(store, manifest)
     most = math.log(max(store.codec.num_classes, 2))
     counts = {temperature: np.zeros(NUM_BINS, dtype=np.int64) for temperature in temperatures}
@@ -93,7 +92,7 @@ def summarise(
                         correct[label] += sum(store.class_names[best] == label for best in best_V)
             advance(len(examined.rows), "")
     if findings:
-        raise store.damaged("some of its rows cannot be used", findings)
+        raise damaged(store.location, "some of its rows cannot be used", findings)
     size = None
     if "://" not in store.location:
         size = sum(path.stat().st_size for path in Path(store.location).rglob("*") if path.is_file())

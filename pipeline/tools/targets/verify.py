@@ -1,9 +1,9 @@
-"""Is a soft-target store what it says it is? At three depths, each including those before it.
+"""Is a soft-target store whole? At three depths, each including those before it.
 
-- attributes: they are complete and agree with each other; of a local store also: every file that must be there is, no
-  other is, and every description is as the writer writes it.
+- attributes: they are complete and agree with each other; a local store has all of its files, no other, and every
+  description is as the writer writes it.
 - checksums: every chunk and every row; ids ascend; views lie inside their videos; kept classes are different ones.
-- teacher: asked again about a sample of the videos, it sees the same pixels and says the same.
+- teacher: inference repeated for a sample of the videos sees the same pixels and gives the same logits.
 
 Axes: N videos, V views, K classes.
 """
@@ -13,35 +13,29 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from pipeline.core.digest import DIGEST_BYTES, digest_json, digest_uint64
-from pipeline.core.errors import DlkddError, ParamsError, StaleArtifactError
-from pipeline.core.params import ClipParams, Count, NotNegative, Share
+from pipeline.core.digest import digest_uint64
+from pipeline.core.errors import ParamsError, StaleArtifactError
 from pipeline.core.progress import Advance, Progress, no_progress
 from pipeline.data.frame_store import FrameStore
+from pipeline.data.views import VIEW_POLICY_VERSION
 from pipeline.distill.store import store as soft_targets
-from pipeline.distill.store.codecs import TopK, codec_of
-from pipeline.distill.store.store import Examined, Rows, SoftTargetStore, concatenate, files_of
+from pipeline.distill.store.codecs import TopK
+from pipeline.distill.store.rows import Rows, concatenate
+from pipeline.distill.store.store import Examined, SoftTargetStore, files_of, read_attributes
 from pipeline.models.recognizer import ModelFile
-from pipeline.tools.targets.ask_again import Asker, Comparison
+from pipeline.tools.targets.recompute import Comparison, recompute
 
 Depth = Literal["attributes", "checksums", "teacher"]
 
 CARD_NAME = "README.md"  # the one file of a store's folder that is no part of it
 
-_DESCRIPTION = "zarr.json"
-_REMEDY = (
-    "the attributes cannot be worked out from the rows: `dvc checkout` or `dvc pull` brings the store back, "
-    "`dvc repro precompute_soft_targets` makes it again, with what its work folder still holds"
-)
 _CPU = torch.device("cpu")
 
 
@@ -49,7 +43,7 @@ _CPU = torch.device("cpu")
 class Verdict:
     """What a verification found: nothing wrong, or all that is.
 
-    `digest` is None where the attributes cannot be trusted; `notes` say what was not checked, and why.
+    `digest` is None where the store cannot be opened; `notes` say what was not checked, and why.
     """
 
     location: str
@@ -61,7 +55,7 @@ class Verdict:
     num_rows_checked: int = 0
     num_rows_bad: int = 0
     num_chunks_checked: int = 0
-    asked: Comparison | None = None
+    teacher: Comparison | None = None
 
     @property
     def whole(self) -> bool:
@@ -70,8 +64,7 @@ class Verdict:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""
-        values = {**asdict(self), "whole": self.whole, "asked": self.asked and self.asked.to_dict()}
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+        return {**asdict(self), "whole": self.whole}
 
 
 def verify(
@@ -85,23 +78,21 @@ def verify(
     device: torch.device = _CPU,
     progress: Progress = no_progress,
 ) -> Verdict:
-    """Check a store at a path or an fsspec URL. All that is wrong is in the verdict; nothing is mended.
+    """Check a store at a path or an fsspec URL. All that is wrong is in the verdict; nothing is changed.
 
-    The depth "teacher" asks the given teachers, one or more of the store's, about `num_sampled` of its videos, drawn
-    by `seed`; the same kind of device gives the same bits, and `target_asking.compare_logits` says what others may
-    differ by. Raises EnvironmentProblem where a URL cannot be reached, ParamsError where that depth lacks teachers or
+    The depth "teacher" runs the given teachers, one or more of the store's, on `num_sampled` of its videos, drawn by
+    `seed`; the same kind of device gives the same bits, and `recompute.compare_logits` has what others may differ by.
+    Raises EnvironmentProblem where a URL cannot be reached, ParamsError where that depth lacks teachers or
     frames, StaleArtifactError where the frames are damaged.
     """
     if depth == "teacher" and not (teachers and frames):
-        raise ParamsError("to ask a teacher again takes its model file and the frames that it saw")
+        raise ParamsError("the depth teacher takes a teacher's model file and the frames that it saw")
     store, findings = _open(location)
     if store is None:
         return Verdict(str(location), depth, None, tuple(findings), ("no row was read: the store cannot be opened",))
     verdict = Verdict(store.location, depth, store.digest, tuple(findings), num_rows=store.num_rows)
     if depth == "attributes":
         return verdict
-    if attribute_findings(store.attributes):
-        return replace(verdict, notes=("no row was read: the attributes contradict each other",))
     rng = np.random.default_rng([seed, digest_uint64(b"verify")])
     sample = np.sort(rng.choice(store.num_rows, size=min(num_sampled, store.num_rows), replace=False))
     with progress("checksums", store.num_rows, "rows") as advance:
@@ -109,7 +100,7 @@ def verify(
     if depth == "checksums":
         return verdict
     assert frames is not None
-    return _ask_again(store, verdict, sampled, teachers, frames, device, progress)
+    return _recompute(store, verdict, sampled, teachers, frames, device, progress)
 
 
 # Attributes and files
@@ -118,37 +109,13 @@ def verify(
 def _open(location: Path | str) -> tuple[SoftTargetStore | None, list[str]]:
     """The store, if it can be opened, and what is wrong with its attributes and, where it is local, its files."""
     findings: list[str] = []
-    store, attributes = None, None
-    is_local = "://" not in str(location)
     try:
-        store = SoftTargetStore(location)
-        attributes = store.attributes
+        attributes = read_attributes(location)
+        if "://" not in str(location):
+            findings = file_findings(Path(location), attributes)
+        return SoftTargetStore(location), findings
     except StaleArtifactError as error:
-        findings += error.findings or [_headline(error)]
-    if is_local:
-        try:
-            attributes = read_attributes(Path(location))
-        except StaleArtifactError as error:
-            findings.append(_headline(error))
-    if attributes is not None:
-        contradictions = attribute_findings(attributes)
-        findings += contradictions
-        if is_local and not contradictions:
-            findings += file_findings(Path(location), attributes)
-    return store, findings
-
-
-def read_attributes(folder: Path) -> dict[str, Any]:
-    """The attributes of a local store, whatever became of its other files; raises StaleArtifactError if damaged."""
-    try:
-        attributes: dict[str, Any] = json.loads((folder / _DESCRIPTION).read_text(encoding="utf-8"))["attributes"]
-        rest = {name: value for name, value in attributes.items() if name != "attributes_digest"}
-        whole = attributes["attributes_digest"] == digest_json(rest)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise StaleArtifactError(f"{folder}/{_DESCRIPTION}: cannot be read: {error!r:.200}", remedy=_REMEDY) from None
-    if not whole:
-        raise StaleArtifactError(f"{folder}/{_DESCRIPTION}: the attributes do not have their digest", remedy=_REMEDY)
-    return attributes
+        return None, [*(error.findings or [str(error).partition("\n")[0]]), *findings]
 
 
 def file_findings(folder: Path, attributes: Mapping[str, Any]) -> list[str]:
@@ -171,93 +138,6 @@ def _holds(path: Path, value: object) -> bool:
     except (OSError, ValueError, RecursionError):
         return False
     return json.dumps(found, sort_keys=True) == json.dumps(value, sort_keys=True)
-
-
-_Digest = Annotated[str, Field(pattern=rf"^[0-9a-f]{{{2 * DIGEST_BYTES}}}$")]
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(strict=True)  # what a later version adds is no fault
-
-
-class _Shard(_Part):
-    first: str
-    digest: _Digest
-
-
-class _Teacher(_Part):
-    name: str
-    digest: _Digest
-    top1_on_views: Share
-
-
-class _Digests(_Part):
-    manifest: _Digest
-    frames: _Digest
-    enhancer: _Digest | None
-    class_names: _Digest
-    view_policy: _Digest
-
-
-class _ViewPolicy(_Part):
-    num_views: Count
-    seed: Annotated[int, Field(ge=0)]
-    version: Count
-
-
-class _CodecError(_Part):
-    top1_agreement: Share
-    mean_kl: dict[str, NotNegative]
-    max_kl: dict[str, NotNegative]
-
-
-class _Attributes(_Part):
-    format: Literal["dlkdd-soft-targets"]
-    format_version: Literal[2]
-    codec: dict[str, Any]
-    class_names: Annotated[list[str], Field(min_length=1)]
-    clip: ClipParams
-    view_policy: _ViewPolicy
-    batch_size: Count
-    teachers: Annotated[list[_Teacher], Field(min_length=1)]
-    digests: _Digests
-    codec_error: _CodecError
-    num_rows: Count
-    num_views: Count
-    num_teachers: Count
-    rows_per_shard: Count
-    shards: Annotated[list[_Shard], Field(min_length=1)]
-
-
-def attribute_findings(attributes: Mapping[str, Any]) -> list[str]:
-    """What is missing from the attributes, of another type, or contradicts the rest of them."""
-    try:
-        said = _Attributes.model_validate(dict(attributes))
-    except ValidationError as error:
-        return [
-            f"attribute {'.'.join(map(str, detail['loc']))}: {detail['msg']}, not {detail['input']!r:.80}"
-            for detail in error.errors()
-        ]
-    try:
-        codec_of(said.codec, len(said.class_names))
-    except (KeyError, TypeError, ValueError) as error:
-        return [f"attribute codec: {error}, not {said.codec}"]
-    firsts = [shard.first for shard in said.shards]
-    pairs = {
-        "num_teachers and the number of teachers": (said.num_teachers, len(said.teachers)),
-        "num_views and view_policy.num_views": (said.num_views, said.view_policy.num_views),
-        "the number of shards and that of the rows": (len(firsts), -(-said.num_rows // said.rows_per_shard)),
-        "digests.class_names and the names": (said.digests.class_names, digest_json(attributes["class_names"])),
-        "digests.view_policy and the policy": (said.digests.view_policy, digest_json(attributes["view_policy"])),
-    }
-    findings = [f"attributes: {what} differ: {one}, {other}" for what, (one, other) in pairs.items() if one != other]
-    if len(set(said.class_names)) < len(said.class_names):
-        findings.append("attributes: class_names has a name twice")
-    if len({teacher.digest for teacher in said.teachers}) < len(said.teachers):
-        findings.append("attributes: teachers has a teacher twice")
-    if any(after <= before for before, after in pairwise(firsts)):
-        findings.append("attributes: the first ids of the shards do not ascend")
-    return findings
 
 
 # Rows
@@ -331,7 +211,7 @@ def outside(views_NV7: NDArray[np.int32], frame_shape_N3: NDArray[np.int32], num
 # Teacher
 
 
-def _ask_again(
+def _recompute(
     store: SoftTargetStore,
     verdict: Verdict,
     sampled: Rows,
@@ -350,17 +230,13 @@ def _ask_again(
         findings.append(
             f"digests.frames: the store has {store.attributes['digests']['frames']}, {frames.path} {frames.digest}"
         )
-    asker = Asker(store, [given for given in teachers if given.digest in recorded], frames, device)
-    notes = []
-    if asker.drawn_views is None:
-        notes.append("views were not drawn again: the store's policy is of another version")
-    asked = None
-    if asker.teachers:
+    of_store = [given for given in teachers if given.digest in recorded]
+    comparison = None
+    if of_store:
         with progress("teacher", len(sampled) * store.num_views, "clips") as advance:
-            asked = asker.compare(sampled, advance)
-        findings += asked.findings
-    return replace(verdict, findings=(*verdict.findings, *findings), notes=tuple(notes), asked=asked)
-
-
-def _headline(error: DlkddError) -> str:
-    return str(error).partition("\n")[0]
+            comparison, differing = recompute(store, sampled, of_store, frames, device, advance)
+        findings += differing
+    notes = []
+    if store.attributes["view_policy"]["version"] != VIEW_POLICY_VERSION:
+        notes.append("views were not drawn again: the store's policy is of another version")
+    return replace(verdict, findings=(*verdict.findings, *findings), notes=tuple(notes), teacher=comparison)

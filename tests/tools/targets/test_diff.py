@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from builders import one_thread  # noqa: F401 - a fixture
-from target_stores import make_store, write
+from target_stores import make_store, with_class_names, write
 
 from pipeline.distill.store import store as soft_targets
 from pipeline.distill.store.codecs import kl_divergence
-from pipeline.distill.store.store import Rows, SoftTargetStore
+from pipeline.distill.store.rows import Rows
+from pipeline.distill.store.store import SoftTargetStore
 from pipeline.tools.targets.diff import diff
 
 
@@ -95,5 +96,5 @@ def test_other_views_and_other_classes_are_not_compared(made, tmp_path):
     found = diff(SoftTargetStore(made.path), b)
     assert found.num_same_views == len(made.rows) - 1
     assert found.whole.num_views == found.num_same_views * 3
-    c = store_of(made, tmp_path / "c", made.rows, class_names=["drink", "wave", "jump"])
+    c = store_of(made, tmp_path / "c", made.rows, **with_class_names(made.attributes, ["drink", "wave", "jump"]))
     assert diff(SoftTargetStore(made.path), c).whole.num_views == 0

@@ -18,10 +18,11 @@ from pipeline.core.errors import ParamsError, StaleArtifactError
 from pipeline.data.views import View, draw_view, uniform_view
 from pipeline.distill.store import store as soft_targets
 from pipeline.distill.store.codecs import codec_of
-from pipeline.distill.store.store import Rows, SoftTargetStore
+from pipeline.distill.store.rows import Rows
+from pipeline.distill.store.store import SoftTargetStore, read_attributes
 from pipeline.tools.targets import verify as target_checks
-from pipeline.tools.targets.ask_again import RELATIVE_TOLERANCE, compare_logits
-from pipeline.tools.targets.verify import file_findings, outside, read_attributes, verify
+from pipeline.tools.targets.recompute import RELATIVE_TOLERANCE, compare_logits
+from pipeline.tools.targets.verify import file_findings, outside, verify
 
 CODECS = ["float16", "float32", "topk"]
 
@@ -75,7 +76,7 @@ def changed(rows, name, place, value):
     return Rows(rows.video_ids, {**rows.arrays, name: array})
 
 
-def asked(made, **options):
+def with_teacher(made, **options):
     return verify(made.path, "teacher", **{"teachers": made.teachers, "frames": made.frames, **options})
 
 
@@ -85,7 +86,7 @@ def asked(made, **options):
 @every_kind
 def test_a_whole_store_is_whole_at_every_depth_and_untouched(made):
     before = contents(made.path)
-    verdicts = [verify(made.path, "attributes"), verify(made.path, "checksums"), asked(made)]
+    verdicts = [verify(made.path, "attributes"), verify(made.path, "checksums"), with_teacher(made)]
     for verdict in verdicts:
         assert verdict.whole
         assert (verdict.findings, verdict.notes) == ((), ())
@@ -94,10 +95,10 @@ def test_a_whole_store_is_whole_at_every_depth_and_untouched(made):
         assert json.loads(json.dumps(verdict.to_dict(), allow_nan=False))["whole"]
     attributes, checksums, teacher = verdicts
     num_arrays = len(made.rows.arrays) + 2
-    assert (attributes.num_rows_checked, attributes.num_chunks_checked, attributes.asked) == (0, 0, None)
-    assert (checksums.num_rows_checked, checksums.num_chunks_checked, checksums.asked) == (7, 4 * num_arrays, None)
-    assert (teacher.asked.num_videos, teacher.asked.num_views, teacher.asked.num_equal) == (7, 21, 21)
-    assert (teacher.asked.max_difference, teacher.asked.max_relative) == (0, 0)
+    assert (attributes.num_rows_checked, attributes.num_chunks_checked, attributes.teacher) == (0, 0, None)
+    assert (checksums.num_rows_checked, checksums.num_chunks_checked, checksums.teacher) == (7, 4 * num_arrays, None)
+    assert (teacher.teacher.num_videos, teacher.teacher.num_views, teacher.teacher.num_equal) == (7, 21, 21)
+    assert (teacher.teacher.max_difference, teacher.teacher.max_relative) == (0, 0)
     assert contents(made.path) == before
 
 
@@ -107,7 +108,7 @@ def test_a_card_is_no_stranger(made):
 
 
 def test_a_store_is_verified_at_a_url(made):
-    assert asked(made, num_sampled=2).whole
+    assert with_teacher(made, num_sampled=2).whole
     url = f"file://{made.path}"
     assert verify(url, "checksums").whole
     damage(made.path / "logits/c/0/0/0/0")
@@ -116,12 +117,12 @@ def test_a_store_is_verified_at_a_url(made):
     assert any("logits: rows 0 to 1 cannot be read" in finding for finding in verdict.findings)
 
 
-def test_the_sample_is_drawn_by_the_seed_and_of_the_asked_size(made):
+def test_the_sample_is_drawn_by_the_seed_and_of_the_given_size(made):
     seen = []
     for seed in range(8):
-        verdict = asked(made, num_sampled=2, seed=seed, frames=write_frames(made.path.parent / f"{seed}", {}))
+        verdict = with_teacher(made, num_sampled=2, seed=seed, frames=write_frames(made.path.parent / f"{seed}", {}))
         findings = [finding.partition(":")[0] for finding in verdict.findings[1:]]
-        again = asked(made, num_sampled=2, seed=seed, frames=write_frames(made.path.parent / f"{seed}", {}))
+        again = with_teacher(made, num_sampled=2, seed=seed, frames=write_frames(made.path.parent / f"{seed}", {}))
         assert [finding.partition(":")[0] for finding in again.findings[1:]] == findings
         assert len(findings) == 2
         seen += findings
@@ -186,7 +187,10 @@ def with_attributes(path, change):
         (lambda a: a.update(num_teachers=2), "number of teachers"),
         (lambda a: a.update(num_rows=8), "logits/zarr.json"),
         (lambda a: a.pop("batch_size"), "batch_size"),
-        (lambda a: a.update(format_version=1), "attribute format_version"),
+        (
+            lambda a: a.update(format_version=1),
+            "expected dlkdd-soft-targets of format version 2, found dlkdd-soft-targets 1",
+        ),
         (lambda a: a.pop("shards"), "shards"),
         (lambda a: a.pop("codec"), "codec"),
         (lambda a: a.update(codec={"name": "zip"}), "no codec is called 'zip'"),
@@ -294,7 +298,7 @@ def test_shards_cannot_change_places(made):
 
 
 def test_ids_that_do_not_ascend_are_named(made, tmp_path, monkeypatch):
-    monkeypatch.setattr(soft_targets, "_check_rows", lambda *_: None)  # a writer without care
+    monkeypatch.setattr(soft_targets, "check_rows", lambda *_: None)  # a writer without care
     order = [0, 2, 1, 3, 4, 5, 6]
     verdict = verify(rewritten(made, tmp_path, rows=made.rows.take(order)).path, "checksums")
     assert verdict.findings == (
@@ -351,28 +355,28 @@ def test_views_that_are_drawn_are_inside(shape, number):
 # teacher
 
 
-def test_asking_takes_a_teacher_and_frames(made):
+def test_inference_takes_a_teacher_and_frames(made):
     for missing in ({"teachers": []}, {"frames": None}):
         with pytest.raises(ParamsError):
-            asked(made, **missing)
+            with_teacher(made, **missing)
 
 
-def test_another_teacher_is_named_and_not_asked(made, tmp_path):
+def test_another_teacher_is_named_and_not_run(made, tmp_path):
     other = make_teacher(tmp_path / "other.safetensors", seed=9)
-    verdict = asked(made, teachers=[other])
-    assert verdict.asked is None
+    verdict = with_teacher(made, teachers=[other])
+    assert verdict.teacher is None
     assert verdict.findings == (f"teacher {other.digest} is none of the store's: {made.teachers[0].digest}",)
 
 
 @pytest.mark.parametrize("made", [("float16", 2)], indirect=True)
 def test_one_of_several_teachers_is_compared_on_its_own_axis(made, tmp_path):
     for teacher in made.teachers:
-        assert asked(made, teachers=[teacher]).asked.num_equal == 21
-    assert asked(made, teachers=made.teachers[::-1]).asked.num_equal == 21
+        assert with_teacher(made, teachers=[teacher]).teacher.num_equal == 21
+    assert with_teacher(made, teachers=made.teachers[::-1]).teacher.num_equal == 21
     wrong = rewritten(made, tmp_path, rows=changed(made.rows, "logits", (2, 1, 1, 0), 99.0))
-    assert asked(wrong, teachers=made.teachers[:1]).whole
+    assert with_teacher(wrong, teachers=made.teachers[:1]).whole
     for teachers in (made.teachers[1:], made.teachers):
-        (finding,) = asked(wrong, teachers=teachers).findings
+        (finding,) = with_teacher(wrong, teachers=teachers).findings
         assert finding.startswith(f"{made.rows.video_ids[2]}: the logits of teacher 1 in views [1] differ by up to")
 
 
@@ -382,8 +386,8 @@ def test_frames_that_the_teacher_did_not_see_are_named(made, tmp_path):
     videos[ids[1]] = noise_video("other", (6, 18, 22))
     videos[ids[2]] = noise_video("longer", (7, 18, 22))
     frames = write_frames(tmp_path / "frames", videos)
-    verdict = asked(made, frames=frames)
-    assert verdict.asked.num_videos == 4
+    verdict = with_teacher(made, frames=frames)
+    assert verdict.teacher.num_videos == 4
     assert verdict.findings[0].startswith("digests.frames: the store has")
     assert set(verdict.findings[1:]) == {
         f"{ids[0]}: {frames.path} does not have it",
@@ -402,20 +406,20 @@ def test_frames_that_the_teacher_did_not_see_are_named(made, tmp_path):
         ("frames_digest", (4, 3), None, "frames_digest: the teacher saw other frames"),
     ],
 )
-def test_a_row_that_asking_does_not_bear_out_is_named(made, tmp_path, name, place, value, words):
+def test_a_row_that_inference_does_not_confirm_is_named(made, tmp_path, name, place, value, words):
     value = 1 - int(made.rows.arrays[name][place]) % 2 if value is None else value
     wrong = rewritten(made, tmp_path, rows=changed(made.rows, name, place, value))
     assert verify(wrong.path, "checksums").whole
-    findings = asked(wrong).findings
+    findings = with_teacher(wrong).findings
     assert findings[0].startswith(f"{made.rows.video_ids[4]}: {words}"), findings
 
 
-def test_views_of_another_policy_version_are_asked_about_but_not_drawn(made, tmp_path):
+def test_views_of_another_policy_version_are_computed_but_not_drawn(made, tmp_path):
     policy = {**made.attributes["view_policy"], "version": 99, "new_field": 1}
     digests = {**made.attributes["digests"], "view_policy": digest_json(policy)}
-    verdict = asked(rewritten(made, tmp_path, view_policy=policy, digests=digests))
+    verdict = with_teacher(rewritten(made, tmp_path, view_policy=policy, digests=digests))
     assert verdict.whole
-    assert verdict.asked.num_equal == 21
+    assert verdict.teacher.num_equal == 21
     assert "another version" in verdict.notes[0]
 
 
@@ -425,7 +429,7 @@ def test_damaged_frames_raise(made, tmp_path):
     for shard in (tmp_path / "frames").glob("*.h5"):
         damage(shard, "half")
     with pytest.raises(StaleArtifactError, match="damaged"):
-        asked(made, frames=frames)
+        with_teacher(made, frames=frames)
 
 
 @pytest.mark.parametrize("name", CODECS)
@@ -456,7 +460,7 @@ def test_near_ties_of_kept_classes_may_change_places():
 
 @pytest.mark.parametrize("name", CODECS)
 @pytest.mark.parametrize("value", [np.nan, np.inf, 1e6])
-def test_answers_that_are_not_finite_are_far_from_everything(name, value):
+def test_logits_that_are_not_finite_are_far_from_everything(name, value):
     codec = codec_of({"name": name, "k": 2}, 3)
     logits = np.array([[[[1.0, 2.0, 3.0]]]], np.float32)
     answer = logits.copy()

@@ -1,0 +1,135 @@
+"""Rows of a soft-target store in memory: all arrays of some videos, their digests, and what is wrong with them.
+
+Axes: N videos, V views, M teachers, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.core.digest import DIGEST_BYTES, digest_bytes
+from pipeline.data.views import NUM_VIEW_FIELDS
+from pipeline.distill.store.codecs import ArrayLayout, LogitCodec
+
+
+def row_layout(codec: LogitCodec, num_views: int, num_teachers: int) -> dict[str, ArrayLayout]:
+    """The arrays of a row, by name, in the order in which its digest takes them."""
+    logits = {
+        name: ArrayLayout((num_views, num_teachers, *array.inner), array.dtype, array.fill)
+        for name, array in codec.arrays().items()
+    }
+    return {
+        "views": ArrayLayout((num_views, NUM_VIEW_FIELDS), np.dtype("<i4"), -1),
+        "pixel_digest": ArrayLayout((num_views,), np.dtype("<u8"), 0),  # of each clip that the teacher saw
+        "frame_shape": ArrayLayout((3,), np.dtype("<i4"), 0),  # of the stored video: frames, height, width
+        "frames_digest": ArrayLayout((DIGEST_BYTES,), np.dtype("u1"), 0),  # of the stored video that the teacher saw
+        **logits,
+    }
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of a store, in ascending order of their ids: for each array of `row_layout` one of shape (N, *inner)."""
+
+    video_ids: tuple[str, ...]
+    arrays: Mapping[str, NDArray[Any]]
+
+    def __post_init__(self) -> None:
+        wrong = {name: array.shape for name, array in self.arrays.items() if len(array) != len(self.video_ids)}
+        if wrong:
+            raise ValueError(f"{len(self.video_ids)} rows of a soft-target store have arrays of other lengths: {wrong}")
+
+    def __len__(self) -> int:
+        return len(self.video_ids)
+
+    def take(self, rows: Sequence[int] | NDArray[np.intp] | slice) -> Rows:
+        """Some of the rows, in that order."""
+        ids = self.video_ids[rows] if isinstance(rows, slice) else tuple(self.video_ids[row] for row in rows)
+        return Rows(ids, {name: array[rows] for name, array in self.arrays.items()})
+
+    def logits(self, codec: LogitCodec) -> NDArray[np.float32]:
+        """logits_NVMK, unpacked."""
+        return codec.unpack({name: self.arrays[name] for name in codec.arrays()})
+
+    def digests(self) -> NDArray[np.uint8]:
+        """(N, 16): for each row the digest of its id in UTF-8 and its arrays' bytes in the order of the layout."""
+        if not self.video_ids:
+            return np.zeros((0, DIGEST_BYTES), dtype=np.uint8)
+        content_NX = np.concatenate(
+            [np.ascontiguousarray(array).reshape(len(self), -1).view(np.uint8) for array in self.arrays.values()],
+            axis=1,
+        )
+        digests = [
+            digest_bytes(video_id.encode(), content_X.data)
+            for video_id, content_X in zip(self.video_ids, content_NX, strict=True)
+        ]
+        return np.frombuffer(bytes.fromhex("".join(digests)), dtype=np.uint8).reshape(-1, DIGEST_BYTES)
+
+
+def concatenate(parts: Sequence[Rows]) -> Rows:
+    """The rows of all parts, one after the other."""
+    arrays = {name: np.concatenate([part.arrays[name] for part in parts]) for name in parts[0].arrays}
+    return Rows(tuple(video_id for part in parts for video_id in part.video_ids), arrays)
+
+
+def pieces(parts: Iterable[Rows], num_rows: int) -> Iterator[Rows]:
+    """The same rows in pieces of `num_rows`, the last one shorter; at most two pieces are held."""
+    held: list[Rows] = []
+    num_held = 0
+    for part in parts:
+        held.append(part)
+        num_held += len(part)
+        while num_held >= num_rows:
+            rows = concatenate(held)
+            yield rows.take(slice(num_rows))
+            held, num_held = [rows.take(slice(num_rows, None))], num_held - num_rows
+    if num_held:
+        yield concatenate(held)
+
+
+def check_rows(rows: Rows, layout: Mapping[str, ArrayLayout], last_id: str) -> None:
+    """Raise ValueError for rows of another layout, or whose ids do not ascend from `last_id` on."""
+    expected = {name: (array.inner, array.dtype) for name, array in layout.items()}
+    found = {name: (array.shape[1:], array.dtype) for name, array in rows.arrays.items()}
+    if list(found.items()) != list(expected.items()):
+        raise ValueError(f"rows of another layout: {found}, not {expected}")
+    wrong = [after for before, after in pairwise((last_id, *rows.video_ids)) if after <= before]
+    if wrong:
+        raise ValueError(f"rows are not in ascending order of their ids, or twice: {wrong[0]!r}")
+
+
+def find_bad_rows(rows: Rows, row_digests_NX: NDArray[np.uint8], bad_N: NDArray[np.bool_], findings: list[str]) -> None:
+    """Add the rows without their digest or with logits that are not finite to `bad_N`, and to `findings` by id."""
+    floats = [array for array in rows.arrays.values() if array.dtype.kind == "f"]
+    unwritten_N = ~np.all([np.isfinite(array).reshape(len(rows), -1).all(axis=1) for array in floats], axis=0)
+    wrong_N = (rows.digests() != row_digests_NX).any(axis=1)
+    for row in np.flatnonzero(unwritten_N | wrong_N):
+        if not bad_N[row]:  # else its chunk is named already
+            reason = "has logits that are not finite: never written" if unwritten_N[row] else "fails its digest"
+            findings.append(f"{rows.video_ids[row] or 'a row without id'} {reason}")
+    bad_N |= unwritten_N | wrong_N
+
+
+def find_misplaced_rows(rows: Rows, firsts: Sequence[str], bad_N: NDArray[np.bool_], findings: list[str]) -> None:
+    """Add good rows of a shard that nobody would find there to `bad_N` and to `findings`; another writer may err so.
+
+    `firsts` are the first ids of the shard and, if there is one, of the next.
+    """
+    first, *after = firsts
+    last_id = ""
+    for row in np.flatnonzero(~bad_N).tolist():
+        video_id = rows.video_ids[row]
+        if video_id < first or any(video_id >= next_first for next_first in after):
+            findings.append(f"{video_id} does not belong in the shard from {first} on: rows ascend by their ids")
+            bad_N[row] = True
+        elif video_id <= last_id:
+            findings.append(f"{video_id} comes after {last_id}: rows ascend by their ids")
+            bad_N[row] = True
+        else:
+            last_id = video_id
