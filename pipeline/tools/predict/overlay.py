@@ -22,7 +22,7 @@ from pipeline.core.errors import ParamsError
 from pipeline.data.frames import Frame, Frames
 from pipeline.data.listing import without_suffix
 from pipeline.enhance.classical import Enhancer, frame_batches
-from pipeline.tools.lettering import Colour, Picture, cut, plain, text_width, write
+from pipeline.tools.lettering import Colour, cut, text_width, write
 from pipeline.tools.predict.inference import VideoPrediction, Watch, WindowPrediction, ranking
 from pipeline.tools.predict.inputs import VideoInput
 from pipeline.videos.decoder import read_frames
@@ -130,7 +130,7 @@ def _current_windows(prediction: VideoPrediction) -> Iterator[WindowPrediction]:
         yield windows[newest]
 
 
-def _pictures(prediction: VideoPrediction, beside: Beside | None) -> Iterator[Picture]:
+def _pictures(prediction: VideoPrediction, beside: Beside | None) -> Iterator[Frame]:
     """Each frame as it is shown, of even size, beside its enhanced self where wanted; the caller may draw on it."""
     if beside is None:
         for frame in read_frames(prediction.path):
@@ -145,7 +145,7 @@ def _pictures(prediction: VideoPrediction, beside: Beside | None) -> Iterator[Pi
             yield np.concatenate([_enlarged(dark), _enlarged(enhanced)], axis=1)
 
 
-def _enlarged(frame: Frame) -> Picture:
+def _enlarged(frame: Frame) -> Frame:
     """A copy, pixels of small frames as squares; an odd last row or column is there twice, since H.264 needs it."""
     factor = -(-MIN_WIDTH // frame.shape[1])
     if factor > 1:
@@ -196,7 +196,7 @@ class _Panel:
     added_HWC: NDArray[np.float32]
 
     @staticmethod
-    def of(top: int, size_HW: tuple[int, int], draw: Callable[[Picture], None]) -> _Panel:
+    def of(top: int, size_HW: tuple[int, int], draw: Callable[[Frame], None]) -> _Panel:
         """The panel that `draw` draws: once on black and once on white, which tells how much of each is hidden."""
         black, white = (np.full((*size_HW, 3), level, np.uint8) for level in (0, 255))
         draw(black)
@@ -204,7 +204,7 @@ class _Panel:
         added_HWC = black.astype(np.float32)
         return _Panel(top, ((white - added_HWC) / 255).astype(np.float32), added_HWC)
 
-    def draw(self, picture_HWC: Picture) -> None:
+    def draw(self, picture_HWC: Frame) -> None:
         """Draw on a picture."""
         rows = picture_HWC[self.top : self.top + len(self.added_HWC)]
         rows[:] = np.rint(rows * self.left_over_HWC + self.added_HWC)
@@ -222,13 +222,13 @@ def _panels(size_HW: tuple[int, ...], shown: Sequence[tuple[str, float]], names:
     return foot, _Panel.of(0, (min(height, line), width), lambda part: _draw_names(part, names, size))
 
 
-def _draw_classes(part_HWC: Picture, shown: Sequence[tuple[str, float]], size: int) -> None:
+def _draw_classes(part_HWC: Frame, shown: Sequence[tuple[str, float]], size: int) -> None:
     """A line for each class: its name, a bar as long as its probability, and that in percent."""
     _shade(part_HWC)
     width = part_HWC.shape[1]
     percents = [f"{100 * probability:.0f} %" for _, probability in shown]
     right = width - size - max(text_width("100 %", size), 1)
-    names = [cut(plain(name), size, width // 3) for name, _ in shown]
+    names = [cut(name, size, width // 3) for name, _ in shown]
     left = 2 * size + max(text_width(name, size) for name in names)
     for row, ((_, probability), name, percent) in enumerate(zip(shown, names, percents, strict=True)):
         baseline = size // 2 + 2 * size * row + size + size // 2
@@ -239,12 +239,12 @@ def _draw_classes(part_HWC: Picture, shown: Sequence[tuple[str, float]], size: i
         write(part_HWC, percent, width - size - text_width(percent, size), baseline, size, TEXT)
 
 
-def _draw_names(part_HWC: Picture, names: Sequence[str], size: int) -> None:
+def _draw_names(part_HWC: Frame, names: Sequence[str], size: int) -> None:
     half = part_HWC.shape[1] // len(names)
     _shade(part_HWC)
     for number, name in enumerate(names):
-        write(part_HWC, cut(plain(name), size, half - 2 * size), half * number + size, size + size // 2, size, TEXT)
+        write(part_HWC, cut(name, size, half - 2 * size), half * number + size, size + size // 2, size, TEXT)
 
 
-def _shade(part_HWC: Picture) -> None:
+def _shade(part_HWC: Frame) -> None:
     part_HWC[:] = cv2.addWeighted(part_HWC, 1 - SHADE, np.full_like(part_HWC, BACKGROUND), SHADE, 0)
