@@ -15,12 +15,11 @@ from pipeline.core.device import choose_device
 from pipeline.core.errors import DataError, EnvironmentProblem, Interrupted, ParamsError
 from pipeline.core.params import load_params
 from pipeline.core.progress import interruptible
-from pipeline.enhance.file import CLASSICAL, classical_from_params
+from pipeline.enhance.file import CLASSICAL, Classical, classical_from_params
 from pipeline.models.recognizer import ModelFile, load_model
 from pipeline.tools.predict.inference import BrokenVideo, Sampling, VideoPrediction, predict_live, predict_videos
-from pipeline.tools.predict.inputs import VideoInput, find_videos, webcam_number
-from pipeline.tools.predict.overlay import Beside, plan_overlays, write_overlay
-from pipeline.tools.predict.webcam import opened_webcam
+from pipeline.tools.predict.inputs import VideoInput, find_videos, opened_webcam, webcam_number
+from pipeline.tools.predict.overlay import plan_overlays, write_overlay
 from stages._predictions import Classes, csv_table, print_json, print_table, print_window, video_values, window_values
 from stages._shell import PARAMS_PATH, DeviceOption, ParamsOption, progress, say
 
@@ -38,14 +37,6 @@ class Task:
     device: torch.device
     as_json: bool
     csv_path: Path | None
-
-
-@dataclass(frozen=True)
-class Overlays:
-    """The file to write for each video, by the video's path; empty where none is asked for."""
-
-    files: Mapping[Path, Path]
-    beside: Beside | None
 
 
 def main(
@@ -131,7 +122,7 @@ def main(
     if enhancer is not None and overlay is None:
         raise ParamsError("--enhanced-beside is a view of the overlay", remedy="name its file with --overlay")
     files = {} if overlay is None else plan_overlays(videos, overlay, force=force)
-    _predict_files(task, videos, Overlays(files, None if enhancer is None else _beside(enhancer, params_path)))
+    _predict_files(task, videos, files, None if enhancer is None else _beside(enhancer, params_path))
 
 
 def _check_seconds(window: float | None, hop: float | None, fps: float) -> None:
@@ -184,14 +175,17 @@ def _numbers(given: Mapping[str, int | None], params_path: Path, model: ModelFil
     return [stated[name] if value is None else value for name, value in given.items()]
 
 
-def _beside(name: str, params_path: Path) -> Beside:
+def _beside(name: str, params_path: Path) -> Classical:
     if name not in ENHANCERS:
         raise ParamsError(f"--enhanced-beside {name}: expected one of {', '.join(ENHANCERS)}")
     params = load_params(params_path)
-    return Beside(classical_from_params(name, params.fit_enhancer), name)
+    return classical_from_params(name, params.fit_enhancer)
 
 
-def _predict_files(task: Task, videos: Sequence[VideoInput], overlays: Overlays) -> None:
+def _predict_files(
+    task: Task, videos: Sequence[VideoInput], overlays: Mapping[Path, Path], beside: Classical | None
+) -> None:
+    """Print what the model says about files. overlays: the file to write for each video, by the video's path."""
     results: list[VideoPrediction | BrokenVideo] = []
     try:
         with (
@@ -215,13 +209,13 @@ def _predict_files(task: Task, videos: Sequence[VideoInput], overlays: Overlays)
             for result in found:
                 for row in [result] if isinstance(result, BrokenVideo) else result.windows:
                     add_row(row, str(result.path))
-                if isinstance(result, VideoPrediction) and result.path in overlays.files:
+                if isinstance(result, VideoPrediction) and result.path in overlays:
                     write_overlay(
                         result,
-                        overlays.files[result.path],
+                        overlays[result.path],
                         class_names=task.classes.names,
                         top_k=task.classes.top_k,
-                        beside=overlays.beside,
+                        beside=beside,
                         watch=watch,
                     )
                 results.append(result)
