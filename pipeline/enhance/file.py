@@ -7,6 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
 from pipeline.core.errors import StaleArtifactError
 from pipeline.core.params import FitEnhancerParams
 from pipeline.core.weights import Tensors, load_weights, save_weights
@@ -30,8 +32,9 @@ def make_enhancer(name: str, parameters: Mapping[str, Any]) -> Classical:
         raise ValueError(f"{name!r} is none of {', '.join(CLASSICAL)}")
     try:
         return CLASSICAL[name](**parameters)
-    except TypeError as error:
-        raise ValueError(str(error)) from None
+    except ValidationError as error:
+        wrong = (f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+        raise ValueError(f"{name}: {'; '.join(wrong)}") from None
 
 
 def classical_from_params(name: str, params: FitEnhancerParams) -> Classical:
