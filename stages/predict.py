@@ -28,7 +28,7 @@ ENHANCERS = tuple(name for name in CLASSICAL if name != "none")
 
 @dataclass(frozen=True)
 class Task:
-    """What is asked of a model, checked."""
+    """How a model is run and its predictions are shown, checked."""
 
     model: ModelFile
     sampling: Sampling
@@ -52,10 +52,11 @@ def main(
         float | None, typer.Option(metavar="SECONDS", help="Length of the windows to predict; else the whole video.")
     ] = None,
     hop: Annotated[
-        float | None, typer.Option(metavar="SECONDS", help="From a window's start to the next one's; else its length.")
+        float | None, typer.Option(metavar="SECONDS", help="From the start of one window to the next; else its length.")
     ] = None,
     clips: Annotated[
-        int | None, typer.Option(min=1, help="Clips of a video or window; their mean counts.", show_default="as params")
+        int | None,
+        typer.Option(min=1, help="Clips of a video or window, to be averaged.", show_default="as params"),
     ] = None,
     crops: Annotated[
         int | None, typer.Option(min=1, help="Crops of each clip, 1 or 3.", show_default="as params")
@@ -67,13 +68,14 @@ def main(
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Clips that the model sees at once.", show_default="as params")
     ] = None,
-    fps: Annotated[float, typer.Option(help="Frames a second of what states none: folders, some cameras.")] = 25.0,
+    fps: Annotated[float, typer.Option(help="Frames a second of inputs that state none, as folders.")] = 25.0,
     top_k: Annotated[int, typer.Option(min=1, help="Classes to show.")] = 5,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print JSON: one document, or of a camera a line for each window.")
+        bool, typer.Option("--json", help="Print JSON: one document, or for a camera a line for each window.")
     ] = False,
     csv_path: Annotated[
-        Path | None, typer.Option("--csv", metavar="FILE", help="Write the probabilities of all classes there, too.")
+        Path | None,
+        typer.Option("--csv", metavar="FILE", help="Also write the probabilities of all classes there."),
     ] = None,
     overlay: Annotated[
         Path | None,
@@ -82,17 +84,19 @@ def main(
     enhancer: Annotated[
         str | None,
         typer.Option(
-            "--enhanced-beside", metavar="NAME", help=f"Of the overlay: also show {', '.join(ENHANCERS)}, for people."
+            "--enhanced-beside",
+            metavar="NAME",
+            help=f"With --overlay: also show the frames under {', '.join(ENHANCERS)}.",
         ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace overlays that are there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace existing overlays.")] = False,
     params_path: ParamsOption = PARAMS_PATH,
     device: DeviceOption = "auto",
 ) -> None:
     """Say what videos, folders or a camera show, with one model file.
 
-    Frames are resized as `prepare` did for the training, and clips lie where `score-student` has them: the same video
-    gets the same probabilities. The model file does not know these numbers; --params has them, or options do.
+    Frames are resized as `prepare` did for training and cut into clips as `score-student` does, so that the same video
+    gets the same probabilities. These numbers are not in the model file; they come from --params or from options.
 
     A broken video stops no other; it is reported, and the exit code is 3.
 
@@ -134,7 +138,7 @@ def _check_seconds(window: float | None, hop: float | None, fps: float) -> None:
 
 
 def _camera(inputs: Sequence[str], options: Mapping[str, object]) -> int | None:
-    """The number of the camera, where that is what is asked for; raises ParamsError for what does not go with it."""
+    """The number of the camera, if one is named; raises ParamsError for inputs and options that do not go with it."""
     cameras = [text for text in inputs if webcam_number(text) is not None]
     if not cameras:
         return None
@@ -221,13 +225,13 @@ def _predict_files(
                 results.append(result)
                 advance(1, result.path.name)
     except Interrupted as error:
-        say(f"predict: interrupted after {len(results)} of {len(videos)} videos; nothing is kept but finished overlays")
+        say(f"predict: interrupted after {len(results)} of {len(videos)} videos; only finished overlays are kept")
         raise typer.Exit(error.exit_code) from None
     _show(task, results)
 
 
 def _show(task: Task, results: Sequence[VideoPrediction | BrokenVideo]) -> None:
-    """Print what came of the videos; raises DataError with the broken ones."""
+    """Print the predictions; raises DataError with the broken videos."""
     videos = [result for result in results if isinstance(result, VideoPrediction)]
     broken = [result for result in results if isinstance(result, BrokenVideo)]
     windowed = task.sampling.window_seconds is not None
@@ -251,7 +255,7 @@ def _show(task: Task, results: Sequence[VideoPrediction | BrokenVideo]) -> None:
 
 
 def _predict_camera(task: Task, number: int) -> None:
-    """Print each window of a camera until a signal ends it, which is how this ends, or the camera does."""
+    """Print each window of a camera until a signal, the normal end, or until the camera gives no more frames."""
     with (
         csv_table(task.csv_path, task.classes) as add_row,
         interruptible() as stop,

@@ -65,8 +65,8 @@ def draw_sheet(
 ) -> Sheet:
     """Draw frames[row][column], (H, W, C) each; the frames of a row have one size.
 
-    A frame keeps its pixels or has each of them enlarged to a square of whole pixels, so that noise and blocks stay
-    what they are; one whose longer side is above 300 is reduced to 200, by areas.
+    A frame keeps its size or is enlarged by a whole number, so that noise and blocks stay as they are; one whose
+    longer side is above 300 is reduced to 200, by areas.
     """
     sizes = [shown_size(*row[0].shape[:2]) for row in frames]
     cell = max(max(width for _, width in sizes), 150)  # histogram and titles need some room
@@ -141,7 +141,7 @@ def _write_title(picture_HWC: Frame, title: Title, left: int, top: int, width: i
 
 
 def _wrapped(text: str, size: int, width: int) -> list[str]:
-    """At most three lines, broken behind a slash or else between words, or anywhere; what is left over is cut."""
+    """At most three lines, broken after a slash, else between words, else anywhere; the rest is cut."""
     rest, lines = text, list[str]()
     while rest and len(lines) < 2 and text_width(rest, size) > width:
         fitting = next(end for end in range(len(rest), 0, -1) if end == 1 or text_width(rest[:end], size) <= width)
