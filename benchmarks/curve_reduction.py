@@ -23,6 +23,7 @@ from benchmarks.material import Frames, best_seconds, render_videos, write_store
 from pipeline.core.params import load_params
 from pipeline.data.frame_store import FrameStore
 from pipeline.enhance.classical import enhance_frames
+from pipeline.enhance.fit import Fit
 from pipeline.enhance.fitting import Fitter
 from pipeline.enhance.learned import LearnedEnhancer
 
@@ -32,12 +33,10 @@ SIZES = ((320, 240), (172, 128))  # as filmed, and as the recipes store them
 COMPARED_FRAMES = 6  # of each video
 
 
-def fit(name: str, store: FrameStore, steps: int, folder: Path) -> LearnedEnhancer:
+def fitted(name: str, store: FrameStore, steps: int, folder: Path) -> LearnedEnhancer:
     params = PARAMS.model_copy(update={"steps": steps, "size": 96, "curve_reduction": 1})
-    fitter = Fitter(
-        name, store, store.video_ids, params, seed=0, device=torch.device("cpu"),
-        checkpoint_path=folder / f"{name}.pt", checkpoint_seconds=1e9,
-    )  # fmt: skip
+    fit = Fit(name, params, 0, store, store.video_ids, torch.device("cpu"))
+    fitter = Fitter(fit, checkpoint_path=folder / f"{name}.pt", checkpoint_seconds=1e9)
     return fitter.run(stop=lambda: None, advance=lambda count, note: None)[0]
 
 
@@ -80,7 +79,7 @@ def main() -> None:
             videos = [store.read(name, numbers) for name in store.video_ids]
             for name in ("zero_dce", "zero_dce_pp"):
                 print(f"\n{name}, {width}×{height}", end="")
-                compare(fit(name, store, options.steps, folder / f"{height}"), videos)
+                compare(fitted(name, store, options.steps, folder / f"{height}"), videos)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
     python -m benchmarks.enhanced_light data/dark [--enhancer models/zero_dce.safetensors ...]
 
 Mean and clipped shares (luma of 5 and less, of 250 and more) are of all frames; flicker and grain of the background, in
-levels from one frame to the next (pipeline/tools/look/flicker.py); `grain over contrast` divides the grain by the
+levels from one frame to the next (pipeline/tools/look/preview.py); `grain over contrast` divides the grain by the
 standard deviation of luma, since whoever lifts the light lifts the grain with it. Classical enhancers have the
 parameters of params.yaml; those with statistics are shown with a video's, with a frame's, and with those of 15 frames.
 """
@@ -20,7 +20,7 @@ from pipeline.core.params import load_params
 from pipeline.data.frame_store import FrameStore
 from pipeline.enhance.classical import Enhancer, Equalize, GammaAuto, enhance_frames
 from pipeline.enhance.file import CLASSICAL, classical_from_params, load_enhancer
-from pipeline.tools.look.flicker import LUMA, mean_flicker, measure_flicker
+from pipeline.tools.look.preview import LUMA, mean_flicker, measure_flicker
 
 MOST_FRAMES = 64  # of each video
 PARAMS = load_params(Path(__file__).parent.parent / "params.yaml").fit_enhancer

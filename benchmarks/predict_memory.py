@@ -25,7 +25,7 @@ from pipeline.core.params import ClipParams
 from pipeline.enhance.classical import Clahe
 from pipeline.models.recognizer import Architecture, Recognizer
 from pipeline.tools.predict.inference import Sampling, VideoPrediction, predict_videos
-from pipeline.tools.predict.overlay import Beside, write_overlay
+from pipeline.tools.predict.overlay import write_overlay
 from pipeline.videos.reader import write_video
 
 HEIGHT, WIDTH, FPS = 128, 172, 30
@@ -68,7 +68,7 @@ def measure(path: Path, name: str) -> None:
                 path.with_suffix(".overlay.mp4"),
                 class_names=CLASS_NAMES,
                 top_k=3,
-                beside=Beside(Clahe(2.0, 8), "clahe"),
+                beside=Clahe(2.0, 8),
                 watch=lambda path, number: None,
             )
     print(peak_mib() - before)

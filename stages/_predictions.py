@@ -1,4 +1,4 @@
-"""How `dlkdd predict` shows what a model says: a table, JSON, and a CSV file."""
+"""The output of `dlkdd predict`: a table, JSON, and a CSV file."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def print_window(window: WindowPrediction, classes: Classes) -> None:
 
 
 def print_json(values: dict[str, Any], *, indent: int | None) -> None:
-    """JSON in ASCII: no name of a file can say anything to a terminal, and any name survives."""
+    """JSON in ASCII: no file name can control a terminal, and every name survives."""
     typer.echo(json.dumps(values, indent=indent))
 
 
@@ -94,7 +94,7 @@ AddRow = Callable[[WindowPrediction | BrokenVideo, str], None]
 def csv_table(path: Path | None, classes: Classes) -> Iterator[AddRow]:
     """A CSV file of a row for each window or broken video, with every class's probability; none without a path.
 
-    It is there once the block has ended without an error. Names of files keep their bytes, whatever those are.
+    It is written when the block ends without an error. File names keep their bytes, whatever those are.
     """
     if path is None:
         yield lambda found, name: None

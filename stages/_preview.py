@@ -30,7 +30,7 @@ def show(
     out: Path,
     device: str,
 ) -> None:
-    """Write the picture; what is left out of it is said, with the reason."""
+    """Write the picture; say which enhancers are omitted, and why."""
     if out.suffix.lower() != ".png" or out.is_dir():
         raise ParamsError(f"--out {out}: the preview is a picture; expected the name of a .png file")
     params = load_params(params_path)
@@ -54,9 +54,9 @@ def show(
 
 
 def _videos(dark: FrameStore, manifest_path: Path | None) -> tuple[tuple[str, ...], str, tuple[str, ...] | None]:
-    """Videos that may be shown, what they are in words, and those of train, None without a manifest.
+    """Videos that may be shown, their description, and those of train, None without a manifest.
 
-    Whoever looks at test videos to choose an enhancer has tuned on them.
+    Test videos are not shown: whoever chooses an enhancer by them has tuned on the test split.
     """
     train, candidates, among = None, dark.video_ids, f"{len(dark.video_ids):,} videos"
     if manifest_path is not None:

@@ -18,9 +18,7 @@ from stages._shell import progress, say
 
 def main(
     source: Annotated[Path, typer.Argument(help="A folder of videos, with any folders in it.")],
-    target: Annotated[
-        Path, typer.Argument(help="The dark copy: a new folder, or one that this command left unfinished.")
-    ],
+    target: Annotated[Path, typer.Argument(help="The dark copy: a new folder, or an unfinished copy to resume.")],
     seed: Annotated[int, typer.Option(min=0, help="Another seed draws other exposures, lights and noise.")] = 0,
     exposure: Annotated[
         float, typer.Option(min=-10, max=10, help="Stops brighter (+) or darker (-) than the real clips of ARID.")
@@ -28,9 +26,9 @@ def main(
     crf: Annotated[int, typer.Option(min=0, max=51, help="x264's quality; it crushes the dark levels.")] = ARID_CRF,
     keep_lists: Annotated[
         bool,
-        typer.Option("--keep-lists/--drop-lists", help="Copy annotation lists and other files that are no videos."),
+        typer.Option("--keep-lists/--drop-lists", help="Copy annotation lists and other files that are not videos."),
     ] = True,
-    processes: Annotated[int | None, typer.Option(min=1, help="Worker processes; one a core if not given.")] = None,
+    processes: Annotated[int | None, typer.Option(min=1, help="Worker processes; else one per core.")] = None,
 ) -> None:
     """Make a dark copy of a folder of videos, with the low-light camera of the demo.
 
@@ -54,4 +52,4 @@ def main(
         )
     say(f"{target}: {done.written} videos darkened, {done.kept} kept, {done.copied} other files copied")
     if done.images:
-        say(f"{source}: {done.images} images were left out: they are neither darkened nor copied")
+        say(f"{source}: {done.images} images were skipped: they are neither darkened nor copied")

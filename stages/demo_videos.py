@@ -18,9 +18,7 @@ def main(
     params_path: ParamsOption = Path("demo/params.yaml"),
     section: Annotated[str, typer.Option(help="The section of the parameter file.")] = "demo_videos",
     out: Annotated[Path, typer.Option(help="The folder that is written, or replaced.")] = Path("data/demo"),
-    processes: Annotated[
-        int | None, typer.Option(min=1, help="Worker processes; as many as cores if not given.")
-    ] = None,
+    processes: Annotated[int | None, typer.Option(min=1, help="Worker processes; else one per core.")] = None,
     contact_sheet_path: Annotated[
         Path | None,
         typer.Option("--contact-sheet", help="Write one picture of all classes to this PNG, and no videos."),

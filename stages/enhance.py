@@ -44,10 +44,10 @@ def main(
 ) -> None:
     """Enhance the dark frames: the store that the teacher learns from.
 
-    Same videos, same frame numbers, same sizes, same codec: only the light differs. Videos that were enhanced before,
-    with the same enhancer, are taken over.
+    Videos, frame numbers, sizes and codec stay the same. Videos that were enhanced before with the same enhancer are
+    reused.
 
-    With --preview, a picture instead: N videos from the darkest to the brightest, in the light of every enhancer.
+    With --preview, a picture instead: N videos from the darkest to the brightest, as every enhancer shows them.
     Learned ones are fitted as fit_enhancer would, and kept for the next preview. With a manifest the videos are of
     train and val: test is for the scores.
 
@@ -76,7 +76,7 @@ def main(
 
 
 def _refuse(what: str, options: dict[str, object]) -> None:
-    """Nothing that is given goes unused."""
+    """Refuse options that would be ignored."""
     given = [name for name, value in options.items() if value is not None]
     if given:
         raise ParamsError(f"{what} does not take {' and '.join(given)}", remedy="--help says which option is for what")

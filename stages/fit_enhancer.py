@@ -1,4 +1,4 @@
-"""Fit the enhancer to the dark training videos; classical ones are their parameters."""
+"""Fit the enhancer to the dark training videos; classical ones have nothing to fit."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ def main(
         float, typer.Option(min=0, help="Time between two checkpoints; 0: after every step.")
     ] = CHECKPOINT_SECONDS,
 ) -> None:
-    """Fit the enhancer to the dark training videos; classical ones are their parameters.
+    """Fit the enhancer to the dark training videos; classical ones have nothing to fit.
 
-    zero_dce, zero_dce_pp and sci learn from the dark frames of the train split alone, without bright references; or
-    take the weights of the file that fit_enhancer.weights names.
+    zero_dce, zero_dce_pp and sci learn from the dark frames of the train split alone, without bright references, or
+    take their weights from the file that fit_enhancer.weights names.
     """
     params = load_params(params_path)
     name, options = params.enhancer, params.fit_enhancer
@@ -70,7 +70,7 @@ def _fit(fit: Fit, checkpoint_seconds: float, out: Path, curve_path: Path) -> li
 
 
 def _take_as_it_is(name: EnhancerName, options: FitEnhancerParams, out: Path) -> None:
-    """Write an enhancer that is not fitted here: a classical one's parameters, or weights from a file."""
+    """Write an enhancer without fitting: a classical one's parameters, or weights from a file."""
     if name not in LEARNED:
         save_enhancer(out, classical_from_params(name, options), fitted_on={})
         return

@@ -15,12 +15,11 @@ from pipeline.core.device import choose_device
 from pipeline.core.errors import DataError, EnvironmentProblem, Interrupted, ParamsError
 from pipeline.core.params import load_params
 from pipeline.core.progress import interruptible
-from pipeline.enhance.file import CLASSICAL, classical_from_params
+from pipeline.enhance.file import CLASSICAL, Classical, classical_from_params
 from pipeline.models.recognizer import ModelFile, load_model
 from pipeline.tools.predict.inference import BrokenVideo, Sampling, VideoPrediction, predict_live, predict_videos
-from pipeline.tools.predict.inputs import VideoInput, find_videos, webcam_number
-from pipeline.tools.predict.overlay import Beside, plan_overlays, write_overlay
-from pipeline.tools.predict.webcam import opened_webcam
+from pipeline.tools.predict.inputs import VideoInput, find_videos, opened_webcam, webcam_number
+from pipeline.tools.predict.overlay import plan_overlays, write_overlay
 from stages._predictions import Classes, csv_table, print_json, print_table, print_window, video_values, window_values
 from stages._shell import PARAMS_PATH, DeviceOption, ParamsOption, progress, say
 
@@ -29,7 +28,7 @@ ENHANCERS = tuple(name for name in CLASSICAL if name != "none")
 
 @dataclass(frozen=True)
 class Task:
-    """What is asked of a model, checked."""
+    """How a model is run and its predictions are shown, checked."""
 
     model: ModelFile
     sampling: Sampling
@@ -38,14 +37,6 @@ class Task:
     device: torch.device
     as_json: bool
     csv_path: Path | None
-
-
-@dataclass(frozen=True)
-class Overlays:
-    """The file to write for each video, by the video's path; empty where none is asked for."""
-
-    files: Mapping[Path, Path]
-    beside: Beside | None
 
 
 def main(
@@ -61,10 +52,11 @@ def main(
         float | None, typer.Option(metavar="SECONDS", help="Length of the windows to predict; else the whole video.")
     ] = None,
     hop: Annotated[
-        float | None, typer.Option(metavar="SECONDS", help="From a window's start to the next one's; else its length.")
+        float | None, typer.Option(metavar="SECONDS", help="From the start of one window to the next; else its length.")
     ] = None,
     clips: Annotated[
-        int | None, typer.Option(min=1, help="Clips of a video or window; their mean counts.", show_default="as params")
+        int | None,
+        typer.Option(min=1, help="Clips of a video or window, to be averaged.", show_default="as params"),
     ] = None,
     crops: Annotated[
         int | None, typer.Option(min=1, help="Crops of each clip, 1 or 3.", show_default="as params")
@@ -76,13 +68,14 @@ def main(
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Clips that the model sees at once.", show_default="as params")
     ] = None,
-    fps: Annotated[float, typer.Option(help="Frames a second of what states none: folders, some cameras.")] = 25.0,
+    fps: Annotated[float, typer.Option(help="Frames a second of inputs that state none, as folders.")] = 25.0,
     top_k: Annotated[int, typer.Option(min=1, help="Classes to show.")] = 5,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print JSON: one document, or of a camera a line for each window.")
+        bool, typer.Option("--json", help="Print JSON: one document, or for a camera a line for each window.")
     ] = False,
     csv_path: Annotated[
-        Path | None, typer.Option("--csv", metavar="FILE", help="Write the probabilities of all classes there, too.")
+        Path | None,
+        typer.Option("--csv", metavar="FILE", help="Also write the probabilities of all classes there."),
     ] = None,
     overlay: Annotated[
         Path | None,
@@ -91,17 +84,19 @@ def main(
     enhancer: Annotated[
         str | None,
         typer.Option(
-            "--enhanced-beside", metavar="NAME", help=f"Of the overlay: also show {', '.join(ENHANCERS)}, for people."
+            "--enhanced-beside",
+            metavar="NAME",
+            help=f"With --overlay: also show the frames under {', '.join(ENHANCERS)}.",
         ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace overlays that are there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace existing overlays.")] = False,
     params_path: ParamsOption = PARAMS_PATH,
     device: DeviceOption = "auto",
 ) -> None:
     """Say what videos, folders or a camera show, with one model file.
 
-    Frames are resized as `prepare` did for the training, and clips lie where `score-student` has them: the same video
-    gets the same probabilities. The model file does not know these numbers; --params has them, or options do.
+    Frames are resized as `prepare` did for training and cut into clips as `score-student` does, so that the same video
+    gets the same probabilities. These numbers are not in the model file; they come from --params or from options.
 
     A broken video stops no other; it is reported, and the exit code is 3.
 
@@ -131,7 +126,7 @@ def main(
     if enhancer is not None and overlay is None:
         raise ParamsError("--enhanced-beside is a view of the overlay", remedy="name its file with --overlay")
     files = {} if overlay is None else plan_overlays(videos, overlay, force=force)
-    _predict_files(task, videos, Overlays(files, None if enhancer is None else _beside(enhancer, params_path)))
+    _predict_files(task, videos, files, None if enhancer is None else _beside(enhancer, params_path))
 
 
 def _check_seconds(window: float | None, hop: float | None, fps: float) -> None:
@@ -143,7 +138,7 @@ def _check_seconds(window: float | None, hop: float | None, fps: float) -> None:
 
 
 def _camera(inputs: Sequence[str], options: Mapping[str, object]) -> int | None:
-    """The number of the camera, where that is what is asked for; raises ParamsError for what does not go with it."""
+    """The number of the camera, if one is named; raises ParamsError for inputs and options that do not go with it."""
     cameras = [text for text in inputs if webcam_number(text) is not None]
     if not cameras:
         return None
@@ -184,14 +179,17 @@ def _numbers(given: Mapping[str, int | None], params_path: Path, model: ModelFil
     return [stated[name] if value is None else value for name, value in given.items()]
 
 
-def _beside(name: str, params_path: Path) -> Beside:
+def _beside(name: str, params_path: Path) -> Classical:
     if name not in ENHANCERS:
         raise ParamsError(f"--enhanced-beside {name}: expected one of {', '.join(ENHANCERS)}")
     params = load_params(params_path)
-    return Beside(classical_from_params(name, params.fit_enhancer), name)
+    return classical_from_params(name, params.fit_enhancer)
 
 
-def _predict_files(task: Task, videos: Sequence[VideoInput], overlays: Overlays) -> None:
+def _predict_files(
+    task: Task, videos: Sequence[VideoInput], overlays: Mapping[Path, Path], beside: Classical | None
+) -> None:
+    """Print what the model says about files. overlays: the file to write for each video, by the video's path."""
     results: list[VideoPrediction | BrokenVideo] = []
     try:
         with (
@@ -215,25 +213,25 @@ def _predict_files(task: Task, videos: Sequence[VideoInput], overlays: Overlays)
             for result in found:
                 for row in [result] if isinstance(result, BrokenVideo) else result.windows:
                     add_row(row, str(result.path))
-                if isinstance(result, VideoPrediction) and result.path in overlays.files:
+                if isinstance(result, VideoPrediction) and result.path in overlays:
                     write_overlay(
                         result,
-                        overlays.files[result.path],
+                        overlays[result.path],
                         class_names=task.classes.names,
                         top_k=task.classes.top_k,
-                        beside=overlays.beside,
+                        beside=beside,
                         watch=watch,
                     )
                 results.append(result)
                 advance(1, result.path.name)
     except Interrupted as error:
-        say(f"predict: interrupted after {len(results)} of {len(videos)} videos; nothing is kept but finished overlays")
+        say(f"predict: interrupted after {len(results)} of {len(videos)} videos; only finished overlays are kept")
         raise typer.Exit(error.exit_code) from None
     _show(task, results)
 
 
 def _show(task: Task, results: Sequence[VideoPrediction | BrokenVideo]) -> None:
-    """Print what came of the videos; raises DataError with the broken ones."""
+    """Print the predictions; raises DataError with the broken videos."""
     videos = [result for result in results if isinstance(result, VideoPrediction)]
     broken = [result for result in results if isinstance(result, BrokenVideo)]
     windowed = task.sampling.window_seconds is not None
@@ -257,7 +255,7 @@ def _show(task: Task, results: Sequence[VideoPrediction | BrokenVideo]) -> None:
 
 
 def _predict_camera(task: Task, number: int) -> None:
-    """Print each window of a camera until a signal ends it, which is how this ends, or the camera does."""
+    """Print each window of a camera until a signal, the normal end, or until the camera gives no more frames."""
     with (
         csv_table(task.csv_path, task.classes) as add_row,
         interruptible() as stop,

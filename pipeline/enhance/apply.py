@@ -1,8 +1,9 @@
-"""Dark frames + an enhancer → enhanced frames: the same videos, frame numbers and sizes; only the light differs."""
+"""Dark frames + an enhancer → enhanced frames of the same videos, numbers and sizes."""
 
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,12 +21,12 @@ from pipeline.data.shards import RunTasks, new_run, publish_store, read_record, 
 from pipeline.enhance.classical import Enhancer, enhanced_batches
 from pipeline.enhance.file import load_enhancer
 
-ENHANCED_VERSION = 3  # raised when the same dark frames come to give other enhanced ones
+ENHANCED_VERSION = 3  # raised when the same inputs give other enhanced frames than before
 
 
 @dataclass(frozen=True)
 class Enhanced:
-    """The store that was made, the frames that were enhanced for it, and the seconds of work by kind."""
+    """The store, the number of frames enhanced in this run, and the seconds of work by kind."""
 
     store: FrameStore
     num_frames: int
@@ -35,11 +36,11 @@ class Enhanced:
 def enhance(dark_path: Path, enhancer_path: Path, out: Path, *, device: str = "cpu", run: RunTasks) -> Enhanced:
     """Enhance every video of a dark store and publish the enhanced store, in the same shards and codec.
 
-    Videos that the same enhancer enhanced before are taken over. Raises StaleArtifactError where store or enhancer are
-    damaged, with all videos that cannot be enhanced; the others are done and stay in the work folder then.
+    Videos that the same enhancer enhanced before are reused. Raises StaleArtifactError if a store or file is damaged,
+    with all videos that cannot be enhanced; the others are kept in the work folder.
     """
     dark = FrameStore(dark_path)
-    load_enhancer(enhancer_path)  # refused here rather than by every worker
+    load_enhancer(enhancer_path)  # to refuse it here rather than in every worker
     enhancer = digest_file(enhancer_path)
     how = {"codec": dark.codec, "jpeg_quality": dark.jpeg_quality, "device": device.partition(":")[0]}
     inputs = {"enhancer": enhancer}
@@ -60,8 +61,8 @@ def _check_broken(broken: Sequence[tuple[str, str]], num_videos: int) -> None:
         raise StaleArtifactError(
             f"{len(broken)} of {num_videos} videos could not be enhanced; the others are done and kept",
             findings=[f"{name}: {reason}" for name, reason in broken],
-            remedy="mend the dark frames with `dvc checkout` or `dvc repro`, or take these videos off the lists; "
-            "then run the same command again: it does what is missing",
+            remedy="restore the dark frames with `dvc checkout` or `dvc repro`, or remove these videos from the lists; "
+            "then run the same command again: it does only what is missing",
         )
 
 
@@ -90,9 +91,9 @@ class EnhanceTask:
 
 @dataclass(frozen=True)
 class EnhanceReport:
-    """What a task made: rows of the index, and the videos that could not be enhanced with their reasons.
+    """The result of a task: rows of the index, and the videos that could not be enhanced, with reasons.
 
-    num_frames, seconds: of this run; what was taken over costs none.
+    num_frames, seconds: of this run, without what was reused.
     """
 
     rows: tuple[IndexRow, ...]
@@ -125,19 +126,19 @@ def _quality(store: FrameStore) -> int:
 
 
 def enhance_shard(task: EnhanceTask) -> EnhanceReport:
-    """Make one shard of the enhanced store; videos whose dark frames are the same are taken over."""
+    """Make one shard of the enhanced store, reusing videos whose dark frames have not changed."""
     record = read_record(task.work, task.shard)
-    # raw bytes do not tell the shape: black is black
+    # the digest of raw frames does not include their shape
     sources = {row.video_id: [row.digest, row.frames, row.height, row.width] for row in task.rows}
-    enhanced_before = {row.video_id for row in record.rows}  # and not what was broken: it may have been mended
+    enhanced_before = {row.video_id for row in record.rows}  # not what was broken: it may be fixed now
     unchanged = {name for name in enhanced_before & sources.keys() if record.notes[name] == sources[name]}
     dark, enhancer = FrameStore(task.dark), load_enhancer(task.enhancer, device=task.device)
     _use_one_thread()
-    watch, enhanced = Stopwatch(), _Count()
+    watch, count = Stopwatch(), Counter[str]()
     result = update_shard(
         task.work,
         task.shard,
-        [(name, partial(_enhance, enhancer, StoredVideo(dark, name, watch), watch, enhanced)) for name in sources],
+        [(name, partial(_enhance, enhancer, StoredVideo(dark, name, watch), watch, count)) for name in sources],
         record=record,
         unchanged=unchanged,
         run=task.run,
@@ -147,19 +148,14 @@ def enhance_shard(task: EnhanceTask) -> EnhanceReport:
         watch=watch,
     )
     write_record(task.work, task.shard, result, sources)
-    return EnhanceReport(result.rows, result.broken, enhanced.frames, watch.seconds)
+    return EnhanceReport(result.rows, result.broken, count["frames"], watch.seconds)
 
 
 def _use_one_thread() -> None:
-    """A worker is one thread of work; the libraries would start one for each CPU in every worker."""
+    """One thread per worker; by default the libraries start one for each CPU in every worker."""
     cv2.setNumThreads(1)
     if "torch" in sys.modules:  # a learned enhancer's
         sys.modules["torch"].set_num_threads(1)
-
-
-@dataclass
-class _Count:
-    frames: int = 0
 
 
 @dataclass(frozen=True)
@@ -181,10 +177,10 @@ class StoredVideo:
             return self.store.read(self.video_id, numbers)
 
 
-def _enhance(enhancer: Enhancer, video: StoredVideo, watch: Stopwatch, count: _Count) -> Iterator[Frame]:
+def _enhance(enhancer: Enhancer, video: StoredVideo, watch: Stopwatch, count: Counter[str]) -> Iterator[Frame]:
     try:
         for batch_THWC in watch.each("enhance", enhanced_batches(enhancer, video)):
             yield from batch_THWC
-            count.frames += len(batch_THWC)
-    except StaleArtifactError as error:  # of this video: the others go on
+            count["frames"] += len(batch_THWC)
+    except StaleArtifactError as error:  # of this video alone; the others continue
         raise DataError(str(error).partition("\n")[0]) from None

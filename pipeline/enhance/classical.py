@@ -1,38 +1,41 @@
 """Enhancers: the dark frames of a video → enhanced frames of the same shape; the classical ones.
 
 Axes: T frames, H rows, W columns, C the channels red, green, blue; uint8 throughout. Histogram methods work on luma (Y
-of ITU-R BT.601's YCbCr) and keep the colour differences. What an enhancer estimates from the frames it estimates once
-for a video, or for each frame from a window of frames around it, so that the light does not jump from frame to frame.
-How the frames come in batches changes nothing.
+of ITU-R BT.601's YCbCr) and keep the colour differences. Statistics are estimated once for a video, or
+for each frame from a window of frames around it, so that the light does not jump from frame to frame. The size of
+batches changes nothing.
 """
 
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol
+from typing import Annotated, ClassVar, Literal, Protocol
 
 import cv2
 import numpy as np
+import pydantic.dataclasses
 from numpy.typing import ArrayLike, NDArray
+from pydantic import ConfigDict, Field
 
+from pipeline.core.params import Count, Positive
 from pipeline.data.frames import Frame, Frames
 
 Table = NDArray[np.uint8]  # (256,): a value for each level
 Counts = NDArray[np.int64]  # (256,): how often each level occurs
 Statistics = Literal["video", "frame"]
 
-SAMPLED_FRAMES = 32  # of which statistics of a whole video are made, evenly spread over it
-MAX_GAMMA = 10.0  # the strongest lift of gamma_auto: black frames have no gamma that brings them to any mean
+STRICT = ConfigDict(strict=True, extra="forbid")
+SAMPLED_FRAMES = 32  # evenly spread over a video, for statistics of the whole of it
+MAX_GAMMA = 10.0  # of gamma_auto: no gamma lifts black frames to any mean
 _BATCH_PIXELS = 1 << 22  # of frames in memory at a time
 _BATCH_FRAMES = 32
 _EXACT_COUNT = 1 << 24  # whole numbers that float32 holds
 
 
 class Video(Protocol):
-    """The dark frames of one video, read when asked for."""
+    """The dark frames of one video, read on demand."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -64,14 +67,14 @@ FrameFunction = Callable[[Frames, int], Frames]
 
 
 class Enhancer(Protocol):
-    """Makes a function of a video's frames; that function does not change what it is given."""
+    """Makes a function of a video's frames, which does not change its input."""
 
     def for_video(self, video: Video) -> FrameFunction:
-        """The function for this video, with what has to be known of the whole of it."""
+        """The function for this video, with its statistics of the whole of it."""
 
 
 def enhanced_batches(enhancer: Enhancer, video: Video) -> Iterator[Frames]:
-    """The enhanced frames of a video in order, in batches (T, H, W, C): memory holds a few, however long it is."""
+    """The enhanced frames of a video, in order, in batches (T, H, W, C) that fit in memory however long it is."""
     enhance = enhancer.for_video(video)
     for numbers in frame_batches(video.shape):
         dark_THWC = video.read(numbers)
@@ -89,11 +92,11 @@ def frame_batches(shape: tuple[int, int, int]) -> Iterator[range]:
 
 
 def enhance_frames(enhancer: Enhancer, dark_THWC: Frames) -> Frames:
-    """A video that is in memory, enhanced: (T, H, W, C)."""
+    """Enhance a video in memory: (T, H, W, C)."""
     return np.concatenate(list(enhanced_batches(enhancer, FramesInMemory(dark_THWC))))
 
 
-@dataclass(frozen=True)
+@pydantic.dataclasses.dataclass(frozen=True, config=STRICT)
 class Unchanged:
     """The frames as they are: a teacher that sees the dark too."""
 
@@ -104,15 +107,12 @@ class Unchanged:
         return lambda frames_THWC, first: frames_THWC
 
 
-@dataclass(frozen=True)
+@pydantic.dataclasses.dataclass(frozen=True, config=STRICT)
 class Gamma:
     """255 · (x / 255) ^ (1 / gamma), rounded; above 1 it lifts the dark (gamma intensity correction)."""
 
     name: ClassVar[str] = "gamma"
-    gamma: float
-
-    def __post_init__(self) -> None:
-        _check_positive("gamma", self.gamma)
+    gamma: Positive
 
     def for_video(self, video: Video) -> FrameFunction:
         """One table for all frames."""
@@ -120,7 +120,7 @@ class Gamma:
         return lambda frames_THWC, first: _look_up(table, frames_THWC)
 
 
-@dataclass(frozen=True)
+@pydantic.dataclasses.dataclass(frozen=True, config=STRICT)
 class GammaAuto:
     """The gamma between 1 and 10 that lifts the mean of all values to `target_mean`, a share of white.
 
@@ -129,15 +129,9 @@ class GammaAuto:
     """
 
     name: ClassVar[str] = "gamma_auto"
-    target_mean: float
+    target_mean: Annotated[float, Field(gt=0, lt=1)]
     statistics: Statistics
-    smoothing: int
-
-    def __post_init__(self) -> None:
-        _check_positive("target_mean", self.target_mean)
-        if self.target_mean >= 1:
-            raise ValueError(f"target_mean is below 1, not {self.target_mean!r}")
-        _check_statistics(self.statistics, self.smoothing)
+    smoothing: Count
 
     def for_video(self, video: Video) -> FrameFunction:
         """A table of the video, or of the frames around each."""
@@ -148,7 +142,7 @@ class GammaAuto:
         return _by_counts(video, self.statistics, self.smoothing, _count_values, make_table, _look_up)
 
 
-@dataclass(frozen=True)
+@pydantic.dataclasses.dataclass(frozen=True, config=STRICT)
 class Equalize:
     """Histogram equalisation of luma: each level goes to its share of the pixels that are as dark or darker.
 
@@ -158,10 +152,7 @@ class Equalize:
 
     name: ClassVar[str] = "equalize"
     statistics: Statistics
-    smoothing: int
-
-    def __post_init__(self) -> None:
-        _check_statistics(self.statistics, self.smoothing)
+    smoothing: Count
 
     def for_video(self, video: Video) -> FrameFunction:
         """A table of the video, or of the frames around each."""
@@ -172,7 +163,7 @@ class Equalize:
         return _by_counts(video, self.statistics, self.smoothing, count_luma, equalization_table, apply)
 
 
-@dataclass(frozen=True)
+@pydantic.dataclasses.dataclass(frozen=True, config=STRICT)
 class Clahe:
     """Contrast-limited adaptive histogram equalisation of each frame's luma (Zuiderveld 1994), by OpenCV.
 
@@ -181,12 +172,8 @@ class Clahe:
     """
 
     name: ClassVar[str] = "clahe"
-    clip_limit: float
-    grid: int
-
-    def __post_init__(self) -> None:
-        _check_positive("clip_limit", self.clip_limit)
-        _check_count("grid", self.grid)
+    clip_limit: Positive
+    grid: Count
 
     def for_video(self, video: Video) -> FrameFunction:
         """Equalises frame by frame, tile by tile."""
@@ -285,7 +272,7 @@ def mean_level(counts: Counts) -> float:
 
 
 def _count(values_HW: NDArray[np.uint8]) -> Counts:
-    """How often each level occurs: ten times faster than bincount, which makes 8 bytes of each value."""
+    """How often each level occurs: ten times faster than bincount, which turns each value into 8 bytes."""
     rows = max(1, _EXACT_COUNT // values_HW.shape[1])  # OpenCV counts in float32
     blocks = (np.ascontiguousarray(values_HW[start : start + rows]) for start in range(0, len(values_HW), rows))
     return _sum(cv2.calcHist([block], [0], None, [256], [0, 256]).ravel().astype(np.int64) for block in blocks)
@@ -302,19 +289,3 @@ def _map_luma(function: Callable[[NDArray[np.uint8]], ArrayLike], frames_THWC: F
         luma_HWC[..., 0] = function(np.ascontiguousarray(luma_HWC[..., 0]))
         cv2.cvtColor(luma_HWC, cv2.COLOR_YCrCb2RGB, dst=enhanced)
     return enhanced_THWC
-
-
-def _check_positive(name: str, value: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, float | int) or not (math.isfinite(value) and value > 0):
-        raise ValueError(f"{name} is a number above 0, not {value!r}")
-
-
-def _check_count(name: str, value: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} is a whole number from 1, not {value!r}")
-
-
-def _check_statistics(statistics: str, smoothing: int) -> None:
-    if statistics not in ("video", "frame"):
-        raise ValueError(f"statistics are those of the video or of a frame, not {statistics!r}")
-    _check_count("smoothing", smoothing)

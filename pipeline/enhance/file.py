@@ -1,4 +1,4 @@
-"""An enhancer's model file: its name, its parameters and, where it is a network, the tensors. Format version 2."""
+"""An enhancer's model file: its name, its parameters and, for a network, the tensors. Format version 2."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
 
 from pipeline.core.errors import StaleArtifactError
 from pipeline.core.params import FitEnhancerParams
@@ -25,18 +27,19 @@ ENHANCERS = (*CLASSICAL, *LEARNED)
 
 
 def make_enhancer(name: str, parameters: Mapping[str, Any]) -> Classical:
-    """The classical enhancer of that name; ValueError for an unknown one, or for other parameters than it takes."""
+    """The classical enhancer of that name; ValueError for an unknown name or wrong parameters."""
     if name not in CLASSICAL:
         raise ValueError(f"{name!r} is none of {', '.join(CLASSICAL)}")
     try:
         return CLASSICAL[name](**parameters)
-    except TypeError as error:
-        raise ValueError(str(error)) from None
+    except ValidationError as error:
+        wrong = (f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+        raise ValueError(f"{name}: {'; '.join(wrong)}") from None
 
 
 def classical_from_params(name: str, params: FitEnhancerParams) -> Classical:
-    """The classical enhancer of that name with its own parameters alone: those of others do not change its file."""
-    # over a whole video nothing is smoothed
+    """The classical enhancer of that name, with its own parameters only: those of others do not change its file."""
+    # statistics of a whole video need no smoothing
     over = {"statistics": params.statistics, "smoothing": params.smoothing if params.statistics == "frame" else 1}
     parameters: dict[str, dict[str, Any]] = {
         "none": {},
@@ -49,7 +52,7 @@ def classical_from_params(name: str, params: FitEnhancerParams) -> Classical:
 
 
 def save_enhancer(path: Path, enhancer: Classical | LearnedEnhancer, *, fitted_on: Mapping[str, Any]) -> None:
-    """Write a model file. `fitted_on`: JSON values that tell what a learned one was fitted on; empty for the others."""
+    """Write a model file. `fitted_on`: JSON values naming what a learned one was fitted on; empty for the others."""
     tensors: Tensors = {}
     if isinstance(enhancer, Classical):
         parameters = asdict(enhancer)
@@ -66,7 +69,7 @@ def save_enhancer(path: Path, enhancer: Classical | LearnedEnhancer, *, fitted_o
 
 
 def load_enhancer(path: Path, *, device: str = "cpu") -> Classical | LearnedEnhancer:
-    """Read a model file. Raises StaleArtifactError where it is damaged or of another format.
+    """Read a model file. Raises StaleArtifactError if it is damaged or of another format.
 
     device: where a network computes; classical enhancers compute on the CPU.
     """
@@ -81,7 +84,7 @@ def load_enhancer(path: Path, *, device: str = "cpu") -> Classical | LearnedEnha
         name, parameters = attributes["enhancer"], attributes["parameters"]
         if name not in LEARNED:
             return make_enhancer(name, parameters)
-        # here, not on top: workers with a classical enhancer need not wait seconds for torch
+        # imported here: workers with a classical enhancer need not wait seconds for torch
         from pipeline.enhance.learned import make_learned
 
         return make_learned(name, parameters, tensors, device=device)

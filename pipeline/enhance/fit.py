@@ -1,6 +1,6 @@
-"""A learned enhancer's fit as a piece of restartable work: what decides it, and its files in a work folder.
+"""A learned enhancer's fit as restartable work: what determines it, and its files in a work folder.
 
-The stage publishes these files, the preview keeps them; both are the same bytes. PyTorch is imported when there is
+The stage publishes these files, the preview keeps them; both have the same bytes. PyTorch is imported only if there is
 something to fit.
 """
 
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 
 FITTED_VERSION = 1  # raised when the same frames come to give other weights
 CHECKPOINT_SECONDS = 20.0
-# Parameters that say nothing about a fit: whoever tries gammas in previews need not wait for the networks each time
+# Parameters that do not affect a fit: whoever tries gammas in previews need not wait for the networks each time
 _OF_OTHERS = {"gamma", "target_mean", "clahe_clip_limit", "clahe_grid", "statistics", "smoothing", "weights"}
 
 
 @dataclass(frozen=True)
 class Fit:
-    """All that decides the weights of the network `name`; `train` are the videos that it learns from, and no others."""
+    """All that determines the weights of the network `name`; `train`: the only videos that it learns from."""
 
     name: str
     options: FitEnhancerParams
@@ -48,7 +48,7 @@ class Fit:
         if not self.train:
             raise DataError(
                 f"{self.name} has nothing to learn from: the manifest has no train videos",
-                remedy="`dvc repro prepare` makes a manifest; docs/datasets.md says how the splits come about",
+                remedy="`dvc repro prepare` makes a manifest; docs/datasets.md tells how the splits are made",
             )
 
     @property
@@ -80,14 +80,14 @@ class Fitted:
         return self.work.path / "curve.csv"
 
     def is_whole(self) -> bool:
-        """Whether both files are those that a fit left."""
+        """Whether the fit is finished and both files are unchanged since."""
         try:
             return bool(json.loads(self._record_path.read_bytes()) == self._digests())
         except (OSError, ValueError):
             return False
 
     def seal(self) -> None:
-        """Say that the fit is finished, and with which files."""
+        """Record that the fit is finished, with the digests of its files."""
         write_text_whole(self._record_path, json.dumps(self._digests()))
 
     @property
@@ -108,9 +108,9 @@ def fitted(
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
     outs: Sequence[Path] = (),
 ) -> Iterator[Fitted]:
-    """Fit in the work folder of that stage, or find there what an earlier run fitted and kept.
+    """Fit in the work folder of that stage, unless an earlier run has left its finished fit there.
 
-    Yields the files, in the locked folder: to publish, keep or finish it is the caller's. Their bytes do not depend on
+    Yields the files in the locked folder, which the caller publishes, keeps or finishes. Their bytes do not depend on
     the stage's name. Raises what `Fitter.run` raises, and EnvironmentProblem where the folder, or one of the
     `outs` that the caller will write, is in use or cannot be written.
     """
@@ -126,16 +126,8 @@ def _fit_into(
 ) -> None:
     from pipeline.enhance.fitting import Fitter
 
-    fitter = Fitter(
-        fit.name,
-        fit.frames,
-        fit.train,
-        fit.options,
-        seed=fit.seed,
-        device=fit.device,
-        checkpoint_path=found.work.path / "checkpoint.pt",
-        checkpoint_seconds=checkpoint_seconds,
-    )
+    checkpoint_path = found.work.path / "checkpoint.pt"
+    fitter = Fitter(fit, checkpoint_path=checkpoint_path, checkpoint_seconds=checkpoint_seconds)
     with progress(stage, fit.options.steps, "steps") as advance:
         enhancer, curve = fitter.run(stop=stop, advance=advance)
     write_curve(found.curve_path, curve)

@@ -1,16 +1,16 @@
-"""Fitting a learned enhancer to dark frames alone, in steps that a killed run goes on from bit by bit.
+"""Fitting a learned enhancer to dark frames alone; a killed run resumes bit by bit.
 
 Which frames and crops a step sees depends on the seed and the step's number alone. A frame goes in as a random square
-crop; there is no flip or change of light, since the losses have no label that they could spoil.
+crop, without flips or changes of light: the losses have no labels that could be overfitted.
 """
 
 from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,10 +18,8 @@ from torch import Tensor, nn
 
 from pipeline.core.checkpoint import load_checkpoint, save_checkpoint
 from pipeline.core.errors import Interrupted, ParamsError
-from pipeline.core.params import FitEnhancerParams
 from pipeline.core.progress import Advance, StopCheck
 from pipeline.core.tables import Curve
-from pipeline.data.frame_store import FrameStore
 from pipeline.enhance.fitting_losses import sci_losses, zero_dce_losses
 from pipeline.enhance.learned import (
     NETWORKS,
@@ -33,6 +31,9 @@ from pipeline.enhance.learned import (
     estimate_curves,
 )
 
+if TYPE_CHECKING:
+    from pipeline.enhance.fit import Fit
+
 WEIGHT_DECAY = 1e-4
 CLIP_GRAD_NORM = 0.1
 NUM_STAGES = 3  # of SCI, which share their weights
@@ -41,7 +42,7 @@ NUM_CURVE_POINTS = 100  # of the curve, each the mean of the steps since the one
 
 @dataclass
 class FittingState:
-    """Where a fit stands between two steps."""
+    """The state of a fit between two steps."""
 
     step: int = 0
     sums: dict[str, float] = field(default_factory=lambda: defaultdict(float))  # of the losses since the last point
@@ -51,61 +52,45 @@ class FittingState:
 class Fitter:
     """Fits one network; `run` does everything. Adam with the authors' weight decay and clipping."""
 
-    def __init__(
-        self,
-        name: str,
-        frames: FrameStore,
-        video_ids: Sequence[str],
-        params: FitEnhancerParams,
-        *,
-        seed: int,
-        device: torch.device,
-        checkpoint_path: Path,
-        checkpoint_seconds: float,
-    ) -> None:
-        self.name = name
-        self.frames = frames
-        self.video_ids = video_ids
-        self.params = params
-        self.seed = seed
-        self.device = device
+    def __init__(self, fit: Fit, *, checkpoint_path: Path, checkpoint_seconds: float) -> None:
+        self.fit = fit
         self.checkpoint_path = checkpoint_path
         self.checkpoint_seconds = checkpoint_seconds
-        self.side = min(params.size, *(side for name in video_ids for side in frames.shape(name)[1:]))
-        torch.manual_seed(seed)
-        self.network = NETWORKS[name]()
+        self.side = min(fit.options.size, *(side for name in fit.train for side in fit.frames.shape(name)[1:]))
+        torch.manual_seed(fit.seed)
+        self.network = NETWORKS[fit.name]()
         self.learners = nn.ModuleDict({"network": self.network})
         if isinstance(self.network, CurveNetwork):
             initialise_curves(self.network)
         else:
             self.learners["calibration"] = CalibrationNetwork()
-        self.learners.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.learners.to(fit.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = torch.optim.Adam(
-            self.learners.parameters(), lr=params.learning_rate, weight_decay=WEIGHT_DECAY
+            self.learners.parameters(), lr=fit.options.learning_rate, weight_decay=WEIGHT_DECAY
         )
         self.progress = FittingState()
 
     def run(self, *, stop: StopCheck, advance: Advance) -> tuple[LearnedEnhancer, Curve]:
-        """Fit to the end, from the checkpoint where there is one; the enhancer and the curve of its losses.
+        """Fit to the end, from the checkpoint if there is one; the enhancer and the curve of its losses.
 
-        `stop` raises Interrupted when the run must end: then the progress is saved first. `advance` is told of every
-        step. Raises ParamsError when the loss or a gradient is not finite.
+        `stop` raises Interrupted when the run must end: then the progress is saved first. `advance` counts the steps.
+        Raises ParamsError when the loss or a gradient is not finite.
         """
         self._load_checkpoint()
-        progress, params = self.progress, self.params
+        progress, options = self.progress, self.fit.options
         if progress.step:
             advance(progress.step, "from the checkpoint", earlier=True)
-        interval = max(1, params.steps // NUM_CURVE_POINTS)
+        interval = max(1, options.steps // NUM_CURVE_POINTS)
         saved = time.monotonic()
         self.learners.train()
-        while progress.step < params.steps:
+        while progress.step < options.steps:
             loss = self._step()
-            if progress.step % interval == 0 or progress.step == params.steps:
+            if progress.step % interval == 0 or progress.step == options.steps:
                 self._end_interval()
             advance(1, f"loss {loss:.4f}")
             saved = self._save_when_due(saved, stop)
         self.network.cpu().eval().requires_grad_(False)
-        enhancer = LearnedEnhancer(self.name, self.network, params.curve_reduction, params.precision)
+        enhancer = LearnedEnhancer(self.fit.name, self.network, options.curve_reduction, options.precision)
         return enhancer, progress.curve
 
     def _step(self) -> float:
@@ -118,7 +103,7 @@ class Fitter:
         if not (torch.isfinite(loss) and torch.isfinite(norm)):
             terms = ", ".join(f"{name} {value.item():g}" for name, value in losses.items())
             raise ParamsError(
-                f"{self.name}: step {self.progress.step}: the loss is {loss.item()} ({terms}), "
+                f"{self.fit.name}: step {self.progress.step}: the loss is {loss.item()} ({terms}), "
                 f"the norm of its gradient {norm.item()}; its videos:",
                 findings=sorted(set(names)),
                 remedy="lower fit_enhancer.learning_rate; if it happens again, look at these videos",
@@ -133,9 +118,9 @@ class Fitter:
     def _losses(self, dark_BCHW: Tensor) -> dict[str, Tensor]:
         if isinstance(self.network, IlluminationNetwork):
             return self._losses_of_stages(self.network, dark_BCHW)
-        curves_BNHW = estimate_curves(self.network, dark_BCHW, reduction=self.params.curve_reduction)
+        curves_BNHW = estimate_curves(self.network, dark_BCHW, reduction=self.fit.options.curve_reduction)
         bright_BCHW = apply_curves(dark_BCHW, curves_BNHW)
-        return zero_dce_losses(dark_BCHW, bright_BCHW, curves_BNHW, exposure=self.params.exposure)
+        return zero_dce_losses(dark_BCHW, bright_BCHW, curves_BNHW, exposure=self.fit.options.exposure)
 
     def _losses_of_stages(self, network: IlluminationNetwork, dark_BCHW: Tensor) -> dict[str, Tensor]:
         totals: dict[str, Tensor] = {}
@@ -149,17 +134,17 @@ class Fitter:
         return totals
 
     def _draw(self, step: int) -> tuple[Tensor, list[str]]:
-        """The frames of a step, (B, C, side, side), and the videos that they are of."""
-        rng = np.random.default_rng([self.seed, step])
+        """The frames of a step, (B, C, side, side), and their videos."""
+        rng = np.random.default_rng([self.fit.seed, step])
         side = self.side
         crops, names = [], []
-        for _ in range(self.params.batch_size):
-            name = self.video_ids[int(rng.integers(len(self.video_ids)))]
-            num_frames, height, width = self.frames.shape(name)
+        for _ in range(self.fit.options.batch_size):
+            name = self.fit.train[int(rng.integers(len(self.fit.train)))]
+            num_frames, height, width = self.fit.frames.shape(name)
             number, top, left = (int(rng.integers(n)) for n in (num_frames, height - side + 1, width - side + 1))
-            crops.append(self.frames.read(name, [number], top=top, left=left, height=side, width=side))
+            crops.append(self.fit.frames.read(name, [number], top=top, left=left, height=side, width=side))
             names.append(name)
-        frames_BHWC = torch.from_numpy(np.concatenate(crops)).to(self.device)
+        frames_BHWC = torch.from_numpy(np.concatenate(crops)).to(self.fit.device)
         return frames_BHWC.permute(0, 3, 1, 2).float() / 255.0, names
 
     def _end_interval(self) -> None:
@@ -170,7 +155,7 @@ class Fitter:
         self.progress.sums = defaultdict(float)
 
     def _save_when_due(self, saved: float, stop: StopCheck) -> float:
-        """Save now and then, and before an interrupt goes on its way; returns when it was saved last."""
+        """Save at intervals, and before an interrupt ends the run; returns when it was saved last."""
         try:
             stop()
         except Interrupted:
@@ -202,7 +187,7 @@ class Fitter:
 
 
 def initialise_curves(network: CurveNetwork) -> None:
-    """Weights from N(0, 0.02), as the authors' code has them; biases stay as PyTorch draws them."""
+    """Weights from N(0, 0.02), as in the authors' code; biases stay as PyTorch draws them."""
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.normal_(layer.weight, 0.0, 0.02)

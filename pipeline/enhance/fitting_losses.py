@@ -1,4 +1,4 @@
-"""Losses that need no bright reference: Zero-DCE's four, with the weights of its authors' code, and SCI's two.
+"""Losses without bright references: Zero-DCE's four, with the weights of the authors' code, and SCI's two.
 
 Axes: B frames, C the channels red, green, blue as shares of white, H rows, W columns (16 and more of either), N curve
 parameters of a pixel.
@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-REGION = 4  # pixels of the side of the regions whose differences are kept
-PATCH = 16  # pixels of the side of the patches that are drawn to the exposure
+REGION = 4  # side in pixels of the regions whose differences are preserved
+PATCH = 16  # side in pixels of the patches that are pulled to the exposure
 
 SPATIAL_WEIGHT = 1.0
 EXPOSURE_WEIGHT = 10.0
@@ -34,7 +34,7 @@ TO_YCBCR = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688,
 def zero_dce_losses(
     dark_BCHW: Tensor, bright_BCHW: Tensor, curves_BNHW: Tensor, *, exposure: float
 ) -> dict[str, Tensor]:
-    """The weighted terms of Zero-DCE; their sum is the loss. exposure: the brightness wanted of patches, 0 to 1."""
+    """The weighted terms of Zero-DCE; their sum is the loss. exposure: target brightness of patches, 0 to 1."""
     smoothness_weight = SMOOTHNESS_WEIGHT * 24 / curves_BNHW.shape[1]
     return {
         "spatial": SPATIAL_WEIGHT * spatial_consistency(dark_BCHW, bright_BCHW),
@@ -55,7 +55,7 @@ def spatial_consistency(dark_BCHW: Tensor, bright_BCHW: Tensor) -> Tensor:
     total = dark.new_zeros(())
     for axis in (-2, -1):
         change = bright.diff(dim=axis).abs() - dark.diff(dim=axis).abs()
-        total = total + 2 * change.square().sum()  # each pair is met from either side
+        total = total + 2 * change.square().sum()  # each pair counts twice, once from either side
     return total / dark.numel()
 
 
@@ -80,7 +80,7 @@ def curve_smoothness(curves_BNHW: Tensor) -> Tensor:
 
 
 def sci_losses(input_BCHW: Tensor, illumination_BCHW: Tensor) -> dict[str, Tensor]:
-    """The weighted terms of one stage of SCI: its illumination is like its input, and smooth within things."""
+    """The weighted terms of one stage of SCI: its illumination is close to its input, and smooth within objects."""
     return {
         "fidelity": FIDELITY_WEIGHT * functional.mse_loss(illumination_BCHW, input_BCHW),
         "smoothness": illumination_smoothness(input_BCHW, illumination_BCHW),
@@ -90,7 +90,7 @@ def sci_losses(input_BCHW: Tensor, illumination_BCHW: Tensor) -> dict[str, Tenso
 def illumination_smoothness(input_BCHW: Tensor, illumination_BCHW: Tensor) -> Tensor:
     """Σ_j mean_i w_ij · |x_i − x_j| over the 24 other pixels j of a 5×5 window; x the illumination.
 
-    w_ij = exp(−‖s_i − s_j‖² / (2·0.1²)), s the stage's input in YCbCr. Pairs across the border are left out.
+    w_ij = exp(−‖s_i − s_j‖² / (2·0.1²)), s the stage's input in YCbCr. Pairs across the border are omitted.
     """
     matrix = torch.tensor(TO_YCBCR, dtype=input_BCHW.dtype, device=input_BCHW.device)
     similar_BCHW = torch.einsum("kc,bchw->bkhw", matrix, input_BCHW)
@@ -99,7 +99,7 @@ def illumination_smoothness(input_BCHW: Tensor, illumination_BCHW: Tensor) -> Te
         here, there = _shifted(similar_BCHW, dy, dx)
         weight = torch.exp((here - there).square().sum(dim=1, keepdim=True) / (-2 * SIMILARITY_SIGMA**2))
         here, there = _shifted(illumination_BCHW, dy, dx)
-        total = total + 2 * (weight * (here - there).abs()).mean()  # each pair is met from either side
+        total = total + 2 * (weight * (here - there).abs()).mean()  # each pair counts twice, once from either side
     return total
 
 

@@ -1,7 +1,7 @@
 """Enhancers that are networks: Zero-DCE, Zero-DCE++ and SCI, from the formulas of their papers.
 
 Axes: B frames of a batch, C the channels red, green, blue as shares of white, H rows, W columns, N the curves of one
-pixel and channel, one an iteration. Parameters have the names of the authors' code, so that weights from elsewhere fit.
+pixel and channel, one an iteration. Parameters have the names of the authors' code, so that their weights fit.
 
 Zero-DCE: Guo et al., CVPR 2020 (arXiv 2001.06826). Zero-DCE++: Li et al., TPAMI 2021 (arXiv 2103.00860).
 SCI: Ma et al., CVPR 2022 (arXiv 2204.10137).
@@ -26,10 +26,10 @@ Precision = Literal["float32", "bfloat16"]
 
 NUM_ITERATIONS = 8
 MIN_ILLUMINATION = 1e-4
-# Estimating curves costs 3 GiB for a frame of 4K at full size; what they add above this size cannot be seen
+# Estimating curves at full size takes 3 GiB for a 4K frame; above this size they do not improve visibly
 MAX_CURVE_SIDE = 960
-# Pixels of the frames that go through a network at once: on a CPU as many as its caches hold the 32 channels of, since
-# three times slower where they do not (LOG.md); on a GPU about 1 GiB
+# Pixels of the frames that go through a network at once: on a CPU as many as its caches hold the 32 channels of, which
+# is three times faster than more (LOG.md); on a GPU about 1 GiB
 _PIXELS_AT_ONCE_CPU = 1 << 17
 _PIXELS_AT_ONCE_GPU = 1 << 22
 
@@ -245,7 +245,7 @@ def make_learned(
 
 
 def fit_of_tensors(network: nn.Module, tensors: Mapping[str, NDArray[Any]]) -> list[str]:
-    """What keeps tensors from being this network's state: missing and strange names, other shapes, not finite."""
+    """Why tensors cannot be this network's state: missing or unknown names, other shapes, not finite values."""
     wanted = network.state_dict()
     findings = [f"{name} is missing" for name in wanted if name not in tensors]
     findings += [f"{name} is no parameter of it" for name in tensors if name not in wanted]

@@ -1,6 +1,6 @@
 """Weights of a learned enhancer from a file: our own, another safetensors file, or a PyTorch checkpoint.
 
-The authors' checkpoints fit as they are. No code is loaded from a file: PyTorch reads tensors alone.
+The authors' checkpoints fit as they are. Only tensors are read from a file; code in it is never run.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ _IGNORED = ("calibrate.", "blocks.")  # SCI's helper in fitting, and its shared 
 def enhancer_from_weights(path: Path, name: str, *, curve_reduction: int, precision: Precision) -> LearnedEnhancer:
     """The learned enhancer of that name with the weights of a file.
 
-    Raises ParamsError where there is no such file or it holds other weights, with all that is missing or strange, and
-    StaleArtifactError where it cannot be read.
+    Raises ParamsError if the file does not exist or holds other weights, with all that is missing or unknown, and
+    StaleArtifactError if it cannot be read.
     """
     tensors = _plain_names(read_tensors(path, parameter="fit_enhancer.weights"))
     findings = fit_of_tensors(NETWORKS[name](), tensors)

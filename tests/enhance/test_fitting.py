@@ -54,16 +54,8 @@ def store(tmp_path):
 
 
 def fitter(store, name, tmp_path, *, seed=0, checkpoint_seconds=1000.0, **changes):
-    return Fitter(
-        name,
-        store,
-        VIDEOS,
-        params(**changes),
-        seed=seed,
-        device=torch.device("cpu"),
-        checkpoint_path=tmp_path / "checkpoint.pt",
-        checkpoint_seconds=checkpoint_seconds,
-    )
+    fit = Fit(name, params(**changes), seed, store, VIDEOS, torch.device("cpu"))
+    return Fitter(fit, checkpoint_path=tmp_path / "checkpoint.pt", checkpoint_seconds=checkpoint_seconds)
 
 
 def never():

@@ -128,9 +128,5 @@ def shelves(canvas: Painting, rng: np.random.Generator, horizon: int) -> None:
 
 
 PLACES: dict[str, Callable[[Painting, np.random.Generator, int], None]] = {
-    "room": room,
-    "bricks": bricks,
-    "street": street,
-    "park": park,
-    "shelves": shelves,
+    place.__name__: place for place in (room, bricks, street, park, shelves)
 }

@@ -1,8 +1,8 @@
 """A dark copy of a folder of videos, by the low-light camera model.
 
-The copy holds a ledger, `darken.jsonl`: its first line names everything that the dark videos depend on besides their
-sources, each further line one finished video with the digests of its source and of itself. It is what makes a killed
-run go on, and what keeps a second run with other parameters out of the folder.
+The copy holds a ledger, `darken.jsonl`: its first line has everything that the dark videos depend on besides their
+sources, each further line one finished video with the digests of its source and of itself. With it a killed run
+resumes, and a second run with other parameters is refused.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Darkening:
 
     @property
     def header(self) -> dict[str, Any]:
-        """The ledger's first line, as JSON gives it back."""
+        """The ledger's first line, as read back from JSON."""
         values = {"format": FORMAT_VERSION, "seed": self.seed, "crf": self.crf, "camera": asdict(self.camera)}
         header: dict[str, Any] = json.loads(json.dumps(values))
         return header
@@ -51,7 +51,7 @@ class Darkening:
 
 @dataclass(frozen=True)
 class DarkCopy:
-    """What was done: videos written now, videos kept from an earlier run, other files, and images left out."""
+    """Numbers of videos written now, videos kept from an earlier run, other files copied, and images skipped."""
 
     written: int
     kept: int
@@ -80,9 +80,9 @@ def darken_folder(
 
     Frames keep their rate and their displayed size, less a last odd row or column; sound is dropped. A video's shot
     depends on the seed and its relative name without suffix. `copy_others` copies files that are neither videos nor
-    images, such as annotation lists. `begin(total)` is told the number of videos and returns what is called for each.
-    Raises DataError, at the end, with every video that could not be read; and before the start when there are no
-    videos, two would get one name, the folders lie in each other, or `target` holds anything but this same copy.
+    images, such as annotation lists. `begin(total)` gets the number of videos and returns what is called for each.
+    Raises DataError at the end, with every video that could not be read; and before the start if there are no videos,
+    two would get one name, the folders lie in each other, or `target` holds anything but this same copy.
     """
     videos, others, images = _survey(source, target)
     with _ledger(target, how) as (ledger, rows), interruptible() as stop:
@@ -161,7 +161,7 @@ def _ledger(target: Path, how: Darkening) -> Iterator[tuple[BinaryIO, dict[str, 
         if not lines:
             file.write(json.dumps(how.header).encode() + b"\n")
             _sync(file)
-            sync_folder(target)  # before any video is there: a folder of videos without it is refused
+            sync_folder(target)  # before the first video: a folder of videos without a ledger is refused
         elif lines[0] != how.header:
             differences = [
                 f"{key}: {lines[0].get(key)!r}, not {value!r}"
@@ -183,7 +183,7 @@ def _sync(file: BinaryIO) -> None:
 
 
 def _is_done(job: _Job, row: dict[str, Any] | None) -> bool:
-    """Whether the ledger's row still tells of this source, and of the file that lies there."""
+    """Whether the ledger's row matches the source and the dark file as they are now."""
     return (
         row is not None
         and job.target.is_file()

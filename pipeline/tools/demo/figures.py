@@ -1,6 +1,6 @@
 """Articulated figures: eleven actions as motions of a skeleton in space.
 
-A motion says where pelvis, hands and feet go; two-bone inverse kinematics finds elbows and knees. All of a motion is
+A motion gives the paths of pelvis, hands and feet; two-bone inverse kinematics finds elbows and knees. A motion is
 computed at once, as arrays over time. Axes of the body: x to its left, y up, z forward; metres. Axis letters: T frames.
 """
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 SIDES = ("left", "right")
-MOST_REACH = 0.995  # of the stretched limb: a knee never locks straight, so that its bend keeps its direction
+MOST_REACH = 0.995  # of the stretched limb: a knee never locks straight, so that the direction of its bend is defined
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class Motion:
 
 
 def rest(seconds: Array, style: Style) -> Motion:
-    """Standing with hanging arms, breathing and swaying a little: what every action starts from."""
+    """Standing with hanging arms, breathing and swaying a little: the start of every action."""
     num_frames = len(seconds)
     zeros = np.zeros(num_frames)
     sway = style.sway * np.sin(2 * np.pi * (0.35 * seconds + style.phase))
@@ -315,17 +315,8 @@ def _steps(cycles: Array, *, reach: float, lift: float, stance: float) -> tuple[
 
 
 ACTIONS: dict[str, Callable[[Array, Style], Motion]] = {
-    "Drink": drink,
-    "Jump": jump,
-    "Pick": pick,
-    "Pour": pour,
-    "Push": push,
-    "Run": run,
-    "Sit": sit,
-    "Stand": stand,
-    "Turn": turn,
-    "Walk": walk,
-    "Wave": wave,
+    action.__name__.capitalize(): action
+    for action in (drink, jump, pick, pour, push, run, sit, stand, turn, walk, wave)
 }
 
 
@@ -370,7 +361,7 @@ def skeleton(body: Body, motion: Motion) -> dict[str, Array]:
 
 
 def _bend(root: Array, target: Array, upper: float, lower: float, way: Array) -> tuple[Array, Array]:
-    """Two-bone inverse kinematics: the middle joint, bent towards `way`, and the end, at most as far as it reaches."""
+    """Two-bone inverse kinematics: the middle joint, bent towards `way`, and the end, within reach."""
     aim = target - root
     distance = np.linalg.norm(aim, axis=1, keepdims=True)
     direction = aim / np.maximum(distance, 1e-6)

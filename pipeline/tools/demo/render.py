@@ -1,8 +1,8 @@
-"""The built-in demo: dark videos of eleven actions in ARID's own layout, generated.
+"""The built-in demo: generated dark videos of eleven actions in ARID's own layout.
 
-Each (class, group) is a performer of its own, with body and style, so that no performer is in two splits. Clothes,
-camera and one of a few places are drawn for each clip: were they the performer's, a network could name the class by the
-wallpaper, and it did (LOG.md). `nuisance` scales how much all of this varies.
+Each (class, group) is a performer with a body and style of its own, so that no performer is in two splits. Clothes,
+camera and one of a few places are drawn for each clip: when they were the performer's, a network told the class by the
+wallpaper (LOG.md). `nuisance` scales how much all of this varies.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pipeline.tools.demo.figures import ACTIONS, Array, Body, Motion, Prop, Styl
 from pipeline.tools.demo.scenes import SUPERSAMPLING, Backdrop, Lens, Look, draw, dressed
 from pipeline.videos.reader import write_video
 
-FORMAT_VERSION = 1  # one more whenever the same parameters make other videos
+FORMAT_VERSION = 1  # raised when the same parameters make other videos
 LISTS = Path("list_cvt")
 SHEET_ROW = 72  # pixels
 
@@ -219,7 +219,7 @@ def _draw_backdrop(
 
 
 def _with_clutter(motion: Motion, rng: np.random.Generator, strength: float) -> Motion:
-    """Chairs and boxes stand about in other actions' rooms too: furniture alone tells nothing."""
+    """Chairs and boxes stand in other actions' rooms too, so that furniture alone does not give the class away."""
     if rng.random() >= 0.5 * strength:
         return motion
     kind = str(rng.choice(["box", "chair"]))
@@ -228,10 +228,10 @@ def _with_clutter(motion: Motion, rng: np.random.Generator, strength: float) -> 
 
 
 def write_demo(params: DemoVideosParams, out: Path, *, run: MapTasks, advance: Advance) -> None:
-    """Write the videos and lists of ARID's layout to the folder `out`, replacing it; a killed run goes on.
+    """Write the videos and lists of ARID's layout to the folder `out`, replacing it; a killed run resumes.
 
-    `advance(count, note)` is called for every video. Files end in .mp4, lists say .avi: so it is with the copies of
-    ARID that are about, and the loader has to cope.
+    `advance(count, note)` is called for every video. Files end in .mp4 and lists say .avi, as in the copies of ARID in
+    circulation, so that the loader is tested with it.
     """
     with (
         work_folder(

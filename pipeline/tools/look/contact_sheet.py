@@ -15,7 +15,7 @@ import numpy as np
 from pipeline.core.files import written_whole
 from pipeline.data.frames import Frame
 from pipeline.enhance.classical import count_luma, mean_level
-from pipeline.tools.lettering import Colour, Picture, cut, plain, text_width, write
+from pipeline.tools.lettering import Colour, cut, text_width, write
 
 LONG_SIDE = 200  # of a shown frame, about
 MARGIN, GUTTER, GAP, ROW_GAP = 24, 168, 16, 28
@@ -56,7 +56,7 @@ class Box:
 class Sheet:
     """The picture (H, W, C), and where it shows each frame: by row, then by column."""
 
-    picture_HWC: Picture
+    picture_HWC: Frame
     boxes: tuple[tuple[Box, ...], ...]
 
 
@@ -65,8 +65,8 @@ def draw_sheet(
 ) -> Sheet:
     """Draw frames[row][column], (H, W, C) each; the frames of a row have one size.
 
-    A frame keeps its pixels or has each of them enlarged to a square of whole pixels, so that noise and blocks stay
-    what they are; one whose longer side is above 300 is reduced to 200, by areas.
+    A frame keeps its size or is enlarged by a whole number, so that noise and blocks stay as they are; one whose
+    longer side is above 300 is reduced to 200, by areas.
     """
     sizes = [shown_size(*row[0].shape[:2]) for row in frames]
     cell = max(max(width for _, width in sizes), 150)  # histogram and titles need some room
@@ -74,7 +74,7 @@ def draw_sheet(
     tops = np.cumsum([MARGIN + HEADING + titles, *(height + HISTOGRAM + ROW_GAP for height, _ in sizes)]).tolist()
     lefts = [MARGIN + GUTTER + column * (cell + GAP) for column in range(len(columns))]
     picture_HWC = np.full((tops[-1] - ROW_GAP + MARGIN, lefts[-1] + cell + MARGIN, 3), BACKGROUND, np.uint8)
-    fitting = cut(plain(heading), _LARGE, picture_HWC.shape[1] - 2 * MARGIN)
+    fitting = cut(heading, _LARGE, picture_HWC.shape[1] - 2 * MARGIN)
     write(picture_HWC, fitting, MARGIN, MARGIN + _LARGE, _LARGE, DIM)
     for left, title in zip(lefts, columns, strict=True):
         _write_title(picture_HWC, title, left, MARGIN + HEADING, cell)
@@ -105,14 +105,14 @@ def save_sheet(sheet: Sheet, path: Path) -> None:
         partial.write_bytes(content.tobytes())
 
 
-def _show(picture_HWC: Picture, box: Box, frame: Frame) -> None:
+def _show(picture_HWC: Frame, box: Box, frame: Frame) -> None:
     enlarged = box.height >= frame.shape[0]
     how = cv2.INTER_NEAREST if enlarged else cv2.INTER_AREA
     shown = cv2.resize(np.ascontiguousarray(frame), (box.width, box.height), interpolation=how)
     picture_HWC[box.top : box.top + box.height, box.left : box.left + box.width] = shown
 
 
-def _draw_histogram(picture_HWC: Picture, frame: Frame, box: Box) -> None:
+def _draw_histogram(picture_HWC: Frame, frame: Frame, box: Box) -> None:
     """Bars of luma from 0 to 255, as high as the root of their share of the highest; a line at the mean."""
     counts = count_luma(frame)
     mean = mean_level(counts)
@@ -130,19 +130,19 @@ def _draw_histogram(picture_HWC: Picture, frame: Frame, box: Box) -> None:
     write(panel, text, beside, _SMALL + 4, _SMALL, MARK)
 
 
-def _write_title(picture_HWC: Picture, title: Title, left: int, top: int, width: int) -> None:
+def _write_title(picture_HWC: Frame, title: Title, left: int, top: int, width: int) -> None:
     baseline = top + _LARGE
     for line in _wrapped(title.name, _LARGE, width):
         write(picture_HWC, line, left, baseline, _LARGE, BRIGHT)
         baseline += _LARGE_LINE
     for note in title.notes:
-        write(picture_HWC, cut(plain(note), _SMALL, width), left, baseline, _SMALL, DIM)
+        write(picture_HWC, cut(note, _SMALL, width), left, baseline, _SMALL, DIM)
         baseline += _SMALL_LINE
 
 
 def _wrapped(text: str, size: int, width: int) -> list[str]:
-    """At most three lines, broken behind a slash or else between words, or anywhere; what is left over is cut."""
-    rest, lines = plain(text), list[str]()
+    """At most three lines, broken after a slash, else between words, else anywhere; the rest is cut."""
+    rest, lines = text, list[str]()
     while rest and len(lines) < 2 and text_width(rest, size) > width:
         fitting = next(end for end in range(len(rest), 0, -1) if end == 1 or text_width(rest[:end], size) <= width)
         words = max(rest.rfind(char, 0, fitting) for char in " _-")

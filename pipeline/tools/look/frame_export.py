@@ -1,4 +1,4 @@
-"""Frames of a store → H.264 files that any player opens: each video alone, or beside its counterpart of another store.
+"""Frames of a store → H.264 files for any player: each video alone, or beside the same video of another store.
 
 Axes: T frames, H rows, W columns, C the channels red, green, blue; uint8 throughout.
 """
@@ -61,9 +61,9 @@ def plan_export(
 ) -> Export:
     """Decide what an export writes, and check all that can be checked before the first file.
 
-    video_ids: all where none are given; then `limit` takes the first ones. fps: of videos whose rate is not stated by
-    the manifest. Raises ParamsError for unknown videos and for files that are there, DataError for ids that lead out of
-    `out`, StaleArtifactError where the two stores, or store and manifest, do not fit; each with all findings.
+    video_ids: all if none are given; of these the first `limit`. fps: of videos whose rate the manifest does not state.
+    Raises ParamsError for unknown videos and existing files, DataError for ids that lead out of `out`,
+    StaleArtifactError if the two stores, or store and manifest, do not match; each with all findings.
     """
     if not (math.isfinite(fps) and fps > 0):
         raise ParamsError(f"--fps is a number above 0, not {fps}")
@@ -126,7 +126,7 @@ def _rates(video_ids: Sequence[str], manifest: Manifest | None, fps: float) -> d
 
 
 def _check_inside(export: Export) -> None:
-    """Ids come from the paths of videos, but a store may come from anywhere."""
+    """Ids are checked here although they come from paths of videos: a store may come from anywhere."""
     findings = []
     root, taken = export.out.resolve(), dict[Path, str]()
     for name in export.rates:
@@ -146,7 +146,7 @@ def _check_inside(export: Export) -> None:
 
 
 def _check_free(export: Export, force: bool) -> None:
-    """No file is in the way, or `force` replaces it; nothing replaces a folder."""
+    """Check that no file is in the way unless `force` replaces it; folders are never replaced."""
     blocked = {
         place: "is not a folder"
         for name in export.rates
@@ -193,7 +193,7 @@ def write_export(export: Export, *, progress: Progress = no_progress) -> Exporte
 
 
 def _frames(export: Export, video_id: str) -> Iterator[Frames]:
-    """Frames (H, W, C) of even size: the store's, or to their right those of the other."""
+    """Frames (H, W, C) of even size: the store's, with those of the other store to their right."""
     stores = [export.store] if export.beside is None else [export.store, export.beside]
     for numbers in frame_batches(export.store.shape(video_id)):
         halves = [_evened(store.read(video_id, numbers)) for store in stores]
@@ -201,6 +201,6 @@ def _frames(export: Export, video_id: str) -> Iterator[Frames]:
 
 
 def _evened(frames_THWC: Frames) -> Frames:
-    """An odd last row or column once more: H.264 halves the planes of colour, and nothing of the frame is lost."""
+    """Repeat an odd last row or column: H.264 halves the colour planes and needs even sizes."""
     _, height, width, _ = frames_THWC.shape
     return np.pad(frames_THWC, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")

@@ -1,41 +1,51 @@
-"""All enhancers side by side: some dark videos, from the darkest to the brightest, each in the light of every one.
+"""All enhancers side by side: some dark videos, from the darkest to the brightest, as each enhancer brightens them.
 
 The classical ones have their parameters; the learned ones are fitted as the stage would fit them, and kept in the work
-folder for the next preview.
+folder for the next preview. Below an enhancer's name are its flicker and grain: how much it makes the light jump and
+the grain grow where nothing moves.
+
+Axes: T frames, H rows, W columns, C the channels red, green, blue. Luma is Y of ITU-R BT.601, in levels of 0 to 255.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pipeline.core.params import EnhancerName, FitEnhancerParams
 from pipeline.core.progress import Progress, StopCheck, Stopwatch, no_progress
 from pipeline.data.frame_store import FrameStore
-from pipeline.data.frames import Frame
+from pipeline.data.frames import Frame, Frames
 from pipeline.enhance.apply import StoredVideo
 from pipeline.enhance.file import ENHANCERS, LEARNED, Classical, classical_from_params, load_enhancer
 from pipeline.enhance.fit import Fit, fitted
 from pipeline.tools.look.contact_sheet import Sheet, Title, draw_sheet
-from pipeline.tools.look.flicker import Flicker, flicker_text, measure_flicker
 
 if TYPE_CHECKING:
     import torch
 
     from pipeline.enhance.learned import LearnedEnhancer
 
-
 FLICKER_FRAMES = 16  # around the middle of a video
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+
+# A pixel is background where its dark luma varies by no more than grain does: FACTS of real dark clips give 0.3 levels
+# of noise below level 16, 1.5 at 32 to 64 and 3 at 64 to 128
+STILL_LEVELS = 1.0
+STILL_SHARE = 0.04  # of the pixel's own mean
 
 
 @dataclass(frozen=True)
 class Origin:
     """Where a preview's enhancers come from.
 
-    enhancer: that of the parameters, whose weights are those of `fit_enhancer.weights`, if any. file: a model file, or
-    None; it serves for its own name. train: the videos that learned ones are fitted to; None where nothing can be.
+    enhancer: that of the parameters, with the weights of `fit_enhancer.weights`, if any. file: a model file, used for
+    the enhancer that it holds. train: the videos that learned ones are fitted to; None where nothing can be.
     """
 
     enhancer: EnhancerName
@@ -48,14 +58,14 @@ class Origin:
 
 @dataclass(frozen=True)
 class Column:
-    """One enhancer, and in a few words what makes it."""
+    """One enhancer, and a short note of its parameters or origin."""
 
     enhancer: Classical | LearnedEnhancer
     note: str
 
 
 def columns(dark: FrameStore, origin: Origin, *, stop: StopCheck, progress: Progress = no_progress) -> list[Column]:
-    """Every enhancer that there is, `none` first; learned ones for which nothing is given are missing.
+    """Every enhancer, `none` first; learned ones that have neither a file nor videos to be fitted to are missing.
 
     Raises StaleArtifactError or ParamsError for an unusable file, and what a fit raises.
     """
@@ -112,7 +122,7 @@ def preview(
 ) -> Sheet:
     """A row for each video: its middle frame as each enhancer makes it, with the statistics of its own video.
 
-    Below an enhancer's name is its flicker (flicker.py) over the middle frames, the mean of the videos shown.
+    Below an enhancer's name is its flicker over the middle frames, the mean of the videos shown.
 
     among: of how many and what kind of videos these are, for the heading. Raises StaleArtifactError where a frame that
     is read is damaged.
@@ -127,24 +137,15 @@ def preview(
         "histograms of luma 0 to 255 (root of the share), and mean luma"
     )
     titles = [
-        Title(
-            column.enhancer.name, (column.note, flicker_text([s.flicker for s in of_column if s.flicker is not None]))
-        )
+        Title(column.enhancer.name, (column.note, flicker_text(flicker for _, flicker in of_column)))
         for column, of_column in zip(shown, zip(*samples, strict=True), strict=True)
     ]
-    frames = [[sample.frame for sample in row] for row in samples]
+    frames = [[frame for frame, _ in row] for row in samples]
     return draw_sheet(heading, [_row_title(dark, name) for name in video_ids], titles, frames)
 
 
-@dataclass(frozen=True)
-class _Sample:
-    """What is shown of a video in the light of one enhancer; flicker: None of a video of one frame."""
-
-    frame: Frame
-    flicker: Flicker | None
-
-
-def _samples(dark: FrameStore, video_id: str, shown: Sequence[Column]) -> Iterator[_Sample]:
+def _samples(dark: FrameStore, video_id: str, shown: Sequence[Column]) -> Iterator[tuple[Frame, Flicker]]:
+    """The middle frame of a video as each enhancer makes it, and the flicker around it."""
     video = StoredVideo(dark, video_id, Stopwatch())
     num_frames = video.shape[0]
     middle = num_frames // 2
@@ -152,10 +153,69 @@ def _samples(dark: FrameStore, video_id: str, shown: Sequence[Column]) -> Iterat
     dark_THWC = video.read(range(first, min(first + FLICKER_FRAMES, num_frames)))
     for column in shown:
         enhanced_THWC = column.enhancer.for_video(video)(dark_THWC, first)
-        flicker = measure_flicker(dark_THWC, enhanced_THWC) if num_frames > 1 else None
-        yield _Sample(enhanced_THWC[middle - first], flicker)
+        flicker = measure_flicker(dark_THWC, enhanced_THWC) if num_frames > 1 else NO_FLICKER
+        yield enhanced_THWC[middle - first], flicker
 
 
 def _row_title(dark: FrameStore, video_id: str) -> Title:
     num_frames, height, width = dark.shape(video_id)
     return Title(video_id, (f"frame {num_frames // 2} of {num_frames}", f"{width} x {height}"))
+
+
+@dataclass(frozen=True)
+class Flicker:
+    """Mean absolute changes from one frame to the next, in levels, over the background.
+
+    light: of the background's mean, the light as a whole. grain: of single pixels. background: the background's share
+    of the frame; 0 where everything moves, and light and grain are not a number then.
+    """
+
+    light: float
+    grain: float
+    background: float
+
+
+NO_FLICKER = Flicker(float("nan"), float("nan"), 0.0)  # of what has no background, or one frame
+
+
+def measure_flicker(dark_THWC: Frames, enhanced_THWC: Frames) -> Flicker:
+    """The flicker of enhanced frames over the background that their dark frames show.
+
+    Raises ValueError on other shapes, and on fewer than two frames.
+    """
+    if dark_THWC.shape != enhanced_THWC.shape or len(dark_THWC) < 2:
+        raise ValueError(
+            f"flicker is measured on two or more frames of one shape, not {dark_THWC.shape} and {enhanced_THWC.shape}"
+        )
+    still_HW = background(dark_THWC)
+    if not still_HW.any():
+        return NO_FLICKER
+    luma_TP = (enhanced_THWC[:, still_HW] @ LUMA).astype(np.float64)  # P pixels of the background
+    light = np.abs(np.diff(luma_TP.mean(axis=1))).mean()
+    grain = np.abs(np.diff(luma_TP, axis=0)).mean()
+    return Flicker(float(light), float(grain), float(still_HW.mean()))
+
+
+def mean_flicker(found: Iterable[Flicker]) -> Flicker | None:
+    """The mean over the videos that have a background; None where none has."""
+    still = [flicker for flicker in found if flicker.background > 0]
+    if not still:
+        return None
+    return Flicker(
+        light=float(np.mean([flicker.light for flicker in still])),
+        grain=float(np.mean([flicker.grain for flicker in still])),
+        background=float(np.mean([flicker.background for flicker in still])),
+    )
+
+
+def flicker_text(found: Iterable[Flicker]) -> str:
+    """For a person: `flicker 0.12, grain 1.6`, the mean of some videos in levels; empty where none has a background."""
+    mean = mean_flicker(found)
+    return "" if mean is None else f"flicker {mean.light:.2f}, grain {mean.grain:.1f}"
+
+
+def background(dark_THWC: Frames) -> NDArray[np.bool_]:
+    """(H, W): the pixels whose luma has a standard deviation over time of at most 1 level plus 4 % of its mean."""
+    luma_THW = dark_THWC @ LUMA
+    still_HW: NDArray[np.bool_] = luma_THW.std(axis=0) <= STILL_LEVELS + STILL_SHARE * luma_THW.mean(axis=0)
+    return still_HW

@@ -1,8 +1,7 @@
 """A trained network's probabilities for videos from outside: files, folders of frames, a camera.
 
-A video goes through once, resized as `prepare` resizes and cut into clips as `score` cuts, so that what comes out is
-what the scoring stages say about the same video. Memory holds a batch of clips and the frames that the next ones need,
-however long a video is.
+A video is read once, resized as `prepare` does and cut into clips as `score` does, so that its probabilities are those
+of the scoring stages. Memory holds a batch of clips and the frames that the next ones need, however long a video is.
 
 Axes: B batch, T frames, H, W, C channels, K classes.
 """
@@ -28,7 +27,7 @@ from pipeline.videos.decoder import probe, read_frames
 from pipeline.videos.reader import resize_frames
 
 Probs = NDArray[np.float64]
-Watch = Callable[[Path, int], None]  # told now and then which frame of which video has been read
+Watch = Callable[[Path, int], None]  # called now and then with the video and the number of the frame that is read
 _WATCH_FRAMES = 32
 
 
@@ -38,8 +37,7 @@ class Sampling:
 
     short_side: pixels that the frames' shorter side is resized to. num_clips: clips of the whole video or of each
     window, num_crops: crops of each clip; the mean of all is its prediction. window_seconds: None takes the whole
-    video; hop_seconds: from the start of one window to that of the next. unstated_fps: frames a second of what states
-    none.
+    video; hop_seconds: from the start of one window to that of the next. unstated_fps: for videos that state none.
     """
 
     short_side: int
@@ -60,7 +58,7 @@ class Sampling:
         return {"num_clips": self.num_clips, "num_crops": self.num_crops}
 
     def frames(self, seconds: float, fps: float) -> int:
-        """So many seconds in whole frames, at least one."""
+        """A duration in whole frames, at least one."""
         return max(1, round(seconds * fps))
 
     def windows(self, num_frames: int, fps: float) -> Iterator[Window]:
@@ -72,7 +70,7 @@ class Sampling:
         return windows_of(num_frames, length=length, hop=hop)
 
     def live_windows(self, fps: float, clip: ClipParams) -> Iterator[Window]:
-        """The windows of a camera; of one clip each where nothing else is asked for."""
+        """The windows of a camera, of one clip each by default."""
         span = (clip.num_frames - 1) * clip.frame_stride + 1
         length = span if self.window_seconds is None else self.frames(self.window_seconds, fps)
         hop = length if self.hop_seconds is None else self.frames(self.hop_seconds, fps)
@@ -91,7 +89,7 @@ class WindowPrediction:
 
 @dataclass(frozen=True)
 class VideoPrediction:
-    """Probabilities of one video: the mean over its windows. fps: as it states, or as was said of those that do not."""
+    """Probabilities of one video: the mean over its windows. fps: as it states, or else Sampling.unstated_fps."""
 
     path: Path
     num_frames: int
@@ -127,7 +125,7 @@ def predict_videos(
     device: torch.device,
     watch: Watch,
 ) -> Iterator[VideoPrediction | BrokenVideo]:
-    """A result for each video, in their order; a broken one stops no other. Batches go across videos.
+    """A result for each video, in order; a broken one stops no other. Batches span videos.
 
     watch: may raise to stop.
     """
@@ -136,11 +134,11 @@ def predict_videos(
     opened: _Opened | None = None
     windows: list[WindowPrediction] = []
     gathered = _Gathered("", sampling.num_views)
-    for event in _answered(recognizer, events, batch_size=batch_size, device=device):
+    for event in _with_outputs(recognizer, events, batch_size=batch_size, device=device):
         match event:
             case _Opened():
                 opened, windows, gathered = event, [], _Gathered(str(event.path), sampling.num_views)
-            case _Answer():
+            case _Output():
                 assert opened is not None
                 if (probs_K := gathered.add(event)) is not None:
                     seconds = event.window.first_frame / opened.fps, event.window.end / opened.fps
@@ -161,25 +159,25 @@ def predict_live(
     device: torch.device,
     stop: StopCheck,
 ) -> Iterator[WindowPrediction]:
-    """Predictions of windows of frames that go on and on, each as soon as its last clip is there.
+    """Predictions for the windows of an endless stream of frames, each as soon as its last clip is complete.
 
-    frames: (H, W, C) of any size, each with the seconds of a clock at which it came; those of the windows begin with
-    the first frame. fps: turns the sampling's seconds into frames.
+    frames: (H, W, C) of any size, each with its time of arrival in seconds; the times of windows start at the first
+    frame. fps: turns the sampling's seconds into frames.
     """
     clip = recognizer.architecture.clip
     arrivals = _Arrivals(stop)
     resized = resize_frames(arrivals.noted(frames), short_side=sampling.short_side)
     clips = read_clips(resized, sampling.live_windows(fps, clip), clip, **sampling.views)
     gathered = _Gathered("the camera", sampling.num_views)
-    for answer in _answered(recognizer, clips, batch_size=1, device=device):
-        assert isinstance(answer, _Answer)
-        if (probs_K := gathered.add(answer)) is not None:
-            yield WindowPrediction(answer.window, *arrivals.seconds(answer.window), probs_K)
+    for output in _with_outputs(recognizer, clips, batch_size=1, device=device):
+        assert isinstance(output, _Output)
+        if (probs_K := gathered.add(output)) is not None:
+            yield WindowPrediction(output.window, *arrivals.seconds(output.window), probs_K)
 
 
 @dataclass(frozen=True)
 class _Opened:
-    """A video begins; with fewer frames than it states, it begins a second time, and what came before is void."""
+    """A video begins. One with fewer frames than it states begins a second time, and what came before is void."""
 
     path: Path
     num_frames: int
@@ -188,11 +186,11 @@ class _Opened:
 
 @dataclass(frozen=True)
 class _Ended:
-    """All clips of a video were there."""
+    """A video ended, and all its clips were complete."""
 
 
 @dataclass(frozen=True)
-class _Answer:
+class _Output:
     """The network's probabilities for a clip."""
 
     window: Window
@@ -204,12 +202,17 @@ _Event = _Opened | WindowClip | _Ended | BrokenVideo
 
 
 def _video_events(path: Path, sampling: Sampling, clip: ClipParams, watch: Watch) -> Iterator[_Event]:
-    """The clips of a video between its opening and its end, or at any place that it is broken."""
+    """The clips of a video between its opening and its end; BrokenVideo ends it early."""
+
+    num_read = 0
 
     def frames() -> Iterator[Frame]:
-        for number, frame in enumerate(read_frames(path, short_side=sampling.short_side)):
-            if number % _WATCH_FRAMES == 0:
-                watch(path, number)
+        nonlocal num_read
+        num_read = 0
+        for frame in read_frames(path, short_side=sampling.short_side):
+            if num_read % _WATCH_FRAMES == 0:
+                watch(path, num_read)
+            num_read += 1
             yield frame
 
     try:
@@ -219,35 +222,19 @@ def _video_events(path: Path, sampling: Sampling, clip: ClipParams, watch: Watch
         num_frames = sum(1 for _ in frames()) if info.num_frames is None else info.num_frames
         while True:
             yield _Opened(path, num_frames, fps)
-            counted = _Counted(frames())
-            yield from read_clips(counted, sampling.windows(num_frames, fps), clip, **sampling.views)
-            if counted.num_frames == num_frames:
+            yield from read_clips(frames(), sampling.windows(num_frames, fps), clip, **sampling.views)
+            if num_read == num_frames:
                 break
-            num_frames = (
-                counted.num_frames
-            )  # MPEG-4 states frames that only repeat: once more with those that are there
+            num_frames = num_read  # MPEG-4 states frames that only repeat others: once more with those that exist
         yield _Ended()
     except (DataError, OSError) as error:
         yield BrokenVideo(path, " ".join(str(error).removeprefix(f"{path}: ").split()))
 
 
-@dataclass
-class _Counted:
-    """Frames, and how many of them there were."""
-
-    frames: Iterator[Frame]
-    num_frames: int = 0
-
-    def __iter__(self) -> Iterator[Frame]:
-        for frame in self.frames:
-            self.num_frames += 1
-            yield frame
-
-
-def _answered(
+def _with_outputs(
     recognizer: Recognizer, events: Iterable[_Event], *, batch_size: int, device: torch.device
-) -> Iterator[_Event | _Answer]:
-    """The same events in the same order, with an answer in the place of each clip; clips are asked about in batches."""
+) -> Iterator[_Event | _Output]:
+    """The same events in the same order, with the model's output in place of each clip; clips are run in batches."""
     recognizer = recognizer.to(device).eval()
     held: list[_Event] = []
     num_clips = 0
@@ -255,48 +242,48 @@ def _answered(
         held.append(event)
         num_clips += isinstance(event, WindowClip)
         if num_clips == batch_size:
-            yield from _ask(recognizer, held, device)
+            yield from _run_held(recognizer, held, device)
             held, num_clips = [], 0
-    yield from _ask(recognizer, held, device)
+    yield from _run_held(recognizer, held, device)
 
 
-def _ask(recognizer: Recognizer, held: Sequence[_Event], device: torch.device) -> Iterator[_Event | _Answer]:
+def _run_held(recognizer: Recognizer, held: Sequence[_Event], device: torch.device) -> Iterator[_Event | _Output]:
     clips = [event.clip_THWC for event in held if isinstance(event, WindowClip)]
     if clips:
         with torch.inference_mode():
             logits_BK = recognizer(torch.stack(clips).to(device))
             probs = iter(logits_BK.double().softmax(dim=1).cpu().numpy())
     for event in held:
-        yield _Answer(event.window, event.weight, next(probs)) if isinstance(event, WindowClip) else event
+        yield _Output(event.window, event.weight, next(probs)) if isinstance(event, WindowClip) else event
 
 
 @dataclass
 class _Gathered:
-    """The answers of the windows that are not complete yet; `name` is of the video, for messages."""
+    """The outputs of windows that are not complete yet; `name`: of the video, for messages."""
 
     name: str
     num_views: int
-    answers: dict[Window, list[_Answer]] = field(default_factory=dict)
+    outputs: dict[Window, list[_Output]] = field(default_factory=dict)
 
-    def add(self, answer: _Answer) -> Probs | None:
-        """The mean over the clips of the answer's window, if this was the last of them."""
-        if not np.isfinite(answer.probs_K).all():
+    def add(self, output: _Output) -> Probs | None:
+        """The mean over the clips of the output's window, if this was the last of them."""
+        if not np.isfinite(output.probs_K).all():
             raise DataError(
-                f"{self.name}: the model's logits are not finite on frames {answer.window.first_frame} to "
-                f"{answer.window.end - 1}",
+                f"{self.name}: the model's logits are not finite on frames {output.window.first_frame} to "
+                f"{output.window.end - 1}",
                 remedy="train it again with a lower learning_rate",
             )
-        mine = self.answers.setdefault(answer.window, [])
-        mine.append(answer)
+        mine = self.outputs.setdefault(output.window, [])
+        mine.append(output)
         weights = [one.weight for one in mine]
         if sum(weights) < self.num_views:
             return None
-        del self.answers[answer.window]
+        del self.outputs[output.window]
         return np.asarray(np.average([one.probs_K for one in mine], axis=0, weights=weights))
 
 
 class _Arrivals:
-    """When frames came; times that no later window needs are forgotten."""
+    """When frames arrived; times that no later window needs are dropped."""
 
     def __init__(self, stop: StopCheck) -> None:
         self._stop = stop
@@ -313,7 +300,7 @@ class _Arrivals:
             yield frame
 
     def seconds(self, window: Window) -> tuple[float, float]:
-        """When a window's first frame came, and its newest."""
+        """When a window's first frame arrived, and its newest."""
         newest = max(self._seconds)
         found = self._seconds[window.first_frame], self._seconds[min(window.end - 1, newest)]
         for old in [number for number in self._seconds if number <= window.first_frame]:

@@ -1,15 +1,23 @@
-"""What a user names on a command line → the videos that are meant: files, folders, patterns, folders of frames."""
+"""What a user names on the command line → videos (files, folders, patterns, folders of frames), or a camera."""
 
 from __future__ import annotations
 
 import glob
 import os
 import re
+import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
-from pipeline.core.errors import DataError
+import cv2
+import numpy as np
+from cv2.utils import logging
+
+from pipeline.core.errors import DataError, EnvironmentProblem
+from pipeline.data.frames import Frame
 from pipeline.data.listing import VIDEO_SUFFIXES
 from pipeline.videos.reader import IMAGE_SUFFIXES
 
@@ -23,7 +31,7 @@ class VideoInput:
 
 
 def webcam_number(text: str) -> int | None:
-    """The number of the camera of `webcam` or `webcam:N`; None for anything else. A file of that name is ./webcam."""
+    """The camera's number of `webcam` or `webcam:N`; None for anything else. A file of that name is ./webcam."""
     match = re.fullmatch(r"webcam(?::([0-9]+))?", text)
     return None if match is None else int(match[1] or 0)
 
@@ -34,7 +42,7 @@ def find_videos(inputs: Sequence[str]) -> list[VideoInput]:
     A file is a video whatever its suffix. A folder stands for the files with a video's suffix and the folders of
     frames at any depth; it is itself a folder of frames where it holds images, and neither folders nor videos.
     Whatever does not exist is a pattern: `*`, `?`, `[…]`, and `**` for folders at any depth. Hidden files and folders
-    are left out, links to folders are not followed. Raises DataError with every input that stands for no video.
+    are skipped, links to folders are not followed. Raises DataError with every input that stands for no video.
     """
     found: dict[Path, VideoInput] = {}
     findings = []
@@ -83,7 +91,7 @@ def _videos(path: Path) -> Iterator[VideoInput]:
 
 
 def _raise(error: OSError) -> None:
-    raise error  # os.walk would leave the folder out without a word
+    raise error  # os.walk would skip the folder silently
 
 
 def _is_video(name: str) -> bool:
@@ -94,3 +102,47 @@ def _is_frame_folder(folder: Path) -> bool:
     names = [entry.name for entry in os.scandir(folder) if not entry.name.startswith(".")]
     images = any(name.lower().endswith(IMAGE_SUFFIXES) for name in names)
     return images and not any(_is_video(name) or (folder / name).is_dir() for name in names)
+
+
+@dataclass(frozen=True)
+class Webcam:
+    """An open camera of this machine, through OpenCV. `fps`: as its driver states it, 0.0 where it states none."""
+
+    number: int
+    fps: float
+    capture: Any
+
+    def frames(self) -> Iterator[tuple[Frame, float]]:
+        """Frames without end, each with its time of arrival in seconds of a monotonic clock.
+
+        Raises EnvironmentProblem when the camera gives no more.
+        """
+        num_frames = 0
+        while True:
+            there, frame_bgr = self.capture.read()
+            if not there:
+                raise EnvironmentProblem(
+                    f"webcam:{self.number}: it gave no more frames after {num_frames}",
+                    remedy="look at its cable, and whether another program took it",
+                )
+            yield cast(Frame, cv2.cvtColor(frame_bgr, cv2.COLOR_BGR2RGB)), time.monotonic()
+            num_frames += 1
+
+
+@contextmanager
+def opened_webcam(number: int) -> Iterator[Webcam]:
+    """Open the camera of that number; raises EnvironmentProblem where there is none, or another program has it."""
+    level = logging.getLogLevel()
+    logging.setLogLevel(logging.LOG_LEVEL_SILENT)  # OpenCV would print what fails, backend by backend
+    capture = cv2.VideoCapture(number)
+    logging.setLogLevel(level)
+    try:
+        if not capture.isOpened():
+            raise EnvironmentProblem(
+                f"webcam:{number}: there is no such camera, or it cannot be opened",
+                remedy="look at /dev/video* for what there is, and whether another program uses it",
+            )
+        fps = float(capture.get(cv2.CAP_PROP_FPS))
+        yield Webcam(number, fps if np.isfinite(fps) and fps > 0 else 0.0, capture)
+    finally:
+        capture.release()

@@ -1,7 +1,7 @@
-"""Predictions drawn on the frames of their video, for people: the highest classes with bars, over the picture's foot.
+"""Predictions drawn on the frames of their video, for people: the highest classes with bars, at the picture's foot.
 
-The frames are those of the file at the size it is displayed at, small ones enlarged; beside them, where wanted, what an
-enhancer makes of them. The network has seen neither: it sees the dark frames at the size of its clips.
+The frames are those of the file at its display size, small ones enlarged; beside them, on request, the frames of an
+enhancer. The network sees neither: it gets the dark frames at the size of its clips.
 
 Axes: T frames, H rows, W columns, C the channels red, green, blue; uint8. Lengths are pixels.
 """
@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 from pipeline.core.errors import ParamsError
 from pipeline.data.frames import Frame, Frames
 from pipeline.data.listing import without_suffix
-from pipeline.enhance.classical import Enhancer, frame_batches
-from pipeline.tools.lettering import Colour, Picture, cut, plain, text_width, write
+from pipeline.enhance.classical import frame_batches
+from pipeline.enhance.file import Classical
+from pipeline.tools.lettering import Colour, cut, text_width, write
 from pipeline.tools.predict.inference import VideoPrediction, Watch, WindowPrediction, ranking
 from pipeline.tools.predict.inputs import VideoInput
 from pipeline.videos.decoder import read_frames
@@ -40,19 +41,11 @@ OTHER: Colour = (139, 152, 168)
 TEXT: Colour = (240, 241, 243)
 
 
-@dataclass(frozen=True)
-class Beside:
-    """An enhancer whose view stands to the right of the dark frames, and what it is called."""
-
-    enhancer: Enhancer
-    name: str
-
-
 def plan_overlays(videos: Sequence[VideoInput], out: Path, *, force: bool) -> dict[Path, Path]:
     """The file of each video's overlay, by the video's path: `out` for one, or in the folder `out` by their names.
 
-    Raises ParamsError, with all findings, where files are there already and not to be replaced, where two videos would
-    get the same one, and where one is itself a video to predict.
+    Raises ParamsError, with all findings, where files exist and are not to be replaced, where two videos would get the
+    same one, and where one is itself a video to predict.
     """
     single = len(videos) == 1 and _is_mp4(out) and not out.is_dir()
     if _is_mp4(out) and not single:
@@ -95,12 +88,13 @@ def write_overlay(
     *,
     class_names: Sequence[str],
     top_k: int,
-    beside: Beside | None,
+    beside: Classical | None,
     watch: Watch,
 ) -> None:
-    """Write a video's frames with its predictions as an H.264 file, whole or not at all; sound is left out.
+    """Write a video's frames with its predictions as an H.264 file, whole or not at all, without sound.
 
-    Every frame shows the newest window that has begun. At most three classes are drawn. watch: may raise to stop.
+    Every frame shows the newest window that has begun, and at most three classes. beside: an enhancer whose frames are
+    shown to the right of the dark ones. watch: may raise to stop.
     """
 
     def frames() -> Iterator[Frame]:
@@ -121,7 +115,7 @@ def write_overlay(
 
 
 def _current_windows(prediction: VideoPrediction) -> Iterator[WindowPrediction]:
-    """For each frame the newest window that has begun; where there are gaps between windows, the one before."""
+    """For each frame the newest window that has begun; in gaps between windows the one before."""
     windows = prediction.windows
     newest = 0
     for number in range(prediction.num_frames):
@@ -130,23 +124,23 @@ def _current_windows(prediction: VideoPrediction) -> Iterator[WindowPrediction]:
         yield windows[newest]
 
 
-def _pictures(prediction: VideoPrediction, beside: Beside | None) -> Iterator[Picture]:
-    """Each frame as it is shown, of even size, beside its enhanced self where wanted; the caller may draw on it."""
+def _pictures(prediction: VideoPrediction, beside: Classical | None) -> Iterator[Frame]:
+    """Each frame as it is shown, of even size, and the enhanced one to its right on request; writable."""
     if beside is None:
         for frame in read_frames(prediction.path):
             yield _enlarged(frame)
         return
-    # one that smooths statistics over frames looks ahead of those that it is given
-    video = StreamedVideo(prediction.path, prediction.num_frames, kept=getattr(beside.enhancer, "smoothing", 1))
-    enhance = beside.enhancer.for_video(video)
+    # an enhancer that smooths statistics over frames reads ahead of those that it is given
+    video = StreamedVideo(prediction.path, prediction.num_frames, kept=getattr(beside, "smoothing", 1))
+    enhance = beside.for_video(video)
     for numbers in frame_batches(video.shape):
         dark_THWC = video.read(numbers)
         for dark, enhanced in zip(dark_THWC, enhance(dark_THWC, numbers.start), strict=True):
             yield np.concatenate([_enlarged(dark), _enlarged(enhanced)], axis=1)
 
 
-def _enlarged(frame: Frame) -> Picture:
-    """A copy, pixels of small frames as squares; an odd last row or column is there twice, since H.264 needs it."""
+def _enlarged(frame: Frame) -> Frame:
+    """A copy, pixels of small frames as squares; an odd last row or column is doubled, since H.264 needs even sizes."""
     factor = -(-MIN_WIDTH // frame.shape[1])
     if factor > 1:
         frame = frame.repeat(factor, axis=0).repeat(factor, axis=1)
@@ -154,7 +148,7 @@ def _enlarged(frame: Frame) -> Picture:
 
 
 class StreamedVideo:
-    """A video's file as enhancers read it: frames in rising order stream, others begin at the start again.
+    """A video's file as enhancers read it: frames in rising order are streamed, others start over.
 
     kept: how many of the newest frames are held.
     """
@@ -189,29 +183,29 @@ class StreamedVideo:
 
 @dataclass(frozen=True)
 class _Panel:
-    """Rows of the picture from `top` on, as what is left of a frame there and what is added to it."""
+    """Rows of the picture from `top` on: how much of a frame shows through, and what is added to it."""
 
     top: int
     left_over_HWC: NDArray[np.float32]
     added_HWC: NDArray[np.float32]
 
     @staticmethod
-    def of(top: int, size_HW: tuple[int, int], draw: Callable[[Picture], None]) -> _Panel:
-        """The panel that `draw` draws: once on black and once on white, which tells how much of each is hidden."""
+    def of(top: int, size_HW: tuple[int, int], draw: Callable[[Frame], None]) -> _Panel:
+        """The panel that `draw` draws, found by drawing it on black and on white."""
         black, white = (np.full((*size_HW, 3), level, np.uint8) for level in (0, 255))
         draw(black)
         draw(white)
         added_HWC = black.astype(np.float32)
         return _Panel(top, ((white - added_HWC) / 255).astype(np.float32), added_HWC)
 
-    def draw(self, picture_HWC: Picture) -> None:
+    def draw(self, picture_HWC: Frame) -> None:
         """Draw on a picture."""
         rows = picture_HWC[self.top : self.top + len(self.added_HWC)]
         rows[:] = np.rint(rows * self.left_over_HWC + self.added_HWC)
 
 
 def _panels(size_HW: tuple[int, ...], shown: Sequence[tuple[str, float]], names: Sequence[str]) -> tuple[_Panel, ...]:
-    """Classes over the foot of the picture; where halves have names, these over its head."""
+    """Classes at the foot of the picture and, if the halves have names, these at its head."""
     height, width = size_HW
     size = max(10, min(height // 24, width // 40))  # of capitals
     line = 2 * size
@@ -222,13 +216,13 @@ def _panels(size_HW: tuple[int, ...], shown: Sequence[tuple[str, float]], names:
     return foot, _Panel.of(0, (min(height, line), width), lambda part: _draw_names(part, names, size))
 
 
-def _draw_classes(part_HWC: Picture, shown: Sequence[tuple[str, float]], size: int) -> None:
+def _draw_classes(part_HWC: Frame, shown: Sequence[tuple[str, float]], size: int) -> None:
     """A line for each class: its name, a bar as long as its probability, and that in percent."""
     _shade(part_HWC)
     width = part_HWC.shape[1]
     percents = [f"{100 * probability:.0f} %" for _, probability in shown]
     right = width - size - max(text_width("100 %", size), 1)
-    names = [cut(plain(name), size, width // 3) for name, _ in shown]
+    names = [cut(name, size, width // 3) for name, _ in shown]
     left = 2 * size + max(text_width(name, size) for name in names)
     for row, ((_, probability), name, percent) in enumerate(zip(shown, names, percents, strict=True)):
         baseline = size // 2 + 2 * size * row + size + size // 2
@@ -239,12 +233,12 @@ def _draw_classes(part_HWC: Picture, shown: Sequence[tuple[str, float]], size: i
         write(part_HWC, percent, width - size - text_width(percent, size), baseline, size, TEXT)
 
 
-def _draw_names(part_HWC: Picture, names: Sequence[str], size: int) -> None:
+def _draw_names(part_HWC: Frame, names: Sequence[str], size: int) -> None:
     half = part_HWC.shape[1] // len(names)
     _shade(part_HWC)
     for number, name in enumerate(names):
-        write(part_HWC, cut(plain(name), size, half - 2 * size), half * number + size, size + size // 2, size, TEXT)
+        write(part_HWC, cut(name, size, half - 2 * size), half * number + size, size + size // 2, size, TEXT)
 
 
-def _shade(part_HWC: Picture) -> None:
+def _shade(part_HWC: Frame) -> None:
     part_HWC[:] = cv2.addWeighted(part_HWC, 1 - SHADE, np.full_like(part_HWC, BACKGROUND), SHADE, 0)

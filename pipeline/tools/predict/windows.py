@@ -1,7 +1,7 @@
-"""Windows of a video, and their clips made of frames that come once and in order.
+"""Windows of a video, and their clips, from frames that come once and in order.
 
-A window's clips are those that `score` takes of a whole video (views.uniform_view), as though the window were one.
-Memory holds the boxes of frames that a clip still waits for, however long the video is.
+A window is cut into clips as `score` cuts a whole video (views.uniform_view). Memory holds the frames that unfinished
+clips need, however long the video is.
 
 Axes: T frames, H rows, W columns, C the channels red, green, blue; uint8.
 """
@@ -36,7 +36,7 @@ class Window:
 
 @dataclass(frozen=True)
 class WindowClip:
-    """One clip of a window. `weight`: how many of the window's clips it stands for; in short windows some are alike."""
+    """One clip of a window. `weight`: how many of the window's clips it stands for; in short windows some are equal."""
 
     window: Window
     weight: int
@@ -46,7 +46,7 @@ class WindowClip:
 def windows_of(num_frames: int, *, length: int, hop: int) -> Iterator[Window]:
     """Windows of `length` frames, `hop` frames from one to the next; the last one ends with the video.
 
-    A video that is not longer than a window is one.
+    A video no longer than a window is one window.
     """
     last = max(num_frames - length, 0)
     for first in range(0, last, hop):
@@ -63,10 +63,10 @@ def endless_windows(*, length: int, hop: int) -> Iterator[Window]:
 def read_clips(
     frames: Iterable[Frame], windows: Iterator[Window], clip: ClipParams, *, num_clips: int, num_crops: int
 ) -> Iterator[WindowClip]:
-    """`num_clips` × `num_crops` views of each window, each as soon as its last frame is there, until the frames end.
+    """`num_clips` × `num_crops` views of each window, each as soon as its last frame has come, until the frames end.
 
-    frames: (H, W, C), all of one size. windows: none before the one ahead of it, and all of one length, so that they
-    are complete in their order. What the frames do not reach is left out.
+    frames: (H, W, C), all of one size. windows: sorted and of one length, so that they are completed in order. Views
+    that the frames do not reach are omitted.
     """
     upcoming = next(windows, None)
     waiting: list[_Awaited] = []
@@ -87,7 +87,7 @@ def read_clips(
 
 @dataclass(frozen=True, eq=False)
 class _Awaited:
-    """A clip whose frames are not all there yet; `view` is within the window."""
+    """A clip whose frames have not all come yet; `view` is relative to the window."""
 
     window: Window
     view: View

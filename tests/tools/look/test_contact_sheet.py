@@ -11,7 +11,6 @@ from builders import noise_video
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.tools.lettering import plain
 from pipeline.tools.look.contact_sheet import BACKGROUND, BARS, MARK, Title, draw_sheet, save_sheet, shown_size
 
 SIZES = [(18, 22), (128, 171), (40, 30)]  # of a row each
@@ -86,10 +85,6 @@ def test_large_frames_are_reduced_by_areas():
     (box,) = sheet.boxes[0]
     assert (box.height, box.width) == (150, 200)
     np.testing.assert_allclose(part(sheet, box), frame.reshape(150, 4, 200, 4, 3).mean(axis=(1, 3)), atol=1)
-
-
-def test_names_cannot_hold_what_the_font_has_not():
-    assert plain("Run/Run_1 é\x1b\n日") == "Run/Run_1 \\xe9\\x1b\\n\\u65e5"
 
 
 def test_the_file_is_the_picture_and_the_same_sheet_gives_the_same_bytes(sheet, tmp_path):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pipeline.enhance.classical import Equalize, GammaAuto, Unchanged, enhance_frames
-from pipeline.tools.look.flicker import Flicker, background, flicker_text, measure_flicker
+from pipeline.tools.look.preview import Flicker, background, flicker_text, measure_flicker
 
 
 def scene(num_frames=12, *, shape=(24, 32)):
@@ -89,5 +89,5 @@ def test_videos_without_background_are_left_out_of_the_mean():
 
 @pytest.mark.parametrize("shape", [(1, 8, 8, 3), (4, 8, 9, 3)])
 def test_other_shapes_are_refused(shape):
-    with pytest.raises(ValueError, match="two frames and more of one shape"):
+    with pytest.raises(ValueError, match="two or more frames of one shape"):
         measure_flicker(np.zeros((4 if shape[0] > 1 else 1, 8, 8, 3), np.uint8), np.zeros(shape, np.uint8))

@@ -14,7 +14,7 @@ from pipeline.enhance.classical import Clahe, Equalize, Gamma, GammaAuto, enhanc
 from pipeline.tools.predict import overlay
 from pipeline.tools.predict.inference import VideoPrediction, WindowPrediction
 from pipeline.tools.predict.inputs import VideoInput
-from pipeline.tools.predict.overlay import FIRST, OTHER, TRACK, Beside, StreamedVideo, plan_overlays, write_overlay
+from pipeline.tools.predict.overlay import FIRST, OTHER, TRACK, StreamedVideo, plan_overlays, write_overlay
 from pipeline.tools.predict.windows import windows_of
 from pipeline.videos.reader import probe, read_frames, write_video
 
@@ -89,13 +89,13 @@ def test_a_frame_shows_the_newest_window_that_has_begun(video, tmp_path):
 
 
 def test_the_enhanced_view_stands_to_the_right(video, tmp_path):
-    beside = Beside(Gamma(3.0), "gamma")
+    beside = Gamma(3.0)
     shown = overlaid(predicted(video, [[0.6, 0.3, 0.1, 0.0]]), tmp_path / "out.mp4", beside=beside)
     frames = np.stack(list(read_frames(video)))
     assert shown.shape == (NUM_FRAMES, 240, 800, 3)
     rows = slice(30, 150)  # between the halves' names and the classes
     assert np.abs(shown[:, rows, :396].astype(int) - frames[:, rows, :396]).mean() < 3
-    enhanced = enhance_frames(beside.enhancer, frames)
+    enhanced = enhance_frames(beside, frames)
     assert np.abs(shown[:, rows, 404:].astype(int) - enhanced[:, rows, 4:]).mean() < 3
 
 
@@ -108,7 +108,7 @@ def test_a_streamed_video_is_enhanced_as_one_in_memory(tmp_path, enhancer):
     frames_THWC = smooth(70, 48, 64)
     write_video(tmp_path / "in.mp4", frames_THWC, fps=10)
     prediction = predicted(tmp_path / "in.mp4", [[0.7, 0.1, 0.1, 0.1]], length=70, num_frames=70)
-    pictures = np.stack(list(overlay._pictures(prediction, Beside(enhancer, "it"))))
+    pictures = np.stack(list(overlay._pictures(prediction, enhancer)))
     decoded = np.stack(list(read_frames(tmp_path / "in.mp4")))
     expected = enhance_frames(enhancer, decoded).repeat(5, axis=1).repeat(5, axis=2)
     np.testing.assert_array_equal(pictures[:, :, 320:], expected)
@@ -164,7 +164,7 @@ def test_memory_does_not_grow_with_the_video(tmp_path):
         tracemalloc.start()
         write_overlay(
             prediction, tmp_path / "out.mp4", class_names=CLASSES, top_k=1,
-            beside=Beside(Equalize("frame", 5), "equalize"), watch=lambda path, number: None,
+            beside=Equalize("frame", 5), watch=lambda path, number: None,
         )  # fmt: skip
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()

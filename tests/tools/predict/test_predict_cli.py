@@ -16,7 +16,7 @@ from camera_frames import FakeCapture, smooth
 from paths import ROOT
 
 from pipeline.models.recognizer import save_model
-from pipeline.tools.predict import webcam
+from pipeline.tools.predict import inputs
 from pipeline.videos.reader import probe, write_video
 
 
@@ -243,7 +243,7 @@ def camera(monkeypatch):
                 os.kill(os.getpid(), signal.SIGINT)
                 yield np.zeros((36, 48, 3), np.uint8)
 
-        monkeypatch.setattr(webcam.cv2, "VideoCapture", lambda number: FakeCapture(frames(), fps=10.0))
+        monkeypatch.setattr(inputs.cv2, "VideoCapture", lambda number: FakeCapture(frames(), fps=10.0))
 
     return attach
 
