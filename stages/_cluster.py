@@ -131,6 +131,7 @@ def _map_there(
     stop: StopCheck,
 ) -> list[Result]:
     from distributed import wait
+    from distributed.comm import CommClosedError
 
     futures = client.map(partial(_run_in_worker, function), tasks, pure=False, retries=0)
     number_of = {future: number for number, future in enumerate(futures)}
@@ -155,7 +156,7 @@ def _map_there(
                     pending.add(future)
                     continue
                 done(tasks[number], results[number])
-    except CancelledError:
+    except (CancelledError, CommClosedError):
         raise EnvironmentProblem(
             "the dask scheduler went away", remedy="start it and run the same command again: it goes on from here"
         ) from None

@@ -17,6 +17,8 @@ from command_line import install_program, leaves, parameters
 from pages import FENCE, PAGES, anchors_of, arguments_of_dlkdd, blocks_of, calls_in, prose_of, text_of
 from paths import ROOT
 
+from docs import draw_rooms
+
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]
 RUN_ELSEWHERE = {"docs/sharing.md": "test_sharing.py"}
 QUICKSTART = "docs/quickstart.md"
@@ -107,6 +109,24 @@ def test_files_named_in_code_exist(page):
 def test_the_index_has_every_page():
     linked = set(re.findall(r"\]\((\w[\w-]*\.md)\)", text_of("docs/README.md")))
     assert linked == {path.name for path in (ROOT / "docs").glob("*.md")} - {"README.md"}
+
+
+def test_the_table_of_rooms_is_what_the_rooms_say_of_themselves():
+    rows = re.findall(
+        r"^\| \*\*(\w+)/\*\* \| (.*?) \| !\[.*?\]\(images/rooms/(\w+)\.svg\) \|$", text_of("docs/architecture.md"), re.M
+    )
+    assert [name for name, _, _ in rows] == list(draw_rooms.ROOMS)
+    for name, line, picture in rows:
+        assert line == ast.get_docstring(ast.parse(text_of(f"pipeline/{name}/__init__.py"))), name
+        assert picture == name
+
+
+def test_the_pictures_of_the_rooms_are_those_of_the_imports():
+    folder = ROOT / "docs/images/rooms"
+    pictures = draw_rooms.pictures()
+    assert {path.stem for path in folder.iterdir()} == set(pictures)
+    stale = [name for name, svg in pictures.items() if (folder / f"{name}.svg").read_text() != svg]
+    assert stale == [], "run: python docs/draw_rooms.py"
 
 
 ERRORS = {"ParamsError", "DataError", "EnvironmentProblem", "StaleArtifactError"}
