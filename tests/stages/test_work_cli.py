@@ -16,7 +16,7 @@ from pipeline.core.work_folder import remove_work_folder, work_folder
 
 HOLD = """
 import sys
-from pipeline.core.work import work_folder
+from pipeline.core.work_folder import work_folder
 with work_folder("train_student", params={}, inputs={}, format_version=1):
     print("held", flush=True)
     sys.stdin.read()
