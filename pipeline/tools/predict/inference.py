@@ -57,24 +57,18 @@ class Sampling:
         """The same by name."""
         return {"num_clips": self.num_clips, "num_crops": self.num_crops}
 
-    def frames(self, seconds: float, fps: float) -> int:
-        """A duration in whole frames, at least one."""
-        return max(1, round(seconds * fps))
+    def windows(self, num_frames: int | None, fps: float, clip: ClipParams) -> Iterator[Window]:
+        """The windows of a video, or those of a camera, which has no number of frames: by default of one clip each."""
 
-    def windows(self, num_frames: int, fps: float) -> Iterator[Window]:
-        """The windows of a video."""
-        if self.window_seconds is None:
-            return windows_of(num_frames, length=num_frames, hop=num_frames)
-        length = self.frames(self.window_seconds, fps)
-        hop = length if self.hop_seconds is None else self.frames(self.hop_seconds, fps)
+        def frames(seconds: float) -> int:
+            return max(1, round(seconds * fps))
+
+        whole = (clip.num_frames - 1) * clip.frame_stride + 1 if num_frames is None else num_frames
+        length = whole if self.window_seconds is None else frames(self.window_seconds)
+        hop = length if self.hop_seconds is None else frames(self.hop_seconds)
+        if num_frames is None:
+            return endless_windows(length=length, hop=hop)
         return windows_of(num_frames, length=length, hop=hop)
-
-    def live_windows(self, fps: float, clip: ClipParams) -> Iterator[Window]:
-        """The windows of a camera, of one clip each by default."""
-        span = (clip.num_frames - 1) * clip.frame_stride + 1
-        length = span if self.window_seconds is None else self.frames(self.window_seconds, fps)
-        hop = length if self.hop_seconds is None else self.frames(self.hop_seconds, fps)
-        return endless_windows(length=length, hop=hop)
 
 
 @dataclass(frozen=True)
@@ -167,7 +161,7 @@ def predict_live(
     clip = recognizer.architecture.clip
     arrivals = _Arrivals(stop)
     resized = resize_frames(arrivals.noted(frames), short_side=sampling.short_side)
-    clips = read_clips(resized, sampling.live_windows(fps, clip), clip, **sampling.views)
+    clips = read_clips(resized, sampling.windows(None, fps, clip), clip, **sampling.views)
     gathered = _Gathered("the camera", sampling.num_views)
     for output in _with_outputs(recognizer, clips, batch_size=1, device=device):
         assert isinstance(output, _Output)
@@ -222,7 +216,7 @@ def _video_events(path: Path, sampling: Sampling, clip: ClipParams, watch: Watch
         num_frames = sum(1 for _ in frames()) if info.num_frames is None else info.num_frames
         while True:
             yield _Opened(path, num_frames, fps)
-            yield from read_clips(frames(), sampling.windows(num_frames, fps), clip, **sampling.views)
+            yield from read_clips(frames(), sampling.windows(num_frames, fps, clip), clip, **sampling.views)
             if num_read == num_frames:
                 break
             num_frames = num_read  # MPEG-4 states frames that only repeat others: once more with those that exist
