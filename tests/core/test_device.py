@@ -21,7 +21,7 @@ import os, sys, time
 from pathlib import Path
 from pipeline.core.errors import DlkddError, ParamsError
 from pipeline.core.progress import interruptible
-from pipeline.core.ranks import process_group
+from pipeline.core.device import process_group
 
 what, folder = sys.argv[1], Path(sys.argv[2])
 
