@@ -79,7 +79,7 @@ def test_a_disk_that_is_full_is_told_when_a_shard_is_written(tmp_path, monkeypat
 
 
 @given(data=st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_frames_and_box_are_those_written(raw_store, data):
     name = data.draw(st.sampled_from(sorted(SHAPES)))
     num_frames, height, width = raw_store.shape(name)
