@@ -21,7 +21,8 @@ import torch
 
 from benchmarks.enhance_stage import here, run_stage, save
 from benchmarks.material import Frames, peak_mib
-from pipeline.data.frame_store import shard_path, write_index, write_shard
+from pipeline.data.frame_shard import write_shard
+from pipeline.data.frame_store import shard_path, write_index
 from pipeline.enhance.classical import Equalize
 from pipeline.enhance.file import save_enhancer
 

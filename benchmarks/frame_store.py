@@ -19,7 +19,8 @@ import numpy as np
 import simplejpeg
 
 from benchmarks.material import Frames, best_seconds, render_videos
-from pipeline.data.frame_store import Codec, FrameStore, shard_path, write_index, write_shard
+from pipeline.data.frame_shard import Codec, write_shard
+from pipeline.data.frame_store import FrameStore, shard_path, write_index
 from pipeline.enhance.classical import Gamma, enhance_frames
 from pipeline.videos.reader import read_frames
 

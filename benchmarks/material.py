@@ -10,16 +10,8 @@ from functools import partial
 from pathlib import Path
 
 from pipeline.core.params import load_section
-from pipeline.data.frame_store import (
-    Codec,
-    FrameStore,
-    IndexRow,
-    OpenFrames,
-    shard_of,
-    shard_path,
-    write_index,
-    write_shard,
-)
+from pipeline.data.frame_shard import Codec, IndexRow, OpenFrames, write_shard
+from pipeline.data.frame_store import FrameStore, shard_of, shard_path, write_index
 from pipeline.tools.demo.render import DemoVideosParams, film, list_videos
 from pipeline.videos.reader import read_frames, write_video
 

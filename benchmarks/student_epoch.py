@@ -23,7 +23,8 @@ from torch import Tensor
 
 from pipeline.core.params import ClipParams, ViewsParams, load_params
 from pipeline.data.dataset import BANK, Batch, ClipDataset, DrawnViews, EpochPlan, Sample, load_batches
-from pipeline.data.frame_store import FrameStore, shard_path, write_index, write_shard
+from pipeline.data.frame_shard import write_shard
+from pipeline.data.frame_store import FrameStore, shard_path, write_index
 from pipeline.distill.store.codecs import codec_of
 from pipeline.distill.store.store import SoftTargetStore
 from pipeline.distill.student.cached_targets import load_targets

@@ -81,7 +81,7 @@ class LazyGroup(TyperGroup):
         return [name.replace("_", "-") for name in COMMANDS]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """The command of that name, spelt with - or _; a stub with its help where only the list is asked for."""
+        """The command of that name, spelt with - or _; a stub with its help where only the list is printed."""
         name = cmd_name.replace("-", "_")
         if name not in COMMANDS:
             return None
@@ -105,7 +105,7 @@ class LazyGroup(TyperGroup):
 
 
 def _words_typed() -> list[str]:
-    """The words of the command line; where a shell asks how it may go on (completion), those typed so far."""
+    """The words of the command line; for a shell's completion, those typed so far."""
     typed = " ".join(os.environ.get(name, "") for name in ("COMP_WORDS", "_TYPER_COMPLETE_ARGS"))
     return [*sys.argv[1:], *(typed.split() if "_DLKDD_COMPLETE" in os.environ else ())]
 
@@ -153,7 +153,7 @@ def _fail(error: DlkddError) -> None:
 
 @contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    """End on SIGTERM and Ctrl-C as if all blocks were left: what was half-written goes. Long stages save progress."""
+    """End on SIGTERM and Ctrl-C with all blocks left, so that half-written files go. Long stages save progress."""
 
     def end(signal_number: int, _frame: FrameType | None) -> None:
         sys.exit(128 + signal_number)
@@ -167,7 +167,7 @@ def _ended_by_signals() -> Iterator[None]:
 
 
 def _start_processes() -> None:
-    """Become torchrun where several processes are asked for and this is not one of them already."""
+    """Become torchrun where several processes are wanted and this is not one of them already."""
     wanted = os.environ.get("DLKDD_PROCESSES", "1")
     if not wanted.isdigit() or int(wanted) < 1:
         raise ParamsError(f"DLKDD_PROCESSES: expected the number of processes, not {wanted!r}")

@@ -246,7 +246,7 @@ def _check_packages(client: Any, scheduler: str) -> None:
 
 
 def _is_here() -> None:
-    """Nothing; what is asked is whether it can be imported."""
+    """Does nothing: the question is whether it can be imported."""
 
 
 def _ignore_ctrl_c() -> None:

@@ -61,7 +61,7 @@ def say_error(message: str) -> None:
 
 @dataclass
 class _Pace:
-    """How far the units are, how fast they come and when the last one will be there."""
+    """How many units are done, at what rate, and how long the rest takes."""
 
     total: int
     unit: str  # in the plural
@@ -70,7 +70,7 @@ class _Pace:
     started: float = field(default_factory=lambda: time.monotonic())
 
     def add(self, count: int, *, earlier: bool) -> None:
-        """So many more are done."""
+        """`count` more are done."""
         self.done += count
         self.earlier += count if earlier else 0
 

@@ -48,8 +48,8 @@ def use(
 ) -> None:
     """Put a recipe in place as the parameter file, and print what changes.
 
-    Nothing is written when the folder of the data set does not exist. An edited parameter file is safe in git, or say
-    `git diff` first.
+    Nothing is written when the folder of the data set does not exist. An edited parameter file is replaced: commit it
+    first.
 
     Example: dlkdd recipe use arid --data /data/ARID
     """

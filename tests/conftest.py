@@ -10,8 +10,14 @@ from pathlib import Path
 
 import pytest
 from dask_runs import Cluster
+from hypothesis import HealthCheck, settings
 
 from stages.__main__ import main
+
+# How long an example takes depends on what else the machine does; examples that share a folder write their files anew
+UNDISTURBED = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+settings.register_profile("dlkdd", deadline=None, suppress_health_check=UNDISTURBED)
+settings.load_profile("dlkdd")
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Checkpoints: everything needed to go on, written whole, with a digest, the one before kept.
+"""Checkpoints: everything needed to go on, written whole, with a digest; the previous one is kept.
 
 A torn or flipped checkpoint is noticed and the previous one used. Loaded with weights_only: no code comes from a file.
 """
@@ -17,9 +17,9 @@ from pipeline.core.files import written_whole
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write tensors, numbers, texts, lists and dicts; the checkpoint before stays beside it.
+    """Write tensors, numbers, texts, lists and dicts; the previous one stays beside it.
 
-    Nothing is moved before the new one is whole: the one before may be the only one that is.
+    Nothing is moved before the new one is whole: the previous one may be the only one that is.
     """
     buffer = io.BytesIO()
     torch.save(state, buffer)
@@ -45,7 +45,7 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
             return state
     if candidates:
         raise StaleArtifactError(
-            f"{path}: the checkpoint and the one before are damaged",
+            f"{path}: the checkpoint and the previous one are damaged",
             remedy=f"remove the folder {path.parent} to train from the start, and check the disk",
         )
     return None
@@ -65,6 +65,6 @@ def _read(path: Path) -> dict[str, Any] | None:
         return None
     try:
         state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception:  # not of ours, whatever its digest says: torch raises nearly anything for what it will not run
+    except Exception:  # not ours, whatever its digest: torch raises nearly anything for what it will not run
         return None
     return state

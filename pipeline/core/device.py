@@ -40,7 +40,7 @@ def choose_device(name: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise EnvironmentProblem(
             f"--device {name}: PyTorch {torch.__version__} sees {torch.cuda.device_count()} CUDA devices",
-            remedy="leave --device away to use what there is, or install a CUDA build of torch",
+            remedy="omit --device to use what there is, or install a CUDA build of torch",
         )
     return device
 

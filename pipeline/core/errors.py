@@ -1,7 +1,7 @@
 """What can go wrong, as seen by the user: one exception per exit code.
 
 An error names the file, field or row, says what was expected, and gives the command that helps. Checks collect all
-of their findings and raise once, so that a user mends everything in one go.
+of their findings and raise once, so that a user fixes everything in one go.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def shortened(text: str) -> str:
 
 
 class DlkddError(Exception):
-    """Base of the errors that a user can cause or mend; anything else is a bug of ours (exit code 1).
+    """Base of the errors that a user can cause or fix; anything else is a bug of ours (exit code 1).
 
     findings: all of them; the text has the first ones, and how many more there are.
     """
@@ -63,17 +63,17 @@ class EnvironmentProblem(DlkddError):
 
 
 def out_of_memory(error: BaseException, what: str = "") -> EnvironmentProblem | None:
-    """What to tell of an error where it says that memory ran out, Python's or PyTorch's, here or on a device.
+    """The problem to report where an error says that memory ran out, Python's or PyTorch's, here or on a device.
 
-    `what` is what the memory was for, where one knows.
+    `what` is what the memory was for, where known.
     """
-    said = str(error).partition("\n")[0]
+    message = str(error).partition("\n")[0]
     known = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"  # torch's, not imported here
-    known = known or (isinstance(error, OSError) and error.errno == errno.ENOMEM) or _ALLOCATION in said
+    known = known or (isinstance(error, OSError) and error.errno == errno.ENOMEM) or _ALLOCATION in message
     if not known:
         return None
     return EnvironmentProblem(
-        f"{what + ': ' if what else ''}memory ran out: {said or type(error).__name__}",
+        f"{what + ': ' if what else ''}memory ran out: {message or type(error).__name__}",
         remedy="a smaller batch_size, a larger accumulate, checkpoint_activations, or fewer --workers and num_workers "
         "need less; then run the same command again: it goes on",
     )

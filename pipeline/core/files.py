@@ -1,4 +1,4 @@
-"""Files written whole or not at all, the one place that does so, and what the disk refuses told in the user's words."""
+"""Files written whole or not at all, the one place that does so, and errors of the disk in the user's words."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def sync_folder(folder: Path) -> None:
 _FREE_SPACE = "free disk space, then run the same command again: it goes on"
 _MAKE_WRITABLE = "make the file and its folder accessible to this user, then run the same command again: it goes on"
 _LOOK_AT_DISK = "the disk, or the way to it, fails: see the system's log; on a sound one run the same command again"
-# What the system refuses a program, whatever the program does: what that means, and what helps
+# Errors of the system whatever the program does: what they mean, and what helps
 _REFUSALS = {
     errno.ENOSPC: ("cannot be written", _FREE_SPACE),
     errno.EDQUOT: ("cannot be written", _FREE_SPACE),
@@ -40,20 +40,20 @@ _REFUSALS = {
     errno.EIO: ("cannot be read or written", _LOOK_AT_DISK),
 }
 
-_SAID_BY_LIBRARIES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+_IN_MESSAGES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 
 def disk_error(error: BaseException, path: Path | None = None) -> EnvironmentProblem | None:
-    """What to tell the user where a full, failing or read-only disk is the reason of an error; None where it is not.
+    """The problem to report where a full, failing or read-only disk caused an error; None where it did not.
 
-    `path` is what was worked on; errors that name another file tell of that one, but for its temporary name. HDF5,
-    safetensors and others have exceptions of their own for it: these say it with the system's words, or have the
+    `path` is what was worked on; an error that names another file is about that one, unless it is the temporary name.
+    HDF5, safetensors and others have exceptions of their own for it: these quote the system's message, or have the
     system's error as their cause.
     """
     for each in _chain(error):
         number = each.errno if isinstance(each, OSError) else None
         if number not in _REFUSALS:
-            number = next((number for number in _SAID_BY_LIBRARIES if os.strerror(number) in str(each)), None)
+            number = next((number for number in _IN_MESSAGES if os.strerror(number) in str(each)), None)
         if number is None:
             continue
         named = each.filename if isinstance(each, OSError) else None
@@ -77,7 +77,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Tell the user where the disk is why a path cannot be written; other errors pass."""
+    """Turn an error of the disk into EnvironmentProblem; other errors pass."""
     try:
         yield
     except DlkddError:
@@ -204,7 +204,7 @@ def _replace(built: Path, out: Path, old: Path) -> None:
 
 
 def _exchanged(built: Path, out: Path, old: Path) -> bool:
-    """Let two folders change places in one step; False where that is not to be had, and nothing has happened.
+    """Exchange two folders in one step; False where the system cannot, and nothing has happened.
 
     What was built gets the name of what is swept first: that of progress must not come to hold the old version.
     """

@@ -151,7 +151,7 @@ class TrainParams(Section):
 
 
 class PrecomputeSoftTargetsParams(Section):
-    """How the teacher is asked about the bank of views, and how its logits are packed."""
+    """Teacher inference over the bank of views, and how its logits are packed."""
 
     codec: Literal["float16", "float32", "topk"]
     top_k: Count
@@ -168,7 +168,7 @@ class SoftTargetsParams(Section):
 
 
 class DistillationParams(Section):
-    """Options of the soft loss, and the course of soft_weight."""
+    """Options of the soft loss, and the schedule of soft_weight."""
 
     standardize: bool
     extra_temperatures: Annotated[list[Positive], Field(min_length=1)] | None

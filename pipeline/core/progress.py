@@ -1,4 +1,4 @@
-"""What long work is asked (to stop), what it tells (how far it is), and where its time goes."""
+"""Requests to stop, reports of progress, and where the time goes, of long work."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Work folders: where a long stage builds its result, under locks of its own.
 
-A stage builds in `.work/<stage>-<fingerprint>/`, outside of what DVC tracks, so that a killed run goes on where it was:
+A stage builds in `.work/<stage>-<fingerprint>/`, outside of what DVC tracks, so that a killed run resumes where it was:
 DVC deletes a stage's outs before it starts, but never looks in here. The fingerprint names everything that the result
 depends on; with any other parameter, input or format the stage starts a folder of its own.
 """
@@ -101,7 +101,7 @@ def work_folder(
 def out_lock(stage: str, out: Path) -> Iterator[None]:
     """Hold the lock of a path that a stage will write; raises EnvironmentProblem where another process holds it.
 
-    And where nothing can be written there: that is better known before hours of work than after them. Two runs with
+    And where nothing can be written there, before hours of work rather than after them. Two runs with
     different parameters have different work folders, but the same out.
     """
     name = digest_bytes(str(out.absolute()).encode())[:16]

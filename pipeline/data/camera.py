@@ -21,7 +21,7 @@ from pipeline.data.frames import Frames
 CONVERTER_BITS = 12
 STEPS = 2**CONVERTER_BITS - 1
 MAD_TO_SIGMA = 1.4826  # of a normal distribution
-NOISE_BANDS = ((0, 16), (16, 32), (32, 64), (64, 128))  # levels, as FACTS.md bands the real clips
+NOISE_BANDS = ((0, 16), (16, 32), (32, 64), (64, 128))  # levels, as docs/demo.md compares them
 
 
 def srgb_to_linear(values: NDArray[np.float64]) -> NDArray[np.float64]:

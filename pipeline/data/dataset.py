@@ -1,6 +1,6 @@
 """Training and scoring samples: which clip of which video, in which order, and with which soft target.
 
-The order of an epoch and the view of a video depend only on their names, so a run that starts at step s sees exactly
+The order of an epoch and the view of a video depend only on their names, so a run that resumes at step s sees exactly
 what an uninterrupted one would. Teacher, student and baseline share everything here; a student's sample differs from a
 baseline's by one lookup.
 
@@ -61,9 +61,9 @@ def samples_of(manifest: Manifest, frames: FrameStore, split: str) -> list[Sampl
 
 
 def check_same_videos(manifest: Manifest, frames: FrameStore) -> None:
-    """Raise StaleArtifactError where frames say that they are of other videos than the manifest's.
+    """Raise StaleArtifactError where frames were made from other videos than the manifest's.
 
-    By the digest of all videos' ids and digests; a store without a word about its videos is taken as it is.
+    By the digest of all videos' ids and digests; a store that does not name its videos is accepted.
     """
     made_from = frames.origin.get("videos")
     if made_from not in (None, manifest.videos_digest):
@@ -85,7 +85,7 @@ def check_same_videos(manifest: Manifest, frames: FrameStore) -> None:
 
 @dataclass(frozen=True)
 class Batch:
-    """Clips with their labels and, for a student, the teacher's logits, or what an online teacher is asked about."""
+    """Clips with their labels and, for a student, the teacher's logits, or the clips for an online teacher."""
 
     clip_BTHWC: Tensor
     labels_B: Tensor
@@ -95,27 +95,19 @@ class Batch:
 
     def part(self, clips: slice) -> Batch:
         """Some of its clips."""
-        teacher_BK, teacher_clip_BTHWC = self.teacher_BK, self.teacher_clip_BTHWC
-        return Batch(
-            self.clip_BTHWC[clips],
-            self.labels_B[clips],
-            None if teacher_BK is None else teacher_BK[clips],
-            None if teacher_clip_BTHWC is None else teacher_clip_BTHWC[clips],
-            self.video_ids[clips],
-        )
+        return self._changed(lambda tensor: tensor[clips], self.video_ids[clips])
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device."""
+        return self._changed(lambda tensor: tensor.to(device, non_blocking=True), self.video_ids)
 
-        def there(tensor: Tensor | None) -> Tensor | None:
-            return None if tensor is None else tensor.to(device, non_blocking=True)
-
+    def _changed(self, change: Callable[[Tensor], Tensor], video_ids: tuple[str, ...]) -> Batch:
         return Batch(
-            self.clip_BTHWC.to(device, non_blocking=True),
-            self.labels_B.to(device, non_blocking=True),
-            there(self.teacher_BK),
-            there(self.teacher_clip_BTHWC),
-            self.video_ids,
+            change(self.clip_BTHWC),
+            change(self.labels_B),
+            None if self.teacher_BK is None else change(self.teacher_BK),
+            None if self.teacher_clip_BTHWC is None else change(self.teacher_clip_BTHWC),
+            video_ids,
         )
 
 
@@ -250,7 +242,7 @@ class EpochPlan:
         return epochs * self.num_samples + number * least + min(number, larger)
 
     def smallest_part(self, num_parts: int) -> int:
-        """The least samples that a batch has, when each is cut into so many parts."""
+        """The least samples that a batch has, when each is cut into `num_parts`."""
         return self.num_samples // self.steps_per_epoch // num_parts
 
 
@@ -281,11 +273,11 @@ def load_batches(dataset: ClipDataset, batches: Iterator[list[Key]], *, num_work
     try:
         yield from loader
     except RuntimeError as error:
-        said = str(error)
-        if not said.startswith("DataLoader worker") and _SHARED_MEMORY not in said:
+        message = str(error)
+        if not message.startswith("DataLoader worker") and _SHARED_MEMORY not in message:
             raise
         raise EnvironmentProblem(
-            f"a data loader process was lost: {said.strip().splitlines()[-1]}",
+            f"a data loader process was lost: {message.strip().splitlines()[-1]}",
             remedy="memory is the usual reason, or /dev/shm, through which clips come: a smaller batch_size or "
             "num_workers needs less, num_workers: 0 none (docker run --shm-size 8g gives more); then run the same "
             "command again: it goes on",

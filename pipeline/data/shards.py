@@ -1,4 +1,4 @@
-"""Shards as tasks that may run on any worker, run twice, or have run before: killed, or with other videos.
+"""Shards as tasks that may run on any worker, run twice, or have run before: until killed, or with other videos.
 
 A task writes its shard into the stage's work folder and then a record beside it: what the shard holds, and what it was
 made from. Shards and records stay there when the store is published (as hard links: the bytes are there once), since
@@ -23,17 +23,8 @@ from pipeline.core.errors import DataError, StaleArtifactError
 from pipeline.core.files import publish, write_text_whole
 from pipeline.core.progress import Stopwatch
 from pipeline.core.work_folder import WorkFolder
-from pipeline.data.frame_store import (
-    Codec,
-    EncodedFrame,
-    IndexRow,
-    OpenFrames,
-    Shard,
-    ShardResult,
-    shard_path,
-    write_index,
-    write_shard,
-)
+from pipeline.data.frame_shard import Codec, EncodedFrame, IndexRow, OpenFrames, Shard, ShardResult, write_shard
+from pipeline.data.frame_store import shard_path, write_index
 from pipeline.data.frames import Frame
 
 MAX_DEATHS = 2  # processes that may die with a video before it is given up; dask gives a task four
@@ -84,7 +75,7 @@ class Record:
 
 
 def write_record(work: Path, shard: int, result: ShardResult, notes: Mapping[str, Any]) -> None:
-    """Say what a shard holds; `notes` are JSON values of the stage's own."""
+    """Record what a shard holds; `notes` are JSON values of the stage's own."""
     values = {
         "rows": [asdict(row) for row in result.rows],
         "broken": result.broken,
@@ -175,10 +166,10 @@ def _whole_rows(path: Path, rows: Sequence[IndexRow]) -> dict[str, IndexRow]:
 
 
 class _Attempts:
-    """A note of the video that a task is at: if its process dies, the next one to take the task knows with which.
+    """Records the video that a task works on: if its process dies, the next to take the task knows with which.
 
-    Only deaths within one run count, which goes on when a worker dies: whoever kills the run itself says nothing about
-    the video that it was at.
+    Only deaths within one run count, which goes on when a worker dies: killing the run itself says nothing about
+    its video.
     """
 
     def __init__(self, work: Path, shard: int, run: str) -> None:

@@ -1,12 +1,13 @@
 """Views: everything that turns a video into one clip, and the one function that applies them.
 
-A view depends only on its name, (seed, purpose, video, number), never on which process asks in which order. Dark and
-enhanced frames have the same geometry: one view shows teacher and student the same crop, and only the light differs.
+A view depends only on its name, (seed, purpose, video, number), never on the process or the order in which it is drawn.
+Dark and enhanced frames have the same geometry: one view shows teacher and student the same crop, and only the light
+differs.
 """
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, fields
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -54,7 +55,7 @@ class View:
         return astuple(self)
 
 
-NUM_VIEW_FIELDS = 7
+NUM_VIEW_FIELDS = len(fields(View))
 
 
 def draw_view(
@@ -114,7 +115,7 @@ def read_view(frames: FrameStore, video_id: str, view: View, clip: ClipParams) -
 
 
 def frame_numbers(view: View, clip: ClipParams, num_frames: int) -> NDArray[np.int64]:
-    """The frames that a view shows of a video of so many, in its order; a short video starts over."""
+    """The frames that a view shows of a video of `num_frames`, in its order; a short video starts over."""
     return (view.first_frame + view.frame_stride * np.arange(clip.num_frames)) % num_frames
 
 
@@ -134,7 +135,7 @@ def pixel_digest(clip_THWC: NDArray[np.uint8]) -> int:
 
 
 def _fitting_stride(num_frames: int, clip: ClipParams) -> int:
-    """The asked stride, or the largest that fits into a short video."""
+    """The clip's stride, or the largest that fits into a short video."""
     return min(clip.frame_stride, max(1, (num_frames - 1) // max(clip.num_frames - 1, 1)))
 
 

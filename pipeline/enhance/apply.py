@@ -15,7 +15,8 @@ from pipeline.core.digest import digest_file
 from pipeline.core.errors import DataError, StaleArtifactError
 from pipeline.core.progress import Stopwatch, summed
 from pipeline.core.work_folder import work_folder
-from pipeline.data.frame_store import Codec, FrameStore, IndexRow
+from pipeline.data.frame_shard import Codec, IndexRow
+from pipeline.data.frame_store import FrameStore
 from pipeline.data.frames import Frame, Frames
 from pipeline.data.shards import RunTasks, new_run, publish_store, read_record, update_shard, write_record
 from pipeline.enhance.classical import Enhancer, enhanced_batches

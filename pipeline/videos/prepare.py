@@ -18,7 +18,8 @@ from pipeline.core.errors import DataError, StaleArtifactError
 from pipeline.core.params import PrepareParams
 from pipeline.core.progress import Stopwatch, summed
 from pipeline.core.work_folder import work_folder
-from pipeline.data.frame_store import IndexRow, shard_of
+from pipeline.data.frame_shard import IndexRow
+from pipeline.data.frame_store import shard_of
 from pipeline.data.frames import Frame
 from pipeline.data.leakage import STEM_LAYOUTS, Leak, find_leakage
 from pipeline.data.listing import ListedVideo, Listing

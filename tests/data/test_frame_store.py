@@ -20,7 +20,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.core.errors import DataError, EnvironmentProblem, StaleArtifactError
-from pipeline.data.frame_store import FrameStore, IndexRow, shard_of, shard_path, write_index, write_shard
+from pipeline.data.frame_shard import IndexRow, write_shard
+from pipeline.data.frame_store import FrameStore, shard_of, shard_path, write_index
 
 SHAPES = {"Jump/Jump_1_1": (9, 12, 16), "Run/Run_2_7": (5, 12, 20), "Wave/Wave_11_3": (12, 16, 12)}
 
@@ -79,7 +80,7 @@ def test_a_disk_that_is_full_is_told_when_a_shard_is_written(tmp_path, monkeypat
 
 
 @given(data=st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_frames_and_box_are_those_written(raw_store, data):
     name = data.draw(st.sampled_from(sorted(SHAPES)))
     num_frames, height, width = raw_store.shape(name)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.core.errors import DataError, DlkddError, StaleArtifactError
@@ -74,7 +74,7 @@ names = st.text(st.characters(exclude_categories=("Cs", "Cc", "Zl", "Zp", "Cn", 
 )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     st.lists(
         st.tuples(names, names, names, st.floats(0, 1e6), st.integers(1, 10**9)), min_size=1, unique_by=lambda t: t[0]

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from builders import write_frames
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from target_stores import store_attributes, write
 from torch.utils.data import DataLoader, Dataset
@@ -80,7 +80,7 @@ def check_same(one, other, video_ids, numbers=range(6)):
 # what is looked up
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25)
 @given(
     st.lists(st.text(st.characters(codec="utf-8"), min_size=1, max_size=5), min_size=1, max_size=11, unique=True),
     st.sampled_from(CODECS),

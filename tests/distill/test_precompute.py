@@ -14,7 +14,7 @@ import pytest
 import torch
 import yaml
 from builders import CLIP, VIEWS, manifest_row, one_thread, tiny_data, write_frames  # noqa: F401 - a fixture
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from paths import ROOT
 from precompute_runs import NUM_TRAIN, compute, make_project, write_params
@@ -98,7 +98,6 @@ def test_the_size_of_parts_does_not_show(project, monkeypatch, clips_per_part):
 
 
 @given(cuts=st.sets(st.integers(1, 29)))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 def test_the_size_of_parts_does_not_show_in_sums(tmp_path_factory, cuts):
     def error(cuts):
         folder = tmp_path_factory.mktemp("parts")

@@ -211,22 +211,22 @@ def test_a_store_that_cannot_be_reached_is_a_problem_of_the_environment(run, ser
 def test_a_server_that_says_nothing_does_not_hold_up_for_ever(run, served, tmp_path, monkeypatch):
     monkeypatch.setattr(soft_targets, "_TIMEOUT_SECONDS", 0.2)
     done = threading.Event()
-    served.spoil(lambda _request: done.wait(30), matching="logits/c")
-    started = time.monotonic()
-    with pytest.raises(EnvironmentProblem, match="Timeout"):
-        load(served.url, run.made.rows.video_ids, tmp_path)
-    assert time.monotonic() - started < 10
-    done.set()
+    served.spoil(lambda _request: done.wait(), matching="logits/c")
+    try:
+        with pytest.raises(EnvironmentProblem, match="Timeout"):
+            load(served.url, run.made.rows.video_ids, tmp_path)
+    finally:
+        done.set()
 
 
 def test_a_slow_server_is_waited_for(run, served, tmp_path, monkeypatch):
-    monkeypatch.setattr(soft_targets, "_TIMEOUT_SECONDS", 0.4)
+    monkeypatch.setattr(soft_targets, "_TIMEOUT_SECONDS", 2)
 
     def drip(request):
         content = request.content
         request.answer(content[:1], length=len(content))
         for byte in range(1, 8):
-            time.sleep(0.1)
+            time.sleep(0.3)
             request.wfile.write(content[byte : byte + 1])
         request.wfile.write(content[8:])
         return True

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from pipeline.core.errors import Interrupted, StaleArtifactError
-from pipeline.data.frame_store import FrameStore, shard_of, shard_path, write_index, write_shard
+from pipeline.data.frame_shard import write_shard
+from pipeline.data.frame_store import FrameStore, shard_of, shard_path, write_index
 from pipeline.enhance import apply as enhancement
 from pipeline.enhance.apply import enhance
 from pipeline.enhance.classical import Clahe, Equalize, Gamma, enhance_frames
@@ -222,7 +223,7 @@ def test_the_report_counts_frames_and_time(project):
 
 
 def test_memory_does_not_grow_with_the_length_of_a_video(project, monkeypatch):
-    monkeypatch.setattr("pipeline.data.frame_store._COPY_BYTES", 1 << 20)  # a bound of its own, 16 MiB
+    monkeypatch.setattr("pipeline.data.frame_shard._COPY_BYTES", 1 << 20)  # a bound of its own, 16 MiB
     peaks = []
     for num_frames in (200, 800):
         videos = {"one": np.zeros((num_frames, 90, 120, 3), np.uint8)}

@@ -564,7 +564,6 @@ def examples(number, check, **strategies):
 
     @settings(
         max_examples=number,
-        deadline=None,
         derandomize=True,
         phases=[Phase.explicit, Phase.generate],  # a failure is told as it is: to shrink it takes minutes
         database=None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from builders import manifest_row
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.core.errors import DataError, StaleArtifactError
@@ -46,10 +46,8 @@ def test_a_damaged_table_is_refused_or_not_taken_for_the_old_one(tmp_path, scale
 
     @settings(
         max_examples=number,
-        deadline=None,
         derandomize=True,
         database=None,
-        suppress_health_check=[HealthCheck.function_scoped_fixture],
     )
     @given(st.lists(EDITS, min_size=1, max_size=2))
     def each(edits):

@@ -42,7 +42,7 @@ def opened(path):
         finally:
             loop.close()
             process.terminate()
-            process.wait(timeout=20)
+            process.wait(timeout=60)
 
 
 def _address(profile, process):

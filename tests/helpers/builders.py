@@ -8,7 +8,8 @@ import torch
 
 from pipeline.core.digest import digest_bytes, digest_uint64
 from pipeline.core.params import ClipParams, DistillationParams, TrainParams, ViewsParams
-from pipeline.data.frame_store import FrameStore, shard_of, shard_path, write_index, write_shard
+from pipeline.data.frame_shard import write_shard
+from pipeline.data.frame_store import FrameStore, shard_of, shard_path, write_index
 from pipeline.data.manifest import ManifestRow, write_manifest
 from pipeline.models.recognizer import Architecture, Recognizer
 

@@ -38,7 +38,7 @@ def decoders(parent: int | None = None) -> list[int]:
     return found
 
 
-def is_gone(pid: int, *, within: float = 10) -> bool:
+def is_gone(pid: int, *, within: float = 60) -> bool:
     """Whether a process that may not be a child of ours ends in that time."""
     until = time.monotonic() + within
     while time.monotonic() < until:

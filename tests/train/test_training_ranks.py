@@ -80,7 +80,7 @@ def run(folder, num_ranks, **options):
     command = [sys.executable, *(torchrun if num_ranks > 1 else []), __file__, folder, json.dumps(options)]
     paths = os.pathsep.join([str(ROOT), str(ROOT / "tests/helpers")])
     environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500, check=False)
 
 
 @pytest.fixture(scope="module")

@@ -146,10 +146,10 @@ def test_a_process_that_does_not_start_is_no_videos_fault(small, monkeypatch):
 
 
 def test_silence_ends(long, monkeypatch):
-    monkeypatch.setattr(decoding, "WAIT_SECONDS", 1)
     frames = decoding.read_frames(long)
     next(frames)
     stop(*decoders())
+    monkeypatch.setattr(decoding, "WAIT_SECONDS", 1)
     with pytest.raises(BrokenVideoError, match="its decoder gave no frame for 1 s"):
         list(frames)
     assert decoders() == []

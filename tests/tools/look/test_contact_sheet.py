@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 from builders import noise_video
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.tools.look.contact_sheet import BACKGROUND, BARS, MARK, Title, draw_sheet, save_sheet, shown_size
@@ -58,7 +58,6 @@ def test_nothing_reaches_the_border(sheet):
 
 
 @given(st.integers(1, 1000), st.integers(1, 1000))
-@settings(deadline=None)
 def test_a_frame_is_shown_at_about_200_pixels_in_its_shape(height, width):
     shown = shown_size(height, width)
     assert 133 <= max(shown) <= 300
