@@ -131,7 +131,7 @@ def _map_there(
     stop: StopCheck,
 ) -> list[Result]:
     from distributed import wait
-    from distributed.comm import CommClosedError
+    from distributed.comm.core import CommClosedError
 
     futures = client.map(partial(_run_in_worker, function), tasks, pure=False, retries=0)
     number_of = {future: number for number, future in enumerate(futures)}
