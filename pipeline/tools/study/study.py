@@ -1,4 +1,4 @@
-"""A study: teacher, baseline and several variants of the student, each over the same seeds; what is to be run for it.
+"""A study: teacher, baseline and several variants of the student, each over the same seeds, and its steps.
 
 Nothing runs here. A step is one command of the chain; it waits for the steps whose outs it reads.
 """
@@ -44,15 +44,15 @@ class Variant:
 
     @property
     def folder_name(self) -> str:
-        """The name with nothing that a file system or a shell minds."""
+        """The name without characters that are special to a file system or a shell."""
         return re.sub(r"[^\w.=+-]+", "_", self.name).strip(".") or "_"
 
 
 def read_variants(texts: Sequence[str], params: Params) -> tuple[Variant, ...]:
-    """Variants from lines `key=value section.key=value …`, each with a `name:` before it if it should have one.
+    """Variants from lines `key=value section.key=value …`, each optionally after a `name:`.
 
-    Raises ParamsError with all findings of all variants: keys that are unknown or that others than the student use,
-    values out of range, a name twice, and two variants that would train the same student.
+    Raises ParamsError with all findings of all variants: keys that are unknown or that stages other than the student's
+    use, values out of range, a name twice, and two variants that would train the same student.
     """
     found: list[Variant] = []
     findings: list[str] = []
@@ -146,7 +146,7 @@ class Step:
 
     @property
     def values(self) -> dict[str, object]:
-        """The parameters that the stage uses: with any other value its outs would be others."""
+        """The parameters that the stage uses, on which its outs depend."""
         values = self.params.model_dump()
         return {key: values[key] for key in USES[self.stage]}
 
@@ -158,7 +158,7 @@ class Step:
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """Where a model of a study lies with what is known of it; a variant for students alone."""
+    """Where a model of a study lies with its curve and predictions; only students have a variant."""
 
     model: str
     variant: Variant | None
@@ -182,7 +182,7 @@ class ModelFiles:
 
 @dataclass(frozen=True)
 class Study:
-    """What is compared, on which data, and where everything goes; `with_test` False leaves the test videos alone."""
+    """What is compared, on which data, and where everything goes; without `with_test` no model sees a test video."""
 
     manifest: Path
     dark: Path
@@ -212,7 +212,7 @@ class Study:
         return _step_name(seed, f"train_{files.model}", files.variant)
 
     def precompute_step(self, seed: int) -> str:
-        """Name of the step that asks the seed's teacher."""
+        """Name of the step that computes the soft targets of the seed's teacher."""
         return _step_name(seed, "precompute_soft_targets", None)
 
     def _steps_of(self, seed: int) -> Iterator[Step]:
