@@ -92,7 +92,7 @@ def _notes(model: ModelFile, manifest: Manifest, frames: FrameStore, split: str)
     if input_digests.get("manifest") != manifest.digest:
         notes.append(
             f"trained on another manifest, {input_digests.get('manifest', unnamed)}: "
-            f"videos of {split} may be among those that it learnt from"
+            f"it may have been trained on videos of {split}"
         )
     elif split == Split.VAL:
         notes.append("val chose the epoch of these weights: its numbers are optimistic")

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from pipeline.core.errors import DataError, ParamsError
 from pipeline.core.files import write_text_whole
-from pipeline.core.params import load_params
+from pipeline.core.params import load_params, params_text
 from pipeline.core.progress import interruptible
 from pipeline.core.work_folder import out_lock
 from pipeline.data.manifest import Manifest, read_manifest
@@ -102,7 +102,7 @@ def _job(step: Step, *, threads: int, device: str) -> Job:
 
     Its work folder lies in its seed's folder: so it shares no lock with `dvc repro` or another study.
     """
-    write_text_whole(step.params_path, step.params_file)
+    write_text_whole(step.params_path, params_text(step.params))
     workers = ("--workers", "1") if step.stage == "precompute_soft_targets" else ()  # --jobs is the number of processes
     return Job(
         step.name,

@@ -78,7 +78,7 @@ class _Running:
     earlier_seconds: float | None  # of runs that were interrupted; None where that is not known
 
     def finish(self, otherwise: str) -> tuple[int, float | None]:
-        """Record how it ended, as `done` or as told; returns its exit code, 128 + number for a signal, and seconds."""
+        """Record how it ended, as `done` or `otherwise`; returns its exit code (128 + a signal) and seconds."""
         code = self.process.returncode
         outs = [content_digest(path) for path in self.job.outs]
         if code == 0 and None in outs:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.core.errors import ParamsError
-from pipeline.core.params import Params, overridden, params_text, read_override
+from pipeline.core.params import Params, overridden, read_override
 
 # The parameters that each stage uses, as dvc.yaml has them (tests/tools/study/test_study.py compares).
 USES: Mapping[str, tuple[str, ...]] = {
@@ -27,11 +27,14 @@ USES: Mapping[str, tuple[str, ...]] = {
     "score_student": ("score",),
     "score_baseline": ("score",),
 }
-STUDENT_ALONE = tuple(
-    key
-    for key in USES["train_student"]
-    if not any(key in used for stage, used in USES.items() if stage != "train_student")
-)
+
+
+def _others(key: str) -> list[str]:
+    """The stages besides the student's training that use a parameter."""
+    return [stage for stage, used in USES.items() if key in used and stage != "train_student"]
+
+
+STUDENT_ALONE = tuple(key for key in USES["train_student"] if not _others(key))
 
 
 @dataclass(frozen=True)
@@ -118,8 +121,7 @@ def _refusal(key: str) -> str | None:
     dial = key.partition(".")[0]
     if dial == "seed":
         return "a study sets the seeds itself (--seeds, --first-seed)"
-    others = [stage for stage, used in USES.items() if dial in used and stage != "train_student"]
-    if others:
+    if others := _others(dial):
         return f"{' and '.join(others)} would have to run again with it"
     if dial in Params.model_fields and dial not in STUDENT_ALONE:
         return "is used before the study begins, or after it"
@@ -149,11 +151,6 @@ class Step:
         """The parameters that the stage uses, on which its outs depend."""
         values = self.params.model_dump()
         return {key: values[key] for key in USES[self.stage]}
-
-    @property
-    def params_file(self) -> str:
-        """Content of the parameter file that the step reads."""
-        return params_text(self.params)
 
 
 @dataclass(frozen=True)
@@ -220,7 +217,7 @@ class Study:
         soft_targets = self.seed_folder(seed) / "soft_targets.zarr"
         data = {"--manifest": self.manifest}
         enhanced, dark = {**data, "--frames": self.enhanced}, {**data, "--frames": self.dark}
-        asked = {"--soft-targets": soft_targets, "--teacher": teacher.weights, "--enhanced": self.enhanced}
+        soft = {"--soft-targets": soft_targets, "--teacher": teacher.weights, "--enhanced": self.enhanced}
         yield self._step(seed, "train_teacher", teacher, enhanced, _trained(teacher))
         yield self._step(seed, "train_baseline", baseline, dark, _trained(baseline))
         yield self._step(
@@ -231,7 +228,7 @@ class Study:
             {"--out": soft_targets},
         )
         for student in students:
-            yield self._step(seed, "train_student", student, {**dark, **asked}, _trained(student))
+            yield self._step(seed, "train_student", student, {**dark, **soft}, _trained(student))
         if self.with_test:
             for files in (teacher, baseline, *students):
                 inputs = {**(enhanced if files is teacher else dark), "--model": files.weights}
