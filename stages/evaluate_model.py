@@ -55,9 +55,9 @@ def main(
     device: DeviceOption = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
-    """Evaluate one model file alone, wherever it comes from: the numbers and tables of `evaluate` that need no other.
+    """Evaluate one model file alone, wherever it comes from: what `evaluate` prints of a single model.
 
-    Views and resamplings are those of the sections score and evaluate of the parameters; light is that of the frames.
+    Views and resamplings are those of the parameters' sections score and evaluate; light is measured on these frames.
 
     Example: dlkdd evaluate-model --model FILE --frames data/dark --manifest data/manifest.csv --split test
     """
@@ -105,16 +105,16 @@ def main(
 
 
 def _notes(model: ModelFile, manifest: Manifest, frames: FrameStore, split: str) -> list[str]:
-    """What the reader of the numbers has to know about where the model comes from."""
+    """What a reader of the numbers must know about the model's origin."""
     notes, input_digests = [], model.trained_on.get("digests", {})
     unnamed = "which its file does not name"
     if input_digests.get("manifest") != manifest.digest:
         notes.append(
             f"trained on another manifest, {input_digests.get('manifest', unnamed)}: "
-            f"videos of {split} may be among those that it learnt from"
+            f"it may have been trained on videos of {split}"
         )
     elif split == Split.VAL:
-        notes.append("val chose the epoch whose weights these are: its numbers flatter")
+        notes.append("val chose the epoch of these weights: its numbers are optimistic")
     if input_digests.get("frames") != frames.digest:
         notes.append(f"trained on other frames, {input_digests.get('frames', unnamed)}, than these, {frames.digest}")
     return notes

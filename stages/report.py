@@ -21,7 +21,7 @@ def main(
     dark: Annotated[Path, typer.Option(help="The dark frames.")],
     enhanced: Annotated[Path, typer.Option(help="The enhanced frames; may be missing.")],
     soft_targets: Annotated[Path, typer.Option(help="The soft-target store.")],
-    models: Annotated[Path, typer.Option(help="The folder of the model files; only the student's must be there.")],
+    models: Annotated[Path, typer.Option(help="The folder of the model files; only the student's is required.")],
     curves: Annotated[Path, typer.Option(help="The folder of the training curves.")],
     metrics: Annotated[Path, typer.Option(help="The metrics that `evaluate` wrote.")],
     tables: Annotated[Path, typer.Option(help="The folder of the tables that `evaluate` wrote.")],

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from pipeline.core.errors import DataError, ParamsError
 from pipeline.core.files import write_text_whole
-from pipeline.core.params import load_params
+from pipeline.core.params import load_params, params_text
 from pipeline.core.progress import interruptible
 from pipeline.core.work_folder import out_lock
 from pipeline.data.manifest import Manifest, read_manifest
@@ -34,9 +34,9 @@ def main(
     manifest_path: Annotated[Path, typer.Option("--manifest", help="The manifest that `prepare` wrote.")],
     dark: Annotated[Path, typer.Option(help="The frames that students and baseline see.")],
     enhanced: Annotated[Path, typer.Option(help="The frames that the teacher sees.")],
-    out: Annotated[Path, typer.Option(help="The folder of the study; a study that is there goes on.")],
+    out: Annotated[Path, typer.Option(help="The folder of the study; an existing study is continued.")],
     seeds: Annotated[int, typer.Option(min=1, help="How many seeds.")] = 5,
-    first_seed: Annotated[int, typer.Option(min=0, help="The seeds are this one and those after it.")] = 0,
+    first_seed: Annotated[int, typer.Option(min=0, help="The first of the seeds; the others follow it.")] = 0,
     variants: Annotated[
         list[str] | None,
         typer.Option("--variant", help="`key=value …`, or `name: key=value …`, of the student; repeatable."),
@@ -44,12 +44,10 @@ def main(
     variants_path: Annotated[
         Path | None, typer.Option("--variants", help="A file with a variant a line; # begins a comment.")
     ] = None,
-    test: Annotated[
-        bool, typer.Option(help="With --no-test the test videos are left alone: to choose variants.")
-    ] = True,
+    test: Annotated[bool, typer.Option(help="With --no-test no model sees a test video: to choose variants.")] = True,
     jobs: Annotated[int, typer.Option(min=1, help="Steps at a time.")] = 1,
     threads: Annotated[
-        int, typer.Option(min=1, help="CPU threads of a step; with another number sums are rounded otherwise.")
+        int, typer.Option(min=1, help="CPU threads of a step; another number rounds sums differently.")
     ] = 1,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:N, or auto: cuda where there is one.")] = "auto",
     params_path: ParamsOption = PARAMS_PATH,
@@ -57,8 +55,8 @@ def main(
 ) -> None:
     """Does it help? Train teacher, baseline and variants of the student over several seeds, and compare them.
 
-    Without a variant it is the student of the parameter file. What is done stays done: after an interrupt, or with a
-    seed or a variant more, the same command runs what is new. Writes study.csv and study.md into the folder.
+    Without a variant it is the student of the parameter file. After an interrupt, or with another seed or variant,
+    the same command runs only what is new. Writes study.csv and study.md into the folder.
 
     Example: dlkdd study --manifest data/manifest.csv --dark data/dark --enhanced data/enhanced --out results/study
     --variant "" --variant "dkd: soft_loss=dkd temperature=4"
@@ -76,9 +74,9 @@ def main(
             chain = [_job(step, threads=threads, device=device) for step in steps]
             seconds = run_chain(chain, at_once=jobs, say=say, stop=stop, advance=advance)
         results = read_results(study, seconds, manifest)
-        asked = [found for seed in all_seeds if (found := seconds[study.precompute_step(seed)]) is not None]
+        spent = [found for seed in all_seeds if (found := seconds[study.precompute_step(seed)]) is not None]
         how = f"CPU threads a step: {threads}; steps at a time: {jobs}; device: {device}"
-        notes = _notes(study, manifest, asked, how)
+        notes = _notes(study, manifest, spent, how)
         write_rows(out / "study.csv", results.rows)
         write_text_whole(out / "study.md", _markdown(study, results, notes))
     if as_json:
@@ -104,7 +102,7 @@ def _job(step: Step, *, threads: int, device: str) -> Job:
 
     Its work folder lies in its seed's folder: so it shares no lock with `dvc repro` or another study.
     """
-    write_text_whole(step.params_path, step.params_file)
+    write_text_whole(step.params_path, params_text(step.params))
     workers = ("--workers", "1") if step.stage == "precompute_soft_targets" else ()  # --jobs is the number of processes
     return Job(
         step.name,
@@ -117,7 +115,7 @@ def _job(step: Step, *, threads: int, device: str) -> Job:
     )
 
 
-def _notes(study: Study, manifest: Manifest, asked: Sequence[float], how: str) -> list[str]:
+def _notes(study: Study, manifest: Manifest, spent: Sequence[float], how: str) -> list[str]:
     """What a reader of the table must know."""
     seeds = f"seeds {study.seeds[0]} to {study.seeds[-1]}" if len(study.seeds) > 1 else f"seed {study.seeds[0]} alone"
     counts = ", ".join(f"{len(manifest.rows_of(split))} {split}" for split in ("train", "val", "test"))
@@ -127,8 +125,8 @@ def _notes(study: Study, manifest: Manifest, asked: Sequence[float], how: str) -
         "videos are the same for all seeds: the interval says nothing about other videos.",
         f"Minutes are of training, with its start ({how}).",
     ]
-    if asked:
-        notes.append(f"Computing the soft targets took {fmean(asked) / 60:.1f} minutes a seed, once for all students.")
+    if spent:
+        notes.append(f"Computing the soft targets took {fmean(spent) / 60:.1f} minutes a seed, once for all students.")
     if len(study.variants) > 1:
         notes.append("Variants are chosen by val; the best of many on test would be above by chance.")
     return notes

@@ -1,1 +1,1 @@
-"""Evaluate."""
+"""What models recognise, from their predictions: metrics with intervals, tables by class and light, metrics.json."""

@@ -30,17 +30,17 @@ LEAST_PROBABILITY = 0.5 * 10**-DIGITS
 def check_predictions(predictions: Mapping[str, Predictions], manifest: Manifest, *, views: str | None = None) -> None:
     """Raise StaleArtifactError where predictions are not of exactly the test videos and classes of the manifest.
 
-    views: as `views_text` names them, where they must be these.
+    views: the views that they must be of, as `views_text` names them; None allows any.
     """
     wanted = {row.video_id: manifest.class_index(row) for row in manifest.rows_of("test")}
     findings = []
     for name, found in predictions.items():
-        for field, said, here in (
+        for field, recorded, here in (
             ("manifest", found.origin.manifest, manifest.digest),
             ("views", found.origin.views, views),
         ):
-            if said and here not in (None, said):
-                findings.append(f"{name}: its {field} is {said}, this run's {here}")
+            if recorded and here not in (None, recorded):
+                findings.append(f"{name}: its {field} is {recorded}, this run's {here}")
         if found.class_names != manifest.class_names:
             findings.append(f"{name}: classes {list(found.class_names)}, the manifest has {list(manifest.class_names)}")
             continue
@@ -121,7 +121,7 @@ def aligned(found: Predictions, video_ids: tuple[str, ...]) -> Predictions:
 def write_confusion(path: Path, found: Predictions) -> None:
     """CSV with a row for every video, as `dvc plots` counts its confusion matrices from.
 
-    DVC writes the names into a script of its page as they are: `</script>` in one would end it there.
+    DVC writes the names into a script of its page unescaped, where `</script>` would end it.
     """
     names = [name.replace("<", "\N{SINGLE LEFT-POINTING ANGLE QUOTATION MARK}") for name in found.class_names]
     labels = zip(found.labels_N, found.predicted_N, strict=True)

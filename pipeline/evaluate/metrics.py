@@ -13,19 +13,19 @@ NUM_BINS = 15  # of confidence, as in the paper's tables
 
 
 def top_k_accuracy(probs_NK: NDArray[np.float64], labels_N: NDArray[np.int64], k: int) -> float:
-    """Share of the videos whose class is among the k most probable ones; of equals, the first class counts as more."""
+    """Share of the videos whose class is among the k most probable ones; of equals, the first class ranks higher."""
     best_NK = np.argsort(-probs_NK, axis=1, kind="stable")[:, :k]
     return float((best_NK == labels_N[:, None]).any(axis=1).mean())
 
 
 def mean_class_accuracy(predicted_N: NDArray[np.int64], labels_N: NDArray[np.int64]) -> float:
-    """Mean over the classes that occur of the share of their videos that is recognised."""
+    """Mean over the classes that occur of the share of each class's videos that is recognised."""
     return float(np.mean([(predicted_N[labels_N == label] == label).mean() for label in np.unique(labels_N)]))
 
 
 def accuracy_interval(correct_N: NDArray[np.bool_], *, num_bootstraps: int, seed: int) -> tuple[float, float]:
     """95 % percentile bootstrap interval of the accuracy, resampling videos, as in `paired_interval`."""
-    # of a resample only the number of right answers matters, which is binomial
+    # only the number of correct videos in a resample matters, and it is binomial
     counts = np.random.default_rng([seed, num_bootstraps]).binomial(len(correct_N), correct_N.mean(), num_bootstraps)
     low, high = np.percentile(counts / len(correct_N), [2.5, 97.5])
     return float(low), float(high)
@@ -34,12 +34,12 @@ def accuracy_interval(correct_N: NDArray[np.bool_], *, num_bootstraps: int, seed
 def paired_interval(
     correct_a_N: NDArray[np.bool_], correct_b_N: NDArray[np.bool_], *, num_bootstraps: int, seed: int
 ) -> tuple[float, float]:
-    """95 % percentile bootstrap interval of accuracy a − accuracy b, resampling videos, which both models saw.
+    """95 % percentile bootstrap interval of accuracy a − accuracy b, resampling the videos, which both models saw.
 
     Efron and Tibshirani, "An introduction to the bootstrap", 1993, section 13.3.
     """
     difference_N = correct_a_N.astype(np.int64) - correct_b_N.astype(np.int64)
-    # a resample's sum depends only on how often each of −1, 0 and 1 is drawn: one multinomial instead of N indices
+    # a resample's sum depends only on how often −1, 0 and 1 are drawn: one multinomial instead of N indices
     shares = np.array([(difference_N == value).mean() for value in (-1, 0, 1)])
     counts = np.random.default_rng([seed, num_bootstraps]).multinomial(len(difference_N), shares, size=num_bootstraps)
     means = (counts[:, 2] - counts[:, 0]) / len(difference_N)
@@ -50,8 +50,8 @@ def paired_interval(
 def mcnemar_p(correct_a_N: NDArray[np.bool_], correct_b_N: NDArray[np.bool_]) -> float:
     """Two-sided p-value of McNemar's exact test of two models that saw the same videos (Psychometrika 12, 1947).
 
-    Only the videos count that one of them recognises and the other does not: if both were equally good, each of these
-    would be a fair coin. 1 where there is no such video.
+    Only videos that exactly one of the two recognises count: if both were equally good, each of these would be a fair
+    coin. 1 where there is no such video.
     """
     only_a, only_b = int((correct_a_N & ~correct_b_N).sum()), int((correct_b_N & ~correct_a_N).sum())
     num_coins, fewer = only_a + only_b, min(only_a, only_b)
@@ -70,7 +70,7 @@ def mean_kl(probs_a_NK: NDArray[np.float64], probs_b_NK: NDArray[np.float64], *,
 class Bin:
     """Videos whose confidence is above `low` and at most `high`: how many, their mean confidence and their accuracy.
 
-    The first bin has those of confidence 0 as well.
+    The first bin also holds those of confidence 0.
     """
 
     low: float
@@ -106,6 +106,6 @@ def reliability(
 
 
 def expected_calibration_error(bins: Sequence[Bin]) -> float:
-    """Mean over the videos of |accuracy − confidence| of their bin: 0 where every bin keeps what it promises."""
+    """Mean over the videos of |accuracy − confidence| of their bin: 0 where each is as accurate as confident."""
     num_videos = sum(found.num_videos for found in bins)
     return sum(found.num_videos * abs(found.accuracy - found.confidence) for found in bins) / num_videos

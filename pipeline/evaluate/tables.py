@@ -1,7 +1,7 @@
 """Where models are right and wrong: by class, by light, by length, by confidence, and video by video.
 
-A table is a list of rows, dicts of one set of columns. Models are given by name, with predictions of the same videos in
-the same order; what holds for a group of videos is the share of them that a model recognises. Axis: N videos.
+A table is a list of rows, dicts with the same columns. Models are given by name, with predictions of the same videos in
+the same order; for a group of videos a table has the share that each model recognises. Axis: N videos.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def make_tables(
 ) -> dict[str, Table]:
     """All tables by name; `rows` are those of the manifest, in the order of the predictions, `luma` is by video id.
 
-    Raises StaleArtifactError where the light of a video is not known.
+    Raises StaleArtifactError where the light of a video is unknown.
     """
     missing = [row.video_id for row in rows if row.video_id not in luma]
     if missing:
@@ -76,9 +76,9 @@ def per_class(predictions: Mapping[str, Predictions]) -> Table:
 
 
 def by_quartile(values_N: NDArray[np.number], predictions: Mapping[str, Predictions]) -> Table:
-    """A row for each quarter of the videos by a value, from its least to its highest; equal values are in one quarter.
+    """A row for each quarter of the videos by a value, in ascending order; equal values are in one quarter.
 
-    Where many values are equal, there are fewer than four.
+    Where many values are equal there are fewer than four.
     """
     group_N = np.searchsorted(np.quantile(values_N, (0.25, 0.5, 0.75)), values_N, side="left")
     table: Table = []
@@ -101,7 +101,7 @@ def by_confidence(predictions: Mapping[str, Predictions]) -> Table:
 def per_video(
     predictions: Mapping[str, Predictions], luma_N: NDArray[np.float64], num_frames_N: NDArray[np.int64]
 ) -> Table:
-    """A row for each video: what it is, what each model took it for, and the probability that it gave to the truth."""
+    """A row for each video: what it is, each model's prediction and its probability of the true class."""
     any_of = next(iter(predictions.values()))
     predicted = {name: found.predicted_N.tolist() for name, found in predictions.items()}
     table: Table = []

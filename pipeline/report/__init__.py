@@ -1,1 +1,1 @@
-"""Report."""
+"""The report: one HTML page about one run, its figures and its pictures."""

@@ -1,4 +1,4 @@
-"""The chain's artifacts as a reader of the report sees them: what each is, its digest, and what it was made from."""
+"""The chain's artifacts as the report lists them: what each is, its digest, and what it was made from."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pipeline.report.inputs import Artifacts, ReportPaths
 
 @dataclass(frozen=True)
 class Source:
-    """What an artifact says that it was made from; `expected` is False where the chain has no such artifact."""
+    """What an artifact records that it was made from; `expected` is False for what is no artifact of the chain."""
 
     name: str
     digest: str

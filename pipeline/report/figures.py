@@ -1,7 +1,7 @@
-"""The figures of the report, as SVG whose colours are the page's (pipeline/report/report.css).
+"""The figures of the report, as SVG in the colours of the page (pipeline/report/report.css).
 
-Every model has a colour, a shape and, in curves, a dash of its own: any one of these tells it. A figure is 360 units
-wide, so that its text is as large as the page's on a phone. Axes: K classes.
+Every model has a colour, a shape and, in curves, a dash of its own: any one of these identifies it. A figure is 360
+units wide, so that its text is as large as the page's on a phone. Axes: K classes.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def bar(share: float, model: str) -> Markup:
 
 
 def comparison(metrics: Metrics) -> Markup:
-    """Top-1 of the three models, and below it what the student has more than the baseline; 95 % intervals."""
+    """Top-1 of the three models, and below it student minus baseline; 95 % intervals."""
     gain = metrics.student_minus_baseline
     models = {name: metrics.of(name) for name in MODELS}
     drawing = Drawing(
@@ -140,7 +140,7 @@ def _draw_cells(
 
 
 def _shades(counts_KK: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """A pixel for each cell, in colours for light and dark pages; elements for hundreds of classes are megabytes."""
+    """A pixel for each cell, in colours for light and dark pages: as elements, hundreds of classes take megabytes."""
     totals_K1 = np.maximum(counts_KK.sum(axis=1, keepdims=True), 1)
     pixels_KKC = np.empty((*counts_KK.shape, 4), np.uint8)
     pixels_KKC[..., :3] = np.where(np.eye(len(counts_KK), dtype=bool)[..., None], HIT, MISS)
@@ -207,7 +207,7 @@ def wilson(share: float, count: int) -> tuple[float, float]:
 
 
 def reliability(bins: Table, model: str, ece: float) -> Markup:
-    """Accuracy by confidence; the larger a mark, the more videos. On the diagonal confidence is what it promises."""
+    """Accuracy by confidence; the larger a mark, the more videos. On the diagonal confidence equals accuracy."""
     drawing = Drawing(
         WIDTH, 300, f"Reliability of the {model}: calibration error {100 * ece:.1f} %; the table has the numbers."
     )

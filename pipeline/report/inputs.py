@@ -1,7 +1,7 @@
-"""What a report is made from: the tables of `results/`, and what stores and model files say about themselves.
+"""What a report is made from: the files of `results/`, and what stores and model files record about themselves.
 
-Tables that do not fit are StaleArtifactErrors with their line. What a colleague with soft targets alone does not have
-(enhanced frames, the enhancer's, the teacher's and the baseline's files) may be missing, and is then None.
+What a colleague who was given the soft targets alone does not have (enhanced frames, the files of enhancer, teacher and
+baseline) may be missing, and is then None.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Results:
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What a model file says about itself; `num_parameters` are its trained numbers."""
+    """What a model file records about itself; `num_parameters` counts its trained numbers."""
 
     digest: str
     attributes: Mapping[str, Any]
@@ -76,7 +76,7 @@ class Artifacts:
 
 
 def read_results(paths: ReportPaths) -> Results:
-    """Read the tables and the metrics; raises StaleArtifactError for the first that is missing or does not fit."""
+    """Read the tables and the metrics; raises StaleArtifactError for the first that is missing or damaged."""
     return Results(
         read_metrics(paths.metrics),
         {name: read_rows(path, _CURVE_COLUMNS) for name, path in paths.curves.items()},
@@ -100,7 +100,7 @@ def read_artifacts(paths: ReportPaths) -> Artifacts:
 
 
 def check_fit(paths: ReportPaths, found: Artifacts, results: Results) -> None:
-    """Raise StaleArtifactError with everything that was not made from what lies beside it."""
+    """Raise StaleArtifactError with every artifact that was not made from the others."""
     findings = []
 
     def compare(what: Path, field: str, named: object, present: str) -> None:
@@ -150,7 +150,7 @@ def _model_facts(path: Path) -> ModelFacts:
 
 
 def count_parameters(shapes: Mapping[str, tuple[str, tuple[int, ...]]]) -> int:
-    """Numbers of the weights among a model file's tensors, of type and shape: statistics and tables do not count."""
+    """Count of the trained numbers in a model file, from its tensors' types and shapes: statistics do not count."""
     return sum(
         math.prod(shape)
         for name, (kind, shape) in shapes.items()

@@ -115,17 +115,17 @@ def render(**values: Any) -> str:
 
 
 def _finalized(value: object) -> object:
-    """What is printed: texts without control characters. Markup is ours, and was cleaned where it was made."""
+    """Values without control characters. Markup is ours, and was cleaned where it was made."""
     return value if isinstance(value, Markup) else printable(str(value))
 
 
 def percent(share: float) -> str:
-    """A share of 1 as percents, with a space that does not break."""
+    """A share of 1 as per cent, with a no-break space."""
     return f"{100 * share:.1f}\N{NO-BREAK SPACE}%"
 
 
 def verdict(metrics: Metrics) -> Verdict:
-    """What distillation brought: helped or harmed only where the interval of the difference leaves out zero."""
+    """What distillation brought: it helped or harmed only where the interval of the difference excludes zero."""
     gain = metrics.student_minus_baseline
     difference = points(gain.top1)
     if gain.top1_low > 0:
@@ -210,7 +210,7 @@ def count_confusions(videos: Table, names: Sequence[str], model: str) -> NDArray
 
 
 def most_frequent(counts_KK: NDArray[np.int64], names: Sequence[str]) -> list[tuple[str, str, str]]:
-    """The classes that are most often taken for others: class, the other, and how many of how many."""
+    """The most frequent confusions: class, what it was taken for, and how many of how many."""
     wrong_KK = counts_KK - np.diag(np.diag(counts_KK))
     places = sorted(np.argwhere(wrong_KK).tolist(), key=lambda place: (-wrong_KK[place[0], place[1]], place))
     return [

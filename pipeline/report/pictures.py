@@ -1,6 +1,6 @@
 """Dark and enhanced frames side by side, as pictures inside the page: moving ones, and stills.
 
-Both halves are one picture, so that they cannot fall out of step. Axes: T frames, H rows, W columns, C channels.
+Both halves are in one picture, so that they stay in step. Axes: T frames, H rows, W columns, C channels.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Picture:
 
 
 def moving_pair(dark: FrameStore, enhanced: FrameStore | None, video_id: str, fps: float) -> Picture:
-    """About two seconds from the middle of a video at its own pace; dark alone where enhanced is None.
+    """About two seconds from the middle of a video at its own pace; the dark half alone where enhanced is None.
 
     Raises StaleArtifactError where a frame is damaged or the stores differ in size.
     """

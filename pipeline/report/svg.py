@@ -65,7 +65,7 @@ def ticks(low: float, high: float, most: int, *, least_step: float = 1e-4) -> li
 
 @dataclass
 class Drawing:
-    """A figure: what is drawn is appended, `markup` gives the whole. `label` says in words what it shows."""
+    """A figure: what is drawn is appended, `markup` gives the whole. `label` describes it in words."""
 
     width: float
     height: float
@@ -97,7 +97,7 @@ class Drawing:
         self._add('<image x="{}" y="{}" width="{}" height="{}" href="{}"/>', *map(_number, (x, y, side, side)), uri)
 
     def mark(self, x: float, y: float, shape: str, kind: str, *, size: float = 5.0, note: str = "") -> None:
-        """A mark of one of three shapes, so that nobody needs the colours: circle, square or diamond."""
+        """A mark that needs no colour to be told from others: a circle, square or diamond."""
         if shape == "circle":
             self._add(
                 '<circle class="{}" cx="{}" cy="{}" r="{}">{}</circle>', kind, *map(_number, (x, y, size)), _title(note)

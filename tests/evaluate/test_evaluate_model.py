@@ -148,8 +148,8 @@ def test_clips_and_crops_are_those_of_the_parameters(evaluate, write_model, data
     ("changes", "split", "words"),
     [
         ({}, "test", []),
-        ({}, "val", ["val chose the epoch whose weights these are"]),
-        ({"manifest": "0f"}, "test", ["trained on another manifest, 0f: videos of test may be among those"]),
+        ({}, "val", ["val chose the epoch of these weights"]),
+        ({"manifest": "0f"}, "test", ["trained on another manifest, 0f: it may have been trained on videos of test"]),
         ({"manifest": None}, "val", ["trained on another manifest, which its file does not name"]),
         ({"frames": "0e"}, "test", ["trained on other frames, 0e, than these"]),
     ],

@@ -25,19 +25,19 @@ PROBABILITY = re.compile(r"0(\.[0-9]{1,20})?|1(\.0{1,20})?")
 
 @dataclass(frozen=True)
 class Origin:
-    """Where predictions come from, empty where nobody said: digests of model file and manifest, and `views_text`."""
+    """Where predictions come from, empty where not recorded: digests of model file and manifest, and `views_text`."""
 
     model: str = ""
     manifest: str = ""
     views: str = ""
 
 
-# behind the probabilities: every row says where it comes from, and has a digest of itself
+# after the probabilities: every row states its origin and has a digest of its own
 LAST_COLUMNS = (*(field.name for field in fields(Origin)), "digest")
 
 
 def views_text(num_clips: int, num_crops: int) -> str:
-    """Views of a video in a word: clips × crops."""
+    """The views of a video as one word: clips × crops."""
     return f"{num_clips}x{num_crops}"
 
 
@@ -53,7 +53,7 @@ class Predictions:
 
     @property
     def predicted_N(self) -> NDArray[np.int64]:
-        """Class indices of the highest probability, to the digits that the file keeps: of equals, the first."""
+        """Class indices of the highest probability, rounded as in the file; of equals, the first."""
         return np.asarray(self.probs_NK.round(DIGITS).argmax(axis=1), dtype=np.int64)
 
     @property
@@ -70,7 +70,7 @@ class Predictions:
 def write_predictions(path: Path, predictions: Predictions) -> None:
     """CSV with a row for every video: its class, the predicted one, and a column of probabilities for each class.
 
-    Behind them are the origin, the same in all rows, and the row's digest.
+    After them come the origin, the same in all rows, and the row's digest.
     """
     names = predictions.class_names
     columns = [*ID_COLUMNS, *(f"{PROBABILITY_PREFIX}{name}" for name in names), *LAST_COLUMNS]
@@ -142,5 +142,5 @@ def _read_row(row: list[str], class_names: tuple[str, ...]) -> tuple[int, list[f
     if abs(total - 1) > len(probs_K) * 10**-DIGITS:  # each was rounded by half of the last digit at most
         raise ValueError(f"its probabilities sum to {total:.{DIGITS}f}, not to 1")
     if probs_K[class_names.index(row[2])] < max(probs_K) - 2 * 10**-DIGITS:
-        raise ValueError(f"predicted: {row[2]!r} has not the highest probability")
+        raise ValueError(f"predicted: {row[2]!r} does not have the highest probability")
     return class_names.index(row[1]), probs_K

@@ -1,7 +1,7 @@
-"""Runs commands that wait for each other's outs, several at a time, and runs none again whose outs are what it made.
+"""Runs commands that wait for each other's outs, several at a time, and skips those whose outs are unchanged.
 
 A job's record, written when it starts and when it ends, has its fingerprint, the digests of its outs and its seconds.
-Fingerprints cover the content of inputs, not their dates or places.
+Fingerprints cover the content of inputs, not their dates or paths.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from pipeline.core.progress import Advance, StopCheck
 
 POLL_SECONDS = 0.05
 TAIL_LINES = 15
-Say = Callable[[str], None]  # shows a line of text
-
 INDEXES = ("zarr.json", "index.csv")  # of a soft-target store and a frame store: they have the digests of the rest
+
+Say = Callable[[str], None]  # shows text to the user
 
 
 @dataclass(frozen=True)
 class Job:
-    """A command; `identity` is what its outs depend on beside its inputs. `folder` takes its record and its log."""
+    """A command; `identity` is what its outs depend on besides its inputs. `folder` holds its record and its log."""
 
     name: str
     command: tuple[str, ...]
@@ -57,7 +57,7 @@ class Job:
 
 
 class JobsFailed(DlkddError):
-    """Jobs that ended badly; the exit code is that of the first."""
+    """Jobs that failed; the exit code is that of the first."""
 
     def __init__(self, failed: Mapping[str, int], left: Sequence[str]) -> None:
         left_text = f"; {len(left)} that wait for them did not start" if left else ""
@@ -78,7 +78,7 @@ class _Running:
     earlier_seconds: float | None  # of runs that were interrupted; None where that is not known
 
     def finish(self, otherwise: str) -> tuple[int, float | None]:
-        """Record how it ended, as `done` or as told; returns its exit code, 128 + number for a signal, and seconds."""
+        """Record how it ended, as `done` or `otherwise`; returns its exit code (128 + a signal) and seconds."""
         code = self.process.returncode
         outs = [content_digest(path) for path in self.job.outs]
         if code == 0 and None in outs:
@@ -96,8 +96,8 @@ def run_chain(
 ) -> dict[str, float | None]:
     """Run what is not done yet, up to `at_once` at a time; returns the seconds of each job, None where unknown.
 
-    Seconds are of all runs that a job needed; unknown where one of them was killed together with this process. A job
-    that fails takes those with it that wait for its outs; all others are run before JobsFailed is raised. Where `stop`
+    Seconds are of all runs that a job needed; unknown where one of them was killed together with this process. Jobs
+    that wait for the outs of a failed one do not start; all others are run before JobsFailed is raised. Where `stop`
     raises, the running jobs get SIGTERM and are waited for, so that they save their progress.
     """
     made_by = {out: job.name for job in jobs for out in job.outs}
@@ -135,7 +135,7 @@ def run_chain(
 
 
 def content_digest(path: Path) -> str | None:
-    """Digest of a file, or of the index of a store; None where there is nothing."""
+    """Digest of a file, or of the index of a store; None where nothing exists."""
     for file in (path, *(path / name for name in INDEXES)):
         if file.is_file():
             return digest_file(file)
@@ -153,7 +153,7 @@ def _still_holds(job: Job, record: Mapping[str, Any], fingerprint: str) -> bool:
 
 def _start(job: Job, fingerprint: str, record: Mapping[str, Any]) -> _Running:
     earlier: float | None = 0.0
-    if record.get("fingerprint") == fingerprint and record["state"] != "done":  # the progress is taken over
+    if record.get("fingerprint") == fingerprint and record["state"] != "done":  # it resumes
         earlier = record["seconds"]
     _write_record(job, fingerprint=fingerprint, state="running", seconds=None, outs=[])
     with job.log.open("wb") as log:
@@ -169,7 +169,7 @@ def _start(job: Job, fingerprint: str, record: Mapping[str, Any]) -> _Running:
 
 
 def _ended(running: list[_Running]) -> Iterator[_Running]:
-    """Take those out that have ended."""
+    """Remove and yield those that have ended."""
     for each in list(running):
         if each.process.poll() is not None:
             running.remove(each)
@@ -212,7 +212,7 @@ def _write_record(job: Job, *, fingerprint: str, state: str, seconds: float | No
 
 
 def _read_record(job: Job) -> dict[str, Any]:
-    """Empty where there is none, or none that can be read: the job then runs."""
+    """Empty where there is no readable record: the job then runs."""
     try:
         record = json.loads(job.record.read_text(encoding="utf-8"))
     except (OSError, ValueError):

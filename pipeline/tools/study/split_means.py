@@ -14,7 +14,7 @@ from typing import Any
 from pipeline.core.errors import StaleArtifactError
 from pipeline.evaluate.metrics_file import MODELS, read_metrics
 
-# Where in metrics.json the numbers are whose mean says something; intervals and p-values have none
+# The numbers of metrics.json that have a mean: intervals and p-values have none
 NUMBERS = (
     *((model, name) for model in MODELS for name in ("top1", "top5", "mean_class_top1", "ece")),
     ("student_minus_baseline", "top1"),

@@ -1,4 +1,4 @@
-"""A study: teacher, baseline and several variants of the student, each over the same seeds; what is to be run for it.
+"""A study: teacher, baseline and several variants of the student, each over the same seeds, and its steps.
 
 Nothing runs here. A step is one command of the chain; it waits for the steps whose outs it reads.
 """
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.core.errors import ParamsError
-from pipeline.core.params import Params, overridden, params_text, read_override
+from pipeline.core.params import Params, overridden, read_override
 
 # The parameters that each stage uses, as dvc.yaml has them (tests/tools/study/test_study.py compares).
 USES: Mapping[str, tuple[str, ...]] = {
@@ -27,11 +27,14 @@ USES: Mapping[str, tuple[str, ...]] = {
     "score_student": ("score",),
     "score_baseline": ("score",),
 }
-STUDENT_ALONE = tuple(
-    key
-    for key in USES["train_student"]
-    if not any(key in used for stage, used in USES.items() if stage != "train_student")
-)
+
+
+def _others(key: str) -> list[str]:
+    """The stages besides the student's training that use a parameter."""
+    return [stage for stage, used in USES.items() if key in used and stage != "train_student"]
+
+
+STUDENT_ALONE = tuple(key for key in USES["train_student"] if not _others(key))
 
 
 @dataclass(frozen=True)
@@ -44,15 +47,15 @@ class Variant:
 
     @property
     def folder_name(self) -> str:
-        """The name with nothing that a file system or a shell minds."""
+        """The name without characters that are special to a file system or a shell."""
         return re.sub(r"[^\w.=+-]+", "_", self.name).strip(".") or "_"
 
 
 def read_variants(texts: Sequence[str], params: Params) -> tuple[Variant, ...]:
-    """Variants from lines `key=value section.key=value …`, each with a `name:` before it if it should have one.
+    """Variants from lines `key=value section.key=value …`, each optionally after a `name:`.
 
-    Raises ParamsError with all findings of all variants: keys that are unknown or that others than the student use,
-    values out of range, a name twice, and two variants that would train the same student.
+    Raises ParamsError with all findings of all variants: keys that are unknown or that stages other than the student's
+    use, values out of range, a name twice, and two variants that would train the same student.
     """
     found: list[Variant] = []
     findings: list[str] = []
@@ -118,8 +121,7 @@ def _refusal(key: str) -> str | None:
     dial = key.partition(".")[0]
     if dial == "seed":
         return "a study sets the seeds itself (--seeds, --first-seed)"
-    others = [stage for stage, used in USES.items() if dial in used and stage != "train_student"]
-    if others:
+    if others := _others(dial):
         return f"{' and '.join(others)} would have to run again with it"
     if dial in Params.model_fields and dial not in STUDENT_ALONE:
         return "is used before the study begins, or after it"
@@ -146,19 +148,14 @@ class Step:
 
     @property
     def values(self) -> dict[str, object]:
-        """The parameters that the stage uses: with any other value its outs would be others."""
+        """The parameters that the stage uses, on which its outs depend."""
         values = self.params.model_dump()
         return {key: values[key] for key in USES[self.stage]}
-
-    @property
-    def params_file(self) -> str:
-        """Content of the parameter file that the step reads."""
-        return params_text(self.params)
 
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """Where a model of a study lies with what is known of it; a variant for students alone."""
+    """Where a model of a study lies with its curve and predictions; only students have a variant."""
 
     model: str
     variant: Variant | None
@@ -182,7 +179,7 @@ class ModelFiles:
 
 @dataclass(frozen=True)
 class Study:
-    """What is compared, on which data, and where everything goes; `with_test` False leaves the test videos alone."""
+    """What is compared, on which data, and where everything goes; without `with_test` no model sees a test video."""
 
     manifest: Path
     dark: Path
@@ -212,7 +209,7 @@ class Study:
         return _step_name(seed, f"train_{files.model}", files.variant)
 
     def precompute_step(self, seed: int) -> str:
-        """Name of the step that asks the seed's teacher."""
+        """Name of the step that computes the soft targets of the seed's teacher."""
         return _step_name(seed, "precompute_soft_targets", None)
 
     def _steps_of(self, seed: int) -> Iterator[Step]:
@@ -220,7 +217,7 @@ class Study:
         soft_targets = self.seed_folder(seed) / "soft_targets.zarr"
         data = {"--manifest": self.manifest}
         enhanced, dark = {**data, "--frames": self.enhanced}, {**data, "--frames": self.dark}
-        asked = {"--soft-targets": soft_targets, "--teacher": teacher.weights, "--enhanced": self.enhanced}
+        soft = {"--soft-targets": soft_targets, "--teacher": teacher.weights, "--enhanced": self.enhanced}
         yield self._step(seed, "train_teacher", teacher, enhanced, _trained(teacher))
         yield self._step(seed, "train_baseline", baseline, dark, _trained(baseline))
         yield self._step(
@@ -231,7 +228,7 @@ class Study:
             {"--out": soft_targets},
         )
         for student in students:
-            yield self._step(seed, "train_student", student, {**dark, **asked}, _trained(student))
+            yield self._step(seed, "train_student", student, {**dark, **soft}, _trained(student))
         if self.with_test:
             for files in (teacher, baseline, *students):
                 inputs = {**(enhanced if files is teacher else dark), "--model": files.weights}

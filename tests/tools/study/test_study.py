@@ -21,7 +21,7 @@ from builders import CLASSES, CLIP, VIEWS, noise_video, tiny_data, train_params,
 from paths import ROOT
 
 from pipeline.core.errors import ParamsError, StaleArtifactError
-from pipeline.core.params import load_params
+from pipeline.core.params import load_params, params_text
 from pipeline.evaluate.score.predictions import Predictions, write_predictions
 from pipeline.tools.study.results import Row, estimate, read_results, summarise, table, verdict, write_rows
 from pipeline.tools.study.study import STUDENT_ALONE, USES, Study, read_variants
@@ -142,7 +142,7 @@ def test_a_variant_costs_a_student_and_a_seed_a_chain(params):
 
 def test_parameters_of_a_variant_reach_its_student_alone(params):
     for step in study_of(params, ["dkd: soft_loss=dkd"], seeds=(3,)).steps():
-        found = yaml.safe_load(step.params_file)
+        found = yaml.safe_load(params_text(step.params))
         assert found["seed"] == 3
         assert (found["soft_loss"] == "dkd") == step.stage.endswith("student")
 
