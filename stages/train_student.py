@@ -37,7 +37,7 @@ from stages._train import (
 
 TeacherOption = Annotated[
     Path | None,
-    typer.Option("--teacher", help="The teacher's model file. Where it is there, the store must be of this teacher."),
+    typer.Option("--teacher", help="The teacher's model file. If it exists, the store must be of this teacher."),
 ]
 EnhancedOption = Annotated[Path | None, typer.Option("--enhanced", help="The frames that an online teacher sees.")]
 MemoryOption = Annotated[
@@ -67,7 +67,7 @@ def main(
     """Train the student on the dark videos and the cached soft targets.
 
     Views come from the store, each with the teacher's logits for exactly that crop. The teacher never runs here, unless
-    soft_targets.source is online: then it is asked about the same views at every step.
+    soft_targets.source is online: then it sees the same views at every step.
     """
     params = load_params(params_path)
     inputs, store = read_inputs(manifest_path, frames_path), SoftTargetStore(soft_targets)
@@ -149,14 +149,14 @@ def main(
 
 @dataclass(frozen=True)
 class OnlineTeacher:
-    """The store's teacher and the frames that it saw, to be asked again."""
+    """The store's teacher and the frames that it saw, for inference at every step."""
 
     recognizer: Recognizer
     frames: FrameStore
     batch_size: int
 
     def logits(self, batch: Batch) -> Tensor:
-        """teacher_BK of a batch, by the same bits as when the store was made (on the same kind of device)."""
+        """teacher_BK of a batch, the same bits as when the store was made (on the same kind of device)."""
         assert batch.teacher_clip_BTHWC is not None
         return infer(self.recognizer, batch.teacher_clip_BTHWC, batch_size=self.batch_size)
 
@@ -165,7 +165,7 @@ def _online_teacher(
     store: SoftTargetStore, teacher_path: Path | None, enhanced_path: Path | None, device: str
 ) -> OnlineTeacher:
     findings = [
-        f"{option}: {path or 'not given'}{'' if path is None else ' is not there'}"
+        f"{option}: {path or 'not given'}{'' if path is None else ' does not exist'}"
         for option, path in (("--teacher", teacher_path), ("--enhanced", enhanced_path))
         if path is None or not path.exists()
     ]
@@ -173,7 +173,7 @@ def _online_teacher(
         findings.append(f"{store.location} holds the logits of {store.num_teachers} teachers")
     if findings or teacher_path is None or enhanced_path is None:
         raise ParamsError(
-            "soft_targets.source is online: one teacher is asked about the enhanced frames at every step",
+            "soft_targets.source is online: one teacher sees the enhanced frames at every step",
             findings=findings,
             remedy="`dvc repro train_teacher` or `dvc pull` brings both, or set soft_targets.source to cache",
         )

@@ -110,7 +110,7 @@ def test_attributes_are_read_last(path):
 # shards
 
 
-def test_a_video_is_in_the_shard_that_is_said(small_shards, path):
+def test_a_video_is_in_the_shard_that_is_named(small_shards, path):
     rows = rows_of(11)
     store = SoftTargetStore(write(path, rows))
     assert store.num_shards == 3

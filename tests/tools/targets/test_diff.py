@@ -1,4 +1,4 @@
-"""What differs between two stores is named: attributes, rows, and what their teachers say."""
+"""What differs between two stores is named: attributes, rows, and their teachers' logits."""
 
 from __future__ import annotations
 

@@ -482,7 +482,7 @@ def tiny(folder, codec, monkeypatch):
 
 
 def remembering(function):
-    """The same function of JSON values, worked out once for each."""
+    """The same function of JSON values, computed once for each."""
     known = {}
 
     def remembered(values):
