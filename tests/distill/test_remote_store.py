@@ -16,7 +16,7 @@ import fsspec
 import pytest
 from builders import one_thread  # noqa: F401 - a fixture
 from student_runs import StudentRun
-from target_stores import make_store
+from target_stores import make_store, shards_of
 
 from pipeline.core.errors import EnvironmentProblem, StaleArtifactError
 from pipeline.distill.store import store as soft_targets
@@ -27,9 +27,7 @@ from stages.__main__ import main
 
 @pytest.fixture(scope="module", autouse=True)
 def small_shards():
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(soft_targets, "CHUNK_ROWS", 2)
-        patched.setattr(soft_targets, "SHARD_ROWS", 4)
+    with shards_of(4, chunk_rows=2):
         yield
 
 

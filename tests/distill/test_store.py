@@ -95,6 +95,12 @@ def test_attributes_come_back_with_those_of_the_format(path):
     assert (attributes["format"], attributes["format_version"]) == ("dlkdd-soft-targets", 2)
 
 
+def test_attributes_of_other_versions_are_ignored(path):
+    """`targets repair` of earlier versions counted rows; a later version may add attributes."""
+    write(path, rows_of(2), attributes={**ATTRIBUTES, "repaired_rows": 1, "later": {"x": None}})
+    assert len(read_all(path)) == 2
+
+
 def test_attributes_are_read_last(path):
     attributes = dict(ATTRIBUTES)
 
