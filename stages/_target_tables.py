@@ -23,21 +23,22 @@ _MOST_NAMES = 30
 def print_summary(found: Summary) -> None:
     """What a store is and holds, to stdout."""
     console = _console()
-    said = found.attributes
+    attributes = found.attributes
+    num_classes = len(attributes["class_names"])
     size = "" if found.bytes_on_disk is None else f", {found.bytes_on_disk:,} bytes on disk"
-    codec = " ".join(str(value) for value in said["codec"].values())
+    codec = " ".join(str(value) for value in attributes["codec"].values())
     facts = {
         "store": found.location,
         "digest": found.digest,
-        "format": f"{said['format']} {said['format_version']}",
-        "holds": f"{said['num_rows']} videos × {said['num_views']} views × {len(said['class_names'])} classes; "
-        f"teachers: {said['num_teachers']}, shards: {len(said['shards'])}",
+        "format": f"{attributes['format']} {attributes['format_version']}",
+        "holds": f"{attributes['num_rows']} videos × {attributes['num_views']} views × {num_classes} classes; "
+        f"teachers: {attributes['num_teachers']}, shards: {len(attributes['shards'])}",
         "codec": f"{codec}: {found.bytes_per_view} bytes a view of a teacher{size}",
-        "classes": _names(said["class_names"]),
-        "clip": _pairs(said["clip"]),
-        "views": _pairs(said["view_policy"]),
-        **{f"digest of {name}": digest or "none" for name, digest in said["digests"].items()},
-        "merged from": ", ".join(said.get("merged_from", ())),
+        "classes": _names(attributes["class_names"]),
+        "clip": _pairs(attributes["clip"]),
+        "views": _pairs(attributes["view_policy"]),
+        **{f"digest of {name}": digest or "none" for name, digest in attributes["digests"].items()},
+        "merged from": ", ".join(attributes.get("merged_from", ())),
     }
     grid = Table.grid(padding=(0, 2))
     for name, value in facts.items():
@@ -47,16 +48,15 @@ def print_summary(found: Summary) -> None:
     _print_table(
         console,
         ("teacher", "top-1 on these views", "digest of its file"),
-        ((teacher["name"], f"{teacher['top1_on_views']:.1%}", teacher["digest"]) for teacher in said["teachers"]),
+        ((teacher["name"], f"{teacher['top1_on_views']:.1%}", teacher["digest"]) for teacher in attributes["teachers"]),
     )
-    error = said["codec_error"]
+    error = attributes["codec_error"]
     _print_table(
         console,
         ("temperature", "KL(teacher ‖ unpacked): mean, nats", "largest"),
         ((key, f"{mean:.3g}", f"{error['max_kl'][key]:.3g}") for key, mean in error["mean_kl"].items()),
     )
     _print_line(console, f"the same top class after packing: {error['top1_agreement']:.2%} of the views\n")
-    num_classes = len(said["class_names"])
     _print_line(console, f"entropy of the soft targets in nats; in brackets: its share of log {num_classes}")
     _print_table(
         console,
@@ -107,7 +107,7 @@ def print_difference(a: str, b: str, found: Difference) -> None:
         "the same bytes",
     )
     if not found.whole.num_views:
-        _print_line(console, "what the teachers say is not compared: no video has the same views and classes in both")
+        _print_line(console, "logits are not compared: no video has the same views and classes in both")
         return
     parts = {name: part.to_dict() for name, part in [*sorted(found.by_class.items()), ("all", found.whole)]}
     _print_table(

@@ -1,4 +1,4 @@
-"""Ask the teacher about every view of every training video, once, and keep its logits."""
+"""Run the teacher on every view of every training video, once, and keep its logits."""
 
 from __future__ import annotations
 
@@ -45,7 +45,9 @@ STAGE = "precompute_soft_targets"
 def main(
     *,
     manifest_path: Annotated[Path, typer.Option("--manifest", help="The manifest that `prepare` wrote.")],
-    frames_path: Annotated[Path, typer.Option("--frames", help="The enhanced frames, which the teacher knows.")],
+    frames_path: Annotated[
+        Path, typer.Option("--frames", help="The enhanced frames, on which the teacher was trained.")
+    ],
     teacher_path: Annotated[Path, typer.Option("--teacher", help="The teacher's model file.")],
     out: Annotated[Path, typer.Option(help="The soft-target store to write.")],
     params_path: ParamsOption = PARAMS_PATH,
@@ -53,11 +55,12 @@ def main(
     workers: WorkersOption = None,
     scheduler: SchedulerOption = None,
 ) -> None:
-    """Ask the teacher about every view of every training video, once, and keep its logits.
+    """Run the teacher on every view of every training video, once, and keep its logits.
 
-    The store holds raw logits: temperature, weight and loss stay free for every student that learns from it. What was
-    asked stays in the work folder: when videos come or go, or with another codec, the same teacher is asked about what
-    is new. On the CPU each process asks in one thread; on a GPU there is one process, or one for each under `torchrun`.
+    The store holds raw logits: temperature, weight and loss stay free for every student that learns from it. The logits
+    stay in the work folder, too: when videos come or go, with another codec, or for a damaged store, the same teacher
+    runs only on what is new. On the CPU each process has one thread; on a GPU there is one process, or one for each
+    under `torchrun`.
     """
     with process_group() as ranks, interruptible() as stop:
         if ranks.index > 0:
@@ -70,9 +73,11 @@ def main(
         codec = _codec(options, len(manifest.class_names))
         _check_teacher(teacher_path, teacher, manifest, frames, params.clip)
         samples = samples_of(manifest, frames, "train")
-        asked_on = choose_device(device)
+        torch_device = choose_device(device)
         policy = {**params.views.model_dump(), "seed": params.seed, "version": VIEW_POLICY_VERSION}
-        fingerprint = stage_values(params.clip, view_policy=policy, batch_size=options.batch_size, device=asked_on.type)
+        fingerprint = stage_values(
+            params.clip, view_policy=policy, batch_size=options.batch_size, device=torch_device.type
+        )
         inputs = {"teacher": teacher.digest}
         version = FORMAT_VERSION
         with work_folder(STAGE, params=fingerprint, inputs=inputs, format_version=version, outs=[out]) as work:
@@ -86,7 +91,7 @@ def main(
                 views=params.views,
                 seed=params.seed,
                 batch_size=options.batch_size,
-                device=str(asked_on),
+                device=str(torch_device),
                 num_workers=options.num_workers,
             )
             parts = parts_of(new, how)
@@ -94,7 +99,7 @@ def main(
                 refuse_not_finite(_on_ranks(ranks, parts, stop))
             else:
                 refuse_not_finite(_on_workers(parts, stop, workers=workers, scheduler=scheduler))
-            cache.look()
+            cache.refresh()
             packing = Packing(cache, keys, [sample.label for sample in samples], codec)
             origin = {"manifest": manifest.digest, "frames": frames.digest, "enhancer": frames.origin.get("enhancer")}
             attributes = {
@@ -110,7 +115,7 @@ def main(
             cache.remove_others(keys)
     say(
         f"{STAGE}: {len(keys)} videos × {params.views.num_views} views × {codec.num_classes} classes in "
-        f"{bytes_per_view(codec)} bytes a view; {len(new)} videos asked about, {len(keys) - len(new)} known before; "
+        f"{bytes_per_view(codec)} bytes a view; {len(new)} videos computed, {len(keys) - len(new)} known before; "
         f"the teacher's top-1 on these views is {packing.top1_on_views:.1%}"
     )
     say(f"{STAGE}: {options.codec} keeps {packing.error} -> {out}, digest {digest}")
@@ -120,7 +125,7 @@ def _check_options(ranks: Ranks, workers: int | None, scheduler: str | None) -> 
     if ranks.count > 1 and (workers is not None or scheduler is not None):
         raise ParamsError(
             "--workers and --scheduler share work among dask's processes, torchrun among its own",
-            remedy="leave these options and DASK_SCHEDULER_ADDRESS away, or run without torchrun",
+            remedy="omit these options and unset DASK_SCHEDULER_ADDRESS, or run without torchrun",
         )
 
 
@@ -134,7 +139,7 @@ def _codec(options: PrecomputeSoftTargetsParams, num_classes: int) -> LogitCodec
 
 
 def _check_teacher(path: Path, teacher: ModelFile, manifest: Manifest, frames: FrameStore, clip: ClipParams) -> None:
-    """Refuse a teacher of other classes or clips than this run's; say where it learnt from other frames."""
+    """Refuse a teacher of other classes or clips than this run's; tell if it was trained on other frames."""
     found = teacher.recognizer.architecture.clip
     findings = []
     if teacher.class_names != manifest.class_names:
@@ -156,7 +161,7 @@ def _check_teacher(path: Path, teacher: ModelFile, manifest: Manifest, frames: F
 
 
 def _on_workers(parts: Sequence[Part], stop: StopCheck, *, workers: int | None, scheduler: str | None) -> list[str]:
-    """Ask in this process, on processes of this machine, or on those of a dask scheduler."""
+    """Compute in this process, on processes of this machine, or on those of a dask scheduler."""
     if workers is None and parts and torch.device(parts[0].how.device).type != "cpu":
         workers = 1  # processes would share the GPU
     if scheduler is not None or workers != 1:
@@ -176,7 +181,7 @@ def _on_workers(parts: Sequence[Part], stop: StopCheck, *, workers: int | None, 
 
 
 def _on_ranks(ranks: Ranks, parts: Sequence[Part] | None, stop: StopCheck) -> list[str]:
-    """Ask in this rank about its share of the parts, which rank 0 gives, and wait for the others."""
+    """Compute this rank's share of the parts, which rank 0 gives, and wait for the others."""
     own = ranks.share(parts, stop=stop)
     with _part_progress(f"{STAGE}, rank {ranks.index} of {ranks.count}", own) as done:
         return sorted(chain(*ranks.run(compute_part, own, done=done, stop=stop)))

@@ -39,7 +39,7 @@ from stages._shell import (
 
 TeacherOption = Annotated[
     Path | None,
-    typer.Option("--teacher", help="The teacher's model file. Where it exists, the store must be of this teacher."),
+    typer.Option("--teacher", help="The teacher's model file. If it exists, the store must be of this teacher."),
 ]
 EnhancedOption = Annotated[Path | None, typer.Option("--enhanced", help="The frames that an online teacher sees.")]
 MemoryOption = Annotated[
@@ -68,8 +68,8 @@ def main(
 ) -> None:
     """Train the student on the dark videos and the cached soft targets.
 
-    Views come from the store, each with the teacher's logits for exactly that crop. The teacher does not run here,
-    unless soft_targets.source is online: then it gives its logits for the same views at every step.
+    Views come from the store, each with the teacher's logits for exactly that crop. The teacher never runs here, unless
+    soft_targets.source is online: then it sees the same views at every step.
     """
     params = load_params(params_path)
     inputs, store = read_inputs(manifest_path, frames_path), SoftTargetStore(soft_targets)
@@ -148,7 +148,7 @@ def main(
 
 @dataclass(frozen=True)
 class OnlineTeacher:
-    """The store's teacher and the frames that it saw, for its logits at every step."""
+    """The store's teacher and the frames that it saw, for inference at every step."""
 
     recognizer: Recognizer
     frames: FrameStore
@@ -172,7 +172,7 @@ def _online_teacher(
         findings.append(f"{store.location} holds the logits of {store.num_teachers} teachers")
     if findings or teacher_path is None or enhanced_path is None:
         raise ParamsError(
-            "soft_targets.source is online: every step needs the one teacher of the store, and the enhanced frames",
+            "soft_targets.source is online: one teacher sees the enhanced frames at every step",
             findings=findings,
             remedy="`dvc repro train_teacher` or `dvc pull` brings both, or set soft_targets.source to cache",
         )

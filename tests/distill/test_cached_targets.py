@@ -109,14 +109,14 @@ def test_every_wanted_view_is_what_the_store_holds(tmp_path_factory, ids, codec,
 
 def test_only_the_shards_that_hold_wanted_videos_are_read_each_once(tmp_path, monkeypatch):
     store, _ = random_store(tmp_path / "s.zarr", names(19))
-    asked = []
+    shards = []
     read_shard = SoftTargetStore.read_shard
     monkeypatch.setattr(
-        SoftTargetStore, "read_shard", lambda self, shard: asked.append(shard) or read_shard(self, shard)
+        SoftTargetStore, "read_shard", lambda self, shard: shards.append(shard) or read_shard(self, shard)
     )
     ids = names(19)
     load(store, [ids[17], ids[5], ids[4], ids[5]], tmp_path / "mapped")
-    assert asked == [1, 4]
+    assert shards == [1, 4]
 
 
 def test_a_damaged_row_is_never_looked_up(tmp_path):

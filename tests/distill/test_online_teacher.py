@@ -1,4 +1,4 @@
-"""A student whose teacher is asked at every step learns what it learns from the cache: the same bits, if none are lost.
+"""A student whose teacher runs at every step learns what it learns from the cache: the same bits, if none are lost.
 
 From float16 the weights end apart by a share of the way that they went. In 20 tiny trainings of 3 steps, at a learning
 rate of 0.002 and with batch normalisation over 7 or 21 clips, that share was 2e-4 in the median, below 2e-3 in 17 and
@@ -107,7 +107,7 @@ def test_data_loader_processes_change_nothing(made, dark, cached, tmp_path):
     check_same(Run(tmp_path, made["float32"], dark, online=True, num_workers=2).start(), cached)
 
 
-def learnt(weights):
+def learned(weights):
     """The trained numbers of a state, in one vector."""
     names = [name for name, _ in tiny_recognizer().named_parameters()]
     return torch.cat([weights[name].flatten() for name in names])
@@ -122,8 +122,8 @@ def test_from_float16_the_weights_are_nearly_the_same(made, dark, tmp_path):
             folder.mkdir()
             calm = {"batch_size": 7, "learning_rate": 0.002}
             run = Run(folder, made[codec], dark, online=False, initial=initial, **calm)
-            ends[codec] = learnt(run.start()[-1])
-        way = ends["float32"] - learnt(tiny_recognizer(seed=initial).state_dict())
+            ends[codec] = learned(run.start()[-1])
+        way = ends["float32"] - learned(tiny_recognizer(seed=initial).state_dict())
         shares.append(((ends["float16"] - ends["float32"]).norm() / way.norm()).item())
     assert 0 < sorted(shares)[2] < FLOAT16_TOLERANCE
 

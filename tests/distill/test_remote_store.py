@@ -16,7 +16,7 @@ import fsspec
 import pytest
 from builders import one_thread  # noqa: F401 - a fixture
 from student_runs import StudentRun
-from target_stores import make_store
+from target_stores import make_store, shards_of
 
 from pipeline.core.errors import EnvironmentProblem, StaleArtifactError
 from pipeline.distill.store import store as soft_targets
@@ -27,9 +27,7 @@ from stages.__main__ import main
 
 @pytest.fixture(scope="module", autouse=True)
 def small_shards():
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(soft_targets, "CHUNK_ROWS", 2)
-        patched.setattr(soft_targets, "SHARD_ROWS", 4)
+    with shards_of(4, chunk_rows=2):
         yield
 
 
@@ -44,7 +42,7 @@ class Handler(SimpleHTTPRequestHandler):
     """Files of a folder; the server's `spoil` may answer first."""
 
     def do_GET(self):
-        self.server.asked[self.path] += 1
+        self.server.requests[self.path] += 1
         if not self.server.spoil(self):
             super().do_GET()
 
@@ -76,11 +74,11 @@ class RangeHandler(Handler):
     disable_nagle_algorithm = True
 
     def send_head(self):
-        asked = self.headers.get("Range")
-        if asked is None:
+        wanted = self.headers.get("Range")
+        if wanted is None:
             return super().send_head()
-        self.server.asked["ranges"] += 1
-        first, last = asked.removeprefix("bytes=").split("-")
+        self.server.requests["ranges"] += 1
+        first, last = wanted.removeprefix("bytes=").split("-")
         content = self.content
         part = content[int(first) : int(last) + 1] if first else content[-int(last) :]
         self.send_response(206)
@@ -96,7 +94,7 @@ class Served:
     def __init__(self, folder, handler):
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=str(folder)))
         self.server.daemon_threads = True
-        self.server.asked, self.server.spoil = Counter(), lambda _request: False
+        self.server.requests, self.server.spoil = Counter(), lambda _request: False
         self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01})
         self.thread.start()
         self.url = f"http://127.0.0.1:{self.server.server_port}/soft_targets.zarr"
@@ -105,9 +103,9 @@ class Served:
         self.server.spoil = lambda request: matching in request.path and spoil(request)
 
     @property
-    def asked(self):
+    def requests(self):
         """Requests by name within the store."""
-        return {path.removeprefix("/soft_targets.zarr/"): count for path, count in self.server.asked.items()}
+        return {path.removeprefix("/soft_targets.zarr/"): count for path, count in self.server.requests.items()}
 
     def close(self):
         self.server.shutdown()
@@ -145,20 +143,20 @@ def files(made):
 def test_every_object_is_fetched_once_and_gives_what_the_path_gives(run, served, tmp_path):
     ids = run.made.rows.video_ids
     check_same(load(served.url, ids, tmp_path), load(run.made.path, ids, tmp_path), ids)
-    assert served.asked == dict.fromkeys(files(run.made), 1)
+    assert served.requests == dict.fromkeys(files(run.made), 1)
 
 
 def test_no_shard_is_fetched_that_is_not_needed(run, served, tmp_path):
     wanted = [run.made.rows.video_ids[row] for row in (0, 2, 9)]
     check_same(load(served.url, wanted, tmp_path), load(run.made.path, wanted, tmp_path), wanted)
     needed = {name for name in files(run.made) if "/c/1" not in name}  # of the shards 0, 1, 2
-    assert served.asked == dict.fromkeys(needed, 1)
+    assert served.requests == dict.fromkeys(needed, 1)
     assert len(needed) < len(files(run.made))
 
 
 def test_opening_fetches_descriptions_alone(run, served):
     assert SoftTargetStore(served.url).digest == SoftTargetStore(run.made.path).digest
-    assert served.asked == {name: 1 for name in files(run.made) if name.endswith("zarr.json")}
+    assert served.requests == {name: 1 for name in files(run.made) if name.endswith("zarr.json")}
 
 
 def test_other_urls_are_read_too(run, tmp_path):
@@ -177,10 +175,10 @@ def test_a_student_trained_from_a_url_is_the_same_bytes(run, served, tmp_path, m
     run.train(name="path")
     expected = (run.folder / "path.safetensors").read_bytes()
     for memory_mib in (0, 100):
-        served.server.asked.clear()
+        served.server.requests.clear()
         run.train(name="url", soft_targets=served.url, memory_mib=memory_mib)
         assert (run.folder / "url.safetensors").read_bytes() == expected
-        assert served.asked == dict.fromkeys(files(run.made), 1)
+        assert served.requests == dict.fromkeys(files(run.made), 1)
 
 
 # what goes wrong on the way

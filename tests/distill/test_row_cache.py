@@ -56,8 +56,8 @@ def test_rows_come_in_the_order_of_the_keys_whatever_the_parts(tmp_path_factory,
     cache = RowCache(folder)
     known = sorted(set().union(*parts))
     assert [name for name in "abcdefghij" if keys_of([name])[0] in cache] == known
-    asked = data.draw(st.lists(st.sampled_from(known), min_size=1))
-    assert_same(concatenate(list(cache.rows(keys_of(asked)))), rows_of(asked))
+    wanted = data.draw(st.lists(st.sampled_from(known), min_size=1))
+    assert_same(concatenate(list(cache.rows(keys_of(wanted)))), rows_of(wanted))
 
 
 def test_the_same_rows_make_the_same_file(tmp_path):
@@ -77,7 +77,7 @@ def test_other_frames_of_a_video_are_another_row(tmp_path):
         list(cache.rows(others))
     for other in (bright, turned):
         write_part(tmp_path, rows_of(["x"], **other))
-    cache.look()
+    cache.refresh()
     for which in (dark, bright, turned):
         (found,) = cache.rows(keys_of(["x"], **which))
         assert_same(found, rows_of(["x"], **which))
@@ -108,7 +108,7 @@ def test_a_torn_part_is_not_there_until_it_is_written_again(tmp_path):
     cache = RowCache(tmp_path)
     assert keys_of(["x"])[0] not in cache
     write_part(tmp_path, rows_of(["x"]))
-    cache.look()
+    cache.refresh()
     assert [key in cache for key in keys_of(["x", "y"])] == [True, False]
     cache.remove_others(keys_of(["x"]))
     assert len(list(tmp_path.iterdir())) == 1

@@ -95,6 +95,12 @@ def test_attributes_come_back_with_those_of_the_format(path):
     assert (attributes["format"], attributes["format_version"]) == ("dlkdd-soft-targets", 2)
 
 
+def test_attributes_of_other_versions_are_ignored(path):
+    """`targets repair` of earlier versions counted rows; a later version may add attributes."""
+    write(path, rows_of(2), attributes={**ATTRIBUTES, "repaired_rows": 1, "later": {"x": None}})
+    assert len(read_all(path)) == 2
+
+
 def test_attributes_are_read_last(path):
     attributes = dict(ATTRIBUTES)
 
@@ -110,7 +116,7 @@ def test_attributes_are_read_last(path):
 # shards
 
 
-def test_a_video_is_in_the_shard_that_is_said(small_shards, path):
+def test_a_video_is_in_the_shard_that_is_named(small_shards, path):
     rows = rows_of(11)
     store = SoftTargetStore(write(path, rows))
     assert store.num_shards == 3

@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 from builders import one_thread  # noqa: F401 - a fixture
 from paths import ROOT
-from target_stores import make_store
+from target_stores import make_store, shards_of
 
-from pipeline.distill.store import store as soft_targets
 from pipeline.distill.store.store import SoftTargetStore
 
 PAGE = (ROOT / "docs/soft-target-store.md").read_text()
@@ -24,9 +23,7 @@ KINDS = [("float16", 1), ("float32", 1), ("topk", 1), ("float16", 2), ("topk", 3
 @pytest.fixture(scope="module", params=KINDS, ids=str)
 def made(request, tmp_path_factory):
     codec, num_teachers = request.param
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(soft_targets, "CHUNK_ROWS", 2)
-        patched.setattr(soft_targets, "SHARD_ROWS", 4)
+    with shards_of(4, chunk_rows=2):
         yield make_store(tmp_path_factory.mktemp("made"), codec=codec, num_teachers=num_teachers)
 
 

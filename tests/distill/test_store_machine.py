@@ -56,7 +56,7 @@ class Teacher(torch.nn.Module):
         return clip_BTHWC.float().mean(dim=(1, 2, 3)) / 10
 
 
-def said_about(clip_THWC):
+def logits_of_clip(clip_THWC):
     return (clip_THWC[None].float().mean(dim=(1, 2, 3)) / 10)[0].numpy()
 
 
@@ -82,7 +82,7 @@ class World:
         frames = self.frames
         options = {"seed": SEED, "purpose": BANK, "video_id": name}
         views = [draw_view(frames.shape(name), CLIP, VIEWS, number=n, **options) for n in range(VIEWS.num_views)]
-        return np.array([said_about(read_view(frames, name, view, CLIP)) for view in views])
+        return np.array([logits_of_clip(read_view(frames, name, view, CLIP)) for view in views])
 
     def from_scratch(self, subset, codec):
         """Files of the store of some videos."""
@@ -90,21 +90,21 @@ class World:
         if key not in self.scratch:
             folder = Path(tempfile.mkdtemp(dir=self.folder))
             self.make(folder, folder / "store", subset, codec)
-            self.require_said(folder / "store", subset, codec)
+            self.require_logits(folder / "store", subset, codec)
             self.scratch[key] = contents(folder / "store")
         return self.scratch[key]
 
-    def require_said(self, path, subset, codec):
-        """A store made from scratch holds what the teacher says."""
+    def require_logits(self, path, subset, codec):
+        """A store made from scratch holds the teacher's logits."""
         store = SoftTargetStore(path)
         rows = concatenate([store.read_shard(shard) for shard in range(store.num_shards)])
         assert rows.video_ids == subset
-        said = np.array([self.logits_VK[name] for name in subset])[:, :, None]
+        expected = np.array([self.logits_VK[name] for name in subset])[:, :, None]
         packer = codec_of(codec, 3)
-        assert np.allclose(rows.logits(packer), packer.unpack(packer.pack(said)), atol=1e-3)
+        assert np.allclose(rows.logits(packer), packer.unpack(packer.pack(expected)), atol=1e-3)
 
     def make(self, work, built, subset, codec):
-        """As the stage does it; returns how many videos were asked about, and what removes the parts of others."""
+        """As the stage does it; returns how many videos were computed, and what removes the parts of others."""
         samples = samples_of(self.manifests[subset], self.frames, "train")
         cache, keys = RowCache(work), keys_of(samples, self.frames)
         new = [key[0] for key in keys if key not in cache]
@@ -114,7 +114,7 @@ class World:
         )  # fmt: skip
         for part in parts_of(new, how):
             compute_part(part)
-        cache.look()
+        cache.refresh()
         packing = Packing(cache, keys, [sample.label for sample in samples], codec_of(codec, 3))
         manifest = self.manifests[subset]
         attributes = {
@@ -194,10 +194,10 @@ class StoreMachine(RuleBasedStateMachine):
     def run(self):
         with work_folder("machine", params={}, inputs={}, format_version=1) as work:
             built = work.path / f"store{PARTIAL_SUFFIX}"
-            asked, remove_others = self.world.make(work.path, built, self.subset, self.codec)
+            num_new, remove_others = self.world.make(work.path, built, self.subset, self.codec)
             publish(built, self.out)
             remove_others()
-        return asked
+        return num_new
 
     def parts_there(self):
         """Whole parts in the work folder."""

@@ -135,10 +135,10 @@ def _second_store(server: StageServer, project: Path) -> None:
     values = yaml.safe_load((project / "params.yaml").read_text())
     values["train_teacher"]["learning_rate"] = 0.005
     (project / "second.yaml").write_text(yaml.safe_dump(values))
-    teacher, ask = STAGES["train_teacher"].arguments, STAGES["precompute_soft_targets"].arguments
+    teacher, precompute = STAGES["train_teacher"].arguments, STAGES["precompute_soft_targets"].arguments
     made = ["--params", "second.yaml", "--out", "second/teacher.safetensors", "--curve", "second/curve.csv"]
-    asked = ["--teacher", "second/teacher.safetensors", "--out", SECOND]
-    _run_all(server, project, [Stage("", [*teacher, *made], ()), Stage("", [*ask, *asked], ())])
+    computed = ["--teacher", "second/teacher.safetensors", "--out", SECOND]
+    _run_all(server, project, [Stage("", [*teacher, *made], ()), Stage("", [*precompute, *computed], ())])
 
 
 def clear(path: Path) -> None:

@@ -339,30 +339,26 @@ def _text(text):
 
 
 TARGETS = {
-    "10^12 rows": _group(lambda said: said.update(num_rows=10**12)),
-    "10^9 views": _group(lambda said: said.update(num_views=10**9)),
-    "10^6 views": _group(lambda said: said.update(num_views=10**6)),
-    "10^9 teachers": _group(lambda said: said.update(num_teachers=10**9)),
-    "less than no rows": _group(lambda said: said.update(num_rows=-1)),
-    "rows that are a text": _group(lambda said: said.update(num_rows="7")),
-    "shards that are numbers": _group(lambda said: said.update(shards=[1])),
-    "no shards": _group(lambda said: said.update(shards=[])),
-    "a codec of another name": _group(lambda said: said.update(codec={"name": "pickle"})),
-    "class names that are lists": _group(lambda said: said.update(class_names=[["a"], [], []])),
-    "teachers that are texts": _group(lambda said: said.update(teachers=["x"])),
-    "digests that are a list": _group(lambda said: said.update(digests=[])),
-    "an array of objects": _array(lambda said: said.update(data_type="object")),
-    "a codec that unpickles": _array(
-        lambda said: said["codecs"].append({"name": "numcodecs.pickle", "configuration": {}})
-    ),
-    "a codec that nobody has": _array(lambda said: said["codecs"].append({"name": "evil", "configuration": {}})),
-    "an array of 10^12 rows": _array(lambda said: said["shape"].__setitem__(0, 10**12)),
-    "chunks of 10^9 rows": _array(
-        lambda said: said["chunk_grid"]["configuration"]["chunk_shape"].__setitem__(0, 10**9)
-    ),
-    "ids of another type": _array(lambda said: said.update(data_type="float64", fill_value=0), "video_id"),
+    "10^12 rows": _group(lambda it: it.update(num_rows=10**12)),
+    "10^9 views": _group(lambda it: it.update(num_views=10**9)),
+    "10^6 views": _group(lambda it: it.update(num_views=10**6)),
+    "10^9 teachers": _group(lambda it: it.update(num_teachers=10**9)),
+    "less than no rows": _group(lambda it: it.update(num_rows=-1)),
+    "rows that are a text": _group(lambda it: it.update(num_rows="7")),
+    "shards that are numbers": _group(lambda it: it.update(shards=[1])),
+    "no shards": _group(lambda it: it.update(shards=[])),
+    "a codec of another name": _group(lambda it: it.update(codec={"name": "pickle"})),
+    "class names that are lists": _group(lambda it: it.update(class_names=[["a"], [], []])),
+    "teachers that are texts": _group(lambda it: it.update(teachers=["x"])),
+    "digests that are a list": _group(lambda it: it.update(digests=[])),
+    "an array of objects": _array(lambda it: it.update(data_type="object")),
+    "a codec that unpickles": _array(lambda it: it["codecs"].append({"name": "numcodecs.pickle", "configuration": {}})),
+    "a codec that nobody has": _array(lambda it: it["codecs"].append({"name": "evil", "configuration": {}})),
+    "an array of 10^12 rows": _array(lambda it: it["shape"].__setitem__(0, 10**12)),
+    "chunks of 10^9 rows": _array(lambda it: it["chunk_grid"]["configuration"]["chunk_shape"].__setitem__(0, 10**9)),
+    "ids of another type": _array(lambda it: it.update(data_type="float64", fill_value=0), "video_id"),
     "keys out of the store": _array(
-        lambda said: said.update(chunk_key_encoding={"name": "default", "configuration": {"separator": "../"}})
+        lambda it: it.update(chunk_key_encoding={"name": "default", "configuration": {"separator": "../"}})
     ),
     "other consolidated metadata": _store(_consolidated),
     "a shard that is a link to another file": _store(_linked),
@@ -392,20 +388,20 @@ KINDS = {
 def main(kind, folder):
     """Open every file of a kind; prints JSON."""
     makers, read, suffix = KINDS[kind]
-    said = {}
+    outcomes = {}
     for number, (name, make) in enumerate(makers.items()):
         path = Path(folder) / f"hostile_{number}{suffix}"
         make(path)
         try:
             read(path)
-            said[name] = "was read"
+            outcomes[name] = "was read"
         except StaleArtifactError as error:
-            said[name] = f"refused: {error}"
+            outcomes[name] = f"refused: {error}"
         except BaseException as error:
-            said[name] = f"{type(error).__name__}: {error}"[:400]
+            outcomes[name] = f"{type(error).__name__}: {error}"[:400]
     with Path("/proc/self/status").open() as file:
         peak = next(int(line.split()[1]) for line in file if line.startswith("VmHWM:")) * 1024
-    print(json.dumps({"said": said, "peak_bytes": peak}))
+    print(json.dumps({"outcomes": outcomes, "peak_bytes": peak}))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
-"""Artifacts that were made to do harm: refused soon and in little memory, no code run, no other file read, no word said
-to a terminal, a page or a Markdown file that is not text."""
+"""Artifacts that were made to do harm: refused soon and in little memory, no code run, no other file read, and nothing
+but text printed to a terminal, a page or a Markdown file."""
 
 from __future__ import annotations
 
@@ -57,12 +57,12 @@ def test_hostile_files_are_refused_in_little_memory(tmp_path, kind, cases):
     done = subprocess.run(command, capture_output=True, text=True, timeout=MOST_SECONDS, check=False)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
-    assert {name: what for name, what in found["said"].items() if not what.startswith("refused: ")} == {}
-    assert found["said"].keys() == KINDS[kind][0].keys()
+    assert {name: what for name, what in found["outcomes"].items() if not what.startswith("refused: ")} == {}
+    assert found["outcomes"].keys() == KINDS[kind][0].keys()
     assert found["peak_bytes"] < 1 << 30
     assert not (tmp_path / "canary").exists()
     assert SECRET not in done.stdout
-    cases(len(found["said"]))
+    cases(len(found["outcomes"]))
 
 
 @pytest.mark.fault("Security", "code in a checkpoint that has a right digest", "E")

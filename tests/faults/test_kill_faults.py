@@ -17,7 +17,7 @@ from stage_server import ALL, Ended, Fault
 
 LONG = os.environ.get("DLKDD_FAULTS") == "long"
 SEEDS = range(3) if LONG else range(1)
-PREPARE, FIT, ENHANCE, TEACHER, ASK, STUDENT, BASELINE, SCORE, _, _, LIGHT, EVALUATE, REPORT = COMMANDS.values()
+PREPARE, FIT, ENHANCE, TEACHER, TARGETS, STUDENT, BASELINE, SCORE, _, _, LIGHT, EVALUATE, REPORT = COMMANDS.values()
 OFTEN = ("--checkpoint-seconds", "0")
 
 
@@ -49,7 +49,7 @@ def writes_none(*texts: str) -> Callable[[Ended], None]:
 from_checkpoint = says("from the checkpoint")
 one_shard = writes_none("shard-000.h5.")
 no_shards = writes_none("shard-000.h5.", "shard-001.h5.")
-all_known = says("0 videos asked about")
+all_known = says("0 videos computed")
 
 
 # commands beside the chain's
@@ -63,7 +63,7 @@ def second_store(bench: Bench) -> None:
         values["train_teacher"]["learning_rate"] = 0.005
         (project / "second.yaml").write_text(yaml.safe_dump(values))
         assert bench.run(TEACHER, options=("--params", "second.yaml", "--out", "second.safetensors")).code == 0
-        assert bench.run(ASK, options=("--teacher", "second.safetensors", "--out", "second.zarr")).code == 0
+        assert bench.run(TARGETS, options=("--teacher", "second.safetensors", "--out", "second.zarr")).code == 0
         shutil.copytree(project / "second.zarr", made)
         remove(project)
         shutil.copytree(bench.finished, project)
@@ -164,14 +164,20 @@ BOUNDARIES = [
     ),
     Boundary("published, its work not removed", TEACHER, "after rename", "models/teacher", from_checkpoint),
     Boundary("while its work is removed", BASELINE, "after remove", "checkpoint", among=2),
-    Boundary("within a part", ASK, "before sync", ".safetensors", says("[1-3] known before"), at=2, among=3),
-    Boundary("between two parts", ASK, "after rename", ".safetensors", says("[1-3] known"), at=2, among=2, ci=True),
-    Boundary("among the arrays", ASK, "after rename", "logits/c", all_known),
-    Boundary("the arrays, no attributes", ASK, "before rename", "targets.zarr.partial/zarr.json", all_known, at=2),
+    Boundary("within a part", TARGETS, "before sync", ".safetensors", says("[1-3] known before"), at=2, among=3),
+    Boundary("between two parts", TARGETS, "after rename", ".safetensors", says("[1-3] known"), at=2, among=2, ci=True),
+    Boundary("among the arrays", TARGETS, "after rename", "logits/c", all_known),
+    Boundary("the arrays, no attributes", TARGETS, "before rename", "targets.zarr.partial/zarr.json", all_known, at=2),
     Boundary(
-        "new and old store exchanged", ASK, "after rename", "data/soft_targets", all_known, needs_old=True, ci=True
+        "new and old store exchanged",
+        TARGETS,
+        "after rename",
+        "data/soft_targets",
+        all_known,
+        needs_old=True,
+        ci=True,
     ),
-    Boundary("published", ASK, "after rename", "data/soft_targets.zarr", all_known),
+    Boundary("published", TARGETS, "after rename", "data/soft_targets.zarr", all_known),
     Boundary("a table, not in place", SCORE, "before rename", "predictions/teacher.csv", ci=True),
     Boundary("a table, not in place", LIGHT, "before rename", "data/light.csv"),
     Boundary("between two tables", EVALUATE, "after rename", "results/tables", among=3),

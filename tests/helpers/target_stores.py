@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from builders import CLIP, VIEWS, tiny_data, tiny_recognizer
 
@@ -14,6 +16,7 @@ from pipeline.data.dataset import BANK
 from pipeline.data.frame_store import FrameStore
 from pipeline.data.manifest import Manifest
 from pipeline.data.views import VIEW_POLICY_VERSION, draw_view, pixel_digest, read_view
+from pipeline.distill.store import store as soft_targets
 from pipeline.distill.store.codecs import CodecLoss, codec_of
 from pipeline.distill.store.rows import Rows
 from pipeline.distill.store.store import write_store
@@ -38,6 +41,15 @@ class Made:
     def at(self, path):
         """The same, for a store at another place."""
         return replace(self, path=path)
+
+
+@contextmanager
+def shards_of(shard_rows, *, chunk_rows):
+    """Stores of small shards and chunks, so that a few rows take several."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(soft_targets, "CHUNK_ROWS", chunk_rows)
+        patched.setattr(soft_targets, "SHARD_ROWS", shard_rows)
+        yield
 
 
 def make_teacher(path, *, seed=0, num_classes=3, class_names=("drink", "jump", "wave")):

@@ -36,13 +36,13 @@ class LogitCodec(Protocol):
         """K."""
 
     def attributes(self) -> dict[str, object]:
-        """What a store says about its codec; `codec_of` makes the codec from it."""
+        """What a store records of its codec; `codec_of` makes the codec from it."""
 
     def arrays(self) -> dict[str, ArrayLayout]:
         """The packed arrays, in the order in which row digests take them."""
 
     def pack(self, logits_K: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
-        """Pack (..., K) finite logits; one too large for the type becomes infinite, which the caller must refuse."""
+        """Pack (..., K) finite logits; one too large for the type becomes infinite, and the caller must refuse it."""
 
     def unpack(self, packed: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
         """(..., K) logits from arrays with any leading axes."""
@@ -156,7 +156,7 @@ def bytes_per_view(codec: LogitCodec) -> int:
 
 @dataclass
 class CodecLoss:
-    """What packing costs, gathered piece by piece: KL(teacher ‖ unpacked) in nats, how often the top class stays."""
+    """What packing costs, summed up piece by piece: KL(teacher ‖ unpacked) in nats, how often the top class stays."""
 
     TEMPERATURES = (1.0, 2.0, 4.0, 8.0)
 
@@ -166,7 +166,7 @@ class CodecLoss:
     kl_max: tuple[float, ...] = (0.0,) * len(TEMPERATURES)
 
     def add(self, logits_K: NDArray[np.float32], unpacked_K: NDArray[np.float32]) -> None:
-        """Count in (..., K) logits and what came back from the codec."""
+        """Add (..., K) logits and what the codec makes of them."""
         agreeing = logits_K.argmax(axis=-1) == unpacked_K.argmax(axis=-1)
         self.num_views += agreeing.size
         self.num_agreeing += int(agreeing.sum())

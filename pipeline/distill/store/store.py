@@ -335,11 +335,11 @@ _TIMEOUT_SECONDS = 60  # without a connection, or without a byte of an object
 class _WholeObjects(WrapperStore[Store]):
     """Fetches each object once and whole: a shard is the unit of reading, and not every web server knows ranges.
 
-    An object that is not there is None, as for any store; whatever else goes wrong lies between here and the store.
+    A missing object is None, as for any store; any other error is one of the connection.
     """
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
-        """The object, or the asked part of it."""
+        """The object, or the requested part of it."""
         held_key, held = getattr(self, "_held", ("", None))
         if held_key != key:
             try:

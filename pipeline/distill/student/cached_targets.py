@@ -1,7 +1,7 @@
-"""The soft targets of one training: what its videos need of a store, where all data loader processes share it.
+"""The soft targets of one training: the rows of its videos, where all data loader processes share them.
 
-Packed as the store packs them, in a few flat arrays: in memory where that is within the budget, else in files of the
-work folder that are mapped into memory. No Python object is kept for a row, so nothing is copied into a forked process.
+Packed as in the store, in a few flat arrays: in memory where they are within the budget, else in files of the work
+folder that are mapped into memory. No Python object is kept for a row, so nothing is copied into a forked process.
 
 Axes: N videos, V views, M teachers, K classes.
 """
@@ -34,7 +34,7 @@ Teachers = Literal["mean", "draw"]
 REMEDY = "`dvc repro precompute_soft_targets` makes a store for this run"
 
 _ID_BYTES, _ID_ENDS = "id_bytes", "id_ends"  # all ids in UTF-8, one after the other, and where each ends
-_CONTENTS = "contents.json"  # written last: what the files are, with their digests
+_CONTENTS = "contents.json"  # written last: what the files hold, with their digests
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class CachedTargets:
         return _mapped, (self.codec, self.teachers, self.seed, self.folder)
 
     def lookup(self, video_id: str, number: int) -> tuple[View, NDArray[np.float32]]:
-        """View `number` modulo V, and its logits_K; raises KeyError for a video that was not asked for."""
+        """View `number` modulo V, and its logits_K; raises KeyError for a video that was not loaded."""
         row = self._row(video_id)
         views_V7 = self.arrays["views"][row]
         view = number % len(views_V7)
@@ -97,7 +97,7 @@ class _Ids:
 
 
 def differences(store: SoftTargetStore, wanted: Mapping[str, object]) -> list[str]:
-    """What a run declares and the store was not made from, with both values.
+    """Where a run declares something else than the store was made from, with both values.
 
     `wanted` maps attributes to values: `class_names`, `clip`, `digests.manifest` and so on; `teachers.name` and
     `teachers.digest` must be those of one of the store's teachers.
@@ -130,12 +130,12 @@ def load_targets(
     frames: FrameStore | None = None,
     findings: Sequence[str] = (),
 ) -> CachedTargets:
-    """What these videos need of a store: in memory, or in files of `folder` where it is more than `memory_bytes`.
+    """The rows of these videos: in memory, or in files of `folder` where they take more than `memory_bytes`.
 
     Only shards that hold some of the videos are read, each once and checked. Files of an earlier run are used again
     where they are whole and of the same store and videos. With `frames` the views must fit these videos: number of
-    frames, height and width are compared. Raises one StaleArtifactError with all `findings`, which the caller has
-    already, with the videos of another shape and the missing ones.
+    frames, height and width are compared. Raises one StaleArtifactError with the caller's `findings`, the videos of
+    another shape and the missing ones.
     """
     wanted = sorted(set(video_ids))
     shapes = _array_shapes(store, wanted)

@@ -1,4 +1,4 @@
-"""The loss of a student that learns from hard labels and cached teacher logits, and the course of its soft_weight.
+"""The loss of a student that learns from hard labels and cached teacher logits, and the schedule of its soft_weight.
 
 Axes: B batch, K classes.
 """
@@ -13,7 +13,7 @@ from pipeline.train.losses import at_least_float32, hard_loss
 
 
 def soft_weight_at(epoch: float, *, soft_weight: float, epochs: int, options: DistillationParams) -> float:
-    """The weight at `epoch`, the passes over the data that are done, with their fraction.
+    """The weight at `epoch`, the number of passes over the data so far, with its fraction.
 
     constant: soft_weight. warmup: from 0 linearly up to it over the first schedule_epochs. decay: from it linearly
     down to 0 over the last schedule_epochs.
@@ -41,7 +41,7 @@ def distillation_loss(
     With standardize both logits are standardised by row before the soft loss; with extra_temperatures it is the mean
     over `temperature` and these, as the instance-level part of Jin et al., "Multi-level logit distillation", CVPR 2023.
 
-    Raises ValueError for shapes that do not fit (one teacher class would broadcast in silence), fewer than two classes,
+    Raises ValueError for shapes that do not fit (one teacher class would silently broadcast), fewer than two classes,
     labels that are no class, a loss that is not known, a temperature that is not positive, and a weight outside of
     [0, 1]: most of them give a plausible number otherwise.
     """
@@ -79,6 +79,6 @@ def _check_tensors(student_BK: Tensor, labels_B: Tensor, teacher_BK: Tensor) -> 
         raise ValueError(f"labels {tuple(labels_B.shape)} do not fit logits {tuple(student_BK.shape)}")
     num_classes = student_BK.shape[1]
     if num_classes < 2:
-        raise ValueError(f"logits of {num_classes} class say nothing: wanted at least 2")
+        raise ValueError(f"wanted logits of at least 2 classes, got {num_classes}")
     if bool(((labels_B < 0) | (labels_B >= num_classes)).any()):
         raise ValueError(f"labels must be in 0 … {num_classes - 1}, got {labels_B.min()} … {labels_B.max()}")

@@ -1,4 +1,4 @@
-"""What a student may learn from a teacher's logits: one function a loss, each the mean over the batch.
+"""Losses between the logits of a student and a teacher: one function each, the mean over the batch.
 
 All take logits of student and teacher (B, K). Half precision is raised to float32, double stays double.
 Axes: B batch, K classes, R the classes that are not the label (K − 1).

@@ -1,8 +1,8 @@
-"""The teacher's logits for every view of every training video: asked for part by part, then packed into a store.
+"""The teacher's logits for every view of every training video: computed part by part, then packed into a store.
 
-A part, some videos with all of their views, is a task for one process; it lies whole in the work folder before the next
-one begins. What the rows of a part hold depends on nothing but the videos and the teacher, so the parts' size, their
-order and the number of processes do not show in the store.
+A part, some videos with all of their views, is a task for one process, and whole in the work folder before that process
+begins the next. A row depends on nothing but its video and the teacher, so the store is the same for any size and order
+of parts and any number of processes.
 
 Axes: N videos, V views, M teachers (here one), K classes.
 """
@@ -40,7 +40,7 @@ Artifact = tuple[Path, str]  # an absolute path, and the digest that is expected
 
 @dataclass(frozen=True)
 class TeacherInference:
-    """How the teacher is asked, and where its outputs go."""
+    """How teacher inference runs, and where its outputs go."""
 
     teacher: Artifact
     frames: Artifact
@@ -55,7 +55,7 @@ class TeacherInference:
 
 @dataclass(frozen=True)
 class Part:
-    """Videos that one process asks about."""
+    """Videos for one task."""
 
     video_ids: tuple[str, ...]
     how: TeacherInference
@@ -71,7 +71,7 @@ def parts_of(video_ids: Sequence[str], how: TeacherInference) -> list[Part]:
 
 
 def compute_part(part: Part) -> tuple[str, ...]:
-    """Ask the teacher, and write the rows into the folder; the videos with a logit that is not finite have none.
+    """Run the teacher on a part and write its rows into the folder, but none of videos with logits that are not finite.
 
     Returns those videos, each with its views, in words.
     """
@@ -130,13 +130,13 @@ def _require_unchanged(artifact: Artifact, found: str) -> None:
     if found != expected:
         raise StaleArtifactError(
             f"{path}: has another digest here, {found}, than where the stage began, {expected}",
-            remedy="workers must see the same files under the same paths, and nothing may change them meanwhile",
+            remedy="workers must see the same files under the same paths, and nothing may change them during the run",
         )
 
 
 @dataclass
 class Packing:
-    """Rows of a store made from rows of the cache; what packing costs is measured on the way.
+    """Packs rows of the cache into rows of a store, and measures what that costs.
 
     `labels` are the class indices of the keys, for the teacher's accuracy.
     """
@@ -182,8 +182,8 @@ class Packing:
                 f"the teacher's logits are too large for the codec {self.codec.attributes()['name']} on "
                 f"{len(self.too_large)} videos:",
                 findings=self.too_large,
-                remedy="set precompute_soft_targets.codec to float32, which asks no teacher again, or train the "
-                "teacher with a lower train_teacher.learning_rate",
+                remedy="set precompute_soft_targets.codec to float32, which needs no new teacher inference, or train "
+                "the teacher with a lower train_teacher.learning_rate",
             )
         means = [total / self.error.num_views for total in self.error.kl_sums]
         findings = [
@@ -196,8 +196,8 @@ class Packing:
                 f"the codec {self.codec.attributes()['name']} costs more than precompute_soft_targets.max_kl, which is "
                 f"{max_kl:g} nats of KL(teacher ‖ unpacked) on average:",
                 findings=findings,
-                remedy="set a dense codec, a larger top_k, or a larger max_kl; the logits are kept, so that the next "
-                "run asks no teacher",
+                remedy="set a dense codec, a larger top_k, or a larger max_kl; the logits are kept: the next run "
+                "needs no teacher inference",
             )
 
 

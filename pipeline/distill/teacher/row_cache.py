@@ -1,10 +1,10 @@
-"""Rows of soft targets that were worked out before, kept in a work folder whatever the videos of the next run.
+"""Rows of soft targets that earlier runs computed, kept in a work folder whatever the videos of the next run.
 
 They stay when the store is published, since the next run has no store to take rows from: DVC deletes a stage's outs
 before the stage starts. A row is found by its video's name, and the digest and shape of the frames that the teacher
 saw; everything else that it depends on (the teacher, the view policy, the clip, the batch size, the kind of device) is
-in the folder's fingerprint. A part is a file with the rows of some videos, the unit of work: it lies there whole or not
-at all. Logits are kept as float32, so that another codec takes no teacher.
+in the folder's fingerprint. A part is a file with the rows of some videos, the unit of work: it is whole or does not
+exist. Logits are kept as float32, so that another codec needs no teacher.
 
 Axes: N videos, V views, M teachers (here one), K classes.
 """
@@ -28,13 +28,13 @@ _NUM_HELD_PARTS = 16  # where a grown data set mixes rows of old and new parts
 
 
 def write_part(folder: Path, rows: Rows) -> None:
-    """Keep rows: the arrays of a store, but with `logits` (N, V, M, K) float32. The same rows make the same file."""
+    """Write rows: the arrays of a store, but with `logits` (N, V, M, K) float32. The same rows make the same file."""
     name = digest_json(_keys(rows))[:16]
     save_weights(folder / f"{name}.safetensors", rows.arrays, {"video_ids": list(rows.video_ids)})
 
 
 class RowCache:
-    """The rows of all whole parts in a folder; what was damaged on disk is not among them.
+    """The rows of all whole parts in a folder; parts that are damaged on disk are ignored.
 
     In memory are an index of the keys and a few parts.
     """
@@ -44,14 +44,14 @@ class RowCache:
         self._places: dict[Key, tuple[Path, int]] = {}
         self._whole: set[Path] = set()
         self._read = lru_cache(maxsize=_NUM_HELD_PARTS)(_read)
-        self.look()
+        self.refresh()
 
-    def look(self) -> None:
-        """Take in the parts that were written since."""
+    def refresh(self) -> None:
+        """Add the parts that were written since."""
         for path in sorted(set(self.folder.glob("*.safetensors")) - self._whole):
             try:
                 rows = _read(path)
-            except StaleArtifactError:  # progress, not an artifact: worked out again
+            except StaleArtifactError:  # progress, not an artifact: computed again
                 continue
             self._whole.add(path)
             self._places.update((key, (path, row)) for row, key in enumerate(_keys(rows)))
@@ -60,7 +60,7 @@ class RowCache:
         return key in self._places
 
     def rows(self, keys: Iterable[Key]) -> Iterator[Rows]:
-        """The rows of these keys, in their order, in pieces; raises KeyError for one that is not there."""
+        """The rows of these keys, in their order, in pieces; raises KeyError for one that is not cached."""
         places = (self._places[key] for key in keys)
         for path, group in groupby(places, key=lambda place: place[0]):
             yield self._read(path).take([row for _, row in group])

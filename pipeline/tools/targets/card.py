@@ -34,20 +34,22 @@ def publish_store(location: Path, out: Path, *, license_text: str | None, progre
 
 def card(store: SoftTargetStore, license_text: str | None) -> str:
     """The card in Markdown, from the attributes alone."""
-    said = store.attributes
-    clip, policy, error = said["clip"], said["view_policy"], said["codec_error"]
+    attributes = store.attributes
+    clip, policy, error = attributes["clip"], attributes["view_policy"], attributes["codec_error"]
     teachers = "\n".join(
         f"| {code_span(str(teacher['name']))} | {code_span(str(teacher['digest']))} | {teacher['top1_on_views']:.1%} |"
-        for teacher in said["teachers"]
+        for teacher in attributes["teachers"]
     )
     errors = "\n".join(f"| {key} | {mean:.3g} | {error['max_kl'][key]:.3g} |" for key, mean in error["mean_kl"].items())
-    parts = {f"merged store {number}": digest for number, digest in enumerate(said.get("merged_from", ()), start=1)}
+    parts = {
+        f"merged store {number}": digest for number, digest in enumerate(attributes.get("merged_from", ()), start=1)
+    }
     digests = "\n".join(
         f"| {name} | {code_span(str(digest)) if digest else 'none'} |"
-        for name, digest in {**said["digests"], **parts}.items()
+        for name, digest in {**attributes["digests"], **parts}.items()
     )
     mirrored = "mirrored half of the time" if policy["flip"] else "never mirrored"
-    codec = " ".join(str(value) for value in said["codec"].values())
+    codec = " ".join(str(value) for value in attributes["codec"].values())
     return f"""# Soft targets: {store.num_rows} videos × {store.num_views} views × {len(store.class_names)} classes
 
 Raw logits, before any temperature, of {_count(store.num_teachers, "teacher")} that saw light-enhanced videos.

@@ -1,4 +1,4 @@
-"""What differs between two soft-target stores: what they were made from, their rows, and what their teachers say.
+"""What differs between two soft-target stores: what they were made from, their rows, and their teachers' logits.
 
 Axes: N videos, V views, M teachers, K classes.
 """
@@ -32,7 +32,7 @@ class Divergence:
     num_agreeing: int = 0
 
     def add(self, kl: NDArray[np.float64], agreeing: NDArray[np.bool_]) -> None:
-        """Count in some views."""
+        """Add some views."""
         self.num_views += kl.size
         self.kl_sum += float(kl.sum())
         self.kl_max = max(self.kl_max, float(kl.max(initial=0)))
@@ -88,7 +88,7 @@ class Difference:
 def diff(a: SoftTargetStore, b: SoftTargetStore, *, progress: Progress = no_progress) -> Difference:
     """Compare two stores; raises StaleArtifactError where one of them is damaged.
 
-    What the teachers say is compared where both have the same classes in the same order.
+    Logits are compared where both have the same classes in the same order.
     """
     found = Difference((a.digest, b.digest), attribute_differences(a.attributes, b.attributes))
     with progress("diff", a.num_rows + b.num_rows, "rows") as advance:

@@ -81,9 +81,9 @@ def _table(store: SoftTargetStore, rows: Rows) -> pyarrow.Table:
     num_rows, num_views, num_teachers = len(rows), store.num_views, store.num_teachers
     shape = (num_rows, num_views, num_teachers)
 
-    def of_teacher(said: str) -> pa.Array:
-        """What the attributes say of the teacher of each row."""
-        values = [teacher[said] for teacher in store.attributes["teachers"]]
+    def of_teacher(field: str) -> pa.Array:
+        """A field of the attributes for the teacher of each row."""
+        values = [teacher[field] for teacher in store.attributes["teachers"]]
         return pa.array(np.tile(np.array(values, dtype=object), num_rows * num_views), pa.string())
 
     def column(array: NDArray[Any], axes: int) -> pa.Array:

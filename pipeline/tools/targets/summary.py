@@ -1,4 +1,4 @@
-"""What a soft-target store holds: how sure its teachers are, how right, and what packing cost.
+"""What a soft-target store holds: how certain its teachers are, how accurate, and what packing cost.
 
 Axes: N videos, V views, M teachers, K classes.
 """
@@ -26,7 +26,7 @@ NUM_BINS = 1000  # the quartiles of the entropy are known to a thousandth of its
 
 @dataclass(frozen=True)
 class Entropy:
-    """Of the teachers' mean soft targets at a temperature, in nats: 0 is certainty, `most`, log K, knows nothing.
+    """Of the teachers' mean soft targets at a temperature, in nats: 0 is certainty, `most` (log K) is chance.
 
     `counts` are views in NUM_BINS equal steps from 0 to `most`.
     """
@@ -40,7 +40,7 @@ class Entropy:
 
 @dataclass(frozen=True)
 class Summary:
-    """A store's attributes, its size, and what was worked out from its rows."""
+    """A store's attributes, its size, and what its rows add up to."""
 
     location: str
     digest: str
@@ -132,7 +132,7 @@ def _labels(store: SoftTargetStore, manifest: Manifest | None) -> dict[str, str]
         raise StaleArtifactError(
             f"{store.location}: was made for another manifest",
             findings=[f"digests.manifest: the store has {expected}, this manifest {manifest.digest}"],
-            remedy="give the manifest of the repository that made the store, or leave it away",
+            remedy="give the manifest of the repository that made the store, or omit --manifest",
         )
     return {row.video_id: row.class_name for row in manifest.rows_of("train")}
 

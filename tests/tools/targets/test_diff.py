@@ -1,13 +1,12 @@
-"""What differs between two stores is named: attributes, rows, and what their teachers say."""
+"""What differs between two stores is named: attributes, rows, and their teachers' logits."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 from builders import one_thread  # noqa: F401 - a fixture
-from target_stores import make_store, with_class_names, write
+from target_stores import make_store, shards_of, with_class_names, write
 
-from pipeline.distill.store import store as soft_targets
 from pipeline.distill.store.codecs import kl_divergence
 from pipeline.distill.store.rows import Rows
 from pipeline.distill.store.store import SoftTargetStore
@@ -16,9 +15,7 @@ from pipeline.tools.targets.diff import diff
 
 @pytest.fixture(scope="module", autouse=True)
 def small_shards():
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(soft_targets, "CHUNK_ROWS", 2)
-        patched.setattr(soft_targets, "SHARD_ROWS", 2)
+    with shards_of(2, chunk_rows=2):
         yield
 
 

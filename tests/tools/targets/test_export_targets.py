@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 from builders import one_thread  # noqa: F401 - a fixture
 from pyarrow import parquet
-from target_stores import make_store
+from target_stores import make_store, shards_of
 
 from pipeline.core.errors import EnvironmentProblem, ParamsError
 from pipeline.data.views import View
-from pipeline.distill.store import store as soft_targets
 from pipeline.distill.store.store import SoftTargetStore
 from pipeline.tools.targets.export import export
 
@@ -21,9 +20,7 @@ from pipeline.tools.targets.export import export
 @pytest.fixture(scope="module", params=[("float16", 1), ("topk", 2)], ids=str)
 def made(request, tmp_path_factory):
     codec, num_teachers = request.param
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(soft_targets, "CHUNK_ROWS", 2)
-        patched.setattr(soft_targets, "SHARD_ROWS", 4)
+    with shards_of(4, chunk_rows=2):
         yield make_store(tmp_path_factory.mktemp("made"), codec=codec, num_teachers=num_teachers)
 
 

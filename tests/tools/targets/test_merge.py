@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from builders import one_thread, write_frames  # noqa: F401 - a fixture
-from target_stores import contents, make_store, write
+from target_stores import contents, make_store, shards_of, write
 
 from pipeline.core.errors import ParamsError, StaleArtifactError
 from pipeline.data.manifest import write_manifest
@@ -21,9 +21,7 @@ from pipeline.tools.targets.verify import verify
 
 @pytest.fixture(scope="module", autouse=True)
 def small_shards():
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(soft_targets, "CHUNK_ROWS", 2)
-        patched.setattr(soft_targets, "SHARD_ROWS", 2)
+    with shards_of(2, chunk_rows=2):
         yield
 
 

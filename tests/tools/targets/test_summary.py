@@ -11,11 +11,10 @@ import pytest
 from builders import one_thread  # noqa: F401 - a fixture
 from hypothesis import given
 from hypothesis import strategies as st
-from target_stores import make_store, write
+from target_stores import make_store, shards_of, write
 
 from pipeline.core.errors import StaleArtifactError
 from pipeline.data.manifest import write_manifest
-from pipeline.distill.store import store as soft_targets
 from pipeline.distill.store.store import SoftTargetStore
 from pipeline.tools.targets.summary import NUM_BINS, entropy, summarise
 
@@ -23,9 +22,7 @@ from pipeline.tools.targets.summary import NUM_BINS, entropy, summarise
 @pytest.fixture(scope="module", params=[("float16", 1), ("topk", 2)], ids=str)
 def made(request, tmp_path_factory):
     codec, num_teachers = request.param
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(soft_targets, "CHUNK_ROWS", 2)
-        patched.setattr(soft_targets, "SHARD_ROWS", 4)
+    with shards_of(4, chunk_rows=2):
         yield make_store(tmp_path_factory.mktemp("made"), codec=codec, num_teachers=num_teachers)
 
 

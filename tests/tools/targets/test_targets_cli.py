@@ -1,4 +1,4 @@
-"""`dlkdd targets` as a user calls it: output, exit codes, JSON, and a store that is given away and used from a URL."""
+"""`dlkdd targets` as a user calls it: output, exit codes, JSON, and a store that is published and used from a URL."""
 
 from __future__ import annotations
 
@@ -188,8 +188,8 @@ def test_what_is_published_is_whole_and_says_what_it_is(made, tmp_path):
     store = SoftTargetStore(made.path)
     for words in (digest, store.digest, "7 videos × 3 views × 3 classes", "`drink`, `jump`, `wave`", "CC BY 4.0"):
         assert words in text
-    for said in store.attributes["teachers"]:
-        assert said["digest"] in text
+    for teacher in store.attributes["teachers"]:
+        assert teacher["digest"] in text
     assert not any(words in text for words in ("None was given", "merged store"))
     attributes = {**made.attributes, "merged_from": ["a" * 32, "b" * 32]}
     write(tmp_path / "merged", made.rows, SoftTargetStore(made.path).codec, attributes)

@@ -11,7 +11,7 @@ import pytest
 from builders import CLIP, VIEWS, noise_video, one_thread, write_frames  # noqa: F401 - a fixture
 from hypothesis import given
 from hypothesis import strategies as st
-from target_stores import contents, make_store, make_teacher, write
+from target_stores import contents, make_store, make_teacher, shards_of, write
 
 from pipeline.core.digest import digest_json
 from pipeline.core.errors import ParamsError, StaleArtifactError
@@ -28,17 +28,15 @@ CODECS = ["float16", "float32", "topk"]
 
 
 @pytest.fixture(autouse=True)
-def small_shards(monkeypatch):
+def small_shards():
     """Of 7 rows, chunks of 2 and shards of 4."""
-    monkeypatch.setattr(soft_targets, "CHUNK_ROWS", 2)
-    monkeypatch.setattr(soft_targets, "SHARD_ROWS", 4)
+    with shards_of(4, chunk_rows=2):
+        yield
 
 
 @cache
 def originals(folder, codec, num_teachers):
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(soft_targets, "CHUNK_ROWS", 2)
-        patched.setattr(soft_targets, "SHARD_ROWS", 4)
+    with shards_of(4, chunk_rows=2):
         folder.mkdir()
         return make_store(folder, codec=codec, num_teachers=num_teachers)
 
@@ -482,7 +480,7 @@ def tiny(folder, codec, monkeypatch):
 
 
 def remembering(function):
-    """The same function of JSON values, worked out once for each."""
+    """The same function of JSON values, computed once for each."""
     known = {}
 
     def remembered(values):
