@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -52,18 +52,18 @@ def main(
     chosen = choose_device("cpu" if device == "auto" and "onnx" in ways else device)
     if "onnx" in ways and chosen.type != "cpu":
         raise ParamsError(f"--device {device}: ONNX is measured on the CPU", remedy="omit --device")
-    subject = _read(model_path, threads)
+    facts, model = _read(model_path, threads)
     measured = []
     with tempfile.TemporaryDirectory() as folder:
         for way in ways:
-            path = _exported(subject.model, Path(folder)) if way == "onnx" and subject.model else model_path
+            path = _exported(model, Path(folder)) if way == "onnx" and model else model_path
             say(f"bench: {way}, {num_runs} batches of {batch_size}")
             measured.append(measure(Run(path, way, str(chosen), batch_size, num_warmup, num_runs, threads)))
     how = {"device": str(chosen), "threads": threads, "batch_size": batch_size}
     if as_json:
-        typer.echo(json.dumps({**subject.facts, **how, "measured": [asdict(one) for one in measured]}, indent=1))
+        typer.echo(json.dumps({**facts, **how, "measured": [asdict(one) for one in measured]}, indent=1))
     else:
-        _print(subject.facts, how, measured)
+        _print(facts, how, measured)
 
 
 def _ways(path: Path, *, compiled: bool, onnx: bool) -> list[Way]:
@@ -80,26 +80,19 @@ def _ways(path: Path, *, compiled: bool, onnx: bool) -> list[Way]:
     return [way for way, is_chosen in chosen.items() if is_chosen]
 
 
-@dataclass(frozen=True)
-class Subject:
-    """What is measured: facts for the report, and the model, or None for an ONNX file."""
-
-    facts: dict[str, Any]
-    model: ModelFile | None
-
-
-def _read(path: Path, num_threads: int) -> Subject:
+def _read(path: Path, num_threads: int) -> tuple[dict[str, Any], ModelFile | None]:
+    """What is measured, in words and numbers, and the model; None for an ONNX file."""
     if path.suffix == ".onnx":
-        said, model = open_onnx(path, num_threads=num_threads).description, None
-        name, clip, digest = said["architecture"]["name"], said["clip"], said["digest"]
-        parameters, gmac = said["parameters"], said["gmac_per_clip"]
+        found, model = open_onnx(path, num_threads=num_threads).description, None
+        name, clip, digest = found["architecture"]["name"], found["clip"], found["digest"]
+        parameters, gmac = found["parameters"], found["gmac_per_clip"]
     else:
         model = load_model(path)
         arch, cost = model.recognizer.architecture, cost_of(model.recognizer)
         name, clip, digest = arch.name, arch.clip.model_dump(), model.digest
         parameters, gmac = cost.parameters, cost.gmac
     facts = {"file": str(path), "architecture": name, "model_digest": digest, "clip": clip}
-    return Subject({**facts, "parameters": parameters, "gmac_per_clip": gmac}, model)
+    return {**facts, "parameters": parameters, "gmac_per_clip": gmac}, model
 
 
 def _exported(model: ModelFile, folder: Path) -> Path:

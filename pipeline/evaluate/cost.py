@@ -1,4 +1,4 @@
-"""What a clip costs a network, and what the ways around a student would cost.
+"""What a network costs: its parameters, and the multiplications of a clip.
 
 Axes: B batch, C channels, T frames, H, W.
 """
@@ -18,17 +18,17 @@ from pipeline.models.recognizer import Recognizer
 
 @dataclass(frozen=True)
 class Cost:
-    """Numbers of a network's weights, and billions of multiplications with an addition for one clip (GMAC)."""
+    """A network's number of weights, and billions of multiply-additions for one clip (GMAC)."""
 
     parameters: int
     gmac: float
 
 
 def cost_of(recognizer: Recognizer) -> Cost:
-    """What one clip of its own geometry costs; nothing is computed, whatever the size.
+    """The cost of one clip of the network's own geometry, counted on shapes alone.
 
-    Convolutions, matrix products and attention are counted, by torch.utils.flop_counter; what works on single numbers,
-    as normalisation does, is not.
+    torch.utils.flop_counter counts convolutions, matrix products and attention, not elementwise operations such as
+    normalisation.
     """
     return Cost(recognizer.num_parameters, clip_gmac(recognizer.architecture))
 

@@ -1,10 +1,10 @@
 """A trained network's logits, which depend on the clip and the network alone.
 
-Kernels choose their order of summation by the size of the batch and the number of threads. With one size, and on the
-CPU one thread, a clip's logits are the same bits whatever its neighbours, its place and the padding: tried with
-r2plus1d_slim and r3d_18. MKL keeps to it in its strict mode, which the command sets (stages/__main__.py). Between
-sizes they differed by up to 6e-7, between one thread and two by up to 7e-9. Work on many cores is shared among
-processes instead, clip by clip.
+Kernels choose their order of summation by the size of the batch and the number of threads. With a fixed batch size, and
+one thread on the CPU, a clip's logits are the same bits whatever its neighbours, its place and the padding: tried with
+r2plus1d_slim and r3d_18. MKL guarantees it in its strict mode, which the command sets (stages/__main__.py). Between
+batch sizes logits differed by up to 6e-7, between one thread and two by up to 7e-9. To use many cores, clips are
+shared among processes instead.
 
 Axes: B batch, T frames, H height, W width, C channels, K classes.
 """
@@ -23,7 +23,7 @@ from pipeline.models.recognizer import Recognizer
 def infer(recognizer: Recognizer, clip_BTHWC: Tensor, *, batch_size: int) -> Tensor:
     """Float32 logits_BK of any number of uint8 clips, on their device.
 
-    Every batch has `batch_size` clips; the last one is padded with black ones.
+    Every batch has `batch_size` clips; the last is padded with black clips.
     """
     with torch.no_grad(), _one_thread():
         return torch.cat([_infer_batch(recognizer, part, batch_size) for part in torch.split(clip_BTHWC, batch_size)])

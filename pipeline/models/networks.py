@@ -1,4 +1,4 @@
-"""The networks by name: how each is built, what clips it needs, and how its parts are called.
+"""The networks by name: how each is built, what clips it needs, and the names of its parts.
 
 All give logits for clips (B, C, T, H, W); none has a softmax in its head. docs/models.md has their sizes and sources.
 """
@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from importlib import import_module
 from typing import Any, get_args
 
 import torch
@@ -22,7 +24,7 @@ SLOWFAST_ALPHA = 4  # frames of the fast pathway for each of the slow one
 
 @dataclass(frozen=True)
 class Architecture:
-    """What is needed to build a network again: its name, classes, options and the geometry of its clips."""
+    """All that it takes to build a network: its name, number of classes, options and the geometry of its clips."""
 
     name: ModelName
     num_classes: int
@@ -48,7 +50,7 @@ class Architecture:
 
 @dataclass(frozen=True)
 class ClipNeeds:
-    """The clips that a network can take: at least some frames and pixels, or exactly some."""
+    """The clips that a network takes: a least number of frames and pixels a side, or an exact one."""
 
     min_frames: int = 1
     min_size: int = 1
@@ -67,11 +69,11 @@ Stages = list[list[nn.Module]]
 
 @dataclass(frozen=True)
 class NetworkKind:
-    """One entry of MODELS.
+    """How networks of one kind are built and read.
 
     `stages` gives the stem and the stages behind it, as frozen_stages counts them. `classifier` is the layer whose
-    shape depends on the classes, `head` the prefix of all that a file of weights may lack. `renamed` are names of
-    published files, and ours.
+    shape depends on the classes, `head` the prefix of all that a file of weights may lack. `renamed` maps names of
+    published files to ours.
     """
 
     build: Callable[[Architecture], nn.Module]
@@ -89,7 +91,7 @@ class NetworkKind:
         return tensor_name.startswith(self.head or f"{self.classifier}.")
 
 
-# builders
+# builders; torchvision and pytorchvideo are slow to import, and the slim network needs neither
 
 
 def _slim(arch: Architecture) -> nn.Module:
@@ -97,17 +99,15 @@ def _slim(arch: Architecture) -> nn.Module:
     return SlimR2Plus1D(arch.num_classes, width=arch.width, dropout=arch.dropout)
 
 
-def _video_resnet(name: str) -> Callable[[Architecture], nn.Module]:
-    def build(arch: Architecture) -> nn.Module:
-        from pipeline.models.torchvision_compat import (
-            video_models,  # slow to import, and the slim network needs none of it
-        )
+def _video_resnet(arch: Architecture) -> nn.Module:
+    from pipeline.models.torchvision_compat import video_models
 
-        network: nn.Module = getattr(video_models, name)(weights=None, num_classes=arch.num_classes)
-        network.fc = nn.Sequential(nn.Dropout(arch.dropout), nn.Linear(WIDTH, arch.num_classes))
-        return network
+    return _with_classifier(getattr(video_models, arch.name)(weights=None, num_classes=arch.num_classes), arch)
 
-    return build
+
+def _with_classifier(network: nn.Module, arch: Architecture) -> nn.Module:
+    network.fc = nn.Sequential(nn.Dropout(arch.dropout), nn.Linear(WIDTH, arch.num_classes))
+    return network
 
 
 def _ig65m_trunk() -> nn.Module:
@@ -135,9 +135,7 @@ def _ig65m_trunk() -> nn.Module:
 
 
 def _r2plus1d_34(arch: Architecture) -> nn.Module:
-    trunk = _ig65m_trunk()
-    trunk.fc = nn.Sequential(nn.Dropout(arch.dropout), nn.Linear(WIDTH, arch.num_classes))
-    return trunk
+    return _with_classifier(_ig65m_trunk(), arch)
 
 
 def _r2plus1d_34_bert(arch: Architecture) -> nn.Module:
@@ -149,32 +147,24 @@ def _s3d(arch: Architecture) -> nn.Module:
     """Its momentum of 0.001 needs thousands of steps to follow dark videos: it is torch's 0.1 here."""
     from pipeline.models.torchvision_compat import video_models
 
-    def norm(channels: int) -> nn.Module:
-        return nn.BatchNorm3d(channels, eps=1e-3)
-
+    norm = partial(nn.BatchNorm3d, eps=1e-3)
     network: nn.Module = video_models.s3d(num_classes=arch.num_classes, dropout=arch.dropout, norm_layer=norm)
     return network
 
 
-def _mvit(name: str) -> Callable[[Architecture], nn.Module]:
-    def build(arch: Architecture) -> nn.Module:
-        from pipeline.models.torchvision_compat import video_models
+def _mvit(arch: Architecture) -> nn.Module:
+    from pipeline.models.torchvision_compat import video_models
 
-        network = getattr(video_models, name)(num_classes=arch.num_classes, dropout=arch.dropout)
-        return _with_drop_path(network, arch.drop_path)
-
-    return build
+    network = getattr(video_models, arch.name)(num_classes=arch.num_classes, dropout=arch.dropout)
+    return _with_drop_path(network, arch.drop_path)
 
 
-def _swin(name: str) -> Callable[[Architecture], nn.Module]:
-    def build(arch: Architecture) -> nn.Module:
-        from pipeline.models.torchvision_compat import video_models
+def _swin(arch: Architecture) -> nn.Module:
+    from pipeline.models.torchvision_compat import video_models
 
-        network = getattr(video_models, name)(num_classes=arch.num_classes)
-        network.head = nn.Sequential(nn.Dropout(arch.dropout), network.head)
-        return _with_drop_path(network, arch.drop_path)
-
-    return build
+    network = getattr(video_models, arch.name)(num_classes=arch.num_classes)
+    network.head = nn.Sequential(nn.Dropout(arch.dropout), network.head)
+    return _with_drop_path(network, arch.drop_path)
 
 
 def _with_drop_path(network: nn.Module, rate: float) -> nn.Module:
@@ -191,51 +181,32 @@ def _with_drop_path(network: nn.Module, rate: float) -> nn.Module:
     return network
 
 
-def _x3d(depth_factor: float) -> Callable[[Architecture], nn.Module]:
-    """X3D with the expansion of pytorchvideo's hub builders, for clips of any length and size (no softmax in the head).
+def _pytorchvideo(arch: Architecture, module: str, builder: str, **fixed: Any) -> nn.Module:
+    """A network of pytorchvideo with the values of its hub, but no softmax in its head."""
+    import pipeline.models.torchvision_compat  # noqa: F401 - before pytorchvideo, which imports torchvision
+
+    create = getattr(import_module(f"pytorchvideo.models.{module}"), builder)
+    network: nn.Module = create(
+        model_num_class=arch.num_classes, dropout_rate=arch.dropout, head_activation=None, **fixed
+    )
+    return network
+
+
+_any_clip = partial(_pytorchvideo, head_pool=nn.AdaptiveAvgPool3d)  # averages over clips of any length and size
+
+
+def _x3d(arch: Architecture) -> nn.Module:
+    """X3D for clips of any length and size.
 
     Feichtenhofer, "X3D: Expanding architectures for efficient video recognition", CVPR 2020.
     """
-
-    def build(arch: Architecture) -> nn.Module:
-        import pipeline.models.torchvision_compat  # noqa: F401 - before pytorchvideo, which imports torchvision
-
-        # isort: split
-        from pytorchvideo.models.x3d import create_x3d
-
-        network: nn.Module = create_x3d(
-            input_clip_length=arch.clip.num_frames,
-            input_crop_size=arch.clip.size,
-            model_num_class=arch.num_classes,
-            dropout_rate=arch.dropout,
-            width_factor=2.0,
-            depth_factor=depth_factor,
-            head_activation=None,
-        )
-        return network
-
-    return build
+    size = {"input_clip_length": arch.clip.num_frames, "input_crop_size": arch.clip.size}
+    depth_factor = 5.0 if arch.name == "x3d_l" else 2.2
+    return _pytorchvideo(arch, "x3d", "create_x3d", width_factor=2.0, depth_factor=depth_factor, **size)
 
 
-def _pytorchvideo_resnet(module: str, builder: str, **fixed: Any) -> Callable[[Architecture], nn.Module]:
-    """A builder of pytorchvideo with the values of its hub, averaging over any clip (no softmax in the head)."""
-
-    def build(arch: Architecture) -> nn.Module:
-        from importlib import import_module
-
-        import pipeline.models.torchvision_compat  # noqa: F401 - before pytorchvideo, which imports torchvision
-
-        create = getattr(import_module(f"pytorchvideo.models.{module}"), builder)
-        network: nn.Module = create(
-            model_num_class=arch.num_classes,
-            dropout_rate=arch.dropout,
-            head_pool=nn.AdaptiveAvgPool3d,
-            head_activation=None,
-            **fixed,
-        )
-        return network
-
-    return build
+def _slowfast(arch: Architecture) -> nn.Module:
+    return TwoPathways(_any_clip(arch, "slowfast", "create_slowfast"))
 
 
 class TwoPathways(nn.Module):
@@ -254,10 +225,6 @@ class TwoPathways(nn.Module):
             pathways = block(pathways)
         logits_BK: Tensor = pathways
         return logits_BK
-
-
-def _slowfast(arch: Architecture) -> nn.Module:
-    return TwoPathways(_pytorchvideo_resnet("slowfast", "create_slowfast")(arch))
 
 
 # stages, for frozen_stages
@@ -298,54 +265,44 @@ def _block_stages(network: Any) -> Stages:
     return [[block] for block in network.blocks[:5]]
 
 
-# the entries of one family
-
-_FC_NAMES = {"fc.weight": "fc.1.weight", "fc.bias": "fc.1.bias"}  # our last layer has dropout before it
-
-
-def _of_torchvision(build: Callable[[Architecture], nn.Module], stages: Callable[[Any], Stages]) -> NetworkKind:
-    return NetworkKind(build, stages, "fc.1", renamed=_FC_NAMES, in_torchvision=True)
-
-
-def _of_swin(name: str) -> NetworkKind:
-    renamed = {"head.weight": "head.1.weight", "head.bias": "head.1.bias"}
-    return NetworkKind(_swin(name), _swin_stages, "head.1", renamed=renamed, has_drop_path=True, in_torchvision=True)
-
-
-def _of_mvit(name: str) -> NetworkKind:
-    needs = ClipNeeds(16, 224, exact=True)  # its tables of positions have that size
-    return NetworkKind(_mvit(name), _mvit_stages, "head.1", needs=needs, has_drop_path=True, in_torchvision=True)
-
-
-def _of_x3d(depth_factor: float) -> NetworkKind:
-    needs = ClipNeeds(min_size=32)  # the network halves it five times
-    return NetworkKind(_x3d(depth_factor), _block_stages, "blocks.5.proj", needs=needs)
+_RENAMED_FC = {"fc.weight": "fc.1.weight", "fc.bias": "fc.1.bias"}  # our last layer has dropout before it
+_RESNET = NetworkKind(_video_resnet, _resnet_stages, "fc.1", renamed=_RENAMED_FC, in_torchvision=True)
+_MVIT = NetworkKind(
+    _mvit,
+    _mvit_stages,
+    "head.1",
+    needs=ClipNeeds(16, 224, exact=True),  # its tables of positions have that size
+    has_drop_path=True,
+    in_torchvision=True,
+)
+_SWIN = NetworkKind(
+    _swin,
+    _swin_stages,
+    "head.1",
+    renamed={"head.weight": "head.1.weight", "head.bias": "head.1.bias"},
+    has_drop_path=True,
+    in_torchvision=True,
+)
+_X3D = NetworkKind(_x3d, _block_stages, "blocks.5.proj", needs=ClipNeeds(min_size=32))  # halved five times
 
 
 def _of_pytorchvideo(module: str, builder: str, **fixed: Any) -> NetworkKind:
-    return NetworkKind(_pytorchvideo_resnet(module, builder, **fixed), _block_stages, "blocks.5.proj")
+    build = partial(_any_clip, module=module, builder=builder, **fixed)
+    return NetworkKind(build, _block_stages, "blocks.5.proj")
 
 
 MODELS: dict[str, NetworkKind] = {
     "r2plus1d_slim": NetworkKind(_slim, _slim_stages, "head.3", has_width=True),
-    "r2plus1d_18": _of_torchvision(_video_resnet("r2plus1d_18"), _resnet_stages),
-    "r3d_18": _of_torchvision(_video_resnet("r3d_18"), _resnet_stages),
-    "mc3_18": _of_torchvision(_video_resnet("mc3_18"), _resnet_stages),
-    "r2plus1d_34": NetworkKind(_r2plus1d_34, _resnet_stages, "fc.1", renamed=_FC_NAMES),
+    **dict.fromkeys(("r2plus1d_18", "r3d_18", "mc3_18"), _RESNET),
+    "r2plus1d_34": NetworkKind(_r2plus1d_34, _resnet_stages, "fc.1", renamed=_RENAMED_FC),
     "r2plus1d_34_bert": NetworkKind(_r2plus1d_34_bert, _resnet_stages, "head.classifier", head="head."),
     # the last average covers 2×7×7 of what is left of the clip
     "s3d": NetworkKind(
         _s3d, _pooled_stages((0, 2, 5, 8, 14)), "classifier.1", needs=ClipNeeds(13, 209), in_torchvision=True
     ),
-    "mvit_v1_b": _of_mvit("mvit_v1_b"),
-    "mvit_v2_s": _of_mvit("mvit_v2_s"),
-    "swin3d_t": _of_swin("swin3d_t"),
-    "swin3d_s": _of_swin("swin3d_s"),
-    "swin3d_b": _of_swin("swin3d_b"),
-    "x3d_xs": _of_x3d(2.2),
-    "x3d_s": _of_x3d(2.2),
-    "x3d_m": _of_x3d(2.2),
-    "x3d_l": _of_x3d(5.0),
+    **dict.fromkeys(("mvit_v1_b", "mvit_v2_s"), _MVIT),
+    **dict.fromkeys(("swin3d_t", "swin3d_s", "swin3d_b"), _SWIN),
+    **dict.fromkeys(("x3d_xs", "x3d_s", "x3d_m", "x3d_l"), _X3D),
     "slow_r50": _of_pytorchvideo("resnet", "create_resnet", stem_conv_kernel_size=(1, 7, 7)),
     # Tran et al., "Video classification with channel-separated convolutional networks", ICCV 2019
     "csn_r101": _of_pytorchvideo("csn", "create_csn", model_depth=101, stem_pool=nn.MaxPool3d),

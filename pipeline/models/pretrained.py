@@ -1,7 +1,7 @@
-"""Pretrained weights for a new network: torchvision's, or a file's, whoever wrote it; and the pixel statistics of such.
+"""Pretrained weights for a new network, torchvision's or any file's, and the pixel statistics that belong to them.
 
-Files of torchvision, of pytorchvideo's hub, of IG-65M, of any program as safetensors, and our own model files have the
-networks' own names of tensors, up to prefixes and the name of the last layer.
+Files of torchvision, of pytorchvideo's hub, of IG-65M, safetensors of any program and our own model files name tensors
+as the networks do, up to prefixes and the name of the last layer.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PARAMETER = "weights"
 TORCHVISION = "torchvision"
 _PREFIXES = ("module.", "model.", "network.")  # of DataParallel, of Lightning, and of our own model files
 _OURS = ("mean_C", "std_C")  # of our own model files; input_statistics decides about them
-_COUNTER = ".num_batches_tracked"  # which torch writes since 2018, and nothing here reads
+_COUNTER = ".num_batches_tracked"  # which torch has written since 2018, and nothing here reads
 
 # mean and standard deviation of RGB / 255, as the weights of these families were published with
 PUBLISHED_STATISTICS: Mapping[str, tuple[Sequence[float], Sequence[float]]] = {
@@ -38,7 +38,7 @@ PUBLISHED_STATISTICS: Mapping[str, tuple[Sequence[float], Sequence[float]]] = {
 
 @dataclass(frozen=True)
 class Pretrained:
-    """Weights as read: the file's name and digest, tensors by our names, and the class names where they are told."""
+    """Weights as read: the file's name and digest, tensors by our names, and class names where the file states them."""
 
     name: str
     digest: str
@@ -78,8 +78,8 @@ class Fit:
 def read_pretrained(weights: str, name: ModelName) -> Pretrained:
     """The weights that a parameter names: "torchvision", or a file.
 
-    Raises ParamsError where there are none of that name, EnvironmentProblem where they cannot be downloaded, and
-    StaleArtifactError where the file cannot be read.
+    Raises ParamsError where they do not exist, EnvironmentProblem where they cannot be downloaded, StaleArtifactError
+    where the file cannot be read.
     """
     path = _downloaded(name) if weights == TORCHVISION else Path(weights)
     class_names = None
@@ -125,7 +125,7 @@ def fit(pretrained: Pretrained, architecture: Architecture, *, class_names: Sequ
         raise StaleArtifactError(
             f"weights: {pretrained.name} has values that are not finite",
             findings=broken,
-            remedy="get it again",
+            remedy="get the file again",
         )
     skipped = tuple(name for name in tensors if name not in wanted and name not in _OURS)
     classifier = f"{kind.classifier}.weight"
@@ -170,7 +170,7 @@ def _unfit(pretrained: Pretrained, architecture: Architecture, findings: Sequenc
 
 
 def _fits(pretrained: Pretrained, name: str, architecture: Architecture) -> bool:
-    """Whether a file fits the network of another name, heads apart."""
+    """Whether a file fits the network of another name, apart from the head."""
     kind = MODELS[name]
     if kind.has_width:
         return False  # its shapes depend on the width
@@ -198,7 +198,7 @@ def _named(names: Sequence[str]) -> str:
 
 
 def _downloaded(name: ModelName) -> Path:
-    """The file of torchvision's default weights in torch's cache, downloaded where it is not there yet."""
+    """The file of torchvision's default weights in torch's cache, downloaded if it does not exist yet."""
     if not MODELS[name].in_torchvision:
         having = ", ".join(other for other, kind in MODELS.items() if kind.in_torchvision)
         raise ParamsError(
@@ -210,7 +210,7 @@ def _downloaded(name: ModelName) -> Path:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             torch.hub.download_url_to_file(url, str(path), _digest_start(path.name), progress=False)
-        except Exception as error:  # urllib, http and ssl raise what they like
+        except Exception as error:  # urllib, http and ssl raise errors of many kinds
             raise EnvironmentProblem(
                 f"weights: {url} cannot be downloaded: {error}",
                 remedy=(

@@ -1,4 +1,4 @@
-"""A network with what belongs to it, uint8 clips in and logits out, and the file it is kept in.
+"""A network with its pixel statistics, uint8 clips in and logits out, and its model file.
 
 Axes: B batch, C channels, T frames, H, W, K classes.
 """
@@ -43,7 +43,7 @@ class Recognizer(nn.Module):
         self.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
     def freeze(self, num_stages: int) -> None:
-        """Keep the stem (1), and the stages behind it (2, 3, …), as they are: weights and batch statistics.
+        """Freeze the stem (1) and the stages behind it (2, 3, …): their weights and batch statistics.
 
         Raises ParamsError when the network has fewer stages.
         """
@@ -53,14 +53,14 @@ class Recognizer(nn.Module):
                 f"{name} has {len(stages)} stages, its stem included: frozen_stages cannot be {num_stages}",
                 remedy=f"set frozen_stages to a number from 0 to {len(stages)} in the section of its training",
             )
-        # in a list that nn.Module does not look into: they are part of the network already
+        # a list, in which nn.Module does not look: they are part of the network already
         self.frozen = [module for stage in stages[:num_stages] for module in stage]
         for module in self.frozen:
             module.requires_grad_(False)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Self:
-        """Switch between training and eval mode; what is frozen stays in eval mode."""
+        """Switch between training and eval mode; frozen stages stay in eval mode."""
         super().train(mode)
         for module in self.frozen:
             module.eval()
@@ -68,19 +68,24 @@ class Recognizer(nn.Module):
 
     def forward(self, clip_BTHWC: Tensor) -> Tensor:
         """Logits (B, K) of uint8 clips (B, T, H, W, 3)."""
-        normalised_BTHWC = (clip_BTHWC.float() / 255 - self.mean_C) / self.std_C
-        # contiguous THWC, seen as CTHW, is channels_last_3d: the layout in which CPU convolutions are twice as fast
-        logits_BK: Tensor = self.network(normalised_BTHWC.permute(0, 4, 1, 2, 3))
+        logits_BK: Tensor = self.network(self.normalised(clip_BTHWC))
         return logits_BK
+
+    def normalised(self, clip_BTHWC: Tensor) -> Tensor:
+        """The network's float32 input, clip_BCTHW, of uint8 clips.
+
+        Contiguous THWC, seen as CTHW, is channels_last_3d: the layout in which CPU convolutions are twice as fast.
+        """
+        return ((clip_BTHWC.float() / 255 - self.mean_C) / self.std_C).permute(0, 4, 1, 2, 3)
 
     @property
     def stages(self) -> list[list[nn.Module]]:
-        """The stem and the stages behind it, each as its modules; the head is none of them."""
+        """The stem and the stages behind it, each as its modules, without the head."""
         return MODELS[self.architecture.name].stages(self.network)
 
     @property
     def num_parameters(self) -> int:
-        """Numbers of its weights, frozen ones included."""
+        """How many weights it has, frozen ones included."""
         return sum(parameter.numel() for parameter in self.parameters())
 
 
@@ -97,7 +102,7 @@ class ModelFile:
 def save_model(
     path: Path, recognizer: Recognizer, *, class_names: Sequence[str], trained_on: dict[str, object]
 ) -> None:
-    """Write a network to one safetensors file; `trained_on` names the digests of what it was trained on."""
+    """Write a network to one safetensors file; `trained_on` is stored with it."""
     arch = recognizer.architecture
     if len(class_names) != arch.num_classes:
         raise ValueError(f"{len(class_names)} class names for {arch.num_classes} classes")
@@ -131,7 +136,7 @@ def load_model(path: Path) -> ModelFile:
         with torch.device("meta"):  # takes no memory, whatever sizes the file states
             expected = Recognizer(arch, mean_C=[0.0] * 3, std_C=[1.0] * 3).state_dict()
         if {name: value.shape for name, value in state.items()} != {n: value.shape for n, value in expected.items()}:
-            raise ValueError("names or shapes are others")
+            raise ValueError("names or shapes differ")
         recognizer = Recognizer(arch, mean_C=[0.0] * 3, std_C=[1.0] * 3)
         recognizer.load_state_dict(state)
     except (RuntimeError, ValueError, TypeError) as error:
@@ -150,13 +155,13 @@ def load_model(path: Path) -> ModelFile:
 
 
 def class_names_of(path: Path, attributes: Mapping[str, Any]) -> tuple[str, ...]:
-    """The class names that a model file states; raises StaleArtifactError where they are not texts, one a class."""
+    """The class names that a model file states; StaleArtifactError where they are not one text for each class."""
     names, trained_on = attributes.get("class_names"), attributes.get("trained_on")
     num_classes = attributes["architecture"]["num_classes"]
     are_names = isinstance(names, list) and all(isinstance(name, str) for name in names) and len(names) == num_classes
     if not are_names or not isinstance(trained_on, dict):
         raise StaleArtifactError(
-            f"{path}: does not say which classes it knows, or what it was trained on",
+            f"{path}: does not state its classes, or what it was trained on",
             remedy="train it again with `dvc repro`",
         )
     return tuple(map(str, names or ()))
@@ -176,10 +181,10 @@ def architecture_of(path: Path, attributes: Mapping[str, Any]) -> Architecture:
 
 
 def check_geometry(architecture: Architecture, *, smallest_batch: int = 2, frozen_stages: int = 0) -> None:
-    """Build the network without memory and train it on the shape of its smallest batch, before any work starts.
+    """Train the network on shapes alone, those of its smallest batch, before any work starts.
 
-    Raises ParamsError when a clip is too short or too small for it, the batch for its batch normalisation, or when it
-    has fewer stages than are frozen.
+    Raises ParamsError where a clip is too short or too small for it, the batch too small for its batch normalisation,
+    or more stages are frozen than it has.
     """
     clip, name = architecture.clip, architecture.name
     shape = f"{clip.num_frames}×{clip.size}×{clip.size}"

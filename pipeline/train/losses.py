@@ -13,9 +13,9 @@ from torch import Tensor
 def hard_loss(
     logits_BK: Tensor, labels_B: Tensor, *, label_smoothing: float, weights_K: Tensor | None = None
 ) -> Tensor:
-    """Cross-entropy with the labels of the manifest, the mean over the batch; clips weigh as weights_K of their class.
+    """Mean cross-entropy with the labels of the manifest; each clip is weighted by weights_K of its class.
 
-    Unlike torch's own weights these do not depend on who else is in the batch, so that parts of a batch add up to it.
+    Unlike torch's class weights these are not normalised by the batch, so the losses of its parts add up.
     """
     if weights_K is None:
         return F.cross_entropy(at_least_float32(logits_BK), labels_B, label_smoothing=label_smoothing)
@@ -29,9 +29,9 @@ def at_least_float32(values: Tensor) -> Tensor:
 
 
 def class_weights(labels: list[int], num_classes: int) -> Tensor:
-    """Weights_K of `balanced`: a class with half of the mean number of samples weighs twice as much; on average 1.
+    """Weights_K of `balanced`: inversely proportional to the samples of a class, 1 on average over the samples.
 
-    A class without a sample has the weight 1, which nothing uses.
+    A class without samples has the weight 1, which nothing uses.
     """
     counts_K = torch.bincount(torch.tensor(labels), minlength=num_classes).double()
     present = int((counts_K > 0).sum())

@@ -1,4 +1,4 @@
-"""How weights move: groups with their own rates, the optimiser, the course of the rate, and the average of weights."""
+"""Optimiser, parameter groups with their own learning rates, the learning rate's schedule, averaged weights."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipeline.models.recognizer import Recognizer
 
 
 def make_optimizer(recognizer: Recognizer, params: TrainParams) -> torch.optim.Optimizer:
-    """AdamW, or SGD with Nesterov's momentum, over the weights that are not frozen.
+    """AdamW, or SGD with Nesterov momentum, over the weights that are not frozen.
 
     Each group's `scale` is its share of the learning rate.
     """
@@ -27,9 +27,9 @@ def make_optimizer(recognizer: Recognizer, params: TrainParams) -> torch.optim.O
 
 
 def parameter_groups(recognizer: Recognizer, *, weight_decay: float, layer_decay: float) -> list[dict[str, Any]]:
-    """Weight decay for matrices and kernels, none for biases and the scales of normalisations; frozen ones left out.
+    """Weight decay for matrices and kernels, none for biases and normalisation scales; frozen weights are omitted.
 
-    The head has the whole rate, the last stage layer_decay of it, the stage before layer_decay², and so on to the stem:
+    The head has the full rate, the last stage layer_decay of it, the stage before layer_decay², and so on to the stem:
     Clark et al., "ELECTRA", ICLR 2020; for vision Bao et al., "BEiT", ICLR 2022.
     """
     stages = recognizer.stages
@@ -50,7 +50,7 @@ def parameter_groups(recognizer: Recognizer, *, weight_decay: float, layer_decay
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """The rate of the head; each group takes its share."""
+    """Set the head's rate; each group gets its share."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group["scale"]
 
@@ -66,8 +66,8 @@ def learning_rate(step: int, steps_per_epoch: int, params: TrainParams) -> float
 class AveragedWeights:
     """The exponential moving average of a network's weights and batch statistics.
 
-    The decay grows with the steps, min(decay, (1 + n) / (10 + n)), so that the first weights are soon forgotten: Polyak
-    and Juditsky, "Acceleration of stochastic approximation by averaging", 1992; the growth is TensorFlow's.
+    The decay grows with the steps n, min(decay, (1 + n) / (10 + n)), so that the initial weights soon lose influence:
+    Polyak and Juditsky, "Acceleration of stochastic approximation by averaging", 1992; the growth is TensorFlow's.
     """
 
     def __init__(self, recognizer: Recognizer, decay: float) -> None:
@@ -78,7 +78,7 @@ class AveragedWeights:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Move towards the weights as they are now; counters are taken over."""
+        """Move towards the current weights; counters are copied."""
         decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
         self.num_updates += 1
         state = self.recognizer.state_dict()
@@ -89,7 +89,7 @@ class AveragedWeights:
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """The network has the averaged weights within the context, and its own again after it."""
+        """Within the context the network has the averaged weights."""
         own = {name: value.detach().clone() for name, value in self.recognizer.state_dict().items()}
         self.recognizer.load_state_dict(self.average)
         try:
@@ -98,11 +98,11 @@ class AveragedWeights:
             self.recognizer.load_state_dict(own)
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint holds of it."""
+        """For a checkpoint."""
         return {"num_updates": self.num_updates, "average": self.average}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
+        """Resume from a checkpoint."""
         self.num_updates = state["num_updates"]
         for name, value in state["average"].items():
             self.average[name].copy_(value)

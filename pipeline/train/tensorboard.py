@@ -1,4 +1,4 @@
-"""Epochs for TensorBoard, on demand: the package is not needed otherwise."""
+"""Epochs for TensorBoard; the package is needed only where a folder is given."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ EpochWriter = Callable[[Epoch], None]
 
 @contextmanager
 def tensorboard_writer(folder: Path) -> Iterator[EpochWriter]:
-    """Writes the curve and the pace of every epoch it is told of; raises EnvironmentProblem without the package.
+    """Yields a function that writes an epoch's numbers and pace; raises EnvironmentProblem without the package.
 
-    Epochs that are told again, after a kill, replace those that were written before.
+    Epochs that are written again, after a kill, replace the earlier ones.
     """
     try:
         from torch.utils.tensorboard import SummaryWriter

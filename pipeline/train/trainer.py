@@ -1,7 +1,7 @@
-"""The training loop that teacher, student and baseline share, with checkpoints it goes on from bit by bit.
+"""The training loop that teacher, student and baseline share; it resumes from checkpoints bit by bit.
 
 Everything random is drawn by name: the order by (seed, epoch), a view by its video and number, dropout by (seed, step,
-rank). A checkpoint therefore holds no random state, and a run that goes on sees exactly what it would have seen.
+rank). A checkpoint therefore holds no random state, and a resumed run sees exactly what it would have seen.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import KW_ONLY, asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +34,12 @@ from pipeline.train.optimization import AveragedWeights, learning_rate, make_opt
 LossFunction = Callable[[Tensor, Batch, float], Tensor]  # logits_BK, the batch, epochs done with their fraction
 
 ONE_RANK = Ranks(0, 1)
-FULL_SCALE = 1.0  # at it, what float16 cannot hold is no longer the scaling's fault
+FULL_SCALE = 1.0  # at this scale an overflow in float16 is no longer due to the scaling
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What a network learns from, and what it is chosen on; an online teacher sees the views of `teacher_frames`."""
+    """What a network is trained and validated on; an online teacher sees the views in `teacher_frames`."""
 
     frames: FrameStore
     train: Sequence[Sample]
@@ -50,7 +50,7 @@ class TrainingData:
 
 @dataclass
 class TrainingState:
-    """Where a training stands between two steps; with weights and optimiser it makes a checkpoint."""
+    """Where a training stands between two steps; a checkpoint has it beside weights and optimiser."""
 
     step: int = 0
     loss_sum: float = 0.0  # over the samples of the epoch so far
@@ -62,11 +62,11 @@ class TrainingState:
 
 @dataclass(frozen=True)
 class Epoch:
-    """What is told of an epoch: its row of the curve, and its pace, which is no part of the result."""
+    """An epoch that has ended: its row of the curve, and its pace, which is no part of the result."""
 
     row: dict[str, float]
     clips_per_second: float
-    data_wait: float  # share of the time in which the loop waited for clips
+    data_wait: float  # share of the time that the loop waited for clips
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Trained:
 
 @dataclass
 class Listener:
-    """Told of a training while it runs: `advance` of every step's clips, `epoch` of every epoch, `warn` of troubles."""
+    """Called while a training runs: `advance` after every step, `epoch` after every epoch, `warn` for skipped steps."""
 
     advance: Advance
     epoch: Callable[[Epoch], None] = lambda _epoch: None
@@ -106,42 +106,35 @@ class _Pace:
         return self.waited / self.seconds
 
 
+@dataclass(eq=False)
 class Trainer:
     """Trains one network; `run` does everything. The best epoch on val wins.
 
     A checkpoint is written every `checkpoint_seconds`, and before an interrupt. With several `ranks` each sees its
-    share of every batch; gradients, batch statistics and validation are those of the whole. Raises ParamsError for a
+    share of every batch; gradients, batch statistics and validation are those of all ranks. Raises ParamsError for a
     precision that the device cannot train in, and for batches that are too small to be shared.
     """
 
-    def __init__(
-        self,
-        recognizer: Recognizer,
-        data: TrainingData,
-        params: TrainParams,
-        loss: LossFunction,
-        *,
-        seed: int,
-        device: torch.device,
-        checkpoint_path: Path,
-        checkpoint_seconds: float,
-        ranks: Ranks = ONE_RANK,
-    ) -> None:
-        self.recognizer = recognizer.to(device)
-        self.data = data
-        self.params = params
-        self.loss = loss
-        self.seed = seed
-        self.device = device
-        self.checkpoint_path = checkpoint_path
-        self.checkpoint_seconds = checkpoint_seconds
-        self.ranks = ranks
-        self.plan = EpochPlan(len(data.train), params.batch_size, seed)
-        check_shares(self.plan, params, ranks)
+    recognizer: Recognizer
+    data: TrainingData
+    params: TrainParams
+    loss: LossFunction
+    _: KW_ONLY
+    seed: int
+    device: torch.device
+    checkpoint_path: Path
+    checkpoint_seconds: float
+    ranks: Ranks = ONE_RANK
+
+    def __post_init__(self) -> None:
+        params, device = self.params, self.device
+        self.recognizer.to(device)
+        self.plan = EpochPlan(len(self.data.train), params.batch_size, self.seed)
+        check_shares(self.plan, params, self.ranks)
         dtype = autocast_dtype(params.precision, device)
         self.autocast = torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
         self.scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
-        self.network = wrap_model(self.recognizer, params, device, ranks)
+        self.network = wrap_model(self.recognizer, params, device, self.ranks)
         self.optimizer = make_optimizer(self.recognizer, params)
         self.average = AveragedWeights(self.recognizer, params.ema) if params.ema else None
         self.progress = TrainingState()
@@ -150,9 +143,9 @@ class Trainer:
     def run(self, *, stop: StopCheck, listener: Listener) -> Trained:
         """Train to the end, from the checkpoint where there is one.
 
-        `stop` raises Interrupted when the run must end: then the progress is saved first. A step whose loss or gradient
-        is not finite is left out and told of; after more than max_skipped of them ParamsError is raised, with the
-        progress saved.
+        `stop` raises Interrupted when the run must end; the progress is saved first. A step whose loss or gradient is
+        not finite is skipped with a warning; after more than max_skipped of them the progress is saved and ParamsError
+        raised.
         """
         self._load_checkpoint(stop)
         progress, plan, ranks = self.progress, self.plan, self.ranks
@@ -186,11 +179,11 @@ class Trainer:
         return Trained(self.recognizer.cpu().eval(), progress.curve, best, progress.num_skipped, whole.data_wait)
 
     def _batches(self, batches: Iterator[Batch], stop: StopCheck) -> Iterator[Batch]:
-        """The batches; where the loader is lost to a signal that all processes got, the progress is saved."""
+        """The batches; where a signal to the whole process group ended the loader, the progress is saved."""
         try:
             yield from batches
         except EnvironmentProblem:
-            if self.ranks.count == 1:  # several would have to agree on it, and the others are elsewhere
+            if self.ranks.count == 1:  # several ranks would have to agree, and the others are elsewhere
                 self._save_when_due(time.monotonic(), stop)
             raise
 
@@ -223,9 +216,9 @@ class Trainer:
         return num_clips
 
     def _gradients(self, batch: Batch, num_clips: int) -> tuple[Tensor, Tensor]:
-        """Add up the gradients of this rank's parts of the batch: sum of their losses, and clips that were recognised.
+        """Add up the gradients of this rank's parts of the batch; returns the sum of the losses, and of correct clips.
 
-        A part's mean loss weighs as its share of the clips; DDP takes the mean over the ranks, hence their number.
+        A part's mean loss is weighted by its share of the clips, times the number of ranks, since DDP takes their mean.
         """
         progress, ranks, params = self.progress, self.ranks, self.params
         epoch = progress.step / self.plan.steps_per_epoch
@@ -245,7 +238,7 @@ class Trainer:
         return loss_sum, num_correct
 
     def _forward(self, part: Batch, mix: Mix | None, epoch: float) -> tuple[Tensor, Tensor]:
-        """The loss of a part, and how many of its clips are recognised."""
+        """The loss of a part, and how many of its clips are classified correctly."""
 
         def compared(logits_BK: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
             correct = (logits_BK.detach().argmax(dim=1) == batch.labels_B).sum().float()
@@ -260,24 +253,24 @@ class Trainer:
         return torch.lerp(other_loss, loss, mix.weight), torch.lerp(other_correct, correct, mix.weight)
 
     def _skip(self, what: str, loss: float, listener: Listener) -> None:
-        """Leave out a step; raises ParamsError when it is one too many."""
+        """Skip a step; raises ParamsError where it is one too many."""
         progress = self.progress
         scale = self.scaler.get_scale()  # 1 but in float16
         overflowed = scale > FULL_SCALE and math.isfinite(loss)
         self.scaler.update(scale / 2 if overflowed else scale)
-        if overflowed:  # gradients were scaled too high for float16, as they are now and then
+        if overflowed:  # gradients were scaled too high for float16, as happens now and then
             return
         videos = [self.data.train[index].video_id for index, _ in self.plan.batch(progress.step)]
         if progress.num_skipped == self.params.max_skipped:
             self._save_checkpoint()
             raise ParamsError(
-                f"step {progress.step}: {what}; {progress.num_skipped} steps before it were left out for the same. "
-                "Its videos:",
+                f"step {progress.step}: {what}; {progress.num_skipped} "
+                "steps before it were skipped for the same reason; its videos:",
                 findings=videos,
                 remedy="lower learning_rate; if it happens again, look at these videos",
             )
         progress.num_skipped += 1
-        listener.warn(f"step {progress.step} is left out: {what}; its videos: {', '.join(videos)}")
+        listener.warn(f"step {progress.step} is skipped: {what}; its videos: {', '.join(videos)}")
 
     def _end_epoch(self) -> None:
         progress = self.progress
@@ -298,7 +291,7 @@ class Trainer:
         progress.loss_sum, progress.num_correct, progress.num_seen = 0.0, 0.0, 0
 
     def _validate(self) -> tuple[float, float]:
-        """Mean cross-entropy and top-1 over the middle clip of every val video; each rank looks at its share."""
+        """Mean cross-entropy and top-1 over the middle clip of every val video; each rank computes its share."""
         frames, val, ranks = self.data.frames, self.data.val, self.ranks
         clip = self.recognizer.architecture.clip
         dataset = ClipDataset(frames, val, UniformViews(frames, clip, num_clips=1), clip)
@@ -309,17 +302,17 @@ class Trainer:
         self.recognizer.eval()
         with torch.inference_mode():
             for batch in load_batches(dataset, keys, num_workers=self.params.num_workers):
-                there = batch.to(self.device)
+                placed = batch.to(self.device)
                 with self.autocast:
-                    logits_BK = self.recognizer(there.clip_BTHWC).float()
-                loss = torch.nn.functional.cross_entropy(logits_BK, there.labels_B, reduction="sum")
-                correct = (logits_BK.argmax(dim=1) == there.labels_B).sum()
+                    logits_BK = self.recognizer(placed.clip_BTHWC).float()
+                loss = torch.nn.functional.cross_entropy(logits_BK, placed.labels_B, reduction="sum")
+                correct = (logits_BK.argmax(dim=1) == placed.labels_B).sum()
                 sums_M += torch.stack([loss.double(), correct.double()]).cpu()
         loss_sum, num_correct = ranks.all_reduce_sum(sums_M).tolist()
         return loss_sum / len(val), num_correct / len(val)
 
     def _last_epoch(self) -> int:
-        """How many epochs there are, as far as one knows: `patience` may end them."""
+        """The number of epochs, as known so far: `patience` may end the training earlier."""
         curve, params = self.progress.curve, self.params
         if params.patience is not None and curve and len(curve) - 1 - _best(curve) >= params.patience:
             return len(curve)
@@ -328,9 +321,9 @@ class Trainer:
     # checkpoints
 
     def _save_when_due(self, saved: float, stop: StopCheck) -> float:
-        """Save now and then, and before an interrupt goes on its way; returns when it was saved last.
+        """Save every checkpoint_seconds, and before an interrupt is raised; returns the time of the last save.
 
-        All ranks do so after the same step: what one of them is told, all are.
+        All ranks do so after the same step: a signal to one of them stops all.
         """
         signal_number = 0
         try:
@@ -348,7 +341,7 @@ class Trainer:
         return saved
 
     def _save_checkpoint(self) -> None:
-        """Rank 0 has all there is to save."""
+        """Rank 0 saves: its state is that of all ranks."""
         if self.ranks.index > 0:
             return
         state = {
@@ -387,14 +380,14 @@ def _best(curve: Curve) -> int:
 
 
 def _rank(row: dict[str, float]) -> tuple[float, float]:
-    """Epochs by val top-1; the lower loss breaks ties. One whose loss is not finite comes behind all others."""
+    """Epochs rank by val top-1, then by the lower loss; one whose loss is not finite comes last."""
     if not math.isfinite(row["val_loss"]):
         return -1.0, 0.0
     return row["val_top1"], -row["val_loss"]
 
 
 def _note(progress: TrainingState, pace: _Pace) -> str:
-    """The epoch so far, or the whole one that has just ended, and what val says."""
+    """Numbers of the epoch so far, or of the one that has just ended, and of val."""
     curve = progress.curve
     if progress.num_seen:
         loss, top1 = progress.loss_sum / progress.num_seen, progress.num_correct / progress.num_seen

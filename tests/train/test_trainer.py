@@ -335,7 +335,7 @@ def test_a_step_that_is_left_out_is_told_of_and_changes_nothing(data, tmp_path):
     assert not all(torch.equal(states[2][name], states[3][name]) for name in states[2])
     assert trained.num_skipped == 1
     (warning,) = run.warnings
-    assert "step 2 is left out: the loss is nan" in warning
+    assert "step 2 is skipped: the loss is nan" in warning
     assert all(data.train[index].video_id in warning for index, _ in trainer.plan.batch(2))
     assert all(math.isfinite(value) for row in trained.curve for value in row.values())
 

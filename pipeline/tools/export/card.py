@@ -1,4 +1,4 @@
-"""The card of an exported model: what it is, what it was trained on, what it takes and gives, and its limits."""
+"""The card of an exported model: what it is, what it was trained on, its input and output, and its limits."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CARD_FORMAT_VERSION = 1
 
 @dataclass(frozen=True)
 class Role:
-    """What the stage that trained a model makes of it. `name` is its row in the metrics."""
+    """What a model is, by the stage that trained it. `name` is its row in the metrics."""
 
     name: str
     text: str
@@ -33,28 +33,24 @@ _ROLES = {
     "train_baseline": Role("baseline", "sees dark video as it is; learned from the labels alone"),
     "train_teacher": Role("teacher", "sees light-enhanced video, not dark video as it is; learned from the labels"),
 }
-_UNKNOWN = Role("model", "was not trained by a stage of dlkdd, so that it is not known what it sees")
+_UNKNOWN = Role("model", "was not trained by a stage of dlkdd, so what it sees is not known")
 
 
 def describe(model: ModelFile, cost: Cost, *, bare: bool) -> dict[str, Any]:
-    """What a model is, in JSON values, for inside a program's file and for its card.
+    """What a model is, in JSON values, for its program's file and for its card.
 
     bare: whether the program takes normalised clips and gives logits, in place of frames and probabilities.
     """
-    arch, recognizer = model.recognizer.architecture, model.recognizer
-    clip, num_classes = arch.clip, len(model.class_names)
-    frames = {
-        "name": "frames",
-        "dtype": "uint8",
-        "axes": ["batch", "frames", "height", "width", "red green blue"],
-        "shape": ["batch", clip.num_frames, clip.size, clip.size, 3],
-    }
-    normalised = {
-        "name": "clip",
-        "dtype": "float32",
-        "axes": ["batch", "red green blue", "frames", "height", "width"],
-        "shape": ["batch", 3, clip.num_frames, clip.size, clip.size],
-    }
+    recognizer = model.recognizer
+    arch, clip = recognizer.architecture, recognizer.architecture.clip
+    sizes = {"batch": "batch", "frames": clip.num_frames, "height": clip.size, "width": clip.size, "red green blue": 3}
+    sizes["classes"] = len(model.class_names)
+
+    def tensor(name: str, dtype: str, *axes: str) -> dict[str, Any]:
+        return {"name": name, "dtype": dtype, "axes": list(axes), "shape": [sizes[axis] for axis in axes]}
+
+    frames = tensor("frames", "uint8", "batch", "frames", "height", "width", "red green blue")
+    normalised = tensor("clip", "float32", "batch", "red green blue", "frames", "height", "width")
     return {
         "format": "dlkdd-model-card",
         "format_version": CARD_FORMAT_VERSION,
@@ -70,20 +66,15 @@ def describe(model: ModelFile, cost: Cost, *, bare: bool) -> dict[str, Any]:
         "parameters": cost.parameters,
         "gmac_per_clip": round(cost.gmac, 6),
         "input": normalised if bare else frames,
-        "output": {
-            "name": "logits" if bare else "probs",
-            "dtype": "float32",
-            "axes": ["batch", "classes"],
-            "shape": ["batch", num_classes],
-        },
+        "output": tensor("logits" if bare else "probs", "float32", "batch", "classes"),
         "made_with": f"torch {torch.__version__}",
     }
 
 
 def read_metrics(path: Path, trained_on: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of `dlkdd evaluate`'s metrics that is about a model, by the stage that trained it.
+    """A model's part of the metrics of `dlkdd evaluate`, by the stage that trained it.
 
-    Raises StaleArtifactError where the file is none of evaluate's, ParamsError where no stage is known.
+    Raises StaleArtifactError where the file is not one of evaluate's, ParamsError where the stage is not known.
     """
     role = _role(trained_on)
     if role is _UNKNOWN:
@@ -109,21 +100,29 @@ def _role(trained_on: Mapping[str, Any]) -> Role:
     return _ROLES.get(str(trained_on.get("stage")), _UNKNOWN)
 
 
-def card(said: Mapping[str, Any]) -> str:
-    """The card in Markdown, of a description with `file`, `comparison` and `metrics`."""
-    role, arch, clip, file = _role(said["trained_on"]), said["architecture"], said["clip"], said["file"]
-    compared, given, out = said["comparison"], said["input"], said["output"]
-    digests = said["trained_on"].get("digests", {})
+def card(attributes: Mapping[str, Any]) -> str:
+    """The card in Markdown, of what `describe` gives with `file`, `comparison` and `metrics`."""
+    role, arch, clip, file = (
+        _role(attributes["trained_on"]),
+        attributes["architecture"],
+        attributes["clip"],
+        attributes["file"],
+    )
+    compared, given, out = attributes["comparison"], attributes["input"], attributes["output"]
+    digests = attributes["trained_on"].get("digests", {})
     trained = "\n".join(
-        f"| {name} | {code_span(str(digest))} |" for name, digest in {**digests, "this model": said["digest"]}.items()
+        f"| {name} | {code_span(str(digest))} |"
+        for name, digest in {**digests, "this model": attributes["digest"]}.items()
     )
     options = ", ".join(f"{key} {value:g}" for key, value in arch.items() if isinstance(value, float | int))
     channels = "\n".join(
         f"| {name} | {mean:g} | {std:g} |"
-        for name, mean, std in zip(("red", "green", "blue"), said["pixels"]["mean"], said["pixels"]["std"], strict=True)
+        for name, mean, std in zip(
+            ("red", "green", "blue"), attributes["pixels"]["mean"], attributes["pixels"]["std"], strict=True
+        )
     )
-    limits = "\n".join(f"- {limit}" for limit in _limits(said, role))
-    return f"""# {role.name.capitalize()}: {arch["name"]}, {len(said["class_names"])} actions in dark video
+    limits = "\n".join(f"- {limit}" for limit in _limits(attributes, role))
+    return f"""# {role.name.capitalize()}: {arch["name"]}, {len(attributes["class_names"])} actions in dark video
 
 A network of dlkdd that {role.text}. This file, `{file["name"]}`, is the whole of it as {_FORMATS[file["format"]]}:
 {file["bytes"]:,} bytes, digest `{file["digest"]}`.
@@ -131,19 +130,19 @@ A network of dlkdd that {role.text}. This file, `{file["name"]}`, is the whole o
 | | |
 |---|---|
 | architecture | {arch["name"]} ({options}) |
-| parameters | {said["parameters"]:,} |
-| GMAC for a clip | {said["gmac_per_clip"]:.3g} |
+| parameters | {attributes["parameters"]:,} |
+| GMAC for a clip | {attributes["gmac_per_clip"]:.3g} |
 | a clip | {clip["num_frames"]} frames, {clip["frame_stride"]} apart, {clip["size"]}×{clip["size"]} pixels |
 | takes | `{given["name"]}`: {_tensor(given)} |
 | gives | `{out["name"]}`: {_tensor(out)} |
-| made with | {said["made_with"]} |
+| made with | {attributes["made_with"]} |
 
-Classes, in the order of the output: {", ".join(map(code_span, said["class_names"]))}.
+Classes, in the order of the output: {", ".join(map(code_span, attributes["class_names"]))}.
 
 ## Use
 
 ```python
-{_usage(said)}```
+{_usage(attributes)}```
 
 ## Is it the same network?
 
@@ -165,7 +164,7 @@ Pixels, as shares of white, are normalised {"by the caller" if given["name"] == 
 
 ## How good it is
 
-{_metrics_text(said["metrics"])}
+{_metrics_text(attributes["metrics"])}
 
 ## Limits
 
@@ -176,20 +175,20 @@ Pixels, as shares of white, are normalised {"by the caller" if given["name"] == 
 _FORMATS = {"onnx": "an ONNX program", "torch": "a program of torch.export"}
 
 
-def _tensor(said: Mapping[str, Any]) -> str:
-    return f"{said['dtype']} [{', '.join(map(str, said['shape']))}] ({', '.join(said['axes'])})"
+def _tensor(attributes: Mapping[str, Any]) -> str:
+    return f"{attributes['dtype']} [{', '.join(map(str, attributes['shape']))}] ({', '.join(attributes['axes'])})"
 
 
-def _limits(said: Mapping[str, Any], role: Role) -> list[str]:
+def _limits(attributes: Mapping[str, Any], role: Role) -> list[str]:
     limits = [
-        f"It knows {len(said['class_names'])} actions and nothing else: any video gets one of them, an empty room too.",
+        f"It knows {len(attributes['class_names'])} actions alone: any video gets one of them, an empty room too.",
         "Only the size of the batch is free; frames, height and width of a clip are not.",
         "It was trained on the videos that the manifest names, and how it does on others is not known.",
         "A clip is a few frames: a longer video needs several clips, whose probabilities are averaged.",
     ]
     if role.name == "teacher":
-        limits.insert(0, "Enhance the frames as those that it was trained on: dark ones are strange to it.")
-    weights = said["trained_on"].get("weights")
+        limits.insert(0, "Enhance the frames as those that it was trained on: it does not know dark ones.")
+    weights = attributes["trained_on"].get("weights")
     if weights is not None:
         limits.append(
             f"It started from the weights {code_span(str(weights))}: look up their terms before you publish it."
@@ -199,11 +198,11 @@ def _limits(said: Mapping[str, Any], role: Role) -> list[str]:
 
 def _metrics_text(metrics: Mapping[str, Any] | None) -> str:
     if metrics is None:
-        return "Nothing was said about it when the model was exported (`--metrics results/metrics.json`)."
+        return "Not stated when the model was exported (`--metrics results/metrics.json`)."
     single = {key: value for key, value in metrics.items() if not isinstance(value, dict)}
     rows = "\n".join(f"| {key} | {value:.4g} |" for key, value in single.items() if key != "num_test_videos")
     text = (
-        f"On {metrics['num_test_videos']} test videos, by a metrics file that whoever exported says is this model's:\n"
+        f"On {metrics['num_test_videos']} test videos, by a metrics file that the exporter stated to be this model's:\n"
     )
     text += f"\n| | |\n|---|---|\n{rows}"
     gain = metrics.get("student_minus_baseline")
@@ -216,11 +215,11 @@ def _metrics_text(metrics: Mapping[str, Any] | None) -> str:
     return text
 
 
-def _usage(said: Mapping[str, Any]) -> str:
+def _usage(attributes: Mapping[str, Any]) -> str:
     """Python that recognises the middle of `night.mp4`; tests/tools/export/test_card.py runs it."""
-    clip, name, bare = said["clip"], said["file"]["name"], said["input"]["name"] == "clip"
+    clip, name, bare = attributes["clip"], attributes["file"]["name"], attributes["input"]["name"] == "clip"
     size, count, stride = clip["size"], clip["num_frames"], clip["frame_stride"]
-    is_onnx = said["file"]["format"] == "onnx"
+    is_onnx = attributes["file"]["format"] == "onnx"
     ready = "clip[None]"
     lines = [
         f"import cv2, json, numpy, pathlib, {'onnxruntime' if is_onnx else 'torch'}",
@@ -234,12 +233,13 @@ def _usage(said: Mapping[str, Any]) -> str:
         f"clip = numpy.stack([cv2.resize(box, ({size}, {size}), interpolation=cv2.INTER_AREA) for box in boxes])",
     ]
     if bare:
-        lines.append(f"clip = ((clip / 255 - {said['pixels']['mean']}) / {said['pixels']['std']}).astype('float32')")
+        lines.append(
+            f"clip = ((clip / 255 - {attributes['pixels']['mean']}) / {attributes['pixels']['std']}).astype('float32')"
+        )
         ready = "clip.transpose(3, 0, 1, 2)[None]"
     if is_onnx:
-        lines.append(
-            f"out = onnxruntime.InferenceSession('{name}').run(None, {{'{said['input']['name']}': {ready}}})[0][0]"
-        )
+        feed = f"{{'{attributes['input']['name']}': {ready}}}"
+        lines.append(f"out = onnxruntime.InferenceSession('{name}').run(None, {feed})[0][0]")
     else:
         lines.append(f"out = torch.export.load('{name}').module()(torch.from_numpy({ready}))[0].detach().numpy()")
     lines.append(f"names = json.loads(pathlib.Path('{name}.json').read_text(encoding='utf-8'))['class_names']")

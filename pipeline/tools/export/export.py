@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -60,21 +60,16 @@ class _ClipToLogits(nn.Module):
         return logits_BK
 
 
-def normalised(recognizer: Recognizer, clip_BTHWC: Tensor) -> Tensor:
-    """What a bare program takes, clip_BCTHW, of uint8 clips: as Recognizer.forward makes it."""
-    return ((clip_BTHWC.float() / 255 - recognizer.mean_C) / recognizer.std_C).permute(0, 4, 1, 2, 3).contiguous()
-
-
 @dataclass(frozen=True)
 class Clips:
-    """Clips that a program is compared on, and what they are in words."""
+    """Clips that a program is compared on, and where they come from, for the card."""
 
     clip_BTHWC: Tensor
     origin: str
 
 
 def drawn_clips(clip: ClipParams, num_clips: int) -> Clips:
-    """Noise from nearly black to the whole range, always the same."""
+    """Clips of noise, from nearly black to the whole range, always the same."""
     rng = np.random.default_rng(0)
     shape = (clip.num_frames, clip.size, clip.size, 3)
     brightest = np.geomspace(8, 256, num_clips).astype(int)
@@ -83,7 +78,7 @@ def drawn_clips(clip: ClipParams, num_clips: int) -> Clips:
 
 
 def stored_clips(frames: FrameStore, clip: ClipParams, num_clips: int) -> Clips:
-    """The middle clips of videos that are spread over a store; DataError where it has fewer videos than asked for."""
+    """The middle clips of videos spread over a store; raises DataError where it has too few videos."""
     if len(frames.video_ids) < num_clips:
         raise DataError(
             f"{frames.path}: holds {len(frames.video_ids)} videos, {num_clips} are wanted for the comparison",
@@ -109,7 +104,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Exported:
-    """A program that was written, its cards, and how it compares."""
+    """A written program, its cards, and its comparison with the model."""
 
     path: Path
     cards: tuple[Path, ...]
@@ -137,8 +132,8 @@ def export(
 ) -> Exported:
     """Write a program with a batch of any size, and beside it its card in Markdown and JSON.
 
-    What was written is run from the file: on the first of `clips` alone and on the others together. Where an output
-    differs from the original's by more than `tolerance`, StaleArtifactError is raised and no file is left.
+    The written file is run: on the first of `clips` alone, and on the others as a batch. Where an output differs from
+    the model's by more than `tolerance`, StaleArtifactError is raised and no file is left.
     """
     check_out(path, program_format)
     recognizer = model.recognizer.cpu().eval()
@@ -162,12 +157,12 @@ def export(
 
 def _program(recognizer: Recognizer, description: Mapping[str, Any], *, bare: bool) -> torch.export.ExportedProgram:
     """The traced program, without the names of source files: the same model gives the same bytes everywhere."""
-    # a copy: the memory layout that CPU convolutions like makes torch.export.save guess where a tensor ends
+    # a copy: of channels_last tensors torch.export.save has to guess where they end
     recognizer = copy.deepcopy(recognizer).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     module: nn.Module = _ClipToLogits(recognizer) if bare else _FramesToProbs(recognizer)
-    said = description["input"]
-    example = torch.zeros(2, *said["shape"][1:], dtype=getattr(torch, said["dtype"]))
-    batch = {said["name"]: {0: torch.export.Dim("batch")}}
+    taken = description["input"]
+    example = torch.zeros(2, *taken["shape"][1:], dtype=getattr(torch, taken["dtype"]))
+    batch = {taken["name"]: {0: torch.export.Dim("batch")}}
     program = torch.export.export(module.eval(), (example,), dynamic_shapes=batch)
     for node in program.graph.nodes:
         for key in ("stack_trace", "nn_module_stack", "source_fn_stack"):
@@ -176,11 +171,11 @@ def _program(recognizer: Recognizer, description: Mapping[str, Any], *, bare: bo
 
 
 def _load(path: Path, program_format: Format) -> Callable[[Tensor], Tensor]:
-    """What a file computes, in the runtime that it is for."""
+    """The program of a file, in its own runtime."""
     if program_format == "onnx":
         onnx = open_onnx(path, num_threads=torch.get_num_threads())
         return lambda given: torch.from_numpy(onnx.run(given.numpy()))
-    with path.open("rb") as file:  # a file, not a name: of names torch wants an ending
+    with path.open("rb") as file:  # a file, not a path: torch.export.load checks the suffix of a path
         return torch.export.load(file).module()
 
 
@@ -192,7 +187,7 @@ def _compare(
     for part_BTHWC in (clips.clip_BTHWC[:1], clips.clip_BTHWC[1:]):
         logits_BK = recognizer(part_BTHWC)
         wanted.append(logits_BK if bare else logits_BK.softmax(dim=1))
-        found.append(program(normalised(recognizer, part_BTHWC) if bare else part_BTHWC))
+        found.append(program(recognizer.normalised(part_BTHWC).contiguous() if bare else part_BTHWC))
     wanted_BK, found_BK = torch.cat(wanted), torch.cat(found)
     agreement = (wanted_BK.argmax(dim=1) == found_BK.argmax(dim=1)).float().mean()
     return Comparison(clips.origin, float((wanted_BK - found_BK).abs().max()), float(agreement), tolerance)
@@ -205,7 +200,7 @@ def _write_cards(
     comparison: Comparison,
     metrics: Mapping[str, Any] | None,
 ) -> tuple[Path, ...]:
-    said = {
+    attributes = {
         **description,
         "file": {
             "name": path.name,
@@ -213,15 +208,10 @@ def _write_cards(
             "bytes": path.stat().st_size,
             "digest": digest_file(path),
         },
-        "comparison": {
-            "clips": comparison.clips,
-            "max_difference": comparison.max_difference,
-            "top1_agreement": comparison.top1_agreement,
-            "tolerance": comparison.tolerance,
-        },
+        "comparison": asdict(comparison),
         "metrics": metrics,
     }
     markdown, values = path.with_name(f"{path.name}.md"), path.with_name(f"{path.name}.json")
-    write_text_whole(markdown, card(said))
-    write_text_whole(values, json.dumps(said, indent=1, ensure_ascii=False) + "\n")
+    write_text_whole(markdown, card(attributes))
+    write_text_whole(values, json.dumps(attributes, indent=1, ensure_ascii=False) + "\n")
     return markdown, values

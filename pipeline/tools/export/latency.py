@@ -1,6 +1,6 @@
-"""How fast a model answers and how much memory that takes, each way to run it in a process of its own.
+"""A model's latency and peak memory, each way to run it in a process of its own.
 
-Nothing here imports torch on top: a process that runs an ONNX file has none, as where it is deployed.
+Torch is imported only where it runs: a process that runs an ONNX file has none, as in deployment.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from pipeline.core.errors import EnvironmentProblem
 from pipeline.tools.export.onnx_file import open_onnx
 
 Way = Literal["eager", "compiled", "onnx"]
-_BRIGHTEST = 40  # level below which the noise of a dark clip is
+_BRIGHTEST = 40  # noise of a dark clip is below this level
 
 
 @dataclass(frozen=True)
 class Run:
     """One way to run a file: `path` is an ONNX file for the way onnx, a model file for the others.
 
-    device: of torch; ONNX Runtime computes on the CPU. The first call and `num_warmup` more are not among the
-    `num_runs` that are timed.
+    device: of torch; ONNX Runtime computes on the CPU. The first call and `num_warmup` more come before the `num_runs`
+    that are timed.
     """
 
     path: Path
@@ -43,10 +43,10 @@ class Run:
 
 @dataclass(frozen=True)
 class Latency:
-    """Seconds for a batch of uint8 clips that lie on the device, until its output is there.
+    """Seconds from a batch of uint8 clips on the device to its output.
 
-    first_seconds: of the first call, compiling included. peak_bytes: on the CPU the largest resident set of the
-    process, libraries included; on a GPU the most that torch allocated there.
+    first_seconds: of the first call, compilation included. peak_bytes: on the CPU the largest resident set of the
+    process, libraries included; on a GPU the most memory that torch allocated.
     """
 
     way: Way
@@ -58,7 +58,7 @@ class Latency:
 
 
 def measure(run: Run) -> Latency:
-    """Time a run in a fresh process; raises EnvironmentProblem where that is killed or cannot compile."""
+    """Time a run in a new process; raises EnvironmentProblem where it is killed or cannot compile."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as executor:
         try:
             return executor.submit(_measure, run).result()
@@ -87,8 +87,8 @@ def _seconds(call: Callable[[], None]) -> float:
 
 def _onnx(run: Run) -> tuple[Callable[[], None], Callable[[], int]]:
     file = open_onnx(run.path, num_threads=run.num_threads)
-    said = file.description["input"]
-    input_B = _noise((run.batch_size, *said["shape"][1:])).astype(said["dtype"])
+    taken = file.description["input"]
+    input_B = _noise((run.batch_size, *taken["shape"][1:])).astype(taken["dtype"])
     return lambda: (file.run(input_B), None)[1], _peak_resident_bytes
 
 
@@ -130,6 +130,6 @@ def _noise(shape: tuple[int, ...]) -> NDArray[np.uint8]:
 
 
 def _peak_resident_bytes() -> int:
-    """The most memory that this process has held; getrusage would tell that of the parent where it was more."""
+    """The peak resident set of this process; getrusage would give the parent's where that was larger."""
     status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
     return int(status.partition("VmHWM:")[2].split()[0]) * 1024

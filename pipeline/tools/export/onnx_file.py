@@ -1,6 +1,6 @@
-"""ONNX files: written from an exported program, described inside, and run by ONNX Runtime.
+"""ONNX files: written from an exported program with the description of its model, and run by ONNX Runtime.
 
-Nothing here imports torch on top, so that a process which only runs a file needs none.
+Torch is imported only to write, so that a process which only runs a file needs none.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
 _DESCRIBED = {"architecture", "clip", "digest", "parameters", "gmac_per_clip", "input", "output"}
-DESCRIPTION = "dlkdd"  # where a program's file, of ONNX or of torch, keeps the description of its model
+DESCRIPTION = "dlkdd"  # the key of the model's description in a program's file, of ONNX or of torch
 
 
 def check_onnx_installed(names: Sequence[str] = ("onnx", "onnxscript", "onnxruntime")) -> None:
@@ -37,7 +37,7 @@ def check_onnx_installed(names: Sequence[str] = ("onnx", "onnxscript", "onnxrunt
 def write_onnx(program: ExportedProgram, path: Path, description: Mapping[str, Any]) -> None:
     """Write a program whose first axis is the batch to one ONNX file, with the description of its model inside.
 
-    The same program gives the same bytes: what torch notes of the source code and its folders is left out.
+    The same program gives the same bytes: torch's notes of source files and their folders are removed.
     """
     import torch
 
@@ -62,13 +62,13 @@ def write_onnx(program: ExportedProgram, path: Path, description: Mapping[str, A
 
 @dataclass(frozen=True)
 class OnnxFile:
-    """A file of `dlkdd export` in an ONNX Runtime session on the CPU."""
+    """A file of `dlkdd export`, in an ONNX Runtime session on the CPU."""
 
     session: Any
     description: dict[str, Any]
 
     def run(self, input_B: NDArray[Any]) -> NDArray[np.float32]:
-        """The output of a batch, of the names and shapes that the description states."""
+        """The output of a batch; the description states names and shapes."""
         (output_BK,) = self.session.run(
             [self.description["output"]["name"]], {self.description["input"]["name"]: input_B}
         )
@@ -88,7 +88,7 @@ def open_onnx(path: Path, *, num_threads: int) -> OnnxFile:
     options.intra_op_num_threads = num_threads
     try:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # its own classes share no base
+    except Exception as error:  # its exception classes share no base
         raise StaleArtifactError(f"{path}: ONNX Runtime cannot load it: {error}", remedy=remedy) from None
     text = session.get_modelmeta().custom_metadata_map.get(DESCRIPTION)
     if text is None:

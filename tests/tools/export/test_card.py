@@ -114,7 +114,7 @@ def test_a_card_gives_metrics_with_their_interval_or_says_that_there_are_none(sa
     assert "+12.5 points of top-1, 95 % interval -2.0 to +31.0" in text
     without = card({**said, "metrics": None})
     assert "0.625" not in without
-    assert "Nothing was said about it" in without
+    assert "Not stated when the model was exported" in without
 
 
 def test_metrics_of_an_unknown_model_and_other_files_are_refused(tmp_path):
@@ -131,4 +131,4 @@ def test_limits_depend_on_what_the_model_saw(said):
     assert "Enhance the frames" in card({**said, "trained_on": teacher})
     assert "started from the weights `r2plus1d_34.pth`" in card({**said, "trained_on": teacher})
     assert "Enhance the frames" not in card(said)
-    assert "not known what it sees" in card({**said, "trained_on": {}})
+    assert "what it sees is not known" in card({**said, "trained_on": {}})
