@@ -112,9 +112,8 @@ def test_the_index_has_every_page():
 
 
 def test_the_table_of_rooms_is_what_the_rooms_say_of_themselves():
-    rows = re.findall(
-        r"^\| \*\*(\w+)/\*\* \| (.*?) \| !\[.*?\]\(images/rooms/(\w+)\.svg\) \|$", text_of("docs/architecture.md"), re.M
-    )
+    row = r"^\| \*\*(\w+)/\*\* \| (.*?) \| !\[.*?\]\(images/rooms/(\w+)\.svg\) \|$"
+    rows = re.findall(row, text_of("docs/architecture.md"), re.MULTILINE)
     assert [name for name, _, _ in rows] == list(draw_rooms.ROOMS)
     for name, line, picture in rows:
         assert line == ast.get_docstring(ast.parse(text_of(f"pipeline/{name}/__init__.py"))), name
