@@ -115,7 +115,7 @@ class _Reading:
             self.odd.append(f"{where}: {error}, not {shortened(node.value)}")
 
     def items(self, node: MappingNode, place: Place) -> Iterator[tuple[ScalarNode, Node, Place]]:
-        """Key, value and place of each; those whose key is no text are left out."""
+        """Key, value and place of each whose key is a text."""
         for key, value in node.value:
             if not isinstance(key, ScalarNode) or str(key.tag) != f"{TAG}str":
                 found = shortened(key.value) if isinstance(key, ScalarNode) else "a list or a section"

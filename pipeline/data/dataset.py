@@ -246,16 +246,6 @@ class EpochPlan:
         return self.num_samples // self.steps_per_epoch // num_parts
 
 
-class _Batches(torch.utils.data.Sampler[list[Key]]):
-    """Batches of keys as a sampler of the data loader."""
-
-    def __init__(self, batches: Iterator[list[Key]]) -> None:
-        self.batches = batches
-
-    def __iter__(self) -> Iterator[list[Key]]:
-        return self.batches
-
-
 def load_batches(dataset: ClipDataset, batches: Iterator[list[Key]], *, num_workers: int) -> Iterator[Batch]:
     """The batches of these keys, in their order whatever the number of workers.
 
@@ -263,7 +253,7 @@ def load_batches(dataset: ClipDataset, batches: Iterator[list[Key]], *, num_work
     """
     loader: DataLoader[Any] = DataLoader(
         dataset,
-        batch_sampler=_Batches(batches),
+        batch_sampler=batches,
         num_workers=num_workers,
         collate_fn=_collate,
         worker_init_fn=_one_thread,

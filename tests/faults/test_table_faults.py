@@ -72,13 +72,13 @@ def test_a_damaged_table_is_refused_or_not_taken_for_the_old_one(tmp_path, scale
 WRONG = {
     "a field beyond the limit of csv": (",0,", f",{'0' * 200_000},", ":2: field larger than field limit"),
     "a quote that is not closed": ("Sit/test,", '"Sit/test,', "damaged"),
-    "a number of 5,000 digits": (",8,", f",{'8' * 5000},", ":2: num_frames is a whole number"),
-    "more frames than can be": (",8,", f",{'8' * 19},", ":2: num_frames is a whole number"),
+    "a number of 5,000 digits": (",8,", f",{'8' * 5000},", ":2: num_frames: expected a whole number"),
+    "more frames than can be": (",8,", f",{'8' * 19},", ":2: num_frames: expected a whole number"),
     "NUL": (",Sit,", ",S\0it,", "'\\x00'"),
     "a lone CR in a row": (",8,", ",8\r,", ":2: "),
     "a row that lacks a field": (",Sit", "", ": 10 fields, expected 11"),
     "a column that is not there": (",fps,", ",", "its columns are"),
-    "no end of the frame rate": (",25.0,", ",inf,", ":2: fps is a number of 0 or more"),
+    "no end of the frame rate": (",25.0,", ",inf,", ":2: fps: expected a number, not 'inf'"),
 }
 
 
