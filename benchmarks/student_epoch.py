@@ -31,7 +31,7 @@ from pipeline.distill.student.cached_targets import load_targets
 from pipeline.distill.student.loss import distillation_loss
 from pipeline.distill.teacher.precompute import Packing, TeacherInference, compute_part, keys_of, pack_store, parts_of
 from pipeline.distill.teacher.row_cache import RowCache
-from pipeline.models.inference import ask
+from pipeline.models.inference import infer
 from pipeline.models.recognizer import Architecture, Recognizer, load_model, save_model
 from pipeline.train.losses import hard_loss
 from pipeline.train.trainer import Listener, Trainer, TrainingData
@@ -112,7 +112,7 @@ class Epochs:
 
     def online(self) -> float:
         def loss(logits_BK: Tensor, batch: Batch, epoch: float) -> Tensor:
-            return distillation_loss(logits_BK, batch.labels_B, self.ask(batch.teacher_clip_BTHWC), **TARGETS)
+            return distillation_loss(logits_BK, batch.labels_B, self.infer(batch.teacher_clip_BTHWC), **TARGETS)
 
         return self.train(TrainingData(self.dark, self.samples, self.samples[:1], self.cached, self.enhanced), loss)
 
@@ -121,11 +121,11 @@ class Epochs:
         dataset = ClipDataset(self.enhanced, self.samples, self.drawn, self.architecture.clip)
         plan = EpochPlan(len(self.samples), self.params.batch_size, 0)
         clips = [b.clip_BTHWC.to(self.device) for b in load_batches(dataset, plan.batches_from(0, 1), num_workers=0)]
-        return self.timed(lambda: [self.ask(clip_BTHWC) for clip_BTHWC in clips])
+        return self.timed(lambda: [self.infer(clip_BTHWC) for clip_BTHWC in clips])
 
-    def ask(self, clip_BTHWC: Tensor | None) -> Tensor:
+    def infer(self, clip_BTHWC: Tensor | None) -> Tensor:
         assert clip_BTHWC is not None
-        return ask(self.teacher.recognizer, clip_BTHWC, batch_size=self.params.batch_size)
+        return infer(self.teacher.recognizer, clip_BTHWC, batch_size=self.params.batch_size)
 
     def train(self, data: TrainingData, loss: Callable[[Tensor, Batch], Tensor]) -> float:
         trainer = Trainer(
