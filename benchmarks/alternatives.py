@@ -24,8 +24,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks.in_memory import enhance_frames
 from pipeline.core.params import ClipParams, FitEnhancerParams, load_params
-from pipeline.enhance.classical import Enhancer, enhance_frames
+from pipeline.enhance.classical import Enhancer
 from pipeline.enhance.file import CLASSICAL, classical_from_params
 from pipeline.enhance.learned import NETWORKS, CurveNetwork, LearnedEnhancer, estimate_curves
 from pipeline.evaluate.cost import cost_of, gmac_of

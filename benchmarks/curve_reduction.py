@@ -19,10 +19,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks.in_memory import enhance_frames
 from benchmarks.material import Frames, best_seconds, render_videos, write_store
 from pipeline.core.params import load_params
 from pipeline.data.frame_store import FrameStore
-from pipeline.enhance.classical import enhance_frames
 from pipeline.enhance.fit import Fit
 from pipeline.enhance.fitting import Fitter
 from pipeline.enhance.learned import LearnedEnhancer

@@ -16,9 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.in_memory import enhance_frames
 from pipeline.core.params import load_params
 from pipeline.data.frame_store import FrameStore
-from pipeline.enhance.classical import Enhancer, Equalize, GammaAuto, enhance_frames
+from pipeline.enhance.classical import Enhancer, Equalize, GammaAuto
 from pipeline.enhance.file import CLASSICAL, classical_from_params, load_enhancer
 from pipeline.tools.look.preview import LUMA, mean_flicker, measure_flicker
 

@@ -23,13 +23,11 @@ import typer
 
 from pipeline.core.errors import DlkddError, EnvironmentProblem, out_of_memory
 from pipeline.core.progress import StopCheck
-from pipeline.data.shards import RunTasks, ShardTask, TimedReport
+from pipeline.data.shards import RunTasks, ShardReport, ShardTask
 from stages._shell import progress
 
 Task = TypeVar("Task")
-OneShard = TypeVar("OneShard", bound=ShardTask)
 Result = TypeVar("Result")
-Report = TypeVar("Report", bound=TimedReport)
 
 WorkersOption = Annotated[
     int | None, typer.Option("--workers", min=1, help="Processes on this machine.", show_default="as many as CPUs")
@@ -64,79 +62,69 @@ def map_tasks(
     is raised: the task's own, or EnvironmentProblem with the `name` of a task whose workers all died.
     """
     num_workers = min(num_workers or len(os.sched_getaffinity(0)), len(tasks))
-    if scheduler is None and num_workers <= 1:
-        return _map_here(function, tasks, name=name, done=done, stop=stop)
-    with _connected(scheduler, num_workers) as client:
-        return _map_there(client, function, tasks, name=name, done=done, stop=stop)
+    results: dict[int, Result] = {}
+    errors: dict[int, BaseException] = {}
+    with ExitStack() as stack:
+        if scheduler is None and num_workers <= 1:
+            outcomes = _run_here(function, tasks, name, stop)
+        else:
+            client = stack.enter_context(_connected(scheduler, num_workers))
+            outcomes = _run_there(client, function, tasks, name, stop)
+        for number, outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                errors[number] = outcome
+            else:
+                results[number] = outcome
+                done(tasks[number], outcome)
+    if errors:
+        raise errors[min(errors)]
+    return [results[number] for number in range(len(tasks))]
 
 
 def shard_runner(stage: str, *, num_workers: int | None, scheduler: str | None, stop: StopCheck) -> RunTasks:
     """`map_tasks` for the shards of a stage, with its progress shown in videos."""
 
-    def run(function: Callable[[OneShard], Report], tasks: Sequence[OneShard]) -> list[Report]:
-        with progress(stage, sum(task.num_videos for task in tasks), "videos") as advance:
+    def run(function: Callable[[Any], ShardReport], tasks: Sequence[ShardTask]) -> list[ShardReport]:
+        with progress(stage, sum(len(task.videos) for task in tasks), "videos") as advance:
 
-            def done(task: OneShard, report: Report) -> None:
-                advance(task.num_videos, f"shard {task.shard}", earlier=not report.seconds)
+            def done(task: ShardTask, report: ShardReport) -> None:
+                advance(len(task.videos), f"shard {task.shard}", earlier=not report.seconds)
 
-            return map_tasks(
-                function,
-                tasks,
-                name=str,
-                done=done,
-                stop=stop,
-                num_workers=num_workers,
-                scheduler=scheduler,
-            )
+            options: dict[str, Any] = {"num_workers": num_workers, "scheduler": scheduler}
+            return map_tasks(function, tasks, name=str, done=done, stop=stop, **options)
 
     return run
 
 
-def _map_here(
-    function: Callable[[Task], Result],
-    tasks: Sequence[Task],
-    *,
-    name: Callable[[Task], str],
-    done: Callable[[Task, Result], None],
-    stop: StopCheck,
-) -> list[Result]:
-    results: list[Result] = []
-    errors: list[DlkddError] = []
-    for task in tasks:
+def _run_here(
+    function: Callable[[Task], Result], tasks: Sequence[Task], name: Callable[[Task], str], stop: StopCheck
+) -> Iterator[tuple[int, Result | BaseException]]:
+    """The number of each task with its result or error, as it ends."""
+    for number, task in enumerate(tasks):
         stop()
+        outcome: Result | BaseException | None
         try:
-            results.append(function(task))
-        except DlkddError as error:
-            errors.append(error)
-            continue
+            outcome = function(task)
         except Exception as error:
-            lack = out_of_memory(error, name(task))
-            if lack is None:
+            outcome = error if isinstance(error, DlkddError) else out_of_memory(error, name(task))
+            if outcome is None:
                 raise
-            errors.append(lack)
-            continue
-        done(task, results[-1])
-    if errors:
-        raise errors[0]
-    return results
+        yield number, outcome
 
 
-def _map_there(
+def _run_there(
     client: Any,
     function: Callable[[Task], Result],
     tasks: Sequence[Task],
-    *,
     name: Callable[[Task], str],
-    done: Callable[[Task, Result], None],
     stop: StopCheck,
-) -> list[Result]:
+) -> Iterator[tuple[int, Result | BaseException]]:
+    """The same on the workers of a scheduler."""
     from distributed import wait
     from distributed.comm.core import CommClosedError
 
     futures = client.map(partial(_run_in_worker, function), tasks, pure=False, retries=0)
     number_of = {future: number for number, future in enumerate(futures)}
-    results: dict[int, Result] = {}
-    errors: dict[int, BaseException] = {}
     pending = set(futures)
     try:
         while pending:
@@ -148,21 +136,16 @@ def _map_there(
             for future in finished:
                 number = number_of[future]
                 if future.status == "error":
-                    errors[number] = _error_of(future, name(tasks[number]))
+                    yield number, _error_of(future, name(tasks[number]))
                     continue
                 try:
-                    results[number] = future.result(timeout=POLL_SECONDS)
+                    yield number, future.result(timeout=POLL_SECONDS)
                 except TimeoutError:  # its worker died before the result came over, and the task runs again
                     pending.add(future)
-                    continue
-                done(tasks[number], results[number])
     except (CancelledError, CommClosedError):
         raise EnvironmentProblem(
             "the dask scheduler went away", remedy="start it and run the same command again: it goes on from here"
         ) from None
-    if errors:
-        raise errors[min(errors)]
-    return [results[number] for number in range(len(tasks))]
 
 
 def _run_in_worker(function: Callable[[Task], Result], task: Task) -> Result:

@@ -16,7 +16,7 @@ from pipeline.core.work_folder import out_lock
 from pipeline.data.frame_store import FrameStore
 from pipeline.data.manifest import read_manifest
 from pipeline.enhance.file import LEARNED, classical_from_params, save_enhancer
-from pipeline.enhance.fit import CHECKPOINT_SECONDS, Fit, fitted
+from pipeline.enhance.fit import CHECKPOINT_SECONDS, CURVE, MODEL, Fit, fitted
 from stages._shell import PARAMS_PATH, ParamsOption, progress, say
 
 
@@ -60,12 +60,12 @@ def _fit(fit: Fit, checkpoint_seconds: float, out: Path, curve_path: Path) -> li
     every, outs = checkpoint_seconds, (out, curve_path)
     with (
         interruptible() as stop,
-        fitted("fit_enhancer", fit, stop=stop, progress=progress, checkpoint_seconds=every, outs=outs) as found,
+        fitted("fit_enhancer", fit, stop=stop, progress=progress, checkpoint_seconds=every, outs=outs) as work,
     ):
-        losses = [point["loss"] for point in read_table(found.curve_path, float)]
-        publish(found.curve_path, curve_path)
-        publish(found.model_path, out)
-        found.work.finish()
+        losses = [point["loss"] for point in read_table(work.path / CURVE, float)]
+        publish(work.path / CURVE, curve_path)
+        publish(work.path / MODEL, out)
+        work.finish()
     return losses
 
 

@@ -11,9 +11,9 @@ from builders import CLIP, one_thread, tiny_recognizer  # noqa: F401 - a fixture
 from paths import ROOT
 
 from benchmarks.alternatives import alternatives, enhancer_gmac
+from benchmarks.in_memory import enhance_frames
 from benchmarks.material import render_videos
 from pipeline.core.params import load_params
-from pipeline.enhance.classical import enhance_frames
 from pipeline.evaluate.cost import cost_of
 from pipeline.videos.reader import probe
 

@@ -1,4 +1,4 @@
-"""A camera in low light: daylight frames in, dark frames out, and the statistics that say how dark.
+"""A camera in low light: daylight frames in, dark frames out.
 
 The model works on linear light: less exposure, a light that pools somewhere, a white balance that is off, shot and read
 noise, a black level set too high, and the converter's steps. What video coding does to it (flat dark areas, little
@@ -20,8 +20,6 @@ from pipeline.data.frames import Frames
 
 CONVERTER_BITS = 12
 STEPS = 2**CONVERTER_BITS - 1
-MAD_TO_SIGMA = 1.4826  # of a normal distribution
-NOISE_BANDS = ((0, 16), (16, 32), (32, 64), (64, 128))  # levels, as docs/demo.md compares them
 
 
 def srgb_to_linear(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -57,19 +55,6 @@ class CameraModel:
     full_well: float
     read_noise: float
     black_level: float
-
-    def __post_init__(self) -> None:
-        low, high = self.ambient
-        for name, valid in (
-            ("exposure_spread", min(self.exposure_spread) >= 0),
-            ("ambient", 0 <= low <= high <= 1),
-            ("white_balance", min(self.white_balance) > 0),
-            ("full_well", self.full_well > 0),
-            ("read_noise", self.read_noise >= 0),
-            ("black_level", 0 <= self.black_level < 1),
-        ):
-            if not valid:
-                raise ValueError(f"{name}: {getattr(self, name)!r} is out of range")
 
 
 # Calibrated so that the demo's clips have the statistics of 24 real ARID clips; docs/demo.md has the comparison
@@ -160,37 +145,3 @@ def darken(frames_THWC: Frames, model: CameraModel, rng: np.random.Generator) ->
 def video_stream(seed: int, purpose: str, video_name: str) -> np.random.Generator:
     """The random stream of one video for one purpose; it depends on nothing else."""
     return np.random.default_rng([seed, digest_uint64(f"{purpose}\0{video_name}".encode())])
-
-
-@dataclass(frozen=True)
-class LightStatistics:
-    """How dark and how noisy a clip is, in 8-bit levels.
-
-    noise: deviation over time in each of NOISE_BANDS, robustly (1.48·MAD of frame differences / √2), NaN where no
-    pixel's median over time lies in the band. channel_means: R, G, B as shares of 255.
-    """
-
-    mean: float
-    median: float
-    percentile_99: float
-    noise: tuple[float, ...]
-    channel_means: tuple[float, float, float]
-
-
-def measure_light(frames_THWC: Frames) -> LightStatistics:
-    """Statistics of a clip's luma (BT.601) and channels, as docs/demo.md compares them with real dark clips."""
-    luma = frames_THWC @ np.array([0.299, 0.587, 0.114])
-    level, differences = np.median(luma, axis=0), np.diff(luma, axis=0)
-    noise = []
-    for low, high in NOISE_BANDS:
-        inside = differences[:, (level >= low) & (level < high)]
-        deviation = np.median(np.abs(inside - np.median(inside))) if inside.size else np.nan
-        noise.append(float(MAD_TO_SIGMA * deviation / np.sqrt(2)))
-    red, green, blue = (float(value) for value in frames_THWC.mean(axis=(0, 1, 2)) / 255)
-    return LightStatistics(
-        mean=float(luma.mean()),
-        median=float(np.median(luma)),
-        percentile_99=float(np.percentile(luma, 99)),
-        noise=tuple(noise),
-        channel_means=(red, green, blue),
-    )

@@ -93,22 +93,23 @@ class Batch:
     teacher_clip_BTHWC: Tensor | None  # the same views of other frames
     video_ids: tuple[str, ...]
 
-    def part(self, clips: slice) -> Batch:
-        """Some of its clips."""
-        return self._changed(lambda tensor: tensor[clips], self.video_ids[clips])
-
-    def to(self, device: torch.device) -> Batch:
-        """The same batch on a device."""
-        return self._changed(lambda tensor: tensor.to(device, non_blocking=True), self.video_ids)
-
-    def _changed(self, change: Callable[[Tensor], Tensor], video_ids: tuple[str, ...]) -> Batch:
+    def changed(self, change: Callable[[Tensor], Tensor], video_ids: tuple[str, ...] | None = None) -> Batch:
+        """The batch with that done to each of its tensors, and with other ids where they are given."""
         return Batch(
             change(self.clip_BTHWC),
             change(self.labels_B),
             None if self.teacher_BK is None else change(self.teacher_BK),
             None if self.teacher_clip_BTHWC is None else change(self.teacher_clip_BTHWC),
-            video_ids,
+            self.video_ids if video_ids is None else video_ids,
         )
+
+    def part(self, clips: slice) -> Batch:
+        """Some of its clips."""
+        return self.changed(lambda tensor: tensor[clips], self.video_ids[clips])
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on a device."""
+        return self.changed(lambda tensor: tensor.to(device, non_blocking=True))
 
 
 class ViewSource(Protocol):

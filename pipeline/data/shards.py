@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 from pipeline.core.digest import digest_file, has_valid_digest, with_digest
 from pipeline.core.errors import DataError, StaleArtifactError
@@ -30,35 +30,35 @@ from pipeline.data.frames import Frame
 MAX_DEATHS = 2  # processes that may die with a video before it is given up; dask gives a task four
 
 
-class ShardTask(Protocol):
-    """What makes one shard; `str()` of it says which."""
+@dataclass(frozen=True)
+class ShardTask:
+    """One shard to make in a stage's work folder: its videos in order, each with a `video_id`; `run` is `new_run()`."""
 
-    @property
-    def shard(self) -> int:
-        """Number of the shard."""
+    shard: int
+    work: Path
+    run: str
+    videos: tuple[Any, ...]
 
-    @property
-    def num_videos(self) -> int:
-        """How many videos go through it: the unit of progress."""
-
-
-class TimedReport(Protocol):
-    """What came of a task."""
-
-    @property
-    def seconds(self) -> Mapping[str, float]:
-        """Of this run, by kind of work; empty where all was taken over from an earlier one."""
+    def __str__(self) -> str:
+        return f"shard {self.shard} ({self.videos[0].video_id} … {self.videos[-1].video_id})"
 
 
-Task = TypeVar("Task", bound=ShardTask)
-Report = TypeVar("Report", bound=TimedReport)
+@dataclass(frozen=True)
+class ShardReport:
+    """What a shard holds: rows of the index, broken videos with their reasons, and the notes of its record.
+
+    num_frames, seconds: made and spent in this run, by kind of work; none where all was taken over from an earlier one.
+    """
+
+    rows: tuple[IndexRow, ...]
+    broken: tuple[tuple[str, str], ...]
+    notes: Mapping[str, Any]
+    num_frames: int
+    seconds: Mapping[str, float]
 
 
-class RunTasks(Protocol):
-    """How tasks are run: here, on processes, or on a cluster."""
-
-    def __call__(self, function: Callable[[Task], Report], tasks: Sequence[Task]) -> list[Report]:
-        """The function's reports in the order of the tasks."""
+# Runs a function on tasks: here, on processes, or on a cluster; gives its reports in the order of the tasks.
+RunTasks = Callable[[Callable[[Any], ShardReport], Sequence[ShardTask]], list[ShardReport]]
 
 
 @dataclass(frozen=True)
@@ -74,17 +74,6 @@ class Record:
     digest: str | None = None
 
 
-def write_record(work: Path, shard: int, result: ShardResult, notes: Mapping[str, Any]) -> None:
-    """Record what a shard holds; `notes` are JSON values of the stage's own."""
-    values = {
-        "rows": [asdict(row) for row in result.rows],
-        "broken": result.broken,
-        "notes": dict(notes),
-        "shard": _digest_of(shard_path(frames_folder(work), shard)),
-    }
-    write_text_whole(_record_path(work, shard), json.dumps(with_digest(values), sort_keys=True, indent=1))
-
-
 def read_record(work: Path, shard: int) -> Record:
     """The record of a shard; an empty one where there is none, or none that is whole: then all is made again."""
     try:
@@ -97,51 +86,58 @@ def read_record(work: Path, shard: int) -> Record:
     return Record(rows, tuple((name, reason) for name, reason in values["broken"]), values["notes"], values["shard"])
 
 
-def update_shard(
-    work: Path,
-    shard: int,
-    videos: Sequence[tuple[str, OpenFrames]],
+def make_shard(
+    task: ShardTask,
+    videos: Mapping[str, OpenFrames],
     *,
     record: Record,
     unchanged: Collection[str],
-    run: str,
+    notes: Callable[[], Mapping[str, Any]],
     codec: Codec,
     jpeg_quality: int,
     min_frames: int,
     watch: Stopwatch,
-) -> ShardResult:
+) -> ShardReport:
     """Make a shard of these videos; of the `unchanged` ones the record's rows, or reasons, are taken over.
 
-    A video with which processes of this `run` died again and again is left out and reported, as a broken one.
+    A video with which processes of this run died again and again is left out and reported, as a broken one. At the end
+    the shard gets a new record, with the `notes`, JSON values of the stage's own; where these raise, it gets none.
     """
-    path = shard_path(frames_folder(work), shard)
+    path = shard_path(frames_folder(task.work), task.shard)
     broken = {name: reason for name, reason in record.broken if name in unchanged}
     rows = [row for row in record.rows if row.video_id in unchanged]
     is_whole = _digest_of(path) == record.digest
     # the digest is of all bytes; without it each row is looked at, and right rows go into a right file
     kept = {row.video_id: row for row in rows} if is_whole else _whole_rows(path, rows)
-    names = [name for name, _ in videos]
-    if is_whole and sorted(names) == sorted([*kept, *broken]) and len(record.rows) == len(kept):
-        return ShardResult(tuple(kept.values()), tuple(broken.items()))
+    if is_whole and sorted(videos) == sorted([*kept, *broken]) and len(record.rows) == len(kept):
+        result = ShardResult(tuple(kept.values()), tuple(broken.items()))
+    else:
+        attempts = _Attempts(task)
+        stored = lru_cache(Shard)  # opened once, and only where rows are taken over
 
-    attempts = _Attempts(work, shard, run)
-    stored = lru_cache(Shard)  # opened once, and only where rows are taken over
+        def frames_of(name: str, make: OpenFrames) -> Iterator[Frame | EncodedFrame]:
+            if name in kept:
+                yield from stored(path).encoded_frames(kept[name])
+            elif name in broken:
+                raise DataError(broken[name])
+            else:
+                attempts.begin(name)
+                yield from make()
 
-    def frames_of(name: str, make: OpenFrames) -> Iterator[Frame | EncodedFrame]:
-        if name in kept:
-            yield from stored(path).encoded_frames(kept[name])
-        elif name in broken:
-            raise DataError(broken[name])
-        else:
-            attempts.begin(name)
-            yield from make()
-
-    openers = [(name, partial(frames_of, name, make)) for name, make in videos]
-    result = write_shard(
-        path, openers, shard=shard, codec=codec, jpeg_quality=jpeg_quality, min_frames=min_frames, watch=watch
-    )
-    attempts.end()
-    return result
+        openers = [(name, partial(frames_of, name, make)) for name, make in videos.items()]
+        options: dict[str, Any] = {"codec": codec, "jpeg_quality": jpeg_quality, "min_frames": min_frames}
+        result = write_shard(path, openers, shard=task.shard, **options, watch=watch)
+        attempts.end()
+    noted = dict(notes())
+    values = {
+        "rows": [asdict(row) for row in result.rows],
+        "broken": result.broken,
+        "notes": noted,
+        "shard": _digest_of(path),
+    }
+    write_text_whole(_record_path(task.work, task.shard), json.dumps(with_digest(values), sort_keys=True, indent=1))
+    num_frames = sum(row.frames for row in result.rows if row.video_id not in kept)
+    return ShardReport(result.rows, result.broken, noted, num_frames, watch.seconds)
 
 
 def _digest_of(path: Path) -> str | None:
@@ -172,9 +168,9 @@ class _Attempts:
     its video.
     """
 
-    def __init__(self, work: Path, shard: int, run: str) -> None:
-        self._path = work / "records" / f"{shard:03d}.attempt.json"
-        self._run = run
+    def __init__(self, task: ShardTask) -> None:
+        self._path = _record_path(task.work, task.shard).with_suffix(".attempt.json")
+        self._run = run = task.run
         self._deaths: dict[str, int] = {}
         try:
             before = json.loads(self._path.read_bytes())

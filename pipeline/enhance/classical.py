@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal, Protocol
 
 import cv2
@@ -45,23 +44,6 @@ class Video(Protocol):
         """The frames with these numbers: (T, H, W, C) uint8."""
 
 
-@dataclass(frozen=True)
-class FramesInMemory:
-    """A video whose frames are an array (T, H, W, C)."""
-
-    frames_THWC: Frames
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """(T, H, W)."""
-        num_frames, height, width, _ = self.frames_THWC.shape
-        return num_frames, height, width
-
-    def read(self, numbers: Sequence[int]) -> Frames:
-        """The frames with these numbers."""
-        return self.frames_THWC[list(numbers)]
-
-
 FrameFunction = Callable[[Frames, int], Frames]
 """Consecutive dark frames (T, H, W, C) of a video and the number of the first → the enhanced ones."""
 
@@ -89,11 +71,6 @@ def frame_batches(shape: tuple[int, int, int]) -> Iterator[range]:
     step = min(_BATCH_FRAMES, max(1, _BATCH_PIXELS // (height * width)))
     for start in range(0, num_frames, step):
         yield range(start, min(start + step, num_frames))
-
-
-def enhance_frames(enhancer: Enhancer, dark_THWC: Frames) -> Frames:
-    """Enhance a video in memory: (T, H, W, C)."""
-    return np.concatenate(list(enhanced_batches(enhancer, FramesInMemory(dark_THWC))))
 
 
 @pydantic.dataclasses.dataclass(frozen=True, config=STRICT)

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 FITTED_VERSION = 1  # raised when the same frames come to give other weights
 CHECKPOINT_SECONDS = 20.0
+MODEL, CURVE = "enhancer.safetensors", "curve.csv"  # in the work folder of a fit
+_RECORD = "fitted.json"  # written last: the digests of both
 # Parameters that do not affect a fit: whoever tries gammas in previews need not wait for the networks each time
 _OF_OTHERS = {"gamma", "target_mean", "clahe_clip_limit", "clahe_grid", "statistics", "smoothing", "weights"}
 
@@ -63,41 +65,6 @@ class Fit:
         return {"enhancer": self.name, "options": own, "seed": self.seed, "device": self.device.type}
 
 
-@dataclass(frozen=True)
-class Fitted:
-    """The files of a finished fit, in its work folder."""
-
-    work: WorkFolder
-
-    @property
-    def model_path(self) -> Path:
-        """The enhancer's model file."""
-        return self.work.path / "enhancer.safetensors"
-
-    @property
-    def curve_path(self) -> Path:
-        """The CSV of its losses."""
-        return self.work.path / "curve.csv"
-
-    def is_whole(self) -> bool:
-        """Whether the fit is finished and both files are unchanged since."""
-        try:
-            return bool(json.loads(self._record_path.read_bytes()) == self._digests())
-        except (OSError, ValueError):
-            return False
-
-    def seal(self) -> None:
-        """Record that the fit is finished, with the digests of its files."""
-        write_text_whole(self._record_path, json.dumps(self._digests()))
-
-    @property
-    def _record_path(self) -> Path:
-        return self.work.path / "fitted.json"
-
-    def _digests(self) -> dict[str, str]:
-        return {path.name: digest_file(path) for path in (self.model_path, self.curve_path)}
-
-
 @contextmanager
 def fitted(
     stage: str,
@@ -107,29 +74,39 @@ def fitted(
     progress: Progress,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
     outs: Sequence[Path] = (),
-) -> Iterator[Fitted]:
+) -> Iterator[WorkFolder]:
     """Fit in the work folder of that stage, unless an earlier run has left its finished fit there.
 
-    Yields the files in the locked folder, which the caller publishes, keeps or finishes. Their bytes do not depend on
-    the stage's name. Raises what `Fitter.run` raises, and EnvironmentProblem where the folder, or one of the
-    `outs` that the caller will write, is in use or cannot be written.
+    Yields the locked folder with the files MODEL and CURVE, which the caller publishes, keeps or finishes. Their bytes
+    do not depend on the stage's name. Raises what `Fitter.run` raises, and EnvironmentProblem where the folder, or one
+    of the `outs` that the caller will write, is in use or cannot be written.
     """
     with work_folder(stage, params=fit.values, inputs=fit.inputs, format_version=FITTED_VERSION, outs=outs) as work:
-        found = Fitted(work)
-        if not found.is_whole():
-            _fit_into(found, stage, fit, stop, progress, checkpoint_seconds)
-        yield found
+        if not _is_fitted(work.path):
+            _fit_into(work.path, stage, fit, stop, progress, checkpoint_seconds)
+        yield work
+
+
+def _is_fitted(folder: Path) -> bool:
+    """Whether the fit is finished and both files are unchanged since."""
+    try:
+        return bool(json.loads((folder / _RECORD).read_bytes()) == _digests(folder))
+    except (OSError, ValueError):
+        return False
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    return {name: digest_file(folder / name) for name in (MODEL, CURVE)}
 
 
 def _fit_into(
-    found: Fitted, stage: str, fit: Fit, stop: StopCheck, progress: Progress, checkpoint_seconds: float
+    folder: Path, stage: str, fit: Fit, stop: StopCheck, progress: Progress, checkpoint_seconds: float
 ) -> None:
     from pipeline.enhance.fitting import Fitter
 
-    checkpoint_path = found.work.path / "checkpoint.pt"
-    fitter = Fitter(fit, checkpoint_path=checkpoint_path, checkpoint_seconds=checkpoint_seconds)
+    fitter = Fitter(fit, checkpoint_path=folder / "checkpoint.pt", checkpoint_seconds=checkpoint_seconds)
     with progress(stage, fit.options.steps, "steps") as advance:
         enhancer, curve = fitter.run(stop=stop, advance=advance)
-    write_curve(found.curve_path, curve)
-    save_enhancer(found.model_path, enhancer, fitted_on={**fit.inputs, "seed": fit.seed, "steps": fit.options.steps})
-    found.seal()
+    write_curve(folder / CURVE, curve)
+    save_enhancer(folder / MODEL, enhancer, fitted_on={**fit.inputs, "seed": fit.seed, "steps": fit.options.steps})
+    write_text_whole(folder / _RECORD, json.dumps(_digests(folder)))

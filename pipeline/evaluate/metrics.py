@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from math import comb
 
 import numpy as np
@@ -66,25 +65,12 @@ def mean_kl(probs_a_NK: NDArray[np.float64], probs_b_NK: NDArray[np.float64], *,
     return float((a_NK * np.log(a_NK / b_NK)).sum(axis=1).mean())
 
 
-@dataclass(frozen=True)
-class Bin:
-    """Videos whose confidence is above `low` and at most `high`: how many, their mean confidence and their accuracy.
-
-    The first bin also holds those of confidence 0.
-    """
-
-    low: float
-    high: float
-    num_videos: int
-    confidence: float
-    accuracy: float
-
-
 def reliability(
     confidence_N: NDArray[np.float64], correct_N: NDArray[np.bool_], *, num_bins: int = NUM_BINS
-) -> list[Bin]:
-    """The bins that have videos, from the least confidence to the highest.
+) -> list[dict[str, float]]:
+    """The bins that have videos, from the least confidence to the highest: how many, mean confidence, and accuracy.
 
+    Their confidence is above `low` and at most `high`; the first bin also holds those of confidence 0.
     Confidence is the probability of the predicted class. Guo et al., "On calibration of modern neural networks", ICML
     2017, section 2.
     """
@@ -94,18 +80,18 @@ def reliability(
     for index in np.unique(index_N).tolist():
         inside_N = index_N == index
         bins.append(
-            Bin(
-                low=float(edges[index]),
-                high=float(edges[index + 1]),
-                num_videos=int(inside_N.sum()),
-                confidence=float(confidence_N[inside_N].mean()),
-                accuracy=float(correct_N[inside_N].mean()),
-            )
+            {
+                "low": float(edges[index]),
+                "high": float(edges[index + 1]),
+                "num_videos": int(inside_N.sum()),
+                "confidence": float(confidence_N[inside_N].mean()),
+                "accuracy": float(correct_N[inside_N].mean()),
+            }
         )
     return bins
 
 
-def expected_calibration_error(bins: Sequence[Bin]) -> float:
+def expected_calibration_error(bins: Sequence[Mapping[str, float]]) -> float:
     """Mean over the videos of |accuracy − confidence| of their bin: 0 where each is as accurate as confident."""
-    num_videos = sum(found.num_videos for found in bins)
-    return sum(found.num_videos * abs(found.accuracy - found.confidence) for found in bins) / num_videos
+    num_videos = sum(found["num_videos"] for found in bins)
+    return sum(found["num_videos"] * abs(found["accuracy"] - found["confidence"]) for found in bins) / num_videos

@@ -14,13 +14,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pipeline.core.digest import has_valid_digest, with_digest
 from pipeline.core.errors import StaleArtifactError
 from pipeline.core.files import write_text_whole
+from pipeline.core.params import Count, Share
 from pipeline.evaluate.score.predictions import DIGITS
 
 MODELS = ("teacher", "student", "baseline")
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
 
 
 class Values(BaseModel):

@@ -7,7 +7,6 @@ the same order; for a group of videos a table has the share that each model reco
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +91,7 @@ def by_quartile(values_N: NDArray[np.number], predictions: Mapping[str, Predicti
 def by_confidence(predictions: Mapping[str, Predictions]) -> Table:
     """For each model a row for each bin of confidence that has videos."""
     return [
-        {"model": name, **asdict(found_bin)}
+        {"model": name, **found_bin}
         for name, found in predictions.items()
         for found_bin in reliability(found.confidence_N, found.correct_N)
     ]

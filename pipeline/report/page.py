@@ -8,7 +8,6 @@ inputs give the same bytes.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -58,16 +57,6 @@ SECTIONS = (
 )
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """What distillation brought, in a headline, a sentence and a caution; kind is good, bad or unsure."""
-
-    kind: str
-    headline: str
-    sentence: str
-    caution: str
-
-
 def make_report(paths: ReportPaths, *, progress: Progress = no_progress) -> str:
     """The page. Raises ParamsError, DataError or StaleArtifactError where inputs are missing or do not fit."""
     params = load_params(paths.params)
@@ -75,25 +64,6 @@ def make_report(paths: ReportPaths, *, progress: Progress = no_progress) -> str:
     found = read_artifacts(paths)
     check_fit(paths, found, results)
     chain = describe_chain(paths, found)
-    return render(
-        verdict=verdict(results.metrics),
-        paths=paths,
-        params=params,
-        params_text=paths.params.read_text(encoding="utf-8"),
-        results=results,
-        found=found,
-        chain=chain,
-        number_of={artifact.digest: number for number, artifact in enumerate(chain, start=1) if artifact.digest},
-        leaks=find_leakage(found.manifest.rows, stems=params.prepare.layout in STEM_LAYOUTS),
-        p_value=_p_value(results.metrics.student_minus_baseline.mcnemar_p),
-        **_figures(results, found.manifest),
-        **_rows(paths, results, found, params),
-        **_pictures(results, found, progress),
-    )
-
-
-def render(**values: Any) -> str:
-    """The template filled with values."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -109,7 +79,19 @@ def render(**values: Any) -> str:
         key=figures.legend_mark,
         bar=figures.bar,
         percent=percent,
-        **values,
+        verdict=verdict(results.metrics),
+        paths=paths,
+        params=params,
+        params_text=paths.params.read_text(encoding="utf-8"),
+        results=results,
+        found=found,
+        chain=chain,
+        number_of={made["digest"]: number for number, made in enumerate(chain, start=1) if made["digest"]},
+        leaks=find_leakage(found.manifest.rows, stems=params.prepare.layout in STEM_LAYOUTS),
+        p_value=_p_value(results.metrics.student_minus_baseline.mcnemar_p),
+        **_figures(results, found.manifest),
+        **_rows(paths, results, found, params),
+        **_pictures(results, found, progress),
     )
     return page.strip() + "\n"
 
@@ -124,8 +106,11 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f}\N{NO-BREAK SPACE}%"
 
 
-def verdict(metrics: Metrics) -> Verdict:
-    """What distillation brought: it helped or harmed only where the interval of the difference excludes zero."""
+def verdict(metrics: Metrics) -> dict[str, str]:
+    """What distillation brought, in a headline, a sentence and a caution; its kind is good, bad or unsure.
+
+    It helped or harmed only where the interval of the difference excludes zero.
+    """
     gain = metrics.student_minus_baseline
     difference = points(gain.top1)
     if gain.top1_low > 0:
@@ -148,7 +133,7 @@ def verdict(metrics: Metrics) -> Verdict:
         f"{meaning} It is about the videos, for one training of each model; another seed can move the difference as "
         "much or more."
     )
-    return Verdict(kind, headline, sentence, caution)
+    return {"kind": kind, "headline": headline, "sentence": sentence, "caution": caution}
 
 
 def _p_value(p: float) -> str:
@@ -297,7 +282,7 @@ def _pictures(results: Results, found: Artifacts, progress: Progress) -> dict[st
     """Videos with their pictures: a few that move, and groups of single ones with a still each."""
     by_id = {video["video_id"]: video for video in results.tables["videos"]}
     names = spread_videos({name: video["mean_luma"] for name, video in by_id.items()}, NUM_MOVING)
-    groups = [(title, choose(results.tables["videos"])) for title, choose in GROUPS]
+    groups = group_videos(results.tables["videos"])
     with progress("report", len(names) + sum(len(videos) for _, videos in groups), "pictures") as advance:
 
         def still(video: Row) -> tuple[Row, Picture]:
@@ -320,26 +305,21 @@ def _gain(video: Row) -> float:
     return gain
 
 
-def most_won(videos: Table) -> Table:
-    """Those whose true class the student finds more probable than the baseline does, the largest gain first."""
-    won = [video for video in videos if _gain(video) > 0]
-    return sorted(won, key=lambda video: (-_gain(video), video["video_id"]))[:NUM_IN_GROUP]
+def _is_wrong(video: Row) -> bool:
+    return bool(video["student_predicted"] != video["class_name"])
 
 
-def most_lost(videos: Table) -> Table:
-    """Those whose true class the student finds less probable than the baseline does, the largest loss first."""
-    lost = [video for video in videos if _gain(video) < 0]
-    return sorted(lost, key=lambda video: (_gain(video), video["video_id"]))[:NUM_IN_GROUP]
-
-
-def worst(videos: Table) -> Table:
-    """Those that the student takes for another class, the least probability of the true class first."""
-    wrong = [video for video in videos if video["student_predicted"] != video["class_name"]]
-    return sorted(wrong, key=lambda video: (video["student_p_true"], video["video_id"]))[:NUM_IN_GROUP]
-
-
-GROUPS: tuple[tuple[str, Callable[[Table], Table]], ...] = (
-    ("Most won by distillation", most_won),
-    ("Most lost by distillation", most_lost),
-    ("The student's worst", worst),
+# Videos shown one by one: a title, which they are, and what the first ones have least of
+GROUPS: tuple[tuple[str, Callable[[Row], bool], Callable[[Row], float]], ...] = (
+    ("Most won by distillation", lambda video: _gain(video) > 0, lambda video: -_gain(video)),
+    ("Most lost by distillation", lambda video: _gain(video) < 0, _gain),
+    ("The student's worst", _is_wrong, lambda video: video["student_p_true"]),
 )
+
+
+def group_videos(videos: Table) -> list[tuple[str, Table]]:
+    """The first NUM_IN_GROUP videos of each of GROUPS, with its title."""
+    return [
+        (title, sorted(filter(belongs, videos), key=lambda v: (value(v), v["video_id"]))[:NUM_IN_GROUP])
+        for title, belongs, value in GROUPS
+    ]

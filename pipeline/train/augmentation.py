@@ -118,14 +118,4 @@ def draw_mix(*, seed: int, step: int, mixup: float, cutmix: float, size: int) ->
 
 def neighbours(batch: Batch) -> Batch:
     """The batch in which each clip, with its label and soft targets, is that of its neighbour."""
-
-    def moved(tensor: Tensor | None) -> Tensor | None:
-        return None if tensor is None else tensor.roll(1, dims=0)
-
-    return Batch(
-        batch.clip_BTHWC.roll(1, dims=0),
-        batch.labels_B.roll(1, dims=0),
-        moved(batch.teacher_BK),
-        moved(batch.teacher_clip_BTHWC),
-        batch.video_ids[-1:] + batch.video_ids[:-1],
-    )
+    return batch.changed(lambda tensor: tensor.roll(1, dims=0), batch.video_ids[-1:] + batch.video_ids[:-1])

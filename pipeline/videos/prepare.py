@@ -24,7 +24,7 @@ from pipeline.data.frames import Frame
 from pipeline.data.leakage import STEM_LAYOUTS, Leak, find_leakage
 from pipeline.data.listing import ListedVideo, Listing
 from pipeline.data.manifest import Manifest, ManifestRow, QuarantineRow, video_id, write_manifest, write_quarantine
-from pipeline.data.shards import RunTasks, new_run, publish_store, read_record, update_shard, write_record
+from pipeline.data.shards import RunTasks, ShardReport, ShardTask, make_shard, new_run, publish_store, read_record
 from pipeline.videos.annotations import LAYOUTS
 from pipeline.videos.decoder import probe, read_frames
 from pipeline.videos.reader import BrokenVideoError, VideoInfo
@@ -67,7 +67,7 @@ def prepare(
     with work_folder("prepare", params=fingerprint, inputs={}, format_version=PREPARED_VERSION, outs=outs) as work:
         reports = run(prepare_shard, _tasks(videos, params, work.path))
         rows = [row for report in reports for row in report.rows]
-        sources = {name: source for report in reports for name, source in report.sources.items()}
+        sources = {name: _source(**source) for report in reports for name, source in report.notes.items()}
         broken = [
             QuarantineRow(name, videos[name].path, str(videos[name].split), reason)
             for report in reports
@@ -167,22 +167,11 @@ class SourceVideo:
 
 
 @dataclass(frozen=True)
-class PrepareTask:
+class PrepareTask(ShardTask):
     """One shard: its videos, sorted by id, and how they are stored."""
 
-    shard: int
-    work: Path
-    run: str
     videos: tuple[SourceVideo, ...]
     params: PrepareParams
-
-    @property
-    def num_videos(self) -> int:
-        """Videos of this shard."""
-        return len(self.videos)
-
-    def __str__(self) -> str:
-        return f"shard {self.shard} ({self.videos[0].video_id} … {self.videos[-1].video_id})"
 
 
 @dataclass(frozen=True)
@@ -194,19 +183,6 @@ class Source:
     digest: str
     listed_frames: int | None
     info: VideoInfo | None
-
-
-@dataclass(frozen=True)
-class ShardReport:
-    """What a task made: rows of the index, broken videos with their reasons, and all of its sources by video id.
-
-    seconds: spent in this run, by kind of work.
-    """
-
-    rows: tuple[IndexRow, ...]
-    broken: tuple[tuple[str, str], ...]
-    sources: Mapping[str, Source]
-    seconds: Mapping[str, float]
 
 
 def source_videos(videos: Mapping[str, ListedVideo], root: str) -> list[SourceVideo]:
@@ -238,22 +214,23 @@ def prepare_shard(task: PrepareTask) -> ShardReport:
     }
     infos: dict[str, VideoInfo] = {}
     watch = Stopwatch()
-    result = update_shard(
-        task.work,
-        task.shard,
-        [(video.video_id, partial(_frames, video, params.short_side, infos, watch)) for video in task.videos],
+
+    def notes() -> dict[str, object]:
+        _check_unchanged([video for video in task.videos if video.video_id not in unchanged], sources)
+        read = {name: replace(sources[name], info=info) for name, info in infos.items()}
+        return {name: asdict(source) for name, source in (sources | read).items()}
+
+    return make_shard(
+        task,
+        {video.video_id: partial(_frames, video, params.short_side, infos, watch) for video in task.videos},
         record=record,
         unchanged=unchanged,
-        run=task.run,
+        notes=notes,
         codec=params.codec,
         jpeg_quality=params.jpeg_quality,
         min_frames=params.min_frames,
         watch=watch,
     )
-    _check_unchanged([video for video in task.videos if video.video_id not in unchanged], sources)
-    sources |= {name: replace(sources[name], info=info) for name, info in infos.items()}
-    write_record(task.work, task.shard, result, {name: asdict(source) for name, source in sources.items()})
-    return ShardReport(result.rows, result.broken, sources, watch.seconds)
 
 
 def _frames(video: SourceVideo, short_side: int, infos: dict[str, VideoInfo], watch: Stopwatch) -> Iterator[Frame]:

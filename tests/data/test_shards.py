@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from pipeline.core.progress import Stopwatch
 from pipeline.core.work_folder import work_folder
 from pipeline.data.frame_store import FrameStore
-from pipeline.data.shards import MAX_DEATHS, Record, publish_store, read_record, update_shard, write_record
+from pipeline.data.shards import MAX_DEATHS, Record, ShardTask, make_shard, publish_store, read_record
 
 VIDEOS = ("a", "b", "c")
 
@@ -23,14 +24,18 @@ def frames_of(name):
     return iter([np.full((4, 6, 3), VIDEOS.index(name), np.uint8)] * 3)
 
 
-def update(work, make, *, run="run", record=None, unchanged=()):
-    return update_shard(
-        work,
-        0,
-        [(name, lambda name=name: make(name)) for name in VIDEOS],
+@dataclass(frozen=True)
+class Video:
+    video_id: str
+
+
+def update(work, make, *, run="run", record=None, unchanged=(), notes=None):
+    return make_shard(
+        ShardTask(0, work, run, tuple(map(Video, VIDEOS))),
+        {name: lambda name=name: make(name) for name in VIDEOS},
         record=record or Record(),
         unchanged=unchanged,
-        run=run,
+        notes=lambda: notes or {},
         codec="raw",
         jpeg_quality=95,
         min_frames=1,
@@ -87,11 +92,12 @@ def test_reasons_of_unchanged_videos_are_taken_over(tmp_path):
     def never(name):
         raise AssertionError(name)
 
-    result = update(tmp_path, frames_of)
-    write_record(tmp_path, 0, result, {"note": 1})
+    result = update(tmp_path, frames_of, notes={"note": 1})
+    assert result.num_frames == 9
     record = read_record(tmp_path, 0)
     assert (record.rows, record.broken, record.notes) == (result.rows, result.broken, {"note": 1})
-    assert update(tmp_path, never, record=record, unchanged=set(VIDEOS)) == result
+    again = update(tmp_path, never, record=record, unchanged=set(VIDEOS), notes={"note": 1})
+    assert again == replace(result, num_frames=0, seconds={})
     broken = Record(result.rows[:2], (("c", "it is broken"),), {})
     again = update(tmp_path, never, record=broken, unchanged=set(VIDEOS))
     assert ([row.video_id for row in again.rows], again.broken) == (["a", "b"], (("c", "it is broken"),))

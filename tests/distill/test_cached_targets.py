@@ -228,7 +228,7 @@ def flip(path):
     "spoil",
     [
         lambda folder: flip(folder / "logits.npy"),
-        lambda folder: flip(folder / "id_ends.npy"),
+        lambda folder: flip(folder / "video_ids.npy"),
         lambda folder: (folder / "views.npy").unlink(),
         lambda folder: (folder / "contents.json").write_text("{}"),
         lambda folder: (folder / "contents.json").write_text("[torn"),

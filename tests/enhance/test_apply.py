@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.in_memory import enhance_frames
 from pipeline.core.errors import Interrupted, StaleArtifactError
 from pipeline.data.frame_shard import write_shard
 from pipeline.data.frame_store import FrameStore, shard_of, shard_path, write_index
 from pipeline.enhance import apply as enhancement
 from pipeline.enhance.apply import enhance
-from pipeline.enhance.classical import Clahe, Equalize, Gamma, enhance_frames
+from pipeline.enhance.classical import Clahe, Equalize, Gamma
 from pipeline.enhance.file import save_enhancer
 
 SHAPES = {f"Run/Run_{number}_1": (5 + number, 16, 20) for number in range(7)} | {"long": (65, 12, 16)}

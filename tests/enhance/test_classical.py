@@ -13,18 +13,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from benchmarks.in_memory import FramesInMemory, enhance_frames
 from pipeline.core.errors import StaleArtifactError
 from pipeline.core.params import EnhancerName
 from pipeline.core.weights import save_weights
 from pipeline.enhance.classical import (
     Clahe,
     Equalize,
-    FramesInMemory,
     Gamma,
     GammaAuto,
     Unchanged,
     _count_values,
-    enhance_frames,
     enhanced_batches,
     gamma_to_mean,
 )

@@ -20,15 +20,15 @@ from builders import manifest_row, one_thread, write_frames  # noqa: F401 - one_
 from paths import ROOT
 from safetensors.numpy import save_file
 
+from benchmarks.in_memory import enhance_frames
 from pipeline.core.errors import DataError, Interrupted, ParamsError, StaleArtifactError
 from pipeline.core.params import load_params
 from pipeline.core.progress import no_progress
 from pipeline.core.weights import load_weights
 from pipeline.data.frame_store import FrameStore
 from pipeline.data.manifest import write_manifest
-from pipeline.enhance.classical import enhance_frames
 from pipeline.enhance.file import CLASSICAL, LEARNED, load_enhancer
-from pipeline.enhance.fit import Fit, fitted
+from pipeline.enhance.fit import MODEL, Fit, fitted
 from pipeline.enhance.fitting import Fitter
 from pipeline.enhance.learned import NETWORKS, CalibrationNetwork
 from stages import fit_enhancer
@@ -210,8 +210,8 @@ def test_a_fit_that_is_kept_is_found_again_whatever_the_classical_parameters(pro
 
     for changes in ({}, {"gamma": 3.0, "statistics": "frame"}, {"learning_rate": 0.01}):
         with fitted("preview", fit_of(**changes), stop=never, progress=progress) as found:
-            models.append(found.model_path.read_bytes())
-            found.work.keep()
+            models.append((found.path / MODEL).read_bytes())
+            found.keep()
     assert models[0] == models[1] != models[2]
     assert fits == [3, 3]
 

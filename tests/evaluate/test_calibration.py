@@ -21,13 +21,13 @@ def bins_of(videos, num_bins):
 def test_bins_hold_every_video_once_with_the_means_of_what_they_hold(videos, num_bins):
     bins = bins_of(videos, num_bins)
     for found in bins:
-        inside = [(confidence, right) for confidence, right in videos if found.low < confidence <= found.high]
-        assert found.num_videos == len(inside) > 0
-        assert found.confidence == pytest.approx(np.mean([confidence for confidence, _ in inside]))
-        assert found.accuracy == pytest.approx(np.mean([right for _, right in inside]))
-        assert found.high - found.low == pytest.approx(1 / num_bins)
-    assert sum(found.num_videos for found in bins) == len(videos)
-    assert [found.low for found in bins] == sorted(found.low for found in bins)
+        inside = [(confidence, right) for confidence, right in videos if found["low"] < confidence <= found["high"]]
+        assert found["num_videos"] == len(inside) > 0
+        assert found["confidence"] == pytest.approx(np.mean([confidence for confidence, _ in inside]))
+        assert found["accuracy"] == pytest.approx(np.mean([right for _, right in inside]))
+        assert found["high"] - found["low"] == pytest.approx(1 / num_bins)
+    assert sum(found["num_videos"] for found in bins) == len(videos)
+    assert [found["low"] for found in bins] == sorted(found["low"] for found in bins)
 
 
 @given(st.integers(1, 60), st.integers(1, 15), st.integers(0, 1000))
@@ -54,4 +54,4 @@ def test_who_is_sure_and_wrong_has_all_of_it():
 
 def test_an_edge_belongs_to_the_bin_below():
     (found,) = bins_of([(0.5, True)], 2)
-    assert (found.low, found.high) == (0.0, 0.5)
+    assert (found["low"], found["high"]) == (0.0, 0.5)

@@ -17,6 +17,7 @@ from number_runs import SPLITS, constant, curve, make_data, noise, precompute, s
 from paths import ROOT
 from target_stores import make_store, make_teacher, write
 
+from benchmarks.in_memory import enhance_frames
 from pipeline.core.digest import digest_json
 from pipeline.core.errors import DataError, ParamsError, StaleArtifactError
 from pipeline.core.params import load_params
@@ -27,7 +28,6 @@ from pipeline.distill.store.store import SoftTargetStore
 from pipeline.distill.student.cached_targets import load_targets
 from pipeline.distill.student.loss import distillation_loss
 from pipeline.distill.student.soft_losses import SOFT_LOSSES
-from pipeline.enhance.classical import enhance_frames
 from pipeline.enhance.file import CLASSICAL, classical_from_params, load_enhancer, save_enhancer
 from pipeline.enhance.learned import NETWORKS, LearnedEnhancer
 from pipeline.evaluate.compare import LEAST_PROBABILITY, compare

@@ -32,7 +32,7 @@ from pipeline.models.networks import Architecture, build_network
 from pipeline.models.recognizer import save_model
 from pipeline.report.figures import confusion, points, wilson
 from pipeline.report.inputs import count_parameters, read_results
-from pipeline.report.page import count_confusions, make_report, most_frequent, most_lost, most_won, verdict, worst
+from pipeline.report.page import count_confusions, group_videos, make_report, most_frequent, verdict
 from pipeline.report.pictures import GAP, MOST_FRAMES, moving_pair, shown_frames, still_pair
 from pipeline.report.svg import Drawing, Scale, printable, shortened, ticks
 
@@ -125,9 +125,9 @@ def metrics_with(gain):
 )
 def test_the_headline_claims_no_more_than_the_interval(top1, low, high, kind, headline):
     said = verdict(metrics_with({"top1": top1, "top1_low": low, "top1_high": high}))
-    assert (said.kind, said.headline) == (kind, headline)
-    assert f"interval {points(low)} to {points(high)}" in said.sentence
-    assert "one training of each model" in said.caution
+    assert (said["kind"], said["headline"]) == (kind, headline)
+    assert f"interval {points(low)} to {points(high)}" in said["sentence"]
+    assert "one training of each model" in said["caution"]
 
 
 def test_the_first_screen_has_the_sentence_and_the_picture(page):
@@ -409,9 +409,12 @@ def scored(name, student, baseline, *, right=True):
 
 def test_groups_have_what_their_title_says_with_ties_by_name():
     videos = [scored("d", 0.9, 0.1), scored("c", 0.5, 0.5), scored("b", 0.2, 0.4, right=False), scored("a", 0.9, 0.1)]
-    assert [video["video_id"] for video in most_won(videos)] == ["a", "d"]
-    assert [video["video_id"] for video in most_lost(videos)] == ["b"]
-    assert [video["video_id"] for video in worst(videos)] == ["b"]
+    names = {title: [video["video_id"] for video in group] for title, group in group_videos(videos)}
+    assert names == {
+        "Most won by distillation": ["a", "d"],
+        "Most lost by distillation": ["b"],
+        "The student's worst": ["b"],
+    }
 
 
 def test_confusions_are_counted_from_true_to_predicted():

@@ -96,7 +96,7 @@ def test_an_absent_scheduler_is_a_problem_of_the_environment(monkeypatch):
 @dataclass(frozen=True)
 class Shard:
     shard: int
-    num_videos: int = 1
+    videos: tuple = ("a",)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,29 +28,14 @@ class ArrayLayout:
     fill: float
 
 
-class LogitCodec(Protocol):
-    """Packs logits of K classes."""
-
-    @property
-    def num_classes(self) -> int:
-        """K."""
-
-    def attributes(self) -> dict[str, object]:
-        """What a store records of its codec; `codec_of` makes the codec from it."""
-
-    def arrays(self) -> dict[str, ArrayLayout]:
-        """The packed arrays, in the order in which row digests take them."""
-
-    def pack(self, logits_K: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
-        """Pack (..., K) finite logits; one too large for the type becomes infinite, and the caller must refuse it."""
-
-    def unpack(self, packed: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
-        """(..., K) logits from arrays with any leading axes."""
-
-
 @dataclass(frozen=True)
 class Dense:
-    """All K logits, rounded to float16 (2·K bytes a view) or as they are in float32 (4·K bytes)."""
+    """All K logits, rounded to float16 (2·K bytes a view) or as they are in float32 (4·K bytes).
+
+    `attributes` is what a store records of its codec, `arrays` are the packed arrays in the order in which row digests
+    take them. `pack` takes (..., K) finite logits, and makes one too large for the type infinite, which the caller must
+    refuse; `unpack` gives (..., K) logits.
+    """
 
     name: str
     num_classes: int
@@ -136,6 +121,7 @@ class TopK:
         return logits_K
 
 
+LogitCodec = Dense | TopK
 _DENSE_TYPES: dict[str, np.dtype[Any]] = {"float16": np.dtype("<f2"), "float32": np.dtype("<f4")}
 
 
@@ -162,17 +148,18 @@ class CodecLoss:
 
     num_views: int = 0
     num_agreeing: int = 0
-    kl_sums: tuple[float, ...] = (0.0,) * len(TEMPERATURES)
-    kl_max: tuple[float, ...] = (0.0,) * len(TEMPERATURES)
+    kl_sums: list[float] = field(default_factory=lambda: [0.0] * len(CodecLoss.TEMPERATURES))
+    kl_max: list[float] = field(default_factory=lambda: [0.0] * len(CodecLoss.TEMPERATURES))
 
     def add(self, logits_K: NDArray[np.float32], unpacked_K: NDArray[np.float32]) -> None:
         """Add (..., K) logits and what the codec makes of them."""
         agreeing = logits_K.argmax(axis=-1) == unpacked_K.argmax(axis=-1)
         self.num_views += agreeing.size
         self.num_agreeing += int(agreeing.sum())
-        kl = [kl_divergence(logits_K / temperature, unpacked_K / temperature) for temperature in self.TEMPERATURES]
-        self.kl_sums = tuple(total + float(each.sum()) for total, each in zip(self.kl_sums, kl, strict=True))
-        self.kl_max = tuple(max(most, float(each.max())) for most, each in zip(self.kl_max, kl, strict=True))
+        for index, temperature in enumerate(self.TEMPERATURES):
+            kl = kl_divergence(logits_K / temperature, unpacked_K / temperature)
+            self.kl_sums[index] += float(kl.sum())
+            self.kl_max[index] = max(self.kl_max[index], float(kl.max()))
 
     def __str__(self) -> str:
         found = self.attributes()

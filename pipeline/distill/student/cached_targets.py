@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import math
-from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -33,7 +32,7 @@ Teachers = Literal["mean", "draw"]
 
 REMEDY = "`dvc repro precompute_soft_targets` makes a store for this run"
 
-_ID_BYTES, _ID_ENDS = "id_bytes", "id_ends"  # all ids in UTF-8, one after the other, and where each ends
+_IDS = "video_ids"  # in UTF-8, which sorts as the texts do
 _CONTENTS = "contents.json"  # written last: what the files hold, with their digests
 
 
@@ -74,26 +73,11 @@ class CachedTargets:
         return np.asarray(logits_MK[rng.integers(len(logits_MK))])
 
     def _row(self, video_id: str) -> int:
-        ids, name = _Ids(self.arrays[_ID_BYTES], self.arrays[_ID_ENDS]), video_id.encode()
-        row = bisect_left(ids, name)
+        ids, name = self.arrays[_IDS], video_id.encode()
+        row = int(np.searchsorted(ids, name))
         if row == len(ids) or ids[row] != name:
             raise KeyError(video_id)
         return row
-
-
-@dataclass(frozen=True)
-class _Ids:
-    """Ids in ascending order, to bisect; UTF-8 sorts as the texts do."""
-
-    content: NDArray[np.uint8]
-    ends_N: NDArray[np.int64]
-
-    def __len__(self) -> int:
-        return len(self.ends_N)
-
-    def __getitem__(self, row: int) -> bytes:
-        start = self.ends_N[row - 1] if row else 0
-        return self.content[start : self.ends_N[row]].tobytes()
 
 
 def differences(store: SoftTargetStore, wanted: Mapping[str, object]) -> list[str]:
@@ -151,12 +135,12 @@ def load_targets(
         "store": store.digest,
         "videos": digest_json([[video_id, *(frames.shape(video_id) if frames else ())] for video_id in wanted]),
     }
-    if findings or not _is_whole(folder, contents):
+    if findings or not _is_whole(folder, contents, shapes):
         with ExitStack() as stack:
             files = {name: _new_file(stack, folder, name, *described) for name, described in shapes.items()}
             for part in _parts(store, wanted, frames, findings):
                 for name, array in part.items():
-                    files[name].write(np.ascontiguousarray(array).data)
+                    files[name].write(np.ascontiguousarray(array, shapes[name][1]).data)
         digests = {name: digest_file(_file(folder, name)) for name in shapes}
         write_text_whole(folder / _CONTENTS, json.dumps({**contents, "digests": digests}, indent=1))
     return _mapped(store.codec, teachers, seed, folder)
@@ -165,8 +149,7 @@ def load_targets(
 def _array_shapes(store: SoftTargetStore, wanted: Sequence[str]) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
     packed = {name: store.layout[name] for name in ("views", *store.codec.arrays())}
     return {
-        _ID_BYTES: ((sum(len(video_id.encode()) for video_id in wanted),), np.dtype(np.uint8)),
-        _ID_ENDS: ((len(wanted),), np.dtype(np.int64)),
+        _IDS: ((len(wanted),), np.dtype(f"S{max((len(video_id.encode()) for video_id in wanted), default=1)}")),
         **{name: ((len(wanted), *array.inner), array.dtype) for name, array in packed.items()},
     }
 
@@ -177,17 +160,13 @@ def _parts(
     """The arrays of wanted rows, shard by shard; ends with the error where there are findings."""
     missing = set(wanted)
     others: list[str] = []
-    end = 0
     for shard in store.shards_of(wanted):
         rows = store.read_shard(shard)
         rows = rows.take([row for row, video_id in enumerate(rows.video_ids) if video_id in missing])
         missing.difference_update(rows.video_ids)
         others += [] if frames is None else _other_shapes(rows, frames)
-        ids = [video_id.encode() for video_id in rows.video_ids]
-        ends_N = end + np.cumsum([len(video_id) for video_id in ids], dtype=np.int64)
-        end += sum(map(len, ids))
         packed = {name: rows.arrays[name] for name in ("views", *store.codec.arrays())}
-        yield {_ID_BYTES: np.frombuffer(b"".join(ids), np.uint8), _ID_ENDS: ends_N, **packed}
+        yield {_IDS: np.array([video_id.encode() for video_id in rows.video_ids], np.bytes_), **packed}
     lacking = [f"lacks {len(missing)} of the {len(wanted)} videos:"] if missing else []
     findings = [*findings, *others, *lacking, *sorted(missing)]
     if findings:
@@ -217,16 +196,16 @@ def _new_file(stack: ExitStack, folder: Path, name: str, shape: tuple[int, ...],
     return file
 
 
-def _is_whole(folder: Path, contents: Mapping[str, str]) -> bool:
+def _is_whole(folder: Path, contents: Mapping[str, str], names: Iterable[str]) -> bool:
     try:
         found = json.loads((folder / _CONTENTS).read_text(encoding="utf-8"))
         digests = found.pop("digests")
-        return bool(found == contents) and all(digest_file(_file(folder, name)) == digests[name] for name in digests)
+        return bool(found == contents) and all(digest_file(_file(folder, name)) == digests[name] for name in names)
     except (OSError, ValueError, KeyError):
         return False
 
 
 def _mapped(codec: LogitCodec, teachers: Teachers, seed: int, folder: Path) -> CachedTargets:
-    names = (_ID_BYTES, _ID_ENDS, "views", *codec.arrays())
+    names = (_IDS, "views", *codec.arrays())
     arrays = {name: np.asarray(np.load(_file(folder, name), mmap_mode="r")) for name in names}
     return CachedTargets(codec, teachers, seed, folder, arrays)

@@ -23,7 +23,7 @@ from pipeline.data.frame_store import FrameStore
 from pipeline.data.frames import Frame, Frames
 from pipeline.enhance.apply import StoredVideo
 from pipeline.enhance.file import ENHANCERS, LEARNED, Classical, classical_from_params, load_enhancer
-from pipeline.enhance.fit import Fit, fitted
+from pipeline.enhance.fit import MODEL, Fit, fitted
 from pipeline.tools.look.contact_sheet import Sheet, Title, draw_sheet
 
 if TYPE_CHECKING:
@@ -106,9 +106,9 @@ def _with_weights(name: str, weights: Path, origin: Origin) -> Column:
 
 def _fitted(fit: Fit, stop: StopCheck, progress: Progress) -> Column:
     # a name of its own for each network: a folder that is kept replaces the one before it
-    with fitted(f"preview_{fit.name}", fit, stop=stop, progress=progress) as files:
-        enhancer = load_enhancer(files.model_path, device=str(fit.device))
-        files.work.keep()
+    with fitted(f"preview_{fit.name}", fit, stop=stop, progress=progress) as work:
+        enhancer = load_enhancer(work.path / MODEL, device=str(fit.device))
+        work.keep()
     return Column(enhancer, f"fitted in {fit.options.steps:,} steps")
 
 

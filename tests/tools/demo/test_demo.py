@@ -12,10 +12,10 @@ import pytest
 import yaml
 from paths import ROOT
 
+from benchmarks.demo_light import measure_light
 from pipeline.core.digest import digest_file
 from pipeline.core.errors import ParamsError
 from pipeline.core.params import load_section
-from pipeline.data.camera import measure_light
 from pipeline.tools.demo import render as demo
 from pipeline.tools.demo.render import DemoVideo, DemoVideosParams, contact_sheet, film, list_videos, render, write_demo
 from pipeline.videos.reader import probe, read_frames

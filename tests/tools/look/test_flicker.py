@@ -7,7 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from pipeline.enhance.classical import Equalize, GammaAuto, Unchanged, enhance_frames
+from benchmarks.in_memory import enhance_frames
+from pipeline.enhance.classical import Equalize, GammaAuto, Unchanged
 from pipeline.tools.look.preview import Flicker, background, flicker_text, measure_flicker
 
 

@@ -14,11 +14,12 @@ import yaml
 from builders import manifest_row, one_thread, write_frames  # noqa: F401 - one_thread applies to the file
 from paths import ROOT
 
+from benchmarks.in_memory import enhance_frames
 from pipeline.core.params import load_params
 from pipeline.data.frame_store import FrameStore
 from pipeline.data.manifest import write_manifest
 from pipeline.enhance import fit as fitted_enhancer
-from pipeline.enhance.classical import Gamma, enhance_frames
+from pipeline.enhance.classical import Gamma
 from pipeline.enhance.file import CLASSICAL, ENHANCERS, LEARNED, load_enhancer, save_enhancer
 from pipeline.evaluate.light import spread_videos
 from pipeline.tools.look.preview import Origin, columns, preview

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from camera_frames import smooth
 
+from benchmarks.in_memory import enhance_frames
 from pipeline.core.errors import Interrupted, ParamsError
-from pipeline.enhance.classical import Clahe, Equalize, Gamma, GammaAuto, enhance_frames
+from pipeline.enhance.classical import Clahe, Equalize, Gamma, GammaAuto
 from pipeline.tools.predict import overlay
 from pipeline.tools.predict.inference import VideoPrediction, WindowPrediction
 from pipeline.tools.predict.inputs import VideoInput
