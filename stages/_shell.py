@@ -1,10 +1,11 @@
-"""What the stage shells share: messages and progress on stderr, the parameter option, logging."""
+"""What the stage shells share: messages and progress on stderr, results on stdout, options of several commands."""
 
 from __future__ import annotations
 
+import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
 
 from pipeline.core.progress import Advance
 from pipeline.core.text import printable as printable
@@ -25,6 +27,7 @@ PARAMS_PATH = Path("params.yaml")
 DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:N, or auto: cuda where there is one.")]
 ManifestOption = Annotated[Path, typer.Option("--manifest", help="The manifest that `prepare` wrote.")]
 ModelOption = Annotated[Path, typer.Option("--model", help="The model file.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 # of the trainings
 TrainFramesOption = Annotated[Path, typer.Option("--frames", help="The frame store to learn from.")]
@@ -57,6 +60,39 @@ def say(message: str) -> None:
 def say_error(message: str) -> None:
     """The same from every rank, with its number: each has errors of its own."""
     console.print(printable(f"rank {RANK}: {message}" if RANK else message), markup=False, emoji=False)
+
+
+def print_line(text: str) -> None:
+    """Plain text to stdout, without markup."""
+    _stdout().print(printable(text), soft_wrap=True)
+
+
+def print_json(value: object, *, indent: int | None = 1) -> None:
+    """JSON to stdout, in ASCII: no name from a file can control a terminal, and every name survives."""
+    typer.echo(json.dumps(value, indent=indent))
+
+
+def print_table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, title: str | None = None) -> None:
+    """A table to stdout; all columns but the first are numbers."""
+    table = Table(title=title)
+    for place, header in enumerate(headers):
+        table.add_column(printable(header), justify="right" if place else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*map(printable, row))
+    _stdout().print(table)
+
+
+def print_facts(facts: Mapping[str, str]) -> None:
+    """Names and values to stdout, a line each; those without a value are left out."""
+    grid = Table.grid(padding=(0, 2))
+    for name, value in facts.items():
+        if value:
+            grid.add_row(name, printable(value))
+    _stdout().print(grid)
+
+
+def _stdout() -> Console:
+    return Console(highlight=False, markup=False, emoji=False)
 
 
 @dataclass

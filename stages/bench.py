@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
@@ -10,8 +9,6 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from pipeline.core.device import choose_device
 from pipeline.core.errors import ParamsError
@@ -20,7 +17,7 @@ from pipeline.models.recognizer import ModelFile, load_model
 from pipeline.tools.export.export import TOLERANCE, drawn_clips, export
 from pipeline.tools.export.latency import Latency, Run, Way, measure
 from pipeline.tools.export.onnx_file import check_onnx_installed, open_onnx
-from stages._shell import DeviceOption, printable, say
+from stages._shell import DeviceOption, JsonOption, print_json, print_line, print_table, say
 
 MIB = 2**20
 
@@ -39,7 +36,7 @@ def main(
     num_threads: Annotated[
         int | None, typer.Option("--threads", min=1, help="Threads on the CPU; as many as torch takes by itself.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Measure a model: latency, clips a second, memory, parameters and GMAC; eager, compiled and as ONNX.
 
@@ -61,7 +58,7 @@ def main(
             measured.append(measure(Run(path, way, str(chosen), batch_size, num_warmup, num_runs, threads)))
     how = {"device": str(chosen), "threads": threads, "batch_size": batch_size}
     if as_json:
-        typer.echo(json.dumps({**facts, **how, "measured": [asdict(one) for one in measured]}, indent=1))
+        print_json({**facts, **how, "measured": [asdict(one) for one in measured]})
     else:
         _print(facts, how, measured)
 
@@ -102,19 +99,22 @@ def _exported(model: ModelFile, folder: Path) -> Path:
 
 
 def _print(facts: dict[str, Any], how: dict[str, Any], measured: list[Latency]) -> None:
-    console, clip = Console(highlight=False, markup=False, emoji=False), facts["clip"]
-    console.print(
-        f"{printable(str(facts['architecture']))}: {facts['parameters']:,} parameters, "
-        f"{facts['gmac_per_clip']:.3g} GMAC for a clip of "
+    clip = facts["clip"]
+    print_line(
+        f"{facts['architecture']}: {facts['parameters']:,} parameters, {facts['gmac_per_clip']:.3g} GMAC for a clip of "
         f"{clip['num_frames']}×{clip['size']}×{clip['size']}; on {how['device']}, threads: {how['threads']}, "
-        f"batch size: {how['batch_size']}",
-        soft_wrap=True,
+        f"batch size: {how['batch_size']}"
     )
-    table = Table("")
-    for name in ("p50, ms", "p95, ms", "clips/s", "first call, ms", "peak memory, MiB"):
-        table.add_column(name, justify="right")
-    for one in measured:
-        milliseconds = (f"{1000 * seconds:.2f}" for seconds in (one.p50_seconds, one.p95_seconds))
-        first, peak = f"{1000 * one.first_seconds:.0f}", f"{one.peak_bytes / MIB:.0f}"
-        table.add_row(one.way, *milliseconds, f"{one.clips_per_second:.1f}", first, peak)
-    console.print(table)
+    print_table(
+        ("", "p50, ms", "p95, ms", "clips/s", "first call, ms", "peak memory, MiB"),
+        (
+            (
+                one.way,
+                *(f"{1000 * seconds:.2f}" for seconds in (one.p50_seconds, one.p95_seconds)),
+                f"{one.clips_per_second:.1f}",
+                f"{1000 * one.first_seconds:.0f}",
+                f"{one.peak_bytes / MIB:.0f}",
+            )
+            for one in measured
+        ),
+    )

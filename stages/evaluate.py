@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from pipeline.core.params import load_params
 from pipeline.data.manifest import read_manifest
@@ -16,7 +13,7 @@ from pipeline.evaluate.compare import aligned, check_predictions, compare, write
 from pipeline.evaluate.metrics_file import Metrics, Protocol, write_metrics
 from pipeline.evaluate.score.predictions import read_predictions, views_text
 from pipeline.evaluate.tables import digest_tables, make_tables, read_light, write_tables
-from stages._shell import PARAMS_PATH, ParamsOption
+from stages._shell import PARAMS_PATH, JsonOption, ParamsOption, print_json, print_line, print_table
 
 
 def main(
@@ -30,7 +27,7 @@ def main(
     confusion: Annotated[Path, typer.Option(help="The folder of the confusion tables to write, for `dvc plots`.")],
     tables: Annotated[Path, typer.Option(help="The folder of the tables to write: by class, light, length, video …")],
     params_path: ParamsOption = PARAMS_PATH,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the metrics as JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Compare teacher, student and baseline on the test videos, from their predictions: no model runs here.
 
@@ -60,36 +57,31 @@ def main(
     )
     write_metrics(metrics_path, metrics)
     if as_json:
-        typer.echo(json.dumps(metrics.model_dump(), indent=2))
+        print_json(metrics.model_dump())
     else:
-        _print_table(metrics)
+        _print(metrics)
 
 
-def _print_table(metrics: Metrics) -> None:
-    views = f"{metrics.protocol.num_clips} × {metrics.protocol.num_crops} views (clips × crops)"
-    table = Table(title=f"{metrics.num_test_videos} test videos, {views}")
-    table.add_column("", no_wrap=True)
-    for name in ("top-1", "95 % interval", "top-5", "per class", "ECE"):
-        table.add_column(name, justify="right", no_wrap=True)
+def _print(metrics: Metrics) -> None:
+    rows = []
     for name, frames in (("teacher", "enhanced"), ("student", "dark"), ("baseline", "dark")):
         row = metrics.of(name)
-        table.add_row(
-            f"{name} ({frames})",
-            f"{row.top1:.1%}",
-            f"{100 * row.top1_low:.1f} to {row.top1_high:.1%}",
-            f"{row.top5:.1%}",
-            f"{row.mean_class_top1:.1%}",
-            f"{row.ece:.3f}",
-        )
-    console = Console(soft_wrap=True)
-    console.print(table)
+        interval = f"{100 * row.top1_low:.1f} to {row.top1_high:.1%}"
+        shares = [f"{share:.1%}" for share in (row.top5, row.mean_class_top1)]
+        rows.append((f"{name} ({frames})", f"{row.top1:.1%}", interval, *shares, f"{row.ece:.3f}"))
+    print_table(
+        ("", "top-1", "95 % interval", "top-5", "per class", "ECE"),
+        rows,
+        title=f"{metrics.num_test_videos} test videos, "
+        f"{metrics.protocol.num_clips} × {metrics.protocol.num_crops} views (clips × crops)",
+    )
     gain, agreement, kl = metrics.student_minus_baseline, metrics.agreement_with_teacher, metrics.kl_from_teacher
-    console.print(
+    print_line(
         f"student − baseline: {100 * gain.top1:+.1f} points of top-1, "
         f"95 % interval {100 * gain.top1_low:+.1f} to {100 * gain.top1_high:+.1f}, "
         f"McNemar p = {gain.mcnemar_p:.2g} (over the videos, one seed)"
     )
-    console.print(
+    print_line(
         "agrees with the teacher (KL from it in nats): "
         f"student {agreement.student:.1%} ({kl.student:.3f}), baseline {agreement.baseline:.1%} ({kl.baseline:.3f})"
     )

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from pipeline.core.files import require_writable
 from pipeline.core.params import load_params
@@ -27,21 +22,17 @@ from pipeline.models.recognizer import ModelFile
 from stages._shell import (
     PARAMS_PATH,
     DeviceOption,
+    JsonOption,
     ManifestOption,
     ModelOption,
     ParamsOption,
     ScoreFramesOption,
-    printable,
+    print_json,
+    print_line,
+    print_table,
     progress,
     say,
 )
-
-
-class Split(StrEnum):
-    """The splits that a model was not trained on."""
-
-    TEST = "test"
-    VAL = "val"
 
 
 def main(
@@ -49,11 +40,11 @@ def main(
     model_path: ModelOption,
     frames_path: ScoreFramesOption,
     manifest_path: ManifestOption,
-    split: Annotated[Split, typer.Option(help="Whose videos.")],
+    split: Annotated[Literal["test", "val"], typer.Option(help="Whose videos: those that no model is trained on.")],
     out: Annotated[Path | None, typer.Option(help="A table to write: the probabilities of every video.")] = None,
     params_path: ParamsOption = PARAMS_PATH,
     device: DeviceOption = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Evaluate one model file alone, wherever it comes from: what `evaluate` prints of a single model.
 
@@ -99,9 +90,9 @@ def main(
         "tables": {name: [rounded(row) for row in table] for name, table in tables.items()},
     }
     if as_json:
-        typer.echo(json.dumps(result, indent=2))
+        print_json(result)
     else:
-        _print_tables(result)
+        _print(result)
 
 
 def _notes(model: ModelFile, manifest: Manifest, frames: FrameStore, split: str) -> list[str]:
@@ -113,35 +104,30 @@ def _notes(model: ModelFile, manifest: Manifest, frames: FrameStore, split: str)
             f"trained on another manifest, {input_digests.get('manifest', unnamed)}: "
             f"it may have been trained on videos of {split}"
         )
-    elif split == Split.VAL:
+    elif split == "val":
         notes.append("val chose the epoch of these weights: its numbers are optimistic")
     if input_digests.get("frames") != frames.digest:
         notes.append(f"trained on other frames, {input_digests.get('frames', unnamed)}, than these, {frames.digest}")
     return notes
 
 
-def _print_tables(result: dict[str, Any]) -> None:
-    console, metrics, protocol = Console(soft_wrap=True), result["metrics"], result["protocol"]
-    console.print(
+def _print(result: dict[str, Any]) -> None:
+    metrics, protocol, tables = result["metrics"], result["protocol"], result["tables"]
+    print_line(
         f"{result['model']['architecture']}, {result['num_videos']} {protocol['split']} videos, "
         f"{protocol['num_clips']} × {protocol['num_crops']} views (clips × crops)"
     )
-    console.print(
+    print_line(
         f"top-1 {metrics['top1']:.1%} ({100 * metrics['top1_low']:.1f} to {metrics['top1_high']:.1%} over the videos), "
         f"top-5 {metrics['top5']:.1%}, mean per class {metrics['mean_class_top1']:.1%}, ECE {metrics['ece']:.3f}"
     )
-    tables = result["tables"]
-    console.print(_table("class", [(row["class_name"], row) for row in tables["per_class"]]))
-    console.print(_table("mean luma", [(_bounds(row, ".1f"), row) for row in tables["by_light"]]))
-    console.print(_table("frames", [(_bounds(row, "d"), row) for row in tables["by_length"]]))
-
-
-def _table(title: str, named: list[tuple[str, dict[str, Any]]]) -> Table:
-    table = Table(title, "videos", "recognised")
-    table.columns[1].justify = table.columns[2].justify = "right"
-    for name, row in named:
-        table.add_row(escape(printable(name)), str(row["num_videos"]), f"{row['model']:.1%}")
-    return table
+    for title, named in (
+        ("class", [(row["class_name"], row) for row in tables["per_class"]]),
+        ("mean luma", [(_bounds(row, ".1f"), row) for row in tables["by_light"]]),
+        ("frames", [(_bounds(row, "d"), row) for row in tables["by_length"]]),
+    ):
+        rows = [(name, str(row["num_videos"]), f"{row['model']:.1%}") for name, row in named]
+        print_table((title, "videos", "recognised"), rows)
 
 
 def _bounds(row: dict[str, Any], form: str) -> str:

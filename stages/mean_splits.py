@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from pipeline.core.errors import ParamsError
-from pipeline.tools.study.split_means import SplitMean, mean_of_splits
-from stages._shell import printable
+from pipeline.tools.study.split_means import mean_of_splits
+from stages._shell import JsonOption, print_json, print_table
 
 _TITLES = {"top1": "top-1", "top5": "top-5", "mean_class_top1": "mean per class", "ece": "ECE"}
 
@@ -21,7 +17,7 @@ _TITLES = {"top1": "top-1", "top5": "top-5", "mean_class_top1": "mean per class"
 def main(
     *,
     paths: Annotated[list[Path], typer.Argument(metavar="METRICS", help="The metrics.json of each split.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Print the mean over a data set's splits, ARID's convention: of what `evaluate` wrote for each.
 
@@ -33,31 +29,23 @@ def main(
         raise ParamsError(f"a mean of {len(paths)} split", remedy="name the metrics.json of each split")
     means = mean_of_splits(paths)
     if as_json:
-        typer.echo(json.dumps(_nested(paths, means), indent=2))
-    else:
-        _print_table(paths, means)
+        print_json({"files": [str(path) for path in paths], **means})
+        return
+    print_table(
+        ("", "", "mean", *map(str, paths)),
+        (
+            (
+                of.replace("_minus_", " − "),
+                _TITLES[name],
+                *(_text(of, name, value) for value in (number["mean"], *number["splits"])),
+            )
+            for of, found in means.items()
+            for name, number in found.items()
+        ),
+    )
 
 
-def _nested(paths: list[Path], means: list[SplitMean]) -> dict[str, object]:
-    nested: dict[str, dict[str, object]] = {}
-    for found in means:
-        nested.setdefault(found.of, {})[found.name] = {"mean": round(found.mean, 6), "splits": found.splits}
-    return {"files": [str(path) for path in paths], **nested}
-
-
-def _print_table(paths: list[Path], means: list[SplitMean]) -> None:
-    table = Table()
-    table.add_column("", no_wrap=True)
-    table.add_column("", no_wrap=True)
-    for name in ("mean", *(str(path) for path in paths)):
-        table.add_column(escape(printable(name)), justify="right", overflow="fold")
-    for found in means:
-        shown = (_text(found, value) for value in (found.mean, *found.splits))
-        table.add_row(found.of.replace("_minus_", " − "), _TITLES[found.name], *shown)
-    Console().print(table)
-
-
-def _text(found: SplitMean, value: float) -> str:
-    if found.name == "ece":
+def _text(of: str, name: str, value: float) -> str:
+    if name == "ece":
         return f"{value:.3f}"
-    return f"{100 * value:+.1f}" if found.of == "student_minus_baseline" else f"{value:.1%}"
+    return f"{100 * value:+.1f}" if of == "student_minus_baseline" else f"{value:.1%}"

@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
-import json
-import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
 from typing import Annotated
 
 import typer
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
 
 from pipeline.core.errors import DataError, ParamsError
 from pipeline.core.files import write_text_whole
-from pipeline.core.params import load_params, params_text
+from pipeline.core.params import load_params
 from pipeline.core.progress import interruptible
+from pipeline.core.text import markdown_table
 from pipeline.core.work_folder import out_lock
 from pipeline.data.manifest import Manifest, read_manifest
-from pipeline.tools.study.jobs import Job, run_chain
+from pipeline.tools.study.jobs import run_chain
 from pipeline.tools.study.results import Results, read_results, table, verdict, write_rows
-from pipeline.tools.study.study import Step, Study, Variant, read_variants
-from stages._shell import PARAMS_PATH, ParamsOption, printable, progress, say
+from pipeline.tools.study.study import Study, job_name, read_variants
+from stages._shell import (
+    PARAMS_PATH,
+    DeviceOption,
+    JsonOption,
+    ParamsOption,
+    print_json,
+    print_line,
+    print_table,
+    progress,
+    say,
+)
 
 STAGE = "study"
 
@@ -49,9 +55,9 @@ def main(
     threads: Annotated[
         int, typer.Option(min=1, help="CPU threads of a step; another number rounds sums differently.")
     ] = 1,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:N, or auto: cuda where there is one.")] = "auto",
+    device: DeviceOption = "auto",
     params_path: ParamsOption = PARAMS_PATH,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Does it help? Train teacher, baseline and variants of the student over several seeds, and compare them.
 
@@ -67,23 +73,33 @@ def main(
     if missing := [f"{path}: no such folder" for path in (dark, enhanced) if not path.is_dir()]:
         raise DataError("frame stores are missing", findings=missing, remedy="`dvc repro enhance` makes both")
     all_seeds = tuple(range(first_seed, first_seed + seeds))
-    study = Study(manifest_path, dark, enhanced, out, all_seeds, chosen, params=params, with_test=test)
+    study = Study(
+        manifest_path,
+        dark,
+        enhanced,
+        out,
+        all_seeds,
+        chosen,
+        params=params,
+        with_test=test,
+        threads=threads,
+        device=device,
+    )
     with out_lock(STAGE, out), interruptible() as stop:
-        steps = study.steps()
-        with progress(STAGE, len(steps), "steps") as advance:
-            chain = [_job(step, threads=threads, device=device) for step in steps]
+        chain = list(study.jobs())
+        with progress(STAGE, len(chain), "steps") as advance:
             seconds = run_chain(chain, at_once=jobs, say=say, stop=stop, advance=advance)
         results = read_results(study, seconds, manifest)
-        spent = [found for seed in all_seeds if (found := seconds[study.precompute_step(seed)]) is not None]
-        how = f"CPU threads a step: {threads}; steps at a time: {jobs}; device: {device}"
-        notes = _notes(study, manifest, spent, how)
+        notes = _notes(study, manifest, seconds, jobs)
         write_rows(out / "study.csv", results.rows)
         write_text_whole(out / "study.md", _markdown(study, results, notes))
     if as_json:
-        typer.echo(json.dumps(asdict(results), indent=2))
+        print_json(asdict(results))
     else:
-        _print(results, notes)
-    say(f"{STAGE}: {len(steps)} steps -> {out / 'study.md'}, {out / 'study.csv'}")
+        print_table(*table(results))
+        for note in (*notes, verdict(results)):
+            print_line(note)
+    say(f"{STAGE}: {len(chain)} steps -> {out / 'study.md'}, {out / 'study.csv'}")
 
 
 def _lines(path: Path | None) -> list[str]:
@@ -97,25 +113,7 @@ def _lines(path: Path | None) -> list[str]:
     return [line for line in (line.partition("#")[0].strip() for line in lines) if line]
 
 
-def _job(step: Step, *, threads: int, device: str) -> Job:
-    """A step as a process of its own, with its parameter file in place.
-
-    Its work folder lies in its seed's folder: so it shares no lock with `dvc repro` or another study.
-    """
-    write_text_whole(step.params_path, params_text(step.params))
-    workers = ("--workers", "1") if step.stage == "precompute_soft_targets" else ()  # --jobs is the number of processes
-    return Job(
-        step.name,
-        (sys.executable, "-m", "stages", *step.arguments, "--device", device, *workers),
-        identity={"stage": step.stage, "params": step.values, "threads": threads, "device": device},
-        inputs=step.inputs,
-        outs=tuple(step.outs.values()),
-        folder=step.folder / "steps" / step.name.partition("/")[2],
-        environment={"OMP_NUM_THREADS": str(threads), "DVC_ROOT": str(step.folder)},
-    )
-
-
-def _notes(study: Study, manifest: Manifest, spent: Sequence[float], how: str) -> list[str]:
+def _notes(study: Study, manifest: Manifest, seconds: Mapping[str, float | None], at_once: int) -> list[str]:
     """What a reader of the table must know."""
     seeds = f"seeds {study.seeds[0]} to {study.seeds[-1]}" if len(study.seeds) > 1 else f"seed {study.seeds[0]} alone"
     counts = ", ".join(f"{len(manifest.rows_of(split))} {split}" for split in ("train", "val", "test"))
@@ -123,8 +121,11 @@ def _notes(study: Study, manifest: Manifest, spent: Sequence[float], how: str) -
         f"Top-1 in per cent over {seeds}; {counts} videos (manifest {manifest.digest}). ± is half of the 95 % interval "
         "of the mean over the seeds, by Student's t; − baseline and × compare with the baseline of the same seed. The "
         "videos are the same for all seeds: the interval says nothing about other videos.",
-        f"Minutes are of training, with its start ({how}).",
+        f"Minutes are of training, with its start (CPU threads a step: {study.threads}; steps at a time: {at_once}; "
+        f"device: {study.device}).",
     ]
+    names = [job_name(seed, "precompute_soft_targets") for seed in study.seeds]
+    spent = [found for name in names if (found := seconds[name]) is not None]
     if spent:
         notes.append(f"Computing the soft targets took {fmean(spent) / 60:.1f} minutes a seed, once for all students.")
     if len(study.variants) > 1:
@@ -134,33 +135,9 @@ def _notes(study: Study, manifest: Manifest, spent: Sequence[float], how: str) -
 
 def _markdown(study: Study, results: Results, notes: Sequence[str]) -> str:
     headers, rows = table(results)
-    lines = [_markdown_row(headers), _markdown_row(["---", *["---:"] * (len(headers) - 1)]), *map(_markdown_row, rows)]
-    variants = [f"- {variant.name}: {_code(variant)}" for variant in study.variants]
-    return (
-        "\n\n".join(
-            ["# Study", "\n".join(lines), f"**{verdict(results)}.**", *notes, "\n".join(["Variants:", "", *variants])]
-        )
-        + "\n"
-    )
-
-
-def _markdown_row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
-
-
-def _code(variant: Variant) -> str:
-    return f"`{variant.overrides}`" if variant.overrides else "the parameter file"
-
-
-def _print(results: Results, notes: Sequence[str]) -> None:
-    headers, rows = table(results)
-    shown = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    shown.add_column(headers[0], overflow="fold", min_width=8)
-    for header in headers[1:]:
-        shown.add_column(header.replace(" ", "\n", 1), justify="right")
-    for row in rows:
-        shown.add_row(*map(printable, row))
-    console = Console(highlight=False, markup=False, emoji=False)
-    console.print(shown)
-    for note in (*notes, verdict(results)):
-        console.print(printable(note))
+    shown = markdown_table(headers, ([cell.replace("|", "\\|") for cell in row] for row in rows))
+    overrides = {
+        each.name: f"`{each.overrides}`" if each.overrides else "the parameter file" for each in study.variants
+    }
+    variants = "\n".join(f"- {name}: {text}" for name, text in overrides.items())
+    return "\n\n".join(["# Study", shown, f"**{verdict(results)}.**", *notes, "Variants:", variants]) + "\n"

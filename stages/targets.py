@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -27,14 +26,13 @@ from pipeline.tools.targets.merge import merge_teachers, merge_videos, same_vide
 from pipeline.tools.targets.summary import summarise
 from pipeline.tools.targets.verify import CARD_NAME, Depth
 from pipeline.tools.targets.verify import verify as verify_store
-from stages._shell import DeviceOption, progress, say
+from stages._shell import DeviceOption, JsonOption, print_json, progress, say
 from stages._target_tables import print_difference, print_summary
 
 app = typer.Typer(no_args_is_help=True, help=__doc__, add_completion=False, pretty_exceptions_enable=False)
 
 StoreArgument = Annotated[str, typer.Argument(help="A store: a path, or a URL that fsspec knows.")]
 FolderArgument = Annotated[Path, typer.Argument(help="A store in a folder.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 ManifestOption = Annotated[Path | None, typer.Option("--manifest", help="The manifest that the store was made for.")]
 TeachersOption = Annotated[list[Path] | None, typer.Option("--teacher", help="A teacher's model file; repeatable.")]
 EnhancedOption = Annotated[Path | None, typer.Option("--enhanced", help="The frames that the teachers saw.")]
@@ -56,7 +54,7 @@ def inspect(
     temperatures = tuple(dict.fromkeys((1.0, temperature)))
     found = summarise(SoftTargetStore(store), temperatures=temperatures, manifest=manifest, progress=progress)
     if as_json:
-        _print_json(found.to_dict())
+        print_json(found)
     else:
         print_summary(found)
 
@@ -92,17 +90,16 @@ def verify(
         progress=progress,
     )
     if as_json:
-        _print_json(verdict.to_dict())
+        print_json(verdict.to_dict())
     else:
         for note in verdict.notes:
             say(f"note: {note}")
         if verdict.depth != "attributes":
             typer.echo(f"{verdict.num_rows_checked} of {verdict.num_rows} rows checked, {verdict.num_rows_bad} bad")
         if verdict.teacher is not None:
-            found = verdict.teacher
             typer.echo(
-                f"teacher inference repeated for {found.num_videos} videos: {found.num_equal} of {found.num_views} "
-                f"views have the same bits; the largest difference of a logit is {found.max_difference:.3g}"
+                "teacher inference repeated for {num_videos} videos: {num_equal} of {num_views} views have the same "
+                "bits; the largest difference of a logit is {max_difference:.3g}".format(**verdict.teacher)
             )
         typer.echo(
             f"{store}: {'whole' if verdict.whole else 'not whole'}, to the depth {depth}, digest {verdict.digest}"
@@ -123,7 +120,7 @@ def diff(a: StoreArgument, b: StoreArgument, as_json: JsonOption = False) -> Non
     """
     found = compare(SoftTargetStore(a), SoftTargetStore(b), progress=progress)
     if as_json:
-        _print_json(found.to_dict())
+        print_json(found)
     else:
         print_difference(a, b, found)
 
@@ -167,7 +164,7 @@ def merge(
             digest = merge_videos(opened, built, manifest=manifest, frames=frames, progress=progress)
     kind = "teachers" if of_teachers else "videos"
     if as_json:
-        _print_json({"out": str(out), "merged": kind, "digest": digest, "merged_from": [s.digest for s in opened]})
+        print_json({"out": str(out), "merged": kind, "digest": digest, "merged_from": [s.digest for s in opened]})
     else:
         typer.echo(f"{out}: the {kind} of {len(opened)} stores, digest {digest}")
 
@@ -192,7 +189,7 @@ def export(
     opened = SoftTargetStore(store)
     export_store(opened, out, packed=packed, progress=progress)
     if as_json:
-        _print_json({"out": str(out), "bytes": out.stat().st_size, "digest": opened.digest})
+        print_json({"out": str(out), "bytes": out.stat().st_size, "digest": opened.digest})
     else:
         typer.echo(f"{out}: {out.stat().st_size:,} bytes")
 
@@ -213,13 +210,9 @@ def publish_command(
     with _built("targets publish", out) as built:
         digest = publish_store(store, built, license_text=license_text, progress=progress)
     if as_json:
-        _print_json({"out": str(out), "store": str(out / STORE_NAME), "digest": digest})
+        print_json({"out": str(out), "store": str(out / STORE_NAME), "digest": digest})
     else:
         typer.echo(f"{out}: {STORE_NAME} and its card README.md, digest {digest}")
-
-
-def _print_json(values: dict[str, Any]) -> None:
-    typer.echo(json.dumps(values, indent=1))
 
 
 def _require_free(out: Path, force: bool) -> None:
@@ -227,7 +220,7 @@ def _require_free(out: Path, force: bool) -> None:
     if not out.exists():
         return
     if not force:
-        raise ParamsError(f"--out {out}: is there already", remedy="choose another name, or add --force to replace it")
+        raise ParamsError(f"--out {out}: already exists", remedy="choose another name, or add --force to replace it")
     holds = {path.name for path in out.iterdir()} if out.is_dir() else set()
     if not (holds <= {STORE_NAME, CARD_NAME} or "zarr.json" in holds):
         raise ParamsError(

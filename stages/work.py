@@ -2,37 +2,33 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Annotated
 
 import typer
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
 
 from pipeline.core.errors import EnvironmentProblem, ParamsError
 from pipeline.core.work_folder import remove_work_folder, work_root
 from pipeline.tools.check.findings import age_text, size_text
 from pipeline.tools.check.work_folders import LeftFolder, work_folders
-from stages._shell import printable, say
+from stages._shell import JsonOption, print_json, print_line, print_table, say
 
 app = typer.Typer(no_args_is_help=True, help=__doc__, add_completion=False, pretty_exceptions_enable=False)
 
 
 @app.command("list")
-def list_folders(as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False) -> None:
+def list_folders(as_json: JsonOption = False) -> None:
     """Print the work folders: stage, size, age, and whether a run is at work, was stopped, or keeps it for the next.
 
     Example: dlkdd work list
     """
     folders = work_folders()
     if as_json:
-        typer.echo(json.dumps([{**asdict(folder), "path": str(folder.path)} for folder in folders], indent=2))
+        print_json([{**asdict(folder), "path": str(folder.path)} for folder in folders])
     elif folders:
-        _print_table(folders)
+        _print(folders)
     else:
         say(f"{work_root()} is empty")
 
@@ -86,20 +82,16 @@ def _chosen(stages: Sequence[str] | None, *, unfinished: bool) -> list[LeftFolde
 def _agreed(folders: Sequence[LeftFolder]) -> bool:
     if not sys.stdin.isatty():
         raise ParamsError("removing asks first, and there is no terminal to ask on", remedy="add --yes")
-    _print_table(folders)
+    _print(folders)
     return typer.confirm("Remove them?", err=True)
 
 
-def _print_table(folders: Sequence[LeftFolder]) -> None:
-    table = Table(box=SIMPLE_HEAD)
-    table.add_column("stage")
-    table.add_column("size", justify="right")
-    table.add_column("age", justify="right")
-    table.add_column("state")
-    table.add_column("folder", overflow="fold")
-    for folder in folders:
-        size, age = size_text(folder.num_bytes), age_text(folder.age_seconds)
-        table.add_row(folder.stage, size, age, *map(printable, (folder.state, str(folder.path))))
-    console = Console(highlight=False, markup=False)
-    console.print(table)
-    console.print(f"{size_text(sum(folder.num_bytes for folder in folders))} in {len(folders)} folders")
+def _print(folders: Sequence[LeftFolder]) -> None:
+    print_table(
+        ("stage", "size", "age", "state", "folder"),
+        (
+            (each.stage, size_text(each.num_bytes), age_text(each.age_seconds), each.state, str(each.path))
+            for each in folders
+        ),
+    )
+    print_line(f"{size_text(sum(folder.num_bytes for folder in folders))} in {len(folders)} folders")

@@ -157,7 +157,7 @@ def _check_free(export: Export, force: bool) -> None:
         if path.is_dir():
             blocked[path] = "is a folder"
         elif not force and (path.exists() or path.is_symlink()):
-            blocked[path] = "is there already"
+            blocked[path] = "already exists"
     if blocked:
         raise ParamsError(
             f"{export.out}: nothing was written; paths in the way: {len(blocked)}",

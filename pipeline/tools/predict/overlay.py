@@ -58,7 +58,7 @@ def plan_overlays(videos: Sequence[VideoInput], out: Path, *, force: bool) -> di
         if file.resolve() in predicted:
             findings.append(f"{file}: is itself to be predicted")
         elif file.exists() and not force:
-            findings.append(f"{file}: is there already; --force replaces it")
+            findings.append(f"{file}: already exists; --force replaces it")
         elif counts[file] > 1:
             findings.append(f"{file}: would be that of {path} and of another video")
     if findings:

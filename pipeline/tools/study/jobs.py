@@ -10,8 +10,7 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -56,19 +55,6 @@ class Job:
         return digest_json({"identity": dict(self.identity), "inputs": there})
 
 
-class JobsFailed(DlkddError):
-    """Jobs that failed; the exit code is that of the first."""
-
-    def __init__(self, failed: Mapping[str, int], left: Sequence[str]) -> None:
-        left_text = f"; {len(left)} that wait for them did not start" if left else ""
-        super().__init__(
-            f"{len(failed)} step{'s' * (len(failed) != 1)} failed{left_text}",
-            findings=[f"{name}: exit code {code}" for name, code in failed.items()],
-            remedy="the messages are above; fix the cause and run the same command again: what is done is kept",
-        )
-        self.exit_code = next(iter(failed.values()))
-
-
 @dataclass
 class _Running:
     job: Job
@@ -97,29 +83,29 @@ def run_chain(
     """Run what is not done yet, up to `at_once` at a time; returns the seconds of each job, None where unknown.
 
     Seconds are of all runs that a job needed; unknown where one of them was killed together with this process. Jobs
-    that wait for the outs of a failed one do not start; all others are run before JobsFailed is raised. Where `stop`
-    raises, the running jobs get SIGTERM and are waited for, so that they save their progress.
+    that wait for the outs of a failed one do not start; all others are run before DlkddError is raised, with the exit
+    code of the first failure. Where `stop` raises, the running jobs get SIGTERM and are waited for, so that they save
+    their progress.
     """
     made_by = {out: job.name for job in jobs for out in job.outs}
     needs = {job.name: {made_by[path] for path in job.inputs.values() if path in made_by} for job in jobs}
     waiting, done, failed = list(jobs), dict[str, float | None](), dict[str, int]()
-    with _ended_at_last(say) as running:
-        while waiting or running:
+    running: list[_Running] = []
+    try:
+        while running or any(needs[job.name] <= done.keys() for job in waiting):
             stop()
             for job in [job for job in waiting if needs[job.name] <= done.keys()]:
                 if len(running) == at_once:
                     break
                 waiting.remove(job)
-                fingerprint = job.fingerprint()
-                record = _read_record(job)
+                fingerprint, record = job.fingerprint(), _read_record(job)
                 if _still_holds(job, record, fingerprint):
                     done[job.name] = record["seconds"]
                     advance(1, job.name, earlier=True)
                 else:
                     running.append(_start(job, fingerprint, record))
-            if not running and not any(needs[job.name] <= done.keys() for job in waiting):
-                break  # all that is left waits for what has failed
-            for each in _ended(running):
+            for each in [each for each in running if each.process.poll() is not None]:
+                running.remove(each)
                 code, seconds = each.finish("failed")
                 if code == 0:
                     done[each.job.name] = seconds
@@ -129,8 +115,17 @@ def run_chain(
                     _tell(each.job, code, say)
             if running:
                 time.sleep(POLL_SECONDS)
+    finally:
+        _end(running, say)
     if failed:
-        raise JobsFailed(failed, [job.name for job in waiting])
+        left = f"; {len(waiting)} that wait for them did not start" if waiting else ""
+        error = DlkddError(
+            f"{len(failed)} step{'s' * (len(failed) != 1)} failed{left}",
+            findings=[f"{name}: exit code {code}" for name, code in failed.items()],
+            remedy="the messages are above; fix the cause and run the same command again: what is done is kept",
+        )
+        error.exit_code = next(iter(failed.values()))
+        raise error
     return done
 
 
@@ -168,36 +163,20 @@ def _start(job: Job, fingerprint: str, record: Mapping[str, Any]) -> _Running:
     return _Running(job, fingerprint, process, time.monotonic(), earlier)
 
 
-def _ended(running: list[_Running]) -> Iterator[_Running]:
-    """Remove and yield those that have ended."""
-    for each in list(running):
-        if each.process.poll() is not None:
-            running.remove(each)
-            yield each
-
-
-@contextmanager
-def _ended_at_last(say: Say) -> Iterator[list[_Running]]:
-    """A list of running jobs; those that are still in it when the block ends are asked to stop, and waited for.
-
-    Where waiting is interrupted by a second signal they are killed.
-    """
-    running: list[_Running] = []
+def _end(running: Sequence[_Running], say: Say) -> None:
+    """Ask jobs to stop, and wait for them; where waiting is interrupted by a second signal they are killed."""
+    if running:
+        say(f"stopping {', '.join(each.job.name for each in running)}")
     try:
-        yield running
+        for each in running:
+            each.process.terminate()
+        for each in running:
+            each.process.wait()
+            each.finish("interrupted")
     finally:
-        if running:
-            say(f"stopping {', '.join(each.job.name for each in running)}")
-        try:
-            for each in running:
-                each.process.terminate()
-            for each in running:
-                each.process.wait()
-                each.finish("interrupted")
-        finally:
-            for each in running:
-                each.process.kill()  # nothing where it has ended
-                each.process.wait()
+        for each in running:
+            each.process.kill()  # nothing where it has ended
+            each.process.wait()
 
 
 def _tell(job: Job, code: int, say: Say) -> None:

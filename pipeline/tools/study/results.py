@@ -13,7 +13,7 @@ from pipeline.core.tables import read_table, write_table
 from pipeline.data.manifest import Manifest
 from pipeline.evaluate.compare import check_predictions
 from pipeline.evaluate.score.predictions import read_predictions
-from pipeline.tools.study.study import Study
+from pipeline.tools.study.study import Study, job_name
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Results:
 
 
 def read_results(study: Study, seconds: Mapping[str, float | None], manifest: Manifest) -> Results:
-    """Of a study whose steps are all done; `seconds` are those of its steps, by name.
+    """Of a study whose jobs are all done; `seconds` are those of its jobs, by name.
 
     Raises StaleArtifactError where a table is damaged or of other test videos than the manifest's.
     """
@@ -83,7 +83,7 @@ def read_results(study: Study, seconds: Mapping[str, float | None], manifest: Ma
                 files.variant.name if files.variant else "",
                 _best_val_top1(files.curve),
                 _test_top1(files.predictions, manifest) if study.with_test else None,
-                seconds[study.training_step(seed, files)],
+                seconds[job_name(seed, f"train_{files.model}", files.variant)],
             )
             for seed in study.seeds
             for files in study.models(seed)

@@ -7,37 +7,18 @@ dataset for recognizing action in the dark", 2020).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from pipeline.core.errors import StaleArtifactError
 from pipeline.evaluate.metrics_file import MODELS, read_metrics
 
-# The numbers of metrics.json that have a mean: intervals and p-values have none
-NUMBERS = (
-    *((model, name) for model in MODELS for name in ("top1", "top5", "mean_class_top1", "ece")),
-    ("student_minus_baseline", "top1"),
-)
 
+def mean_of_splits(paths: Sequence[Path]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Of several metrics.json, one a split: each number's `mean`, and the `splits` in the order of the files.
 
-@dataclass(frozen=True)
-class SplitMean:
-    """A number of the splits, in the order of their files, and its mean."""
-
-    of: str
-    name: str
-    splits: tuple[float, ...]
-
-    @property
-    def mean(self) -> float:
-        """Mean over the splits, each with the same weight."""
-        return sum(self.splits) / len(self.splits)
-
-
-def mean_of_splits(paths: Sequence[Path]) -> list[SplitMean]:
-    """Means of the numbers of several metrics.json, one a split.
-
+    They are those of each model that have a mean, which intervals and p-values have not, and the student's gain.
     Raises StaleArtifactError where a file is none, two are of the same videos, or their videos were scored in different
     ways.
     """
@@ -56,7 +37,16 @@ def mean_of_splits(paths: Sequence[Path]) -> list[SplitMean]:
             findings=findings,
             remedy="make each with the same parameters but for prepare.split: docs/evaluation.md has the commands",
         )
-    return [SplitMean(of, name, tuple(getattr(getattr(found, of), name) for found in metrics)) for of, name in NUMBERS]
+    single = ("top1", "top5", "mean_class_top1", "ece")
+    names = {**dict.fromkeys(MODELS, single), "student_minus_baseline": ("top1",)}
+    return {
+        of: {name: _mean([getattr(getattr(found, of), name) for found in metrics]) for name in names[of]}
+        for of in names
+    }
+
+
+def _mean(splits: list[float]) -> dict[str, Any]:
+    return {"mean": round(fmean(splits), 6), "splits": splits}
 
 
 def _words(values: dict[str, Any]) -> str:

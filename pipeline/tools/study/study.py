@@ -1,18 +1,21 @@
-"""A study: teacher, baseline and several variants of the student, each over the same seeds, and its steps.
+"""A study: teacher, baseline and several variants of the student, each over the same seeds, as jobs.
 
-Nothing runs here. A step is one command of the chain; it waits for the steps whose outs it reads.
+Nothing runs here. A job is one command of the chain, a process of its own.
 """
 
 from __future__ import annotations
 
 import re
 import shlex
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.core.errors import ParamsError
-from pipeline.core.params import Params, overridden, read_override
+from pipeline.core.files import write_text_whole
+from pipeline.core.params import Params, overridden, params_text, read_override
+from pipeline.tools.study.jobs import Job
 
 # The parameters that each stage uses, as dvc.yaml has them (tests/tools/study/test_study.py compares).
 USES: Mapping[str, tuple[str, ...]] = {
@@ -129,52 +132,21 @@ def _refusal(key: str) -> str | None:
 
 
 @dataclass(frozen=True)
-class Step:
-    """A command of the chain: `inputs` and `outs` are its paths by the option that takes them."""
-
-    name: str
-    stage: str
-    folder: Path  # of its seed
-    params: Params = field(repr=False)
-    params_path: Path
-    inputs: Mapping[str, Path]
-    outs: Mapping[str, Path]
-
-    @property
-    def arguments(self) -> tuple[str, ...]:
-        """As they follow `python -m stages`."""
-        paths = {**self.inputs, **self.outs, "--params": self.params_path}
-        return (self.stage, *(word for option, path in paths.items() for word in (option, str(path))))
-
-    @property
-    def values(self) -> dict[str, object]:
-        """The parameters that the stage uses, on which its outs depend."""
-        values = self.params.model_dump()
-        return {key: values[key] for key in USES[self.stage]}
-
-
-@dataclass(frozen=True)
 class ModelFiles:
-    """Where a model of a study lies with its curve and predictions; only students have a variant."""
+    """Where a model of a study lies with its curve and its predictions of test; only students have a variant."""
 
+    seed: int
     model: str
     variant: Variant | None
     folder: Path
+    weights: Path
+    curve: Path
+    predictions: Path
 
-    @property
-    def weights(self) -> Path:
-        """The model file."""
-        return self.folder / "model.safetensors"
 
-    @property
-    def curve(self) -> Path:
-        """Its table of epochs."""
-        return self.folder / "curve.csv"
-
-    @property
-    def predictions(self) -> Path:
-        """Its probabilities of the test videos."""
-        return self.folder / "predictions.csv"
+def job_name(seed: int, stage: str, variant: Variant | None = None) -> str:
+    """The name of the job that runs a stage."""
+    return f"seed{seed}/{stage}" + (f"/{variant.folder_name}" if variant else "")
 
 
 @dataclass(frozen=True)
@@ -189,63 +161,56 @@ class Study:
     variants: tuple[Variant, ...]
     params: Params = field(repr=False)
     with_test: bool
+    threads: int  # CPU threads of a job
+    device: str
 
     def models(self, seed: int) -> list[ModelFiles]:
         """Teacher, baseline and students of a seed."""
-        folder = self.seed_folder(seed)
-        students = [ModelFiles("student", each, folder / "students" / each.folder_name) for each in self.variants]
-        return [*(ModelFiles(name, None, folder / name) for name in ("teacher", "baseline")), *students]
+        folder = self.out / f"seed{seed}"
+        models: list[tuple[str, Variant | None, Path]] = [
+            (name, None, folder / name) for name in ("teacher", "baseline")
+        ]
+        models += [("student", each, folder / "students" / each.folder_name) for each in self.variants]
+        names = ("model.safetensors", "curve.csv", "predictions.csv")
+        return [ModelFiles(seed, *model, *(model[-1] / name for name in names)) for model in models]
 
-    def seed_folder(self, seed: int) -> Path:
-        """Where everything of a seed lies."""
-        return self.out / f"seed{seed}"
+    def jobs(self) -> Iterator[Job]:
+        """All jobs, in an order in which they could run one after the other; writes their parameter files."""
+        enhanced, dark = ({"--manifest": self.manifest, "--frames": each} for each in (self.enhanced, self.dark))
+        for seed in self.seeds:
+            teacher, *others = self.models(seed)
+            made_by = {"--teacher": teacher.weights}
+            soft = {"--soft-targets": self.out / f"seed{seed}" / "soft_targets.zarr"}
+            for files in (teacher, *others):
+                frames = enhanced if files is teacher else dark
+                taught = {**soft, **made_by, "--enhanced": self.enhanced} if files.variant else {}
+                outs = {"--out": files.weights, "--curve": files.curve}
+                yield self._job(f"train_{files.model}", files, {**frames, **taught}, outs)
+                if files is teacher:
+                    outs = {"--out": soft["--soft-targets"]}
+                    yield self._job("precompute_soft_targets", teacher, {**enhanced, **made_by}, outs)
+                if self.with_test:
+                    inputs = {**frames, "--model": files.weights}
+                    yield self._job(f"score_{files.model}", files, inputs, {"--out": files.predictions})
 
-    def steps(self) -> list[Step]:
-        """All steps, in an order in which they could run one after the other."""
-        return [step for seed in self.seeds for step in self._steps_of(seed)]
-
-    def training_step(self, seed: int, files: ModelFiles) -> str:
-        """Name of the step that trains the model."""
-        return _step_name(seed, f"train_{files.model}", files.variant)
-
-    def precompute_step(self, seed: int) -> str:
-        """Name of the step that computes the soft targets of the seed's teacher."""
-        return _step_name(seed, "precompute_soft_targets", None)
-
-    def _steps_of(self, seed: int) -> Iterator[Step]:
-        teacher, baseline, *students = self.models(seed)
-        soft_targets = self.seed_folder(seed) / "soft_targets.zarr"
-        data = {"--manifest": self.manifest}
-        enhanced, dark = {**data, "--frames": self.enhanced}, {**data, "--frames": self.dark}
-        soft = {"--soft-targets": soft_targets, "--teacher": teacher.weights, "--enhanced": self.enhanced}
-        yield self._step(seed, "train_teacher", teacher, enhanced, _trained(teacher))
-        yield self._step(seed, "train_baseline", baseline, dark, _trained(baseline))
-        yield self._step(
-            seed,
-            "precompute_soft_targets",
-            teacher,
-            {**enhanced, "--teacher": teacher.weights},
-            {"--out": soft_targets},
-        )
-        for student in students:
-            yield self._step(seed, "train_student", student, {**dark, **soft}, _trained(student))
-        if self.with_test:
-            for files in (teacher, baseline, *students):
-                inputs = {**(enhanced if files is teacher else dark), "--model": files.weights}
-                yield self._step(seed, f"score_{files.model}", files, inputs, {"--out": files.predictions})
-
-    def _step(
-        self, seed: int, stage: str, files: ModelFiles, inputs: Mapping[str, Path], outs: Mapping[str, Path]
-    ) -> Step:
-        variant, folder = files.variant, self.seed_folder(seed)
-        params = overridden(variant.params if variant else self.params, {"seed": seed}, name=f"seed {seed}")
+    def _job(self, stage: str, files: ModelFiles, inputs: Mapping[str, Path], outs: Mapping[str, Path]) -> Job:
+        """A stage as a job. Its work folder lies in its seed's: so it shares no lock with `dvc repro` or others."""
+        variant, folder = files.variant, self.out / f"seed{files.seed}"
+        params = overridden(variant.params if variant else self.params, {"seed": files.seed}, name=f"seed {files.seed}")
         params_path = (files.folder if variant else folder) / "params.yaml"
-        return Step(_step_name(seed, stage, variant), stage, folder, params, params_path, inputs, outs)
-
-
-def _trained(files: ModelFiles) -> dict[str, Path]:
-    return {"--out": files.weights, "--curve": files.curve}
-
-
-def _step_name(seed: int, stage: str, variant: Variant | None) -> str:
-    return f"seed{seed}/{stage}" + (f"/{variant.folder_name}" if variant else "")
+        write_text_whole(params_path, params_text(params))
+        paths = {**inputs, **outs, "--params": params_path}
+        words = [stage, *(word for option, path in paths.items() for word in (option, str(path)))]
+        if stage == "precompute_soft_targets":
+            words += ["--workers", "1"]  # the number of processes is that of jobs at a time
+        name, values = job_name(files.seed, stage, variant), params.model_dump()
+        used = {key: values[key] for key in USES[stage]}
+        return Job(
+            name,
+            (sys.executable, "-m", "stages", *words, "--device", self.device),
+            identity={"stage": stage, "params": used, "threads": self.threads, "device": self.device},
+            inputs=inputs,
+            outs=tuple(outs.values()),
+            folder=folder / "steps" / name.partition("/")[2],
+            environment={"OMP_NUM_THREADS": str(self.threads), "DVC_ROOT": str(folder)},
+        )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pipeline.core.errors import StaleArtifactError
 from pipeline.core.progress import Progress, no_progress
-from pipeline.core.text import code_span
+from pipeline.core.text import code_span, markdown_table
 from pipeline.distill.store.attributes import FORMAT_VERSION
 from pipeline.distill.store.codecs import bytes_per_view
 from pipeline.distill.store.store import MAKE_REMEDY, SoftTargetStore
@@ -36,28 +36,34 @@ def card(store: SoftTargetStore, license_text: str | None) -> str:
     """The card in Markdown, from the attributes alone."""
     attributes = store.attributes
     clip, policy, error = attributes["clip"], attributes["view_policy"], attributes["codec_error"]
-    teachers = "\n".join(
-        f"| {code_span(str(teacher['name']))} | {code_span(str(teacher['digest']))} | {teacher['top1_on_views']:.1%} |"
-        for teacher in attributes["teachers"]
+    teachers = markdown_table(
+        ("teacher", "digest of its file", "top-1 on these views"),
+        (
+            (code_span(teacher["name"]), code_span(teacher["digest"]), f"{teacher['top1_on_views']:.1%}")
+            for teacher in attributes["teachers"]
+        ),
     )
-    errors = "\n".join(f"| {key} | {mean:.3g} | {error['max_kl'][key]:.3g} |" for key, mean in error["mean_kl"].items())
-    parts = {
-        f"merged store {number}": digest for number, digest in enumerate(attributes.get("merged_from", ()), start=1)
-    }
-    digests = "\n".join(
-        f"| {name} | {code_span(str(digest)) if digest else 'none'} |"
-        for name, digest in {**attributes["digests"], **parts}.items()
+    errors = markdown_table(
+        ("temperature", "mean", "largest"),
+        ((key, f"{mean:.3g}", f"{error['max_kl'][key]:.3g}") for key, mean in error["mean_kl"].items()),
     )
+    merged = {f"merged store {number}": digest for number, digest in enumerate(attributes.get("merged_from", ()), 1)}
+    digests = markdown_table(
+        ("", "digest"),
+        (
+            (name, code_span(str(digest)) if digest else "none")
+            for name, digest in {**attributes["digests"], **merged}.items()
+        ),
+    )
+    seen_by = "one teacher" if store.num_teachers == 1 else f"{store.num_teachers} teachers"
     mirrored = "mirrored half of the time" if policy["flip"] else "never mirrored"
     codec = " ".join(str(value) for value in attributes["codec"].values())
     return f"""# Soft targets: {store.num_rows} videos × {store.num_views} views × {len(store.class_names)} classes
 
-Raw logits, before any temperature, of {_count(store.num_teachers, "teacher")} that saw light-enhanced videos.
+Raw logits, before any temperature, of {seen_by} that saw light-enhanced videos.
 A student learns from them and from the dark copies of the same videos; it needs neither teacher nor enhanced videos.
 Store of dlkdd, format version {FORMAT_VERSION}, digest **`{store.digest}`**.
 
-| teacher | digest of its file | top-1 on these views |
-|---|---|---|
 {teachers}
 
 Classes, in the order of the logits: {", ".join(map(code_span, store.class_names))}.
@@ -84,21 +90,13 @@ and compare the digest that it prints with the one above.
 Codec `{codec}`, {bytes_per_view(store.codec)} bytes for a view of a teacher. After packing
 {error["top1_agreement"]:.2%} of the views have the same top class. KL(teacher ‖ unpacked) in nats:
 
-| temperature | mean | largest |
-|---|---|---|
 {errors}
 
 ## What it was made from
 
-| | digest |
-|---|---|
 {digests}
 
 ## Licence
 
 {license_text or "None was given by whoever published this folder: ask before you use it."}
 """
-
-
-def _count(number: int, noun: str) -> str:
-    return f"one {noun}" if number == 1 else f"{number} {noun}s"

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -22,90 +21,82 @@ from pipeline.tools.targets.merge import blocks
 NUM_NAMED = 10  # of videos that only one store has, and of those that differ most
 
 
-@dataclass
-class Divergence:
-    """KL(A ‖ B) in nats over some views, and how often both have the same top class."""
+def diff(a: SoftTargetStore, b: SoftTargetStore, *, progress: Progress = no_progress) -> dict[str, Any]:
+    """Compare two stores, as JSON values; raises StaleArtifactError where one of them is damaged.
 
-    num_views: int = 0
-    kl_sum: float = 0.0
-    kl_max: float = 0.0
-    num_agreeing: int = 0
+    `same`: whether it is the same store: the digest covers everything. `attributes`: those that differ, dotted where
+    they are nested, with both values. `num_only` and `only`: videos of one store alone, their number and some names.
+    `num_common`, `num_same_views`, `num_same_rows`: of the videos that both have, and of which views or bytes agree.
 
-    def add(self, kl: NDArray[np.float64], agreeing: NDArray[np.bool_]) -> None:
-        """Add some views."""
-        self.num_views += kl.size
-        self.kl_sum += float(kl.sum())
-        self.kl_max = max(self.kl_max, float(kl.max(initial=0)))
-        self.num_agreeing += int(agreeing.sum())
-
-    def to_dict(self) -> dict[str, float]:
-        """JSON values."""
-        views = max(self.num_views, 1)
-        return {
-            "num_views": self.num_views,
-            "mean_kl": self.kl_sum / views,
-            "max_kl": self.kl_max,
-            "top1_agreement": self.num_agreeing / views,
-        }
-
-
-@dataclass
-class Difference:
-    """Two stores side by side; `whole` and `by_class` are over the videos that both have with the same views.
-
-    Of several teachers the mean of their logits is compared, at temperature 1. The class of a view is the top one of
-    A. `attributes` are those that differ, dotted where they are nested, with both values.
+    `divergence`, `by_class` and `most_divergent` are over the videos with the same views, where both stores have the
+    same classes in the same order: KL(A ‖ B) in nats at temperature 1, of several teachers between the means of their
+    logits, and how often both have the same top class. The class of a view is the top one of A.
     """
-
-    digests: tuple[str, str]
-    attributes: dict[str, tuple[Any, Any]]
-    num_only: list[int] = field(default_factory=lambda: [0, 0])
-    only: tuple[list[str], list[str]] = field(default_factory=lambda: ([], []))
-    num_common: int = 0
-    num_same_views: int = 0
-    num_same_rows: int = 0
-    whole: Divergence = field(default_factory=Divergence)
-    by_class: dict[str, Divergence] = field(default_factory=dict)
-    most: list[tuple[float, str]] = field(default_factory=list)  # mean KL over the views, and the video
-
-    @property
-    def same(self) -> bool:
-        """Whether it is the same store: the digest covers everything."""
-        return self.digests[0] == self.digests[1]
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON values."""
-        values = {name: value for name, value in asdict(self).items() if name not in ("whole", "by_class", "most")}
-        return {
-            "same": self.same,
-            **values,
-            "divergence": self.whole.to_dict(),
-            "by_class": {name: self.by_class[name].to_dict() for name in sorted(self.by_class)},
-            "most_divergent": [{"video_id": name, "mean_kl": kl} for kl, name in sorted(self.most, reverse=True)],
-        }
-
-
-def diff(a: SoftTargetStore, b: SoftTargetStore, *, progress: Progress = no_progress) -> Difference:
-    """Compare two stores; raises StaleArtifactError where one of them is damaged.
-
-    Logits are compared where both have the same classes in the same order.
-    """
-    found = Difference((a.digest, b.digest), attribute_differences(a.attributes, b.attributes))
+    num_only = [0, 0]
+    only: tuple[list[str], list[str]] = ([], [])
+    counts = dict.fromkeys(("num_common", "num_same_rows", "num_same_views"), 0)
+    views_K, agreeing_K, kl_K, largest_K = np.zeros((4, len(a.class_names)))
+    most: list[tuple[float, str]] = []
     with progress("diff", a.num_rows + b.num_rows, "rows") as advance:
         for rows_a, rows_b in blocks([a, b]):
             ids_a, ids_b = set(rows_a.video_ids), set(rows_b.video_ids)
             for side, names in enumerate((sorted(ids_a - ids_b), sorted(ids_b - ids_a))):
-                found.num_only[side] += len(names)
-                found.only[side].extend(names[: NUM_NAMED - len(found.only[side])])
-            common = ids_a & ids_b
-            if common:
-                one, other = (
-                    rows.take([row for row, video_id in enumerate(rows.video_ids) if video_id in common])
-                    for rows in (rows_a, rows_b)
+                num_only[side] += len(names)
+                only[side].extend(names[: NUM_NAMED - len(only[side])])
+            one, other = _common(rows_a, ids_b), _common(rows_b, ids_a)
+            same = _same_views(one, other)
+            counts["num_common"] += len(one)
+            counts["num_same_rows"] += int((one.digests() == other.digests()).all(axis=1).sum())
+            counts["num_same_views"] += len(same)
+            if a.class_names == b.class_names and len(same):
+                one, other = one.take(same), other.take(same)
+                logits_NVK, others_NVK = (
+                    rows.logits(store.codec).mean(axis=2) for rows, store in ((one, a), (other, b))
                 )
-                _compare(found, a, one, b, other)
+                kl_NV, best_NV = kl_divergence(logits_NVK, others_NVK), logits_NVK.argmax(axis=-1)
+                np.add.at(views_K, best_NV, 1)
+                np.add.at(agreeing_K, best_NV, best_NV == others_NVK.argmax(axis=-1))
+                np.add.at(kl_K, best_NV, kl_NV)
+                np.maximum.at(largest_K, best_NV, kl_NV)
+                pairs = zip(kl_NV.mean(axis=1).tolist(), one.video_ids, strict=True)
+                most = heapq.nlargest(NUM_NAMED, [*most, *pairs])
             advance(len(ids_a) + len(ids_b), "")
-    return found
+
+    def divergence(classes: slice | NDArray[np.intp]) -> dict[str, float]:
+        num_views = int(views_K[classes].sum())
+        return {
+            "num_views": num_views,
+            "mean_kl": float(kl_K[classes].sum()) / max(num_views, 1),
+            "max_kl": float(largest_K[classes].max(initial=0)),
+            "top1_agreement": float(agreeing_K[classes].sum()) / max(num_views, 1),
+        }
+
+    return {
+        "same": a.digest == b.digest,
+        "digests": (a.digest, b.digest),
+        "attributes": attribute_differences(a.attributes, b.attributes),
+        "num_only": num_only,
+        "only": only,
+        **counts,
+        "divergence": divergence(slice(None)),
+        "by_class": {
+            name: divergence(np.array([label]))
+            for name, label in sorted((a.class_names[label], label) for label in np.flatnonzero(views_K))
+        },
+        "most_divergent": [{"video_id": name, "mean_kl": kl} for kl, name in most],
+    }
+
+
+def _common(rows: Rows, others: set[str]) -> Rows:
+    return rows.take([row for row, video_id in enumerate(rows.video_ids) if video_id in others])
+
+
+def _same_views(one: Rows, other: Rows) -> NDArray[np.intp]:
+    """The rows with the same views in both; both have the same videos."""
+    views, others = one.arrays["views"], other.arrays["views"]
+    if views.shape != others.shape:
+        return np.array([], dtype=np.intp)
+    return np.flatnonzero((views == others).all(axis=(1, 2)))
 
 
 def attribute_differences(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:
@@ -123,26 +114,3 @@ def attribute_differences(a: Mapping[str, Any], b: Mapping[str, Any], prefix: st
         elif one != other:
             found[prefix + name] = (one, other)
     return found
-
-
-def _compare(found: Difference, a: SoftTargetStore, rows_a: Rows, b: SoftTargetStore, rows_b: Rows) -> None:
-    found.num_common += len(rows_a)
-    found.num_same_rows += int((rows_a.digests() == rows_b.digests()).all(axis=1).sum())
-    views_a, views_b = rows_a.arrays["views"], rows_b.arrays["views"]
-    if views_a.shape[1] != views_b.shape[1]:
-        return
-    same = np.flatnonzero((views_a == views_b).all(axis=(1, 2)))
-    found.num_same_views += len(same)
-    if a.class_names != b.class_names or not len(same):
-        return
-    rows_a, rows_b = rows_a.take(same), rows_b.take(same)
-    logits_a, logits_b = rows_a.logits(a.codec).mean(axis=2), rows_b.logits(b.codec).mean(axis=2)
-    kl_NV, best_NV = kl_divergence(logits_a, logits_b), logits_a.argmax(axis=-1)
-    agreeing_NV = best_NV == logits_b.argmax(axis=-1)
-    found.whole.add(kl_NV, agreeing_NV)
-    for label in np.unique(best_NV).tolist():
-        of_class = best_NV == label
-        divergence = found.by_class.setdefault(a.class_names[label], Divergence())
-        divergence.add(kl_NV[of_class], agreeing_NV[of_class])
-    pairs = zip(kl_NV.mean(axis=1).tolist(), rows_a.video_ids, strict=True)
-    found.most = heapq.nlargest(NUM_NAMED, [*found.most, *pairs])

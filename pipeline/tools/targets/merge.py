@@ -72,7 +72,7 @@ def merge_videos(
     The stores must be of the same teachers and views. Where they were made from different frame stores, `frames` is
     one that holds all of their videos, bit for bit. Raises StaleArtifactError with all that differs.
     """
-    findings = [*_differences(stores, _COMMON), *_unlike_teachers(stores)]
+    findings = _differences(stores, (*_COMMON, "teachers"))
     expected = [row.video_id for row in manifest.rows_of("train")]
     if list(manifest.class_names) != stores[0].attributes["class_names"]:
         had = stores[0].attributes["class_names"]
@@ -150,12 +150,16 @@ def _write(
 
 
 def _differences(stores: Sequence[SoftTargetStore], names: Sequence[str]) -> list[str]:
-    """Each attribute in which the stores differ, with every value."""
+    """Each attribute in which the stores differ, with every value; of `teachers` the digests."""
     if len(stores) < 2:
         raise ParamsError("merging takes at least two stores")
     findings = []
     for name in names:
-        values = [_nested(store.attributes, name) for store in stores]
+        values: list[Any] = [store.attributes[name.partition(".")[0]] for store in stores]
+        if name == "teachers":
+            values = [[teacher["digest"] for teacher in teachers] for teachers in values]
+        elif "." in name:
+            values = [digests[name.partition(".")[2]] for digests in values]
         if any(value != values[0] for value in values):
             shown = "; ".join(f"{store.location} has {value}" for store, value in zip(stores, values, strict=True))
             findings.append(f"{name}: {shown}")
@@ -182,13 +186,6 @@ def _unlike(parts: Sequence[Rows], codec_arrays: Mapping[str, object]) -> list[s
         for part in parts[1:]
         for row in np.flatnonzero((part.arrays[name] != array).reshape(len(first), -1).any(axis=1))
     ]
-
-
-def _unlike_teachers(stores: Sequence[SoftTargetStore]) -> list[str]:
-    digests = [[teacher["digest"] for teacher in store.attributes["teachers"]] for store in stores]
-    if all(each == digests[0] for each in digests):
-        return []
-    return [f"teachers: {store.location} has {each}" for store, each in zip(stores, digests, strict=True)]
 
 
 def _unlike_manifest(video_ids: Sequence[str], expected: Sequence[str]) -> list[str]:
@@ -218,9 +215,3 @@ def _codec_error(stores: Sequence[SoftTargetStore]) -> dict[str, Any]:
         },
         "max_kl": {key: max(error["max_kl"][key] for error in errors) for key in temperatures},
     }
-
-
-def _nested(attributes: Mapping[str, Any], name: str) -> Any:
-    for part in name.split("."):
-        attributes = attributes[part]
-    return attributes

@@ -18,7 +18,7 @@ from pipeline.core.progress import Advance
 from pipeline.data.dataset import BANK, DrawnViews
 from pipeline.data.frame_store import FrameStore
 from pipeline.data.views import VIEW_POLICY_VERSION, View
-from pipeline.distill.store.codecs import LogitCodec, TopK
+from pipeline.distill.store.codecs import LogitCodec
 from pipeline.distill.store.rows import Rows
 from pipeline.distill.store.store import SoftTargetStore
 from pipeline.distill.teacher.bank import Bank, infer_views
@@ -32,21 +32,6 @@ RELATIVE_TOLERANCE = 2e-3
 _MOST = float(np.finfo(np.float32).max)  # stands for what is not finite, which JSON has no word for
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """The teachers' logits beside those of the store, packed in the same way.
-
-    Of `num_views` compared views `num_equal` have the same bits. `max_difference` is between packed logits, so 0 where
-    all bits are the same; `max_relative` is it over the largest |logit| of its view.
-    """
-
-    num_videos: int
-    num_views: int
-    num_equal: int
-    max_difference: float
-    max_relative: float
-
-
 def recompute(
     store: SoftTargetStore,
     rows: Rows,
@@ -54,70 +39,66 @@ def recompute(
     frames: FrameStore,
     device: torch.device,
     advance: Advance,
-) -> tuple[Comparison, list[str]]:
-    """Run teachers of the store, given in any order, on rows of it; returns what differs in words, too.
+) -> tuple[dict[str, float], list[str]]:
+    """Run teachers of the store, given in any order, on rows of it; returns what was compared, and what differs.
 
     Are frames, drawn views, pixels and logits the same? Views are drawn where the store's policy is of this program's
     version; logits are compared where frames and pixels are the same, and may differ by what `compare_logits` allows.
-    Raises StaleArtifactError for frames that cannot be read.
+    Of the `num_views` views that were compared, of `num_videos` videos, `num_equal` have the same bits;
+    `max_difference` is between logits packed in the same way, so 0 where all bits are the same, and `max_relative` is
+    it over the largest |logit| of its view. Raises StaleArtifactError for frames that cannot be read.
     """
     findings: list[str] = []
     rows = _with_same_frames(rows, frames, findings)
     findings += _other_views(store, rows, frames)
     if not len(rows):
-        return Comparison(0, 0, 0, 0.0, 0.0), findings
+        return dict.fromkeys(("num_videos", "num_views", "num_equal", "max_difference", "max_relative"), 0), findings
     recorded = [teacher["digest"] for teacher in store.attributes["teachers"]]
-    teachers = sorted(teachers, key=lambda teacher: recorded.index(teacher.digest))
-    axes = [recorded.index(teacher.digest) for teacher in teachers]
+    axes = sorted({recorded.index(teacher.digest): teacher for teacher in teachers}.items())
     clip, batch_size = ClipParams(**store.attributes["clip"]), store.attributes["batch_size"]
     outputs = infer_views(
-        [teacher.recognizer.to(device).eval() for teacher in teachers],
+        [teacher.recognizer.to(device).eval() for _, teacher in axes],
         Bank(frames, _StoredViews(rows), clip, store.num_views, batch_size),
         rows.video_ids,
         device=device,
         num_workers=0,
         advance=advance,
     )
-    stored = {name: rows.arrays[name][:, :, axes] for name in store.codec.arrays()}
+    stored = {name: rows.arrays[name][:, :, [axis for axis, _ in axes]] for name in store.codec.arrays()}
     logits = compare_logits(store.codec, stored, outputs.logits_NVMK)
     same_NV = outputs.pixel_digest_NV == rows.arrays["pixel_digest"]
     for row, video_id in enumerate(rows.video_ids):
         if not same_NV[row].all():
             views = np.flatnonzero(~same_NV[row]).tolist()
             findings.append(f"{video_id}: pixel_digest: the teacher saw other pixels in views {views}")
-        for place, axis in enumerate(axes):
+        for place, (axis, _) in enumerate(axes):
             far_V = same_NV[row] & ~logits.close_NVM[row, :, place]
             if far_V.any():
                 findings.append(
                     f"{video_id}: the logits of teacher {axis} in views {np.flatnonzero(far_V).tolist()} differ by "
                     f"up to {logits.difference_NVM[row, far_V, place].max():.3g}, more than rounding explains"
                 )
-    comparison = Comparison(
-        num_videos=len(rows),
-        num_views=int(same_NV.sum()),
-        num_equal=int((logits.equal_NVM.all(axis=2) & same_NV).sum()),
-        max_difference=float(logits.difference_NVM[same_NV].max(initial=0)),
-        max_relative=float(logits.relative_NVM[same_NV].max(initial=0)),
-    )
-    return comparison, findings
+    return {
+        "num_videos": len(rows),
+        "num_views": int(same_NV.sum()),
+        "num_equal": int((logits.equal_NVM.all(axis=2) & same_NV).sum()),
+        "max_difference": float(logits.difference_NVM[same_NV].max(initial=0)),
+        "max_relative": float(logits.relative_NVM[same_NV].max(initial=0)),
+    }, findings
 
 
 def _with_same_frames(rows: Rows, frames: FrameStore, findings: list[str]) -> Rows:
-    """The rows whose frames are those that the teacher saw; what differs in the others is added to the findings."""
-    digest_of = {row.video_id: row.digest for row in frames.rows}
+    """The rows whose frames are those that the teacher saw; the others are added to the findings."""
+    known = {row.video_id: (row.digest, tuple(frames.shape(row.video_id))) for row in frames.rows}
     same = []
-    for row, video_id in enumerate(rows.video_ids):
-        if video_id not in digest_of:
-            findings.append(f"{video_id}: {frames.path} does not have it")
-            continue
-        other_frames = digest_of[video_id] != rows.arrays["frames_digest"][row].tobytes().hex()
-        shape, found = tuple(rows.arrays["frame_shape"][row].tolist()), frames.shape(video_id)
-        if other_frames:
-            findings.append(f"{video_id}: frames_digest: the teacher saw other frames")
-        if shape != found:
-            findings.append(f"{video_id}: frame_shape: the store has {shape}, the frames are {found}")
-        if not other_frames and shape == found:
-            same.append(row)
+    for number, (video_id, digest, shape) in enumerate(
+        zip(rows.video_ids, rows.arrays["frames_digest"], rows.arrays["frame_shape"].tolist(), strict=True)
+    ):
+        seen, found = (digest.tobytes().hex(), tuple(shape)), known.get(video_id)
+        if found == seen:
+            same.append(number)
+        else:
+            findings.append(f"{video_id}: frames: the teacher saw {seen}, {frames.path} has {found or 'no such video'}")
     return rows.take(same)
 
 
@@ -169,9 +150,7 @@ def compare_logits(
     with np.errstate(over="ignore", invalid="ignore"):  # logits that are not finite are not close
         packed = codec.pack(teacher_NVMK)
         pairs = (
-            _topk_pairs(stored, packed, teacher_NVMK)
-            if isinstance(codec, TopK)
-            else [(stored["logits"], packed["logits"])]
+            [(stored["logits"], packed["logits"])] if "logits" in packed else _topk_pairs(stored, packed, teacher_NVMK)
         )
         largest_NVM = np.maximum(np.abs(teacher_NVMK).max(axis=-1).astype(np.float64), np.finfo(np.float32).tiny)
         difference_NVM = np.zeros(largest_NVM.shape)

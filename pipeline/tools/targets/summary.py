@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,46 +23,18 @@ from pipeline.distill.store.store import SoftTargetStore, damaged
 NUM_BINS = 1000  # the quartiles of the entropy are known to a thousandth of its range
 
 
-@dataclass(frozen=True)
-class Entropy:
-    """Of the teachers' mean soft targets at a temperature, in nats: 0 is certainty, `most` (log K) is chance.
-
-    `counts` are views in NUM_BINS equal steps from 0 to `most`.
-    """
-
-    temperature: float
-    most: float
-    mean: float
-    quartiles: tuple[float, float, float]
-    counts: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Summary:
-    """A store's attributes, its size, and what its rows add up to."""
-
-    location: str
-    digest: str
-    attributes: dict[str, Any]
-    bytes_per_view: int
-    bytes_on_disk: int | None  # None for a URL
-    entropy: tuple[Entropy, ...]  # at each temperature
-    top1_by_class: dict[str, dict[str, float]] | None  # views and the share of them that is right; with a manifest
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON values."""
-        return asdict(self)
-
-
 def summarise(
     store: SoftTargetStore,
     *,
     temperatures: Sequence[float] = (1.0,),
     manifest: Manifest | None = None,
     progress: Progress = no_progress,
-) -> Summary:
-    """Read all of a store, shard by shard.
+) -> dict[str, Any]:
+    """Read all of a store, shard by shard, and sum it up in JSON values.
 
+    `bytes_on_disk` is None for a URL. `entropy` has for each temperature that of the teachers' mean soft targets in
+    nats: 0 is certainty, `most` (log K) is chance; `counts` are views in NUM_BINS equal steps from 0 to `most`.
+    `top1_by_class` has of each class its views and the share of them that is right, and is None without a manifest.
     Raises StaleArtifactError with all that is damaged, for another manifest, and for videos that it does not train on.
     """
     labels = _labels(store, manifest)
@@ -97,25 +68,24 @@ def summarise(
     if "://" not in store.location:
         size = sum(path.stat().st_size for path in Path(store.location).rglob("*") if path.is_file())
     by_class = {name: {"num_views": views[name], "top1": correct[name] / views[name]} for name in sorted(views)}
-    entropies = tuple(
-        Entropy(
-            temperature,
-            most,
-            totals[temperature] / counts_B.sum(),
-            _quartiles(counts_B, most),
-            tuple(counts_B.tolist()),
-        )
-        for temperature, counts_B in counts.items()
-    )
-    return Summary(
-        store.location,
-        store.digest,
-        store.attributes,
-        bytes_per_view(store.codec),
-        size,
-        entropies,
-        None if labels is None else by_class,
-    )
+    return {
+        "location": store.location,
+        "digest": store.digest,
+        "attributes": store.attributes,
+        "bytes_per_view": bytes_per_view(store.codec),
+        "bytes_on_disk": size,
+        "entropy": [
+            {
+                "temperature": temperature,
+                "most": most,
+                "mean": totals[temperature] / counts_B.sum(),
+                "quartiles": _quartiles(counts_B, most),
+                "counts": counts_B.tolist(),
+            }
+            for temperature, counts_B in counts.items()
+        ],
+        "top1_by_class": None if labels is None else by_class,
+    }
 
 
 def entropy(logits_K: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
@@ -137,10 +107,7 @@ def _labels(store: SoftTargetStore, manifest: Manifest | None) -> dict[str, str]
     return {row.video_id: row.class_name for row in manifest.rows_of("train")}
 
 
-def _quartiles(counts_B: NDArray[np.int64], most: float) -> tuple[float, float, float]:
+def _quartiles(counts_B: NDArray[np.int64], most: float) -> list[float]:
     """Middles of the bins in which the quarters end."""
-    shares = np.cumsum(counts_B) / counts_B.sum()
-    first, second, third = (
-        round((int(np.searchsorted(shares, quarter)) + 0.5) / NUM_BINS * most, 4) for quarter in (0.25, 0.5, 0.75)
-    )
-    return first, second, third
+    bins = np.searchsorted(np.cumsum(counts_B) / counts_B.sum(), (0.25, 0.5, 0.75))
+    return [round((place + 0.5) / NUM_BINS * most, 4) for place in bins.tolist()]

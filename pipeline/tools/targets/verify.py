@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,7 +30,7 @@ from pipeline.distill.store.codecs import TopK
 from pipeline.distill.store.rows import Rows, concatenate
 from pipeline.distill.store.store import Examined, SoftTargetStore, files_of, read_attributes
 from pipeline.models.recognizer import ModelFile
-from pipeline.tools.targets.recompute import Comparison, recompute
+from pipeline.tools.targets.recompute import recompute
 
 Depth = Literal["attributes", "checksums", "teacher"]
 
@@ -39,23 +39,24 @@ CARD_NAME = "README.md"  # the one file of a store's folder that is no part of i
 _CPU = torch.device("cpu")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Verdict:
     """What a verification found: nothing wrong, or all that is.
 
-    `digest` is None where the store cannot be opened; `notes` say what was not checked, and why.
+    `digest` is None where the store cannot be opened; `notes` say what was not checked, and why; `teacher` is what
+    `recompute` compared.
     """
 
     location: str
     depth: Depth
-    digest: str | None
-    findings: tuple[str, ...]
-    notes: tuple[str, ...] = ()
+    digest: str | None = None
+    findings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     num_rows: int = 0
     num_rows_checked: int = 0
     num_rows_bad: int = 0
     num_chunks_checked: int = 0
-    teacher: Comparison | None = None
+    teacher: dict[str, float] | None = None
 
     @property
     def whole(self) -> bool:
@@ -87,35 +88,36 @@ def verify(
     """
     if depth == "teacher" and not (teachers and frames):
         raise ParamsError("the depth teacher takes a teacher's model file and the frames that it saw")
-    store, findings = _open(location)
-    if store is None:
-        return Verdict(str(location), depth, None, tuple(findings), ("no row was read: the store cannot be opened",))
-    verdict = Verdict(store.location, depth, store.digest, tuple(findings), num_rows=store.num_rows)
-    if depth == "attributes":
+    verdict = Verdict(str(location), depth)
+    store = _open(location, verdict)
+    if store is None or depth == "attributes":
         return verdict
     rng = np.random.default_rng([seed, digest_uint64(b"verify")])
     sample = np.sort(rng.choice(store.num_rows, size=min(num_sampled, store.num_rows), replace=False))
     with progress("checksums", store.num_rows, "rows") as advance:
-        verdict, sampled = _check_rows(store, verdict, sample, advance)
-    if depth == "checksums":
-        return verdict
-    assert frames is not None
-    return _recompute(store, verdict, sampled, teachers, frames, device, progress)
+        sampled = _check_rows(store, verdict, sample, advance)
+    if depth == "teacher":
+        assert frames is not None
+        _compare_teachers(store, verdict, sampled, teachers, frames, device, progress)
+    return verdict
 
 
 # Attributes and files
 
 
-def _open(location: Path | str) -> tuple[SoftTargetStore | None, list[str]]:
-    """The store, if it can be opened, and what is wrong with its attributes and, where it is local, its files."""
-    findings: list[str] = []
+def _open(location: Path | str, verdict: Verdict) -> SoftTargetStore | None:
+    """The store, if it can be opened; what is wrong with its attributes and, where it is local, its files."""
     try:
         attributes = read_attributes(location)
         if "://" not in str(location):
-            findings = file_findings(Path(location), attributes)
-        return SoftTargetStore(location), findings
+            verdict.findings += file_findings(Path(location), attributes)
+        store = SoftTargetStore(location)
     except StaleArtifactError as error:
-        return None, [*(error.findings or [str(error).partition("\n")[0]]), *findings]
+        verdict.findings[:0] = error.findings or [str(error).partition("\n")[0]]
+        verdict.notes.append("no row was read: the store cannot be opened")
+        return None
+    verdict.digest, verdict.num_rows = store.digest, store.num_rows
+    return store
 
 
 def file_findings(folder: Path, attributes: Mapping[str, Any]) -> list[str]:
@@ -143,30 +145,21 @@ def _holds(path: Path, value: object) -> bool:
 # Rows
 
 
-def _check_rows(
-    store: SoftTargetStore, verdict: Verdict, sample: NDArray[np.intp], advance: Advance
-) -> tuple[Verdict, Rows]:
-    """Read every shard; also returns the rows at the places in `sample`, those that are whole."""
-    findings = list(verdict.findings)
-    num_bad = num_chunks = 0
+def _check_rows(store: SoftTargetStore, verdict: Verdict, sample: NDArray[np.intp], advance: Advance) -> Rows:
+    """Read every shard; returns the rows at the places in `sample`, those that are whole."""
     sampled = []
     for shard in range(store.num_shards):
         examined = store.examine_shard(shard)
-        findings += examined.findings
-        bad_N = examined.bad_N | _check_values(examined, store, findings)
+        verdict.findings += examined.findings
+        bad_N = examined.bad_N | _check_values(examined, store, verdict.findings)
         places = sample[(sample >= examined.start) & (sample < examined.start + len(bad_N))] - examined.start
         sampled.append(examined.rows.take(places[~bad_N[places]]))
-        num_bad += int(bad_N.sum())
-        num_chunks += -(-len(bad_N) // soft_targets.CHUNK_ROWS) * (len(store.layout) + 2)  # and ids, row digests
+        verdict.num_rows_checked += len(bad_N)
+        verdict.num_rows_bad += int(bad_N.sum())
+        # the arrays of the layout, the ids and the row digests
+        verdict.num_chunks_checked += -(-len(bad_N) // soft_targets.CHUNK_ROWS) * (len(store.layout) + 2)
         advance(len(bad_N), "")
-    checked = replace(
-        verdict,
-        findings=tuple(findings),
-        num_rows_checked=store.num_rows,
-        num_rows_bad=num_bad,
-        num_chunks_checked=num_chunks,
-    )
-    return checked, concatenate(sampled)
+    return concatenate(sampled)
 
 
 def _check_values(examined: Examined, store: SoftTargetStore, findings: list[str]) -> NDArray[np.bool_]:
@@ -211,7 +204,7 @@ def outside(views_NV7: NDArray[np.int32], frame_shape_N3: NDArray[np.int32], num
 # Teacher
 
 
-def _recompute(
+def _compare_teachers(
     store: SoftTargetStore,
     verdict: Verdict,
     sampled: Rows,
@@ -219,24 +212,19 @@ def _recompute(
     frames: FrameStore,
     device: torch.device,
     progress: Progress,
-) -> Verdict:
+) -> None:
     recorded = {teacher["digest"] for teacher in store.attributes["teachers"]}
-    findings = [
+    verdict.findings += [
         f"teacher {given.digest} is none of the store's: {', '.join(sorted(recorded))}"
         for given in teachers
         if given.digest not in recorded
     ]
-    if frames.digest != store.attributes["digests"]["frames"]:
-        findings.append(
-            f"digests.frames: the store has {store.attributes['digests']['frames']}, {frames.path} {frames.digest}"
-        )
+    if frames.digest != (seen := store.attributes["digests"]["frames"]):
+        verdict.findings.append(f"digests.frames: the store has {seen}, {frames.path} {frames.digest}")
     of_store = [given for given in teachers if given.digest in recorded]
-    comparison = None
     if of_store:
         with progress("teacher", len(sampled) * store.num_views, "clips") as advance:
-            comparison, differing = recompute(store, sampled, of_store, frames, device, advance)
-        findings += differing
-    notes = []
+            verdict.teacher, differing = recompute(store, sampled, of_store, frames, device, advance)
+        verdict.findings += differing
     if store.attributes["view_policy"]["version"] != VIEW_POLICY_VERSION:
-        notes.append("views were not drawn again: the store's policy is of another version")
-    return replace(verdict, findings=(*verdict.findings, *findings), notes=tuple(notes), teacher=comparison)
+        verdict.notes.append("views were not drawn again: the store's policy is of another version")

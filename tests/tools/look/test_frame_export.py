@@ -138,7 +138,7 @@ def test_files_that_are_there_stay_unless_forced(dark, tmp_path):
         (out / name).write_text("mine")
     with pytest.raises(ParamsError, match="paths in the way: 2") as error:
         export(dark, out)
-    assert error.value.findings == tuple(f"{out / name}: is there already" for name in ("Run/1.mp4", "Run/2.mp4"))
+    assert error.value.findings == tuple(f"{out / name}: already exists" for name in ("Run/1.mp4", "Run/2.mp4"))
     assert files(out) == ["Run/1.mp4", "Run/2.mp4"]
     export(dark, out, force=True)
     assert len(decoded(out / "Run/1.mp4")) == 40

@@ -210,7 +210,7 @@ def test_no_video_is_replaced_by_its_overlay(tmp_path, force):
 def test_files_that_are_there_stay_unless_by_force(tmp_path):
     videos = inputs(tmp_path / "in", "a.mp4", "b.mp4")
     inputs(tmp_path / "out", "b.mp4")
-    with pytest.raises(ParamsError, match=r"out/b\.mp4: is there already") as caught:
+    with pytest.raises(ParamsError, match=r"out/b\.mp4: already exists") as caught:
         plan_overlays(videos, tmp_path / "out", force=False)
     assert len(caught.value.findings) == 1
     assert plan_overlays(videos, tmp_path / "out", force=True)[videos[1].path] == tmp_path / "out/b.mp4"

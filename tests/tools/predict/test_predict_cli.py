@@ -136,7 +136,7 @@ def test_an_overlay_of_one_video_is_a_file_and_of_several_a_folder(predict, proj
     assert probe(project / "look/a.mp4").width == 2 * probe(project / "look.mp4").width
     code, _, err = predict("night", *options)
     assert code == 2
-    assert "is there already; --force replaces it" in err
+    assert "already exists; --force replaces it" in err
     assert predict("night", *options, "--force")[0] == 3
 
 

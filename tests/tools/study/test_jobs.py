@@ -9,8 +9,8 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.core.errors import Interrupted
-from pipeline.tools.study.jobs import Job, JobsFailed, run_chain
+from pipeline.core.errors import DlkddError, Interrupted
+from pipeline.tools.study.jobs import Job, run_chain
 
 
 @pytest.fixture
@@ -121,7 +121,7 @@ def test_a_failure_keeps_back_what_waits_for_it_and_nothing_else(run, chain, she
     _, first, second = chain
     broken = replace(first, command=("/bin/sh", "-c", "seq 100; echo the reason >&2; exit 5"))
     other = shell("other", "echo > $out")
-    with pytest.raises(JobsFailed) as caught:
+    with pytest.raises(DlkddError, match="failed") as caught:
         run(broken, second, other)
     assert caught.value.exit_code == 5
     assert "1 step failed; 1 that wait for them did not start\n  - first: exit code 5" in str(caught.value)
@@ -133,14 +133,14 @@ def test_a_failure_keeps_back_what_waits_for_it_and_nothing_else(run, chain, she
 
 
 def test_the_exit_code_is_that_of_the_first_failure(run, shell):
-    with pytest.raises(JobsFailed) as caught:
+    with pytest.raises(DlkddError, match="failed") as caught:
         run(shell("a", "kill -9 $$"), shell("b", "exit 3"))
     assert caught.value.exit_code == 128 + 9
 
 
 def test_success_without_an_out_is_none(run, shell):
     silent = shell("silent", "true")
-    with pytest.raises(JobsFailed):
+    with pytest.raises(DlkddError, match="failed"):
         run(silent)
     assert record(silent)["state"] == "failed"
 

@@ -21,7 +21,7 @@ from builders import CLASSES, CLIP, VIEWS, noise_video, tiny_data, train_params,
 from paths import ROOT
 
 from pipeline.core.errors import ParamsError, StaleArtifactError
-from pipeline.core.params import load_params, params_text
+from pipeline.core.params import load_params
 from pipeline.evaluate.score.predictions import Predictions, write_predictions
 from pipeline.tools.study.results import Row, estimate, read_results, summarise, table, verdict, write_rows
 from pipeline.tools.study.study import STUDENT_ALONE, USES, Study, read_variants
@@ -35,10 +35,20 @@ def params():
     return load_params(ROOT / "params.yaml").model_copy(update={"temperature": 2.0, "soft_weight": 0.5})
 
 
-def study_of(params, variants=("",), *, seeds=(0, 1), folder=Path(), with_test=True):
-    """A study whose data and folder have the names that `study_arguments` gives them."""
-    paths = [folder / name for name in ("manifest.csv", "dark", "enhanced", "study")]
-    return Study(*paths, seeds, read_variants(variants, params), params=params, with_test=with_test)
+@pytest.fixture
+def study_of(params, tmp_path):
+    """Makes studies whose data and folder have the names that `study_arguments` gives them."""
+
+    def study_of(variants=("",), *, seeds=(0, 1), params=params, with_test=True):
+        paths = [tmp_path / name for name in ("manifest.csv", "dark", "enhanced", "study")]
+        how = {"params": params, "with_test": with_test, "threads": 1, "device": "cpu"}
+        return Study(*paths, seeds, read_variants(variants, params), **how)
+
+    return study_of
+
+
+def stage(job):
+    return job.identity["stage"]
 
 
 # variants
@@ -103,52 +113,47 @@ def test_the_stages_use_what_dvc_yaml_says():
     }
 
 
-def test_the_steps_have_the_options_of_dvc_yaml(params):
-    steps = study_of(params).steps()
-    assert {step.stage for step in steps} == set(USES)
-    for step in steps:
-        options = {word for word in step.arguments if word.startswith("--")}
-        assert options == {word for word in DVC_STAGES[step.stage]["cmd"].split() if word.startswith("--")} | {
-            "--params"
-        }
+def test_the_jobs_have_the_options_of_dvc_yaml(study_of):
+    jobs = list(study_of().jobs())
+    assert {stage(job) for job in jobs} == set(USES)
+    for job in jobs:
+        options = {word for word in job.command if word.startswith("--")} - {"--params", "--device", "--workers"}
+        assert options == {word for word in DVC_STAGES[stage(job)]["cmd"].split() if word.startswith("--")}
 
 
-def test_every_input_is_data_or_what_an_earlier_step_makes(params):
-    made = {Path("manifest.csv"), Path("dark"), Path("enhanced")}
-    for step in study_of(params, ["", "temperature=4"]).steps():
-        assert set(step.inputs.values()) <= made, step.name
-        assert not set(step.outs.values()) & made, step.name
-        made |= set(step.outs.values())
+def test_every_input_is_data_or_what_an_earlier_job_makes(study_of, tmp_path):
+    made = {tmp_path / name for name in ("manifest.csv", "dark", "enhanced")}
+    for job in study_of(["", "temperature=4"]).jobs():
+        assert set(job.inputs.values()) <= made, job.name
+        assert not set(job.outs) & made, job.name
+        made |= set(job.outs)
 
 
-def test_teacher_and_dark_are_not_mixed_up(params):
-    for step in study_of(params).steps():
-        sees = "enhanced" if step.stage in ("train_teacher", "precompute_soft_targets", "score_teacher") else "dark"
-        assert step.inputs["--frames"] == Path(sees)
+def test_teacher_and_dark_are_not_mixed_up(study_of, tmp_path):
+    for job in study_of().jobs():
+        sees = "enhanced" if stage(job) in ("train_teacher", "precompute_soft_targets", "score_teacher") else "dark"
+        assert job.inputs["--frames"] == tmp_path / sees
 
 
-def test_a_variant_costs_a_student_and_a_seed_a_chain(params):
+def test_a_variant_costs_a_student_and_a_seed_a_chain(study_of):
     names = [
-        {step.name for step in study.steps()}
-        for study in (
-            study_of(params, [""]),
-            study_of(params, ["", "dkd: soft_loss=dkd"]),
-            study_of(params, [""], seeds=(0, 1, 2)),
-        )
+        {job.name for job in study.jobs()}
+        for study in (study_of([""]), study_of(["", "dkd: soft_loss=dkd"]), study_of([""], seeds=(0, 1, 2)))
     ]
     assert names[1] - names[0] == {f"seed{seed}/{stage}_student/dkd" for seed in (0, 1) for stage in ("train", "score")}
     assert names[2] - names[0] == {name.replace("seed0", "seed2") for name in names[0] if name.startswith("seed0/")}
 
 
-def test_parameters_of_a_variant_reach_its_student_alone(params):
-    for step in study_of(params, ["dkd: soft_loss=dkd"], seeds=(3,)).steps():
-        found = yaml.safe_load(params_text(step.params))
+def test_parameters_of_a_variant_reach_its_student_alone(study_of):
+    for job in study_of(["dkd: soft_loss=dkd"], seeds=(3,)).jobs():
+        found = yaml.safe_load(Path(job.command[job.command.index("--params") + 1]).read_text())
         assert found["seed"] == 3
-        assert (found["soft_loss"] == "dkd") == step.stage.endswith("student")
+        assert (found["soft_loss"] == "dkd") == stage(job).endswith("student")
+        assert job.identity["params"].items() <= found.items()
 
 
-def test_without_test_nothing_is_scored(params):
-    assert not any(step.stage.startswith("score") for step in study_of(params, with_test=False).steps())
+def test_without_test_nothing_is_scored(study_of):
+    assert not any(stage(job).startswith("score") for job in study_of(with_test=False).jobs())
 
 
 # statistics
@@ -221,17 +226,17 @@ def test_without_test_there_are_no_columns_of_it():
     assert results.chosen.num_above == 3  # on val
 
 
-def test_the_rows_are_read_from_what_the_steps_wrote(params, tmp_path):
+def test_the_rows_are_read_from_what_the_jobs_wrote(study_of, tmp_path):
     manifest, _ = tiny_data(tmp_path, num_test=4)
-    study = study_of(params, ["temperature=4"], seeds=(7,), folder=tmp_path)
+    study = study_of(["temperature=4"], seeds=(7,))
     video_ids = tuple(row.video_id for row in manifest.rows_of("test"))
     for number, files in enumerate(study.models(7)):
-        files.folder.mkdir(parents=True)
+        files.folder.mkdir(parents=True, exist_ok=True)
         files.curve.write_text(f"epoch,val_top1\n0,0.{number}\n1,0.9\n2,0.2\n")
         labels_N = np.array([manifest.class_index(row) for row in manifest.rows_of("test")])
         probs_NK = np.eye(2)[np.where(np.arange(4) < number, labels_N, 1 - labels_N)]  # so many are right
         write_predictions(files.predictions, Predictions(video_ids, labels_N, probs_NK, CLASSES[:2]))
-    seconds = {step.name: 60.0 for step in study.steps()}
+    seconds = {job.name: 60.0 for job in study.jobs()}
     results = read_results(study, seconds, manifest)
     assert [row.test_top1 for row in results.rows] == [0, 0.25, 0.5]
     assert {row.val_top1 for row in results.rows} == {0.9}
@@ -351,15 +356,15 @@ def test_a_study_from_frames_to_table(tiny):
 
 
 @pytest.mark.slow
-def test_the_student_of_a_study_is_the_one_of_the_stages(tiny):
+def test_the_student_of_a_study_is_the_one_of_the_stages(tiny, study_of):
     """The same command by hand, in another work folder, gives the same bytes."""
     code, _, err = finish(start(tiny, "--variant", "temperature=4", "--seeds", "1", "--first-seed", "3"))
     assert code == 0, err
-    study = study_of(load_params(tiny / "params.yaml"), ["temperature=4"], seeds=(3,), folder=tiny)
+    study = study_of(["temperature=4"], seeds=(3,), params=load_params(tiny / "params.yaml"))
     files = study.models(3)[2]
-    (step,) = [step for step in study.steps() if step.stage == "train_student"]
+    (job,) = [job for job in study.jobs() if stage(job) == "train_student"]
     expected = files.weights.read_bytes()
     files.weights.unlink()
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "DVC_ROOT": str(tiny / "elsewhere")}
-    subprocess.run([sys.executable, "-m", "stages", *step.arguments], cwd=ROOT, env=environment, check=True)
+    subprocess.run(job.command, cwd=ROOT, env=environment, check=True)
     assert files.weights.read_bytes() == expected

@@ -30,16 +30,16 @@ def test_entropy_is_counted_over_all_shards(made):
     store = SoftTargetStore(made.path)
     assert store.num_shards == 2
     found = summarise(store, temperatures=(1.0, 4.0))
-    assert [each.temperature for each in found.entropy] == [1.0, 4.0]
-    for each in found.entropy:
-        logits_NVK = made.rows.logits(store.codec).astype(np.float64).mean(axis=2) / each.temperature
+    assert [each["temperature"] for each in found["entropy"]] == [1.0, 4.0]
+    for each in found["entropy"]:
+        logits_NVK = made.rows.logits(store.codec).astype(np.float64).mean(axis=2) / each["temperature"]
         p_NVK = np.exp(logits_NVK) / np.exp(logits_NVK).sum(axis=-1, keepdims=True)
         entropy_NV = -(p_NVK * np.log(p_NVK)).sum(axis=-1)
-        assert each.most == math.log(3)
-        assert each.mean == pytest.approx(entropy_NV.mean(), rel=1e-5)
-        assert sum(each.counts) == entropy_NV.size
+        assert each["most"] == math.log(3)
+        assert each["mean"] == pytest.approx(entropy_NV.mean(), rel=1e-5)
+        assert sum(each["counts"]) == entropy_NV.size
         ordered = np.sort(entropy_NV.ravel())
-        for quarter, value in zip((0.25, 0.5, 0.75), each.quartiles, strict=True):
+        for quarter, value in zip((0.25, 0.5, 0.75), each["quartiles"], strict=True):
             expected = ordered[math.ceil(quarter * len(ordered)) - 1]
             assert value == pytest.approx(expected, abs=math.log(3) / NUM_BINS)
 
@@ -49,18 +49,18 @@ def test_accuracy_is_counted_by_class_from_the_logits(made):
     found = summarise(store, manifest=made.manifest)
     logits_NVK = made.rows.logits(store.codec).astype(np.float64).mean(axis=2)
     labels = {row.video_id: row.class_name for row in made.manifest.rows_of("train")}
-    for name, values in found.top1_by_class.items():
+    for name, values in found["top1_by_class"].items():
         mine = [row for row, video_id in enumerate(made.rows.video_ids) if labels[video_id] == name]
         right = logits_NVK[mine].argmax(axis=-1) == store.class_names.index(name)
         assert values == {"num_views": right.size, "top1": right.mean()}
-    assert sum(values["num_views"] for values in found.top1_by_class.values()) == logits_NVK[..., 0].size
+    assert sum(values["num_views"] for values in found["top1_by_class"].values()) == logits_NVK[..., 0].size
 
 
 def test_it_names_the_store_and_its_size(made):
     found = summarise(SoftTargetStore(made.path))
-    assert found.digest == SoftTargetStore(made.path).digest
-    assert found.bytes_on_disk == sum(path.stat().st_size for path in made.path.rglob("*") if path.is_file())
-    assert found.top1_by_class is None
+    assert found["digest"] == SoftTargetStore(made.path).digest
+    assert found["bytes_on_disk"] == sum(path.stat().st_size for path in made.path.rglob("*") if path.is_file())
+    assert found["top1_by_class"] is None
 
 
 def test_all_damaged_shards_are_named(made, tmp_path):

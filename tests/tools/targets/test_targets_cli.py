@@ -105,7 +105,7 @@ def test_diff(made, tmp_path):
 
 def test_merge_refuses_to_replace_and_to_merge_a_teacher_twice(made, tmp_path):
     (tmp_path / "there").mkdir()
-    with pytest.raises(DlkddError, match="is there already"):
+    with pytest.raises(DlkddError, match="already exists"):
         call("merge", made.path, made.path, "--out", "there")
     with pytest.raises(DlkddError, match="cannot be merged"):
         call("merge", made.path, made.path, "--out", "there", "--force")
@@ -117,7 +117,7 @@ def test_force_replaces_stores_and_nothing_else(made, tmp_path):
     (tmp_path / "work").mkdir()
     (tmp_path / "work/thesis.tex").write_text("years")
     for command in (("merge", made.path, made.path), ("publish", made.path), ("export", made.path)):
-        with pytest.raises(DlkddError, match="is there already") as caught:
+        with pytest.raises(DlkddError, match="already exists") as caught:
             call(*command, "--out", "work")
         assert caught.value.exit_code == 2
         with pytest.raises(DlkddError, match=r"holds other things than a store: thesis\.tex"):
