@@ -63,7 +63,7 @@ COMMANDS = (
     "demo_videos",
     "darken",
 )
-# Modules of several commands, each a function of its name with its help.
+# Modules of several commands: each a function of its name with its help, or `main` for all of them.
 FAMILIES = {
     "train_teacher": "train",
     "train_baseline": "train",
@@ -97,7 +97,7 @@ class LazyGroup(TyperGroup):
             command = get_command(module.app)
         else:
             app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-            app.command(cmd_name)(getattr(module, name) if name in FAMILIES else module.main)
+            app.command(cmd_name)((name in FAMILIES and getattr(module, name, None)) or module.main)
             command = get_command(app)
         for each in (command, *getattr(command, "commands", {}).values()):
             each.help = help_of(name, each.help or "")
@@ -115,7 +115,7 @@ def _first_line(name: str) -> str:
     source = Path(__file__).with_name(f"{FAMILIES.get(name, name)}.py").read_text(encoding="utf-8")
     tree = ast.parse(source)
     functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
-    return (ast.get_docstring(functions[name] if name in FAMILIES else tree) or "").partition("\n")[0]
+    return (ast.get_docstring(functions.get(name, tree)) or "").partition("\n")[0]
 
 
 app = typer.Typer(cls=LazyGroup, no_args_is_help=True, pretty_exceptions_enable=False)

@@ -182,7 +182,7 @@ def _on_workers(parts: Sequence[Part], stop: StopCheck, *, workers: int | None, 
 
 def _on_ranks(ranks: Ranks, parts: Sequence[Part] | None, stop: StopCheck) -> list[str]:
     """Compute this rank's share of the parts, which rank 0 gives, and wait for the others."""
-    own = ranks.share(parts, stop=stop)
+    own = (ranks.broadcast(parts, stop=stop) or ())[ranks.index :: ranks.count]
     with _part_progress(f"{STAGE}, rank {ranks.index} of {ranks.count}", own) as done:
         return sorted(chain(*ranks.run(compute_part, own, done=done, stop=stop)))
 

@@ -1,8 +1,6 @@
-"""The scoring stages: a model's probabilities for every test video, averaged over several views."""
+"""Score a model on the test videos: the teacher on the enhanced ones, student and baseline on the dark ones."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 from pipeline.core.files import require_writable
 from pipeline.core.params import load_params
@@ -23,7 +21,7 @@ from stages._shell import (
 )
 
 
-def score_teacher(
+def main(
     *,
     manifest_path: ManifestOption,
     frames_path: ScoreFramesOption,
@@ -32,55 +30,17 @@ def score_teacher(
     params_path: ParamsOption = PARAMS_PATH,
     device: DeviceOption = "auto",
 ) -> None:
-    """Score the teacher on the enhanced test videos.
+    """Score a model on the test videos: the teacher on the enhanced ones, student and baseline on the dark ones.
 
     Writes the mean of the probabilities over several views of each video.
     """
-    _score("score_teacher", manifest_path, frames_path, model_path, out, params_path, device)
-
-
-def score_student(
-    *,
-    manifest_path: ManifestOption,
-    frames_path: ScoreFramesOption,
-    model_path: ModelOption,
-    out: PredictionsOutOption,
-    params_path: ParamsOption = PARAMS_PATH,
-    device: DeviceOption = "auto",
-) -> None:
-    """Score the student on the dark test videos.
-
-    Writes the mean of the probabilities over several views of each video.
-    """
-    _score("score_student", manifest_path, frames_path, model_path, out, params_path, device)
-
-
-def score_baseline(
-    *,
-    manifest_path: ManifestOption,
-    frames_path: ScoreFramesOption,
-    model_path: ModelOption,
-    out: PredictionsOutOption,
-    params_path: ParamsOption = PARAMS_PATH,
-    device: DeviceOption = "auto",
-) -> None:
-    """Score the baseline on the dark test videos.
-
-    Writes the mean of the probabilities over several views of each video.
-    """
-    _score("score_baseline", manifest_path, frames_path, model_path, out, params_path, device)
-
-
-def _score(
-    stage: str, manifest_path: Path, frames_path: Path, model_path: Path, out: Path, params_path: Path, device: str
-) -> None:
     require_writable(out)
     params = load_params(params_path)
     manifest, frames = read_manifest(manifest_path), FrameStore(frames_path)
     options, model = params.score, load_model_for(manifest, model_path)
     found = score_split(
-        model, manifest, frames, split="test", options=options, device_name=device, stage=stage, progress=progress
+        model, manifest, frames, split="test", options=options, device_name=device, stage="score", progress=progress
     )
     write_predictions(out, found)
     views = f"{options.num_clips} × {options.num_crops} views (clips × crops)"
-    say(f"{stage}: {len(found.video_ids)} test videos, {views} each -> {out}")
+    say(f"score: {len(found.video_ids)} test videos, {views} each -> {out}")

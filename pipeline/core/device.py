@@ -52,12 +52,6 @@ class Ranks:
     index: int
     count: int
 
-    def share(self, tasks: Sequence[Task] | None, *, stop: StopCheck) -> list[Task]:
-        """Rank 0 gives all tasks; every rank gets its own. Raises EnvironmentProblem where another rank ended."""
-        given = self.broadcast(tasks, stop=stop)
-        assert given is not None
-        return list(given[self.index :: self.count])
-
     def broadcast(self, value: Value, *, stop: StopCheck) -> Value:
         """Rank 0's value, on all ranks. Raises EnvironmentProblem where another rank ended."""
         if self.count == 1:

@@ -169,18 +169,16 @@ def read_text_whole(path: Path) -> str:
 def publish(built: Path, out: Path) -> None:
     """Move a finished file or folder onto a stage's out, replacing an older one; afterwards `built` is gone."""
     with writing(out):
-        _publish(built, out)
-
-
-def _publish(built: Path, out: Path) -> None:
-    make_folder(out.parent)
-    _sync_tree(built)
-    old = built.with_name(f"{out.name}.old{PARTIAL_SUFFIX}")  # moved away: a kill must not leave half of it at the out
-    shutil.rmtree(old, ignore_errors=True)
-    if not _exchanged(built, out, old):
-        _replace(built, out, old)
-    sync_folder(out.parent)
-    shutil.rmtree(old, ignore_errors=True)
+        make_folder(out.parent)
+        _sync_tree(built)
+        old = built.with_name(
+            f"{out.name}.old{PARTIAL_SUFFIX}"
+        )  # moved away: a kill must not leave half of it at the out
+        shutil.rmtree(old, ignore_errors=True)
+        if not _exchanged(built, out, old):
+            _replace(built, out, old)
+        sync_folder(out.parent)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def _replace(built: Path, out: Path, old: Path) -> None:

@@ -165,27 +165,19 @@ ClipChange = Callable[[Tensor, str, int], Tensor]  # a clip_THWC, its video and 
 Item = tuple[Tensor, int, Tensor | None, Tensor | None, str]
 
 
+@dataclass(eq=False)
 class ClipDataset(Dataset[Item]):
     """Clips by (index of the sample, number of the view); with `teacher_frames` each view is read from these, too.
 
     `change` is for the light of the clips; never for the teacher's.
     """
 
-    def __init__(
-        self,
-        frames: FrameStore,
-        samples: Sequence[Sample],
-        source: ViewSource,
-        clip: ClipParams,
-        teacher_frames: FrameStore | None = None,
-        change: ClipChange | None = None,
-    ) -> None:
-        self.frames = frames
-        self.samples = samples
-        self.source = source
-        self.clip = clip
-        self.teacher_frames = teacher_frames
-        self.change = change
+    frames: FrameStore
+    samples: Sequence[Sample]
+    source: ViewSource
+    clip: ClipParams
+    teacher_frames: FrameStore | None = None
+    change: ClipChange | None = None
 
     def __getitem__(self, key: Key) -> Item:
         """Clip (T, H, W, 3) uint8, label, teacher's logits or None, teacher's clip or None, video id."""

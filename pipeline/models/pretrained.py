@@ -119,7 +119,11 @@ def fit(pretrained: Pretrained, architecture: Architecture, *, class_names: Sequ
         else:
             loaded.append(name)
     if findings or not any(not kind.is_head(name) for name in loaded):
-        raise _unfit(pretrained, architecture, findings)
+        raise StaleArtifactError(
+            f"weights: {pretrained.name} does not fit {architecture.name}",
+            findings=findings,
+            remedy="name the model that they are of, or another file: docs/models.md says where those come from",
+        )
     broken = [name for name in loaded if not torch.isfinite(tensors[name]).all()]
     if broken:
         raise StaleArtifactError(
@@ -153,39 +157,6 @@ def _our_names(tensors: Mapping[str, Tensor], renamed: Mapping[str, str]) -> dic
             name = name.partition(".")[2]
         ours[renamed.get(name, name)] = value
     return ours
-
-
-def _unfit(pretrained: Pretrained, architecture: Architecture, findings: Sequence[str]) -> StaleArtifactError:
-    others = [name for name in MODELS if _fits(pretrained, name, architecture)]
-    remedy = (
-        f"these are weights of {' or '.join(others)}: name that model, or another file"
-        if others
-        else "they are of none of the models here; docs/models.md says where files for each come from"
-    )
-    return StaleArtifactError(
-        f"weights: {pretrained.name} does not fit {architecture.name}",
-        findings=findings,
-        remedy=remedy,
-    )
-
-
-def _fits(pretrained: Pretrained, name: str, architecture: Architecture) -> bool:
-    """Whether a file fits the network of another name, apart from the head."""
-    kind = MODELS[name]
-    if kind.has_width:
-        return False  # its shapes depend on the width
-    tensors = _our_names(pretrained.tensors, kind.renamed)
-    wanted = shapes_of(_like(architecture, name))
-    body = [key for key in wanted if not kind.is_head(key) and not key.endswith(_COUNTER)]
-    return all(key in tensors and tensors[key].shape == wanted[key] for key in body)
-
-
-def _like(architecture: Architecture, name: str) -> Architecture:
-    """Another network with the same classes, for clips that it can take."""
-    needs, clip = MODELS[name].needs, architecture.clip
-    changes = {"num_frames": max(clip.num_frames, needs.min_frames), "size": max(clip.size, needs.min_size)}
-    known: ModelName = name  # type: ignore[assignment]  # a key of MODELS
-    return Architecture(known, architecture.num_classes, clip.model_copy(update=changes), None, 0.0, 0.0)
 
 
 def _named(names: Sequence[str]) -> str:

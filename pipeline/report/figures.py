@@ -14,8 +14,8 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from pipeline.core.tables import Curve
-from pipeline.evaluate.metrics_file import MODELS, Metrics, ModelMetrics
-from pipeline.evaluate.tables import Row, Table
+from pipeline.evaluate.metrics_file import MODELS, Metrics
+from pipeline.evaluate.tables import Table
 from pipeline.report.svg import Drawing, Scale, shortened, ticks
 
 Format = Callable[[float], str]
@@ -47,10 +47,13 @@ def comparison(metrics: Metrics) -> Markup:
     """Top-1 of the three models, and below it student minus baseline; 95 % intervals."""
     gain = metrics.student_minus_baseline
     models = {name: metrics.of(name) for name in MODELS}
+    in_words = (
+        f"{m} {100 * v.top1:.1f} % ({100 * v.top1_low:.1f} to {100 * v.top1_high:.1f})" for m, v in models.items()
+    )
     drawing = Drawing(
         WIDTH,
         272,
-        f"Top-1 with 95 % intervals: {', '.join(_in_words(name, found) for name, found in models.items())}. "
+        f"Top-1 with 95 % intervals: {', '.join(in_words)}. "
         f"Student minus baseline: {points(gain.top1)} points, {points(gain.top1_low)} to {points(gain.top1_high)}.",
     )
     lowest, highest = min(m.top1_low for m in models.values()), max(m.top1_high for m in models.values())
@@ -136,7 +139,10 @@ def _draw_cells(
     for index, name in enumerate(class_names):
         middle = (index + 0.5) * cell + 4
         drawing.text(left - 6, top + middle, shortened(name, 12), "small", anchor="end", note=name)
-        _turned(drawing, left + middle, top - 6, shortened(name, 12))
+        turn = Markup('<g transform="translate({} {}) rotate(-60)">').format(f"{left + middle:.1f}", f"{top - 6:.1f}")
+        drawing.parts.append(turn)  # its text runs upwards
+        drawing.text(0, 0, shortened(name, 12), "small")
+        drawing.parts.append(Markup("</g>"))
 
 
 def _shades(counts_KK: NDArray[np.int64]) -> NDArray[np.uint8]:
@@ -189,7 +195,8 @@ def bands(found: Table, label: str, unit: str) -> Markup:
             low, high = wilson(band[name], band["num_videos"])
             drawing.line(middle + offset, y(low), middle + offset, y(high), f"whisker {name}")
             places[name].append((middle + offset, y(band[name])))
-        drawing.text(middle, 204, _range(band), "small", anchor="middle")
+        limits = dict.fromkeys(f"{band[limit]:.0f}" for limit in ("low", "high"))  # equal ones are one
+        drawing.text(middle, 204, " to ".join(limits), "small", anchor="middle")
         drawing.text(middle, 219, f"{band['num_videos']} videos", "small dim", anchor="middle")
     for name, line in places.items():
         for place in line:
@@ -227,15 +234,6 @@ def reliability(bins: Table, model: str, ece: float) -> Markup:
     return drawing.markup()
 
 
-def _in_words(name: str, found: ModelMetrics) -> str:
-    return f"{name} {100 * found.top1:.1f} % ({100 * found.top1_low:.1f} to {100 * found.top1_high:.1f})"
-
-
-def _range(band: Row) -> str:
-    low, high = f"{band['low']:.0f}", f"{band['high']:.0f}"
-    return low if low == high else f"{low} to {high}"
-
-
 def _interval(
     drawing: Drawing, kind: str, scale: Scale, values: tuple[float, float, float], y: float, *, shape: str = ""
 ) -> None:
@@ -244,14 +242,6 @@ def _interval(
     for end in (low, high):
         drawing.line(end, y - 5, end, y + 5, f"whisker {kind}")
     drawing.mark(middle, y, shape or SHAPES[kind], f"mark {kind}", size=6)
-
-
-def _turned(drawing: Drawing, x: float, y: float, content: str) -> None:
-    """A small text that runs upwards."""
-    turn = Markup('<g transform="translate({} {}) rotate(-60)">').format(f"{x:.1f}", f"{y:.1f}")
-    drawing.parts.append(turn)
-    drawing.text(0, 0, content, "small")
-    drawing.parts.append(Markup("</g>"))
 
 
 def _hundredths(share: float) -> str:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import partial
 from typing import Any
 
 import torch
@@ -153,23 +152,21 @@ def _blocks(module: nn.Module) -> list[nn.Module]:
 
 def _recompute(block: nn.Module) -> None:
     forward: Callable[..., Any] = block.forward
-    contexts = partial(_contexts, block)
 
     def checkpointed(*arguments: Any, **named: Any) -> Any:
         if not block.training:
             return forward(*arguments, **named)
         return checkpoint(on_copies, *arguments, use_reentrant=False, context_fn=contexts, **named)
 
+    def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        """For the forward pass, and for its repetition, which must not update batch statistics again."""
+        return nullcontext(), _frozen_statistics(block)
+
     def on_copies(*arguments: Any, **named: Any) -> Any:
         """Blocks of several pathways overwrite items of the list that they are given."""
         return forward(*[list(given) if isinstance(given, list) else given for given in arguments], **named)
 
     block.forward = checkpointed
-
-
-def _contexts(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """For the forward pass, and for its repetition, which must not update batch statistics again."""
-    return nullcontext(), _frozen_statistics(block)
 
 
 @contextmanager

@@ -39,7 +39,7 @@ try:
     with process_group() as ranks, interruptible() as stop:
         if what == "refuse" and ranks.index == 0:
             raise ParamsError("all is refused")
-        own = ranks.share(range(50 if what == "wait" else 5) if ranks.index == 0 else None, stop=stop)
+        own = ranks.broadcast(list(range(50 if what == "wait" else 5)), stop=stop)[ranks.index::ranks.count]
         results = ranks.run(square, own, done=lambda number: None, stop=stop)
         (folder / f"{ranks.index}.done").write_text(f"{own} {sorted(results)}")
 except DlkddError as error:

@@ -69,7 +69,7 @@ ALLOWED = {
     ("pipeline/models/torchvision_compat.py", "torch.ops.load_library"): "of the installed torchvision",
     ("pipeline/models/torchvision_compat.py", "torch.ops.load_library(str(library))"): "of the installed torchvision",
     ("stages/__main__.py", "import_module(f'stages.{FAMILIES.get(name, name)}')"): "of a member of COMMANDS",
-    ("stages/__main__.py", "getattr(module, name)"): "a key of FAMILIES",
+    ("stages/__main__.py", "getattr(module, name, None)"): "a key of FAMILIES",
 }
 
 

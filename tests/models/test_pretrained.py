@@ -268,15 +268,6 @@ def test_all_misfits_are_counted_and_the_first_are_listed(tmp_path):
     assert "and 86 more" in str(caught.value)
 
 
-def test_the_network_that_a_file_fits_is_named(tmp_path):
-    torch.save(thin_network(lambda: ig65m(487)), tmp_path / "ig65m.pth")
-    with pytest.raises(StaleArtifactError, match=r"these are weights of r2plus1d_34 or r2plus1d_34_bert: name that"):
-        fitted(tmp_path / "ig65m.pth", arch("r2plus1d_18"))
-    torch.save({"weights": torch.zeros(3)}, tmp_path / "strange.pth")
-    with pytest.raises(StaleArtifactError, match="they are of none of the models here"):
-        fitted(tmp_path / "strange.pth", arch("r2plus1d_18"))
-
-
 def test_a_head_alone_fits_nothing(tmp_path):
     torch.save({"fc.weight": torch.zeros(3, 512), "fc.bias": torch.zeros(3)}, tmp_path / "head.pth")
     with pytest.raises(StaleArtifactError, match="does not fit r3d_18"):

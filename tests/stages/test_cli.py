@@ -28,8 +28,7 @@ HEAVY = ("torch", "torchvision", "torchmetrics", "h5py", "zarr", "dask", "distri
 
 def first_line(name):
     tree = ast.parse((ROOT / "stages" / f"{FAMILIES.get(name, name)}.py").read_text(encoding="utf-8"))
-    if name in FAMILIES:
-        (tree,) = [node for node in tree.body if getattr(node, "name", None) == name]
+    (tree,) = [node for node in tree.body if name in FAMILIES and getattr(node, "name", None) == name] or [tree]
     return ast.get_docstring(tree).partition("\n")[0]
 
 
