@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -72,6 +72,11 @@ def print_json(value: object, *, indent: int | None = 1) -> None:
     typer.echo(json.dumps(value, indent=indent))
 
 
+def print_result(values: object, text: str, *, as_json: bool) -> None:
+    """What a command did, as JSON or in words."""
+    print_json(values) if as_json else print_line(text)
+
+
 def print_table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, title: str | None = None) -> None:
     """A table to stdout; all columns but the first are numbers."""
     table = Table(title=title)
@@ -105,11 +110,6 @@ class _Pace:
     earlier: int = 0  # of these: by an earlier run, which says nothing about the speed of this one
     started: float = field(default_factory=lambda: time.monotonic())
 
-    def add(self, count: int, *, earlier: bool) -> None:
-        """`count` more are done."""
-        self.done += count
-        self.earlier += count if earlier else 0
-
     def __str__(self) -> str:
         own, seconds = self.done - self.earlier, time.monotonic() - self.started
         if own <= 0 or seconds <= 0:
@@ -138,40 +138,42 @@ def progress(description: str, total: int, unit: str) -> Iterator[Advance]:
     says that an earlier run did them: they count, but not in the rate and the time left.
     """
     pace = _Pace(total, unit)
-    if not console.is_terminal:
-        with _plain_progress(description, pace) as advance:
-            yield advance
-        return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn(unit),
-        TextColumn("{task.fields[pace]}"),
-        TextColumn("{task.fields[note]}", style="dim"),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task(escape(description), total=total, pace="", note="")
+    with (_bar if console.is_terminal else _lines)(description, pace) as show:
 
         def advance(count: int, note: str, *, earlier: bool = False) -> None:
-            pace.add(count, earlier=earlier)
-            bar.update(task, completed=pace.done, pace=str(pace), note=escape(printable(note)))
+            pace.done += count
+            pace.earlier += count if earlier else 0
+            show(note)
 
         yield advance
 
 
 @contextmanager
-def _plain_progress(description: str, pace: _Pace) -> Iterator[Advance]:
+def _bar(description: str, pace: _Pace) -> Iterator[Callable[[str], None]]:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(pace.unit),
+        TextColumn("{task.fields[pace]}"),
+        TextColumn("{task.fields[note]}", style="dim"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task(escape(description), total=pace.total, pace="", note="")
+        yield lambda note: bar.update(task, completed=pace.done, pace=str(pace), note=escape(printable(note)))
+
+
+@contextmanager
+def _lines(description: str, pace: _Pace) -> Iterator[Callable[[str], None]]:
     shown = -PLAIN_INTERVAL_SECONDS  # the first line comes at once
 
-    def advance(count: int, note: str, *, earlier: bool = False) -> None:
+    def show(note: str) -> None:
         nonlocal shown
-        pace.add(count, earlier=earlier)
         now = time.monotonic()
         if now - shown >= PLAIN_INTERVAL_SECONDS or pace.done == pace.total:
             shown = now
             speed = f", {pace}" if str(pace) else ""
             say(f"{description}: {pace.done}/{pace.total} {pace.unit}{speed}{'; ' + note if note else ''}")
 
-    yield advance
+    yield show

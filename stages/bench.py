@@ -13,7 +13,7 @@ import typer
 from pipeline.core.device import choose_device
 from pipeline.core.errors import ParamsError
 from pipeline.evaluate.cost import cost_of
-from pipeline.models.recognizer import ModelFile, load_model
+from pipeline.models.recognizer import load_model
 from pipeline.tools.export.card import describe
 from pipeline.tools.export.export import TOLERANCE, drawn_clips, export
 from pipeline.tools.export.latency import Latency, Run, Way, measure
@@ -58,7 +58,10 @@ def main(
     measured = []
     with tempfile.TemporaryDirectory() as folder:
         for way in ways:
-            path = _exported(model, Path(folder)) if way == "onnx" and model else model_path
+            path = model_path
+            if way == "onnx" and model is not None:
+                path, clips = Path(folder) / "model.onnx", drawn_clips(model.recognizer.architecture.clip, 2)
+                export(model, path, program_format=way, bare=False, clips=clips, tolerance=TOLERANCE, metrics=None)
             say(f"bench: {way}, {num_runs} batches of {batch_size}")
             measured.append(measure(Run(path, way, str(chosen), batch_size, num_warmup, num_runs, threads)))
     facts = {
@@ -88,12 +91,6 @@ def _ways(path: Path, *, compiled: bool, onnx: bool) -> list[Way]:
         check_onnx_installed()
     chosen: dict[Way, bool] = {"eager": True, "compiled": compiled, "onnx": onnx}
     return [way for way, is_chosen in chosen.items() if is_chosen]
-
-
-def _exported(model: ModelFile, folder: Path) -> Path:
-    path, clips = folder / "model.onnx", drawn_clips(model.recognizer.architecture.clip, 2)
-    export(model, path, program_format="onnx", bare=False, clips=clips, tolerance=TOLERANCE, metrics=None)
-    return path
 
 
 def _print(facts: dict[str, Any], measured: list[Latency]) -> None:

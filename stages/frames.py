@@ -12,7 +12,7 @@ from pipeline.data.frame_store import FrameStore
 from pipeline.data.manifest import read_manifest
 from pipeline.tools.look.frame_export import export_videos
 from pipeline.tools.look.frame_summary import check_frames, summarise_frames
-from stages._shell import JsonOption, print_facts, print_json, progress
+from stages._shell import JsonOption, print_facts, print_json, print_result, progress
 
 app = typer.Typer(no_args_is_help=True, help=__doc__, add_completion=False, pretty_exceptions_enable=False)
 
@@ -98,12 +98,9 @@ def export(
         force=force,
         progress=progress,
     )
-    num_bytes = sum(path.stat().st_size for path in files)
-    if as_json:
-        values = {"num_videos": len(files), "num_frames": num_frames, "bytes": num_bytes}
-        print_json({"out": str(out), **values, "files": [str(path) for path in files]})
-    else:
-        typer.echo(f"{out}: {len(files):,} videos, {num_frames:,} frames, {num_bytes:,} bytes")
+    counts = {"num_videos": len(files), "num_frames": num_frames, "bytes": sum(path.stat().st_size for path in files)}
+    text = "{num_videos:,} videos, {num_frames:,} frames, {bytes:,} bytes".format(**counts)
+    print_result({"out": str(out), **counts, "files": list(map(str, files))}, f"{out}: {text}", as_json=as_json)
 
 
 def _facts(found: dict[str, Any]) -> dict[str, str]:

@@ -24,7 +24,7 @@ from pipeline.data.frames import Frame, Frames
 from pipeline.enhance.apply import StoredVideo
 from pipeline.enhance.file import ENHANCERS, LEARNED, Classical, classical_from_params, load_enhancer
 from pipeline.enhance.fit import Fit, fitted
-from pipeline.tools.look.contact_sheet import Sheet, Title, draw_sheet
+from pipeline.tools.look.contact_sheet import Sheet, draw_sheet
 
 if TYPE_CHECKING:
     import torch
@@ -125,11 +125,14 @@ def preview(
         "histograms of luma 0 to 255 (root of the share), and mean luma"
     )
     titles = [
-        Title(column.enhancer.name, (column.note, flicker_text(flicker for _, flicker in of_column)))
+        (column.enhancer.name, column.note, flicker_text(flicker for _, flicker in of_column))
         for column, of_column in zip(shown, zip(*samples, strict=True), strict=True)
     ]
-    frames = [[frame for frame, _ in row] for row in samples]
-    return draw_sheet(heading, [_row_title(dark, name) for name in video_ids], titles, frames)
+    rows = []
+    for name in video_ids:
+        num_frames, height, width = dark.shape(name)
+        rows.append((name, f"frame {num_frames // 2} of {num_frames}", f"{width} x {height}"))
+    return draw_sheet(heading, rows, titles, [[frame for frame, _ in row] for row in samples])
 
 
 def _samples(dark: FrameStore, video_id: str, shown: Sequence[Column]) -> Iterator[tuple[Frame, Flicker | None]]:
@@ -143,11 +146,6 @@ def _samples(dark: FrameStore, video_id: str, shown: Sequence[Column]) -> Iterat
         enhanced_THWC = column.enhancer.for_video(video)(dark_THWC, first)
         flicker = measure_flicker(dark_THWC, enhanced_THWC) if num_frames > 1 else None
         yield enhanced_THWC[middle - first], flicker
-
-
-def _row_title(dark: FrameStore, video_id: str) -> Title:
-    num_frames, height, width = dark.shape(video_id)
-    return Title(video_id, (f"frame {num_frames // 2} of {num_frames}", f"{width} x {height}"))
 
 
 class Flicker(NamedTuple):
