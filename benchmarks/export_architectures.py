@@ -44,7 +44,7 @@ def settled(recognizer: Recognizer) -> Recognizer:
     for norm in norms:
         norm.momentum = 1.0
     with torch.no_grad():
-        recognizer.train()(drawn_clips(recognizer.architecture.clip, 4).clip_BTHWC)
+        recognizer.train()(drawn_clips(recognizer.architecture.clip, 4)[0])
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     return recognizer.eval()
@@ -62,14 +62,14 @@ def main() -> None:
             clip = model.recognizer.architecture.clip
             clips = drawn_clips(clip, 4)
             with torch.inference_mode():
-                spread = float(model.recognizer(clips.clip_BTHWC).std())
+                spread = float(model.recognizer(clips[0]).std())
             cells = [f"`{name}`", f"{clip.num_frames}×{clip.size}²", f"{spread:.2g}"]
             for kind, suffix in SUFFIXES.items():
                 path = Path(folder) / f"{name}{suffix}"
-                done = export(
+                found = export(
                     model, path, program_format=kind, bare=True, clips=clips, tolerance=float("inf"), metrics=None
                 )
-                cells += [f"{done.comparison.max_difference:.1g}", f"{path.stat().st_size / 2**20:.1f}"]
+                cells += [f"{found['comparison']['max_difference']:.1g}", f"{path.stat().st_size / 2**20:.1f}"]
         print(f"| {' | '.join(cells)} |", flush=True)
 
 

@@ -11,13 +11,12 @@ from pipeline.core.progress import interruptible
 from pipeline.data.frame_store import FrameStore
 from pipeline.data.manifest import read_manifest
 from pipeline.enhance.file import LEARNED
-from pipeline.evaluate.light import spread_videos
+from pipeline.evaluate.light import spread_places, spread_videos, video_luma
 from pipeline.tools.look.contact_sheet import save_sheet
-from pipeline.tools.look.frame_summary import sampled_luma
-from pipeline.tools.look.preview import Origin, columns, preview
+from pipeline.tools.look.preview import columns, preview
 from stages._shell import progress, say
 
-NUM_SAMPLED = 2000  # videos among which the shown ones are chosen
+NUM_SAMPLED = 500  # videos among which the shown ones are chosen
 
 
 def show(
@@ -36,11 +35,12 @@ def show(
     params = load_params(params_path)
     dark = FrameStore(dark_path)
     candidates, among, train = _videos(dark, manifest_path)
-    luma = sampled_luma(dark, candidates, num_sampled=NUM_SAMPLED, progress=progress)
+    sampled = [candidates[place] for place in spread_places(len(candidates), NUM_SAMPLED)]
+    luma = video_luma(dark, sampled, progress=progress)
     video_ids = spread_videos(luma, num_videos)
-    origin = Origin(params.enhancer, params.fit_enhancer, params.seed, enhancer_path, train, choose_device(device))
+    chosen = choose_device(device)
     with interruptible() as stop:
-        shown = columns(dark, origin, stop=stop, progress=progress)
+        shown = columns(dark, params, file=enhancer_path, train=train, device=chosen, stop=stop, progress=progress)
     missing = [name for name in LEARNED if name not in {column.enhancer.name for column in shown}]
     if missing:
         say(

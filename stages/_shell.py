@@ -72,6 +72,11 @@ def print_json(value: object, *, indent: int | None = 1) -> None:
     typer.echo(json.dumps(value, indent=indent))
 
 
+def print_result(values: object, text: str, *, as_json: bool) -> None:
+    """What a command did, as JSON or in words."""
+    print_json(values) if as_json else print_line(text)
+
+
 def print_table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, title: str | None = None) -> None:
     """A table to stdout; all columns but the first are numbers."""
     table = Table(title=title)

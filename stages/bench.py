@@ -13,7 +13,8 @@ import typer
 from pipeline.core.device import choose_device
 from pipeline.core.errors import ParamsError
 from pipeline.evaluate.cost import cost_of
-from pipeline.models.recognizer import ModelFile, load_model
+from pipeline.models.recognizer import load_model
+from pipeline.tools.export.card import describe
 from pipeline.tools.export.export import TOLERANCE, drawn_clips, export
 from pipeline.tools.export.latency import Latency, Run, Way, measure
 from pipeline.tools.export.onnx_file import check_onnx_installed, open_onnx
@@ -49,18 +50,33 @@ def main(
     chosen = choose_device("cpu" if device == "auto" and "onnx" in ways else device)
     if "onnx" in ways and chosen.type != "cpu":
         raise ParamsError(f"--device {device}: ONNX is measured on the CPU", remedy="omit --device")
-    facts, model = _read(model_path, threads)
+    if model_path.suffix == ".onnx":
+        model, found = None, open_onnx(model_path, num_threads=threads).description
+    else:
+        model = load_model(model_path)
+        found = describe(model, cost_of(model.recognizer), bare=False)
     measured = []
     with tempfile.TemporaryDirectory() as folder:
         for way in ways:
-            path = _exported(model, Path(folder)) if way == "onnx" and model else model_path
+            path = model_path
+            if way == "onnx" and model is not None:
+                path, clips = Path(folder) / "model.onnx", drawn_clips(model.recognizer.architecture.clip, 2)
+                export(model, path, program_format=way, bare=False, clips=clips, tolerance=TOLERANCE, metrics=None)
             say(f"bench: {way}, {num_runs} batches of {batch_size}")
             measured.append(measure(Run(path, way, str(chosen), batch_size, num_warmup, num_runs, threads)))
-    how = {"device": str(chosen), "threads": threads, "batch_size": batch_size}
+    facts = {
+        "file": str(model_path),
+        "architecture": found["architecture"]["name"],
+        "model_digest": found["digest"],
+        **{name: found[name] for name in ("clip", "parameters", "gmac_per_clip")},
+        "device": str(chosen),
+        "threads": threads,
+        "batch_size": batch_size,
+    }
     if as_json:
-        print_json({**facts, **how, "measured": [asdict(one) for one in measured]})
+        print_json({**facts, "measured": [asdict(one) for one in measured]})
     else:
-        _print(facts, how, measured)
+        _print(facts, measured)
 
 
 def _ways(path: Path, *, compiled: bool, onnx: bool) -> list[Way]:
@@ -77,33 +93,12 @@ def _ways(path: Path, *, compiled: bool, onnx: bool) -> list[Way]:
     return [way for way, is_chosen in chosen.items() if is_chosen]
 
 
-def _read(path: Path, num_threads: int) -> tuple[dict[str, Any], ModelFile | None]:
-    """What is measured, in words and numbers, and the model; None for an ONNX file."""
-    if path.suffix == ".onnx":
-        found, model = open_onnx(path, num_threads=num_threads).description, None
-        name, clip, digest = found["architecture"]["name"], found["clip"], found["digest"]
-        parameters, gmac = found["parameters"], found["gmac_per_clip"]
-    else:
-        model = load_model(path)
-        arch, cost = model.recognizer.architecture, cost_of(model.recognizer)
-        name, clip, digest = arch.name, arch.clip.model_dump(), model.digest
-        parameters, gmac = cost.parameters, cost.gmac
-    facts = {"file": str(path), "architecture": name, "model_digest": digest, "clip": clip}
-    return {**facts, "parameters": parameters, "gmac_per_clip": gmac}, model
-
-
-def _exported(model: ModelFile, folder: Path) -> Path:
-    path, clips = folder / "model.onnx", drawn_clips(model.recognizer.architecture.clip, 2)
-    export(model, path, program_format="onnx", bare=False, clips=clips, tolerance=TOLERANCE, metrics=None)
-    return path
-
-
-def _print(facts: dict[str, Any], how: dict[str, Any], measured: list[Latency]) -> None:
+def _print(facts: dict[str, Any], measured: list[Latency]) -> None:
     clip = facts["clip"]
     print_line(
         f"{facts['architecture']}: {facts['parameters']:,} parameters, {facts['gmac_per_clip']:.3g} GMAC for a clip of "
-        f"{clip['num_frames']}×{clip['size']}×{clip['size']}; on {how['device']}, threads: {how['threads']}, "
-        f"batch size: {how['batch_size']}"
+        f"{clip['num_frames']}×{clip['size']}×{clip['size']}; on {facts['device']}, threads: {facts['threads']}, "
+        f"batch size: {facts['batch_size']}"
     )
     print_table(
         ("", "p50, ms", "p95, ms", "clips/s", "first call, ms", "peak memory, MiB"),

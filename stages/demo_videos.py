@@ -24,7 +24,10 @@ def main(
         typer.Option("--contact-sheet", help="Write one picture of all classes to this PNG, and no videos."),
     ] = None,
 ) -> None:
-    """Render the built-in demo: dark videos of eleven actions in ARID's layout."""
+    """Render the built-in demo: dark videos of eleven actions in ARID's layout.
+
+    Example: dlkdd demo-videos --params demo/params.yaml --section demo_videos --out data/demo
+    """
     params = load_section(params_path, section, DemoVideosParams)
     if contact_sheet_path is not None:
         contact_sheet(params, contact_sheet_path)

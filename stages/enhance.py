@@ -72,7 +72,20 @@ def main(
             "--enhancer is missing: an enhanced store is made with the model file of an enhancer",
             remedy="`dlkdd fit-enhancer` writes it, models/enhancer.safetensors; --preview N shows all enhancers first",
         )
-    _enhance(dark_path, enhancer_path, out, device, workers, scheduler)
+    if is_learned(enhancer_path):
+        from pipeline.core.device import choose_device  # here, since classical enhancers need no torch
+
+        device = str(choose_device(device))
+    else:
+        device = "cpu"
+    started = time.monotonic()
+    with interruptible() as stop:
+        run = shard_runner("enhance", num_workers=workers, scheduler=scheduler, stop=stop)
+        enhanced = enhance(dark_path, enhancer_path, out, device=device, run=run)
+    if enhanced.num_frames:
+        rate = enhanced.num_frames / (time.monotonic() - started)
+        say(f"enhance: {enhanced.num_frames:,} frames, {rate:,.0f} a second; {shares_text(enhanced.seconds)}")
+    say(f"enhance: {len(enhanced.store.video_ids)} videos -> {out}")
 
 
 def _refuse(what: str, options: dict[str, object]) -> None:
@@ -80,25 +93,3 @@ def _refuse(what: str, options: dict[str, object]) -> None:
     given = [name for name, value in options.items() if value is not None]
     if given:
         raise ParamsError(f"{what} does not take {' and '.join(given)}", remedy="--help says which option is for what")
-
-
-def _enhance(
-    dark_path: Path, enhancer_path: Path, out: Path, device: str, workers: int | None, scheduler: str | None
-) -> None:
-    started = time.monotonic()
-    with interruptible() as stop:
-        run = shard_runner("enhance", num_workers=workers, scheduler=scheduler, stop=stop)
-        enhanced = enhance(dark_path, enhancer_path, out, device=_device(device, enhancer_path), run=run)
-    seconds = time.monotonic() - started
-    if enhanced.num_frames:
-        rate = enhanced.num_frames / seconds
-        say(f"enhance: {enhanced.num_frames:,} frames, {rate:,.0f} a second; {shares_text(enhanced.seconds)}")
-    say(f"enhance: {len(enhanced.store.video_ids)} videos -> {out}")
-
-
-def _device(name: str, enhancer_path: Path) -> str:
-    if not is_learned(enhancer_path):
-        return "cpu"
-    from pipeline.core.device import choose_device  # here, since classical enhancers need no torch
-
-    return str(choose_device(name))

@@ -13,12 +13,12 @@ from pipeline.evaluate.compare import aligned, check_predictions, compare, write
 from pipeline.evaluate.metrics_file import Metrics, Protocol, write_metrics
 from pipeline.evaluate.score.predictions import read_predictions, views_text
 from pipeline.evaluate.tables import digest_tables, make_tables, read_light, write_tables
-from stages._shell import PARAMS_PATH, JsonOption, ParamsOption, print_json, print_line, print_table
+from stages._shell import PARAMS_PATH, JsonOption, ManifestOption, ParamsOption, print_json, print_line, print_table
 
 
 def main(
     *,
-    manifest_path: Annotated[Path, typer.Option("--manifest", help="The manifest that `prepare` wrote.")],
+    manifest_path: ManifestOption,
     light: Annotated[Path, typer.Option(help="The mean lumas that `measure_light` wrote.")],
     teacher: Annotated[Path, typer.Option(help="The teacher's predictions.")],
     student: Annotated[Path, typer.Option(help="The student's predictions.")],

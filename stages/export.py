@@ -9,8 +9,8 @@ import typer
 
 from pipeline.data.frame_store import FrameStore
 from pipeline.models.recognizer import load_model
-from pipeline.tools.export.card import read_metrics
-from pipeline.tools.export.export import TOLERANCE, Format, check_out, drawn_clips, export, stored_clips
+from pipeline.tools.export.card import metrics_of
+from pipeline.tools.export.export import TOLERANCE, Format, card_paths, check_out, drawn_clips, export, stored_clips
 from stages._shell import say
 
 
@@ -46,20 +46,18 @@ def main(
     check_out(out, program_format)
     model = load_model(model_path)
     clip = model.recognizer.architecture.clip
-    done = export(
+    frames = None if frames_path is None else FrameStore(frames_path)
+    found = export(
         model,
         out,
         program_format=program_format,
         bare=bare,
-        clips=drawn_clips(clip, num_clips)
-        if frames_path is None
-        else stored_clips(FrameStore(frames_path), clip, num_clips),
+        clips=drawn_clips(clip, num_clips) if frames is None else stored_clips(frames, clip, num_clips),
         tolerance=tolerance,
-        metrics=None if metrics_path is None else read_metrics(metrics_path, model.trained_on),
-    )
-    found = done.comparison
+        metrics=None if metrics_path is None else metrics_of(metrics_path, model.trained_on),
+    )["comparison"]
     typer.echo(
-        f"{out}: {out.stat().st_size:,} bytes; largest difference to {model_path} is {found.max_difference:.2g} "
-        f"on {found.clips}, {found.top1_agreement:.0%} with the same best class"
+        f"{out}: {out.stat().st_size:,} bytes; largest difference to {model_path} is {found['max_difference']:.2g} "
+        f"on {found['clips']}, {found['top1_agreement']:.0%} with the same best class"
     )
-    say(f"export: card -> {', '.join(map(str, done.cards))}")
+    say(f"export: card -> {', '.join(map(str, card_paths(out)))}")

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from pipeline.core.errors import StaleArtifactError
 from pipeline.data.frame_store import FrameStore
 from pipeline.data.manifest import read_manifest
-from pipeline.tools.look.frame_export import plan_export, write_export
-from pipeline.tools.look.frame_summary import FrameSummary, check_frames, summarise_frames
-from stages._shell import printable, progress
+from pipeline.tools.look.frame_export import export_videos
+from pipeline.tools.look.frame_summary import check_frames, summarise_frames
+from stages._shell import JsonOption, print_facts, print_json, print_result, progress
 
 app = typer.Typer(no_args_is_help=True, help=__doc__, add_completion=False, pretty_exceptions_enable=False)
 
 StoreArgument = Annotated[Path, typer.Argument(help="A frame store, such as data/dark.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 _MOST_SIZES = 10
 
@@ -37,9 +33,9 @@ def inspect(
     """
     found = summarise_frames(FrameStore(store), num_sampled=sample, progress=progress)
     if as_json:
-        _print_json(found.to_dict())
+        print_json(found)
     else:
-        _print_summary(found)
+        print_facts(_facts(found))
 
 
 @app.command()
@@ -48,21 +44,20 @@ def verify(store: StoreArgument, as_json: JsonOption = False) -> None:
 
     Example: dlkdd frames verify data/enhanced
     """
-    verdict = check_frames(store, progress=progress)
+    found = check_frames(store, progress=progress)
     if as_json:
-        _print_json(verdict.to_dict())
-    if verdict.digest is None:
-        raise StaleArtifactError(verdict.findings[0], remedy="`dvc checkout` or `dvc pull` brings the store back")
-    if verdict.findings:
+        print_json(found)
+    if found["digest"] is None:
+        raise StaleArtifactError(found["findings"][0], remedy="`dvc checkout` or `dvc pull` brings the store back")
+    if found["findings"]:
         raise StaleArtifactError(
-            f"{store}: is not whole: {len(verdict.findings)} of {verdict.num_videos} videos are damaged",
-            findings=verdict.findings,
+            f"{store}: is not whole: {len(found['findings'])} of {found['num_videos']} videos are damaged",
+            findings=found["findings"],
             remedy="`dvc checkout` or `dvc pull` brings the store back, `dvc repro` makes it again",
         )
     if not as_json:
-        typer.echo(
-            f"{store}: whole: {verdict.num_videos:,} videos, {verdict.num_frames:,} frames, digest {verdict.digest}"
-        )
+        counts = f"{found['num_videos']:,} videos, {found['num_frames']:,} frames"
+        typer.echo(f"{store}: whole: {counts}, digest {found['digest']}")
 
 
 @app.command()
@@ -91,7 +86,7 @@ def export(
 
     Example: dlkdd frames export data/dark look --beside data/enhanced --manifest data/manifest.csv --limit 10
     """
-    plan = plan_export(
+    files, num_frames = export_videos(
         FrameStore(store),
         out,
         video_ids=video_ids or (),
@@ -101,43 +96,30 @@ def export(
         crf=crf,
         limit=limit,
         force=force,
+        progress=progress,
     )
-    done = write_export(plan, progress=progress)
-    if as_json:
-        files = [str(plan.path(name)) for name in plan.rates]
-        values = {"num_videos": done.num_videos, "num_frames": done.num_frames, "bytes": done.num_bytes}
-        _print_json({"out": str(out), **values, "files": files})
-    else:
-        typer.echo(f"{out}: {done.num_videos:,} videos, {done.num_frames:,} frames, {done.num_bytes:,} bytes")
+    counts = {"num_videos": len(files), "num_frames": num_frames, "bytes": sum(path.stat().st_size for path in files)}
+    text = "{num_videos:,} videos, {num_frames:,} frames, {bytes:,} bytes".format(**counts)
+    print_result({"out": str(out), **counts, "files": list(map(str, files))}, f"{out}: {text}", as_json=as_json)
 
 
-def _print_json(values: dict[str, Any]) -> None:
-    typer.echo(json.dumps(values, indent=1))
-
-
-def _print_summary(found: FrameSummary) -> None:
-    grid = Table.grid(padding=(0, 2))
-    for name, value in _facts(found).items():
-        if value:
-            grid.add_row(name, printable(value))
-    Console(highlight=False, markup=False, emoji=False).print(grid)
-
-
-def _facts(found: FrameSummary) -> dict[str, str]:
-    spread, luma = found.frames_per_video, found.luma
-    sizes = [f"{size.width}×{size.height}: {size.num_videos:,} videos" for size in found.sizes[:_MOST_SIZES]]
-    more = len(found.sizes) - len(sizes)
+def _facts(found: dict[str, Any]) -> dict[str, str]:
+    spread, luma, quality, num_bytes = (
+        found[name] for name in ("frames_per_video", "luma", "jpeg_quality", "bytes_on_disk")
+    )
+    sizes = ["{width}×{height}: {num_videos:,} videos".format(**size) for size in found["sizes"][:_MOST_SIZES]]
+    more = len(found["sizes"]) - len(sizes)
     return {
-        "store": found.location,
-        "digest": found.digest,
-        "holds": f"{found.num_videos:,} videos, {found.num_frames:,} frames, in {found.num_shards} shards",
-        "frames of a video": f"{spread.least} to {spread.most}, median {spread.median:g}" if spread else "",
+        "store": found["location"],
+        "digest": found["digest"],
+        "holds": "{num_videos:,} videos, {num_frames:,} frames, in {num_shards} shards".format(**found),
+        "frames of a video": "{least} to {most}, median {median:g}".format(**spread) if spread else "",
         "width × height": ", ".join(sizes) + (f" and {more} more sizes" if more > 0 else ""),
-        "codec": found.codec + (f", quality {found.jpeg_quality}" if found.jpeg_quality is not None else ""),
-        "on disk": f"{found.bytes_on_disk:,} bytes, {found.bytes_on_disk / max(found.num_frames, 1):,.0f} a frame",
-        "mean luma": "quartiles {:g}, {:g}, {:g} of 255".format(*luma.quartiles)
-        + f", over the middle frames of {luma.num_videos:,} videos"
+        "codec": found["codec"] + (f", quality {quality}" if quality is not None else ""),
+        "on disk": f"{num_bytes:,} bytes, {num_bytes / max(found['num_frames'], 1):,.0f} a frame",
+        "mean luma": "quartiles {:g}, {:g}, {:g} of 255".format(*luma["quartiles"])
+        + f", over {luma['num_videos']:,} videos"
         if luma
         else "",
-        **{f"digest of {name}": digest for name, digest in found.origin.items()},
+        **{f"digest of {name}": digest for name, digest in found["origin"].items()},
     }

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
 
 from pipeline.core.device import choose_device
@@ -20,23 +19,10 @@ from pipeline.models.recognizer import ModelFile, load_model
 from pipeline.tools.predict.inference import BrokenVideo, Sampling, VideoPrediction, predict_live, predict_videos
 from pipeline.tools.predict.inputs import VideoInput, find_videos, opened_webcam, webcam_number
 from pipeline.tools.predict.overlay import plan_overlays, write_overlay
-from stages._predictions import Classes, csv_table, print_json, print_table, print_window, video_values, window_values
-from stages._shell import PARAMS_PATH, DeviceOption, ParamsOption, progress, say
+from stages._predictions import Task, csv_table, print_table, print_window, video_values, window_values
+from stages._shell import PARAMS_PATH, DeviceOption, ParamsOption, print_json, progress, say
 
 ENHANCERS = tuple(name for name in CLASSICAL if name != "none")
-
-
-@dataclass(frozen=True)
-class Task:
-    """How a model is run and its predictions are shown, checked."""
-
-    model: ModelFile
-    sampling: Sampling
-    classes: Classes
-    batch_size: int
-    device: torch.device
-    as_json: bool
-    csv_path: Path | None
 
 
 def main(
@@ -111,7 +97,7 @@ def main(
     task = Task(
         model,
         Sampling(side, num_clips, num_crops, window, hop, fps),
-        Classes(model.class_names, top_k),
+        top_k,
         at_once,
         choose_device(device),
         as_json,
@@ -194,7 +180,7 @@ def _predict_files(
     try:
         with (
             interruptible() as stop,
-            csv_table(task.csv_path, task.classes) as add_row,
+            csv_table(task) as add_row,
             progress("predict", len(videos), "videos") as advance,
         ):
 
@@ -217,8 +203,8 @@ def _predict_files(
                     write_overlay(
                         result,
                         overlays[result.path],
-                        class_names=task.classes.names,
-                        top_k=task.classes.top_k,
+                        class_names=task.model.class_names,
+                        top_k=task.top_k,
                         beside=beside,
                         watch=watch,
                     )
@@ -234,19 +220,18 @@ def _show(task: Task, results: Sequence[VideoPrediction | BrokenVideo]) -> None:
     """Print the predictions; raises DataError with the broken videos."""
     videos = [result for result in results if isinstance(result, VideoPrediction)]
     broken = [result for result in results if isinstance(result, BrokenVideo)]
-    windowed = task.sampling.window_seconds is not None
     if task.as_json:
         protocol = {**asdict(task.sampling), "clip": task.model.recognizer.architecture.clip.model_dump()}
         values = {
             "model": {"digest": task.model.digest, "architecture": task.model.recognizer.architecture.name},
-            "class_names": list(task.classes.names),
+            "class_names": list(task.model.class_names),
             "sampling": protocol,
-            "videos": [video_values(video, task.classes, windowed=windowed) for video in videos],
+            "videos": [video_values(task, video) for video in videos],
             "broken": [{"path": str(video.path), "reason": video.reason} for video in broken],
         }
-        print_json(values, indent=1)
+        print_json(values)
     elif videos:
-        print_table(videos, task.classes, windowed=windowed)
+        print_table(task, videos)
     if broken:
         raise DataError(
             f"{len(broken)} of {len(results)} videos are broken",
@@ -257,7 +242,7 @@ def _show(task: Task, results: Sequence[VideoPrediction | BrokenVideo]) -> None:
 def _predict_camera(task: Task, number: int) -> None:
     """Print each window of a camera until a signal, the normal end, or until the camera gives no more frames."""
     with (
-        csv_table(task.csv_path, task.classes) as add_row,
+        csv_table(task) as add_row,
         interruptible() as stop,
         opened_webcam(number) as camera,
     ):
@@ -274,9 +259,9 @@ def _predict_camera(task: Task, number: int) -> None:
             for window in found:
                 add_row(window, f"webcam:{number}")
                 if task.as_json:
-                    print_json(window_values(window, task.classes), indent=None)
+                    print_json(window_values(task, window), indent=None)
                 else:
-                    print_window(window, task.classes)
+                    print_window(task, window)
         except Interrupted:
             say("predict: stopped")
         except EnvironmentProblem as error:

@@ -11,12 +11,12 @@ from pipeline.core.files import require_writable, write_text_whole
 from pipeline.evaluate.metrics_file import MODELS
 from pipeline.report.inputs import ReportPaths
 from pipeline.report.page import make_report
-from stages._shell import PARAMS_PATH, ParamsOption, progress, say
+from stages._shell import PARAMS_PATH, ManifestOption, ParamsOption, progress, say
 
 
 def main(
     *,
-    manifest: Annotated[Path, typer.Option(help="The manifest that `prepare` wrote.")],
+    manifest: ManifestOption,
     quarantine: Annotated[Path, typer.Option(help="The videos that `prepare` left out.")],
     dark: Annotated[Path, typer.Option(help="The dark frames.")],
     enhanced: Annotated[Path, typer.Option(help="The enhanced frames; may be missing.")],

@@ -24,6 +24,7 @@ from stages._shell import (
     PARAMS_PATH,
     DeviceOption,
     JsonOption,
+    ManifestOption,
     ParamsOption,
     print_json,
     print_line,
@@ -37,7 +38,7 @@ STAGE = "study"
 
 def main(
     *,
-    manifest_path: Annotated[Path, typer.Option("--manifest", help="The manifest that `prepare` wrote.")],
+    manifest_path: ManifestOption,
     dark: Annotated[Path, typer.Option(help="The frames that students and baseline see.")],
     enhanced: Annotated[Path, typer.Option(help="The frames that the teacher sees.")],
     out: Annotated[Path, typer.Option(help="The folder of the study; an existing study is continued.")],

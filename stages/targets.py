@@ -26,7 +26,7 @@ from pipeline.tools.targets.merge import merge_teachers, merge_videos, same_vide
 from pipeline.tools.targets.summary import summarise
 from pipeline.tools.targets.verify import CARD_NAME, Depth
 from pipeline.tools.targets.verify import verify as verify_store
-from stages._shell import DeviceOption, JsonOption, print_json, progress, say
+from stages._shell import DeviceOption, JsonOption, print_json, print_result, progress, say
 from stages._target_tables import print_difference, print_summary
 
 app = typer.Typer(no_args_is_help=True, help=__doc__, add_completion=False, pretty_exceptions_enable=False)
@@ -163,10 +163,8 @@ def merge(
             manifest = read_manifest(manifest_path)
             digest = merge_videos(opened, built, manifest=manifest, frames=frames, progress=progress)
     kind = "teachers" if of_teachers else "videos"
-    if as_json:
-        print_json({"out": str(out), "merged": kind, "digest": digest, "merged_from": [s.digest for s in opened]})
-    else:
-        typer.echo(f"{out}: the {kind} of {len(opened)} stores, digest {digest}")
+    values = {"out": str(out), "merged": kind, "digest": digest, "merged_from": [store.digest for store in opened]}
+    print_result(values, f"{out}: the {kind} of {len(opened)} stores, digest {digest}", as_json=as_json)
 
 
 @app.command()
@@ -188,10 +186,9 @@ def export(
     _require_free(out, force)
     opened = SoftTargetStore(store)
     export_store(opened, out, packed=packed, progress=progress)
-    if as_json:
-        print_json({"out": str(out), "bytes": out.stat().st_size, "digest": opened.digest})
-    else:
-        typer.echo(f"{out}: {out.stat().st_size:,} bytes")
+    size = out.stat().st_size
+    values = {"out": str(out), "bytes": size, "digest": opened.digest}
+    print_result(values, f"{out}: {size:,} bytes", as_json=as_json)
 
 
 @app.command("publish")
@@ -209,10 +206,8 @@ def publish_command(
     _require_free(out, force)
     with _built("targets publish", out) as built:
         digest = publish_store(store, built, license_text=license_text, progress=progress)
-    if as_json:
-        print_json({"out": str(out), "store": str(out / STORE_NAME), "digest": digest})
-    else:
-        typer.echo(f"{out}: {STORE_NAME} and its card README.md, digest {digest}")
+    values = {"out": str(out), "store": str(out / STORE_NAME), "digest": digest}
+    print_result(values, f"{out}: {STORE_NAME} and its card README.md, digest {digest}", as_json=as_json)
 
 
 def _require_free(out: Path, force: bool) -> None:

@@ -2,38 +2,32 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from pipeline.core.errors import ParamsError, StaleArtifactError
-from pipeline.core.text import code_span
+from pipeline.core.errors import ParamsError
+from pipeline.core.text import code_span, markdown_table
 from pipeline.evaluate.cost import Cost
+from pipeline.evaluate.metrics_file import MODELS, read_metrics
 from pipeline.models.recognizer import ModelFile
 
 CARD_FORMAT_VERSION = 1
 
 
-@dataclass(frozen=True)
-class Role:
-    """What a model is, by the stage that trained it. `name` is its row in the metrics."""
-
-    name: str
-    text: str
-
-
+# What a model is, by the stage that trained it: its row in the metrics, and a text
 _ROLES = {
-    "train_student": Role(
-        "student", "sees dark video as it is; learned from the labels and from soft targets of a teacher"
+    "train_student": (
+        "student",
+        "sees dark video as it is; learned from the labels and from soft targets of a teacher",
     ),
-    "train_baseline": Role("baseline", "sees dark video as it is; learned from the labels alone"),
-    "train_teacher": Role("teacher", "sees light-enhanced video, not dark video as it is; learned from the labels"),
+    "train_baseline": ("baseline", "sees dark video as it is; learned from the labels alone"),
+    "train_teacher": ("teacher", "sees light-enhanced video, not dark video as it is; learned from the labels"),
 }
-_UNKNOWN = Role("model", "was not trained by a stage of dlkdd, so what it sees is not known")
+_UNKNOWN = ("model", "was not trained by a stage of dlkdd, so what it sees is not known")
 
 
 def describe(model: ModelFile, cost: Cost, *, bare: bool) -> dict[str, Any]:
@@ -71,71 +65,53 @@ def describe(model: ModelFile, cost: Cost, *, bare: bool) -> dict[str, Any]:
     }
 
 
-def read_metrics(path: Path, trained_on: Mapping[str, Any]) -> dict[str, Any]:
+def metrics_of(path: Path, trained_on: Mapping[str, Any]) -> dict[str, Any]:
     """A model's part of the metrics of `dlkdd evaluate`, by the stage that trained it.
 
     Raises StaleArtifactError where the file is not one of evaluate's, ParamsError where the stage is not known.
     """
-    role = _role(trained_on)
-    if role is _UNKNOWN:
+    role, _ = _role(trained_on)
+    if role not in MODELS:
         raise ParamsError(
             f"--metrics {path}: the model does not name the stage that trained it, so that its row is not known",
             remedy="export it without --metrics",
         )
-    try:
-        metrics = json.loads(path.read_text(encoding="utf-8"))
-        found: dict[str, Any] = {**metrics[role.name], "num_test_videos": metrics["num_test_videos"]}
-        if role.name == "student":
-            found["student_minus_baseline"] = metrics["student_minus_baseline"]
-    except FileNotFoundError:
-        raise StaleArtifactError(f"{path}: no such file", remedy="`dvc repro evaluate` makes it") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise StaleArtifactError(
-            f"{path}: not the metrics of a {role.name}: {error!r}", remedy="`dvc repro evaluate` makes them"
-        ) from None
-    return found
+    metrics = read_metrics(path)
+    found = {**metrics.of(role).model_dump(), "num_test_videos": metrics.num_test_videos}
+    return (
+        {**found, "student_minus_baseline": metrics.student_minus_baseline.model_dump()} if role == "student" else found
+    )
 
 
-def _role(trained_on: Mapping[str, Any]) -> Role:
+def _role(trained_on: Mapping[str, Any]) -> tuple[str, str]:
     return _ROLES.get(str(trained_on.get("stage")), _UNKNOWN)
 
 
 def card(attributes: Mapping[str, Any]) -> str:
     """The card in Markdown, of what `describe` gives with `file`, `comparison` and `metrics`."""
-    role, arch, clip, file = (
-        _role(attributes["trained_on"]),
-        attributes["architecture"],
-        attributes["clip"],
-        attributes["file"],
-    )
+    role, text = _role(attributes["trained_on"])
+    arch, clip, file, pixels = (attributes[name] for name in ("architecture", "clip", "file", "pixels"))
     compared, given, out = attributes["comparison"], attributes["input"], attributes["output"]
     digests = attributes["trained_on"].get("digests", {})
-    trained = "\n".join(
-        f"| {name} | {code_span(str(digest))} |"
-        for name, digest in {**digests, "this model": attributes["digest"]}.items()
-    )
     options = ", ".join(f"{key} {value:g}" for key, value in arch.items() if isinstance(value, float | int))
-    channels = "\n".join(
-        f"| {name} | {mean:g} | {std:g} |"
-        for name, mean, std in zip(
-            ("red", "green", "blue"), attributes["pixels"]["mean"], attributes["pixels"]["std"], strict=True
-        )
-    )
+    facts = {
+        "architecture": f"{arch['name']} ({options})",
+        "parameters": f"{attributes['parameters']:,}",
+        "GMAC for a clip": f"{attributes['gmac_per_clip']:.3g}",
+        "a clip": "{num_frames} frames, {frame_stride} apart, {size}×{size} pixels".format(**clip),
+        "takes": f"`{given['name']}`: {_tensor(given)}",
+        "gives": f"`{out['name']}`: {_tensor(out)}",
+        "made with": attributes["made_with"],
+    }
+    trained = {name: code_span(str(digest)) for name, digest in {**digests, "this model": attributes["digest"]}.items()}
+    channels = zip(("red", "green", "blue"), pixels["mean"], pixels["std"], strict=True)
     limits = "\n".join(f"- {limit}" for limit in _limits(attributes, role))
-    return f"""# {role.name.capitalize()}: {arch["name"]}, {len(attributes["class_names"])} actions in dark video
+    return f"""# {role.capitalize()}: {arch["name"]}, {len(attributes["class_names"])} actions in dark video
 
-A network of dlkdd that {role.text}. This file, `{file["name"]}`, is the whole of it as {_FORMATS[file["format"]]}:
+A network of dlkdd that {text}. This file, `{file["name"]}`, is the whole of it as {_FORMATS[file["format"]]}:
 {file["bytes"]:,} bytes, digest `{file["digest"]}`.
 
-| | |
-|---|---|
-| architecture | {arch["name"]} ({options}) |
-| parameters | {attributes["parameters"]:,} |
-| GMAC for a clip | {attributes["gmac_per_clip"]:.3g} |
-| a clip | {clip["num_frames"]} frames, {clip["frame_stride"]} apart, {clip["size"]}×{clip["size"]} pixels |
-| takes | `{given["name"]}`: {_tensor(given)} |
-| gives | `{out["name"]}`: {_tensor(out)} |
-| made with | {attributes["made_with"]} |
+{markdown_table(("", ""), facts.items())}
 
 Classes, in the order of the output: {", ".join(map(code_span, attributes["class_names"]))}.
 
@@ -152,15 +128,11 @@ difference of an output to the original's is **{compared["max_difference"]:.2g}*
 
 ## What it was trained on
 
-| | digest |
-|---|---|
-{trained}
+{markdown_table(("", "digest"), trained.items())}
 
 Pixels, as shares of white, are normalised {"by the caller" if given["name"] == "clip" else "inside the program"} with
 
-| | mean | spread |
-|---|---|---|
-{channels}
+{markdown_table(("", "mean", "spread"), ((name, f"{mean:g}", f"{std:g}") for name, mean, std in channels))}
 
 ## How good it is
 
@@ -179,14 +151,14 @@ def _tensor(attributes: Mapping[str, Any]) -> str:
     return f"{attributes['dtype']} [{', '.join(map(str, attributes['shape']))}] ({', '.join(attributes['axes'])})"
 
 
-def _limits(attributes: Mapping[str, Any], role: Role) -> list[str]:
+def _limits(attributes: Mapping[str, Any], role: str) -> list[str]:
     limits = [
         f"It knows {len(attributes['class_names'])} actions alone: any video gets one of them, an empty room too.",
         "Only the size of the batch is free; frames, height and width of a clip are not.",
         "It was trained on the videos that the manifest names, and how it does on others is not known.",
         "A clip is a few frames: a longer video needs several clips, whose probabilities are averaged.",
     ]
-    if role.name == "teacher":
+    if role == "teacher":
         limits.insert(0, "Enhance the frames as those that it was trained on: it does not know dark ones.")
     weights = attributes["trained_on"].get("weights")
     if weights is not None:
@@ -199,12 +171,15 @@ def _limits(attributes: Mapping[str, Any], role: Role) -> list[str]:
 def _metrics_text(metrics: Mapping[str, Any] | None) -> str:
     if metrics is None:
         return "Not stated when the model was exported (`--metrics results/metrics.json`)."
-    single = {key: value for key, value in metrics.items() if not isinstance(value, dict)}
-    rows = "\n".join(f"| {key} | {value:.4g} |" for key, value in single.items() if key != "num_test_videos")
+    rows = [
+        (key, f"{value:.4g}")
+        for key, value in metrics.items()
+        if key not in ("num_test_videos", "student_minus_baseline")
+    ]
     text = (
-        f"On {metrics['num_test_videos']} test videos, by a metrics file that the exporter stated to be this model's:\n"
+        f"On {metrics['num_test_videos']} test videos, by a metrics file that the exporter stated to be this model's:"
+        f"\n\n{markdown_table(('', ''), rows)}"
     )
-    text += f"\n| | |\n|---|---|\n{rows}"
     gain = metrics.get("student_minus_baseline")
     if gain is not None:
         low, high = 100 * gain["top1_low"], 100 * gain["top1_high"]

@@ -8,7 +8,6 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -60,12 +59,7 @@ class _ClipToLogits(nn.Module):
         return logits_BK
 
 
-@dataclass(frozen=True)
-class Clips:
-    """Clips that a program is compared on, and where they come from, for the card."""
-
-    clip_BTHWC: Tensor
-    origin: str
+Clips = tuple[Tensor, str]  # clip_BTHWC that a program is compared on, and where they come from, for the card
 
 
 def drawn_clips(clip: ClipParams, num_clips: int) -> Clips:
@@ -74,7 +68,7 @@ def drawn_clips(clip: ClipParams, num_clips: int) -> Clips:
     shape = (clip.num_frames, clip.size, clip.size, 3)
     brightest = np.geomspace(8, 256, num_clips).astype(int)
     clips = [torch.from_numpy(rng.integers(0, high, shape, dtype=np.uint8)) for high in brightest]
-    return Clips(torch.stack(clips), f"{num_clips} drawn clips of noise")
+    return torch.stack(clips), f"{num_clips} drawn clips of noise"
 
 
 def stored_clips(frames: FrameStore, clip: ClipParams, num_clips: int) -> Clips:
@@ -89,26 +83,7 @@ def stored_clips(frames: FrameStore, clip: ClipParams, num_clips: int) -> Clips:
     for number in numbers:
         video_id = frames.video_ids[number]
         clips.append(read_view(frames, video_id, views.lookup(video_id, 0)[0], clip))
-    return Clips(torch.stack(clips), f"clips of {num_clips} videos of the frame store {frames.digest}")
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """How far a program's output is from the original's, on the CPU."""
-
-    clips: str
-    max_difference: float
-    top1_agreement: float
-    tolerance: float
-
-
-@dataclass(frozen=True)
-class Exported:
-    """A written program, its cards, and its comparison with the model."""
-
-    path: Path
-    cards: tuple[Path, ...]
-    comparison: Comparison
+    return torch.stack(clips), f"clips of {num_clips} videos of the frame store {frames.digest}"
 
 
 def check_out(path: Path, program_format: Format) -> None:
@@ -129,11 +104,11 @@ def export(
     clips: Clips,
     tolerance: float,
     metrics: Mapping[str, Any] | None,
-) -> Exported:
-    """Write a program with a batch of any size, and beside it its card in Markdown and JSON.
+) -> dict[str, Any]:
+    """Write a program with a batch of any size, and beside it its card in Markdown and JSON; returns the card's values.
 
-    The written file is run: on the first of `clips` alone, and on the others as a batch. Where an output differs from
-    the model's by more than `tolerance`, StaleArtifactError is raised and no file is left.
+    The written file is run on the CPU: on the first of `clips` alone, and on the others as a batch. Where an output
+    differs from the model's by more than `tolerance`, StaleArtifactError is raised and no file is left.
     """
     check_out(path, program_format)
     recognizer = model.recognizer.cpu().eval()
@@ -145,14 +120,34 @@ def export(
         else:
             with partial.open("wb") as file:
                 torch.export.save(program, file, extra_files={EXTRA_FILE: json.dumps(description, sort_keys=True)})
-        comparison = _compare(recognizer, _load(partial, program_format), bare, clips, tolerance)
-        if not comparison.max_difference <= tolerance:  # NaN is above any
+        difference, agreement = _compare(recognizer, _load(partial, program_format), bare, clips[0])
+        if not difference <= tolerance:  # NaN is above any
             raise StaleArtifactError(
-                f"{path}: not written: the program differs from the model by {comparison.max_difference:.3g} "
-                f"on {clips.origin}, more than --tolerance {tolerance:g}",
+                f"{path}: not written: the program differs from the model by {difference:.3g} "
+                f"on {clips[1]}, more than --tolerance {tolerance:g}",
                 remedy="raise --tolerance where that is good enough, or export in the other --format",
             )
-    return Exported(path, _write_cards(path, program_format, description, comparison, metrics), comparison)
+    size, digest = path.stat().st_size, digest_file(path)
+    attributes = {
+        **description,
+        "file": {"name": path.name, "format": program_format, "bytes": size, "digest": digest},
+        "comparison": {
+            "clips": clips[1],
+            "max_difference": difference,
+            "top1_agreement": agreement,
+            "tolerance": tolerance,
+        },
+        "metrics": metrics,
+    }
+    markdown, values = card_paths(path)
+    write_text_whole(markdown, card(attributes))
+    write_text_whole(values, json.dumps(attributes, indent=1, ensure_ascii=False) + "\n")
+    return attributes
+
+
+def card_paths(path: Path) -> tuple[Path, Path]:
+    """The cards of a program, in Markdown and in JSON."""
+    return path.with_name(f"{path.name}.md"), path.with_name(f"{path.name}.json")
 
 
 def _program(recognizer: Recognizer, description: Mapping[str, Any], *, bare: bool) -> torch.export.ExportedProgram:
@@ -181,37 +176,14 @@ def _load(path: Path, program_format: Format) -> Callable[[Tensor], Tensor]:
 
 @torch.inference_mode()
 def _compare(
-    recognizer: Recognizer, program: Callable[[Tensor], Tensor], bare: bool, clips: Clips, tolerance: float
-) -> Comparison:
+    recognizer: Recognizer, program: Callable[[Tensor], Tensor], bare: bool, clip_BTHWC: Tensor
+) -> tuple[float, float]:
+    """The largest difference of an output, and the share of clips with the same best class."""
     wanted, found = [], []
-    for part_BTHWC in (clips.clip_BTHWC[:1], clips.clip_BTHWC[1:]):
+    for part_BTHWC in (clip_BTHWC[:1], clip_BTHWC[1:]):
         logits_BK = recognizer(part_BTHWC)
         wanted.append(logits_BK if bare else logits_BK.softmax(dim=1))
         found.append(program(recognizer.normalised(part_BTHWC).contiguous() if bare else part_BTHWC))
     wanted_BK, found_BK = torch.cat(wanted), torch.cat(found)
     agreement = (wanted_BK.argmax(dim=1) == found_BK.argmax(dim=1)).float().mean()
-    return Comparison(clips.origin, float((wanted_BK - found_BK).abs().max()), float(agreement), tolerance)
-
-
-def _write_cards(
-    path: Path,
-    program_format: Format,
-    description: Mapping[str, Any],
-    comparison: Comparison,
-    metrics: Mapping[str, Any] | None,
-) -> tuple[Path, ...]:
-    attributes = {
-        **description,
-        "file": {
-            "name": path.name,
-            "format": program_format,
-            "bytes": path.stat().st_size,
-            "digest": digest_file(path),
-        },
-        "comparison": asdict(comparison),
-        "metrics": metrics,
-    }
-    markdown, values = path.with_name(f"{path.name}.md"), path.with_name(f"{path.name}.json")
-    write_text_whole(markdown, card(attributes))
-    write_text_whole(values, json.dumps(attributes, indent=1, ensure_ascii=False) + "\n")
-    return markdown, values
+    return float((wanted_BK - found_BK).abs().max()), float(agreement)

@@ -34,12 +34,7 @@ _LARGE, _SMALL = 11, 9  # heights of capitals
 _LARGE_LINE, _SMALL_LINE = _LARGE + 8, _SMALL + 7
 
 
-@dataclass(frozen=True)
-class Title:
-    """Of a row or a column: its name, and smaller lines below it."""
-
-    name: str
-    notes: tuple[str, ...] = ()
+Title = Sequence[str]  # of a row or a column: its name, and smaller lines below it
 
 
 @dataclass(frozen=True)
@@ -70,7 +65,7 @@ def draw_sheet(
     """
     sizes = [shown_size(*row[0].shape[:2]) for row in frames]
     cell = max(max(width for _, width in sizes), 150)  # histogram and titles need some room
-    titles = _LARGE_LINE + _SMALL_LINE * max(len(title.notes) for title in columns) + 12  # their height
+    titles = _LARGE_LINE + _SMALL_LINE * (max(map(len, columns)) - 1) + 12  # their height
     tops = np.cumsum([MARGIN + HEADING + titles, *(height + HISTOGRAM + ROW_GAP for height, _ in sizes)]).tolist()
     lefts = [MARGIN + GUTTER + column * (cell + GAP) for column in range(len(columns))]
     picture_HWC = np.full((tops[-1] - ROW_GAP + MARGIN, lefts[-1] + cell + MARGIN, 3), BACKGROUND, np.uint8)
@@ -131,11 +126,11 @@ def _draw_histogram(picture_HWC: Frame, frame: Frame, box: Box) -> None:
 
 
 def _write_title(picture_HWC: Frame, title: Title, left: int, top: int, width: int) -> None:
-    baseline = top + _LARGE
-    for line in _wrapped(title.name, _LARGE, width):
+    baseline, (name, *notes) = top + _LARGE, title
+    for line in _wrapped(name, _LARGE, width):
         write(picture_HWC, line, left, baseline, _LARGE, BRIGHT)
         baseline += _LARGE_LINE
-    for note in title.notes:
+    for note in notes:
         write(picture_HWC, cut(note, _SMALL, width), left, baseline, _SMALL, DIM)
         baseline += _SMALL_LINE
 

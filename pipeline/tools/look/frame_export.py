@@ -8,7 +8,6 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,38 +15,14 @@ import numpy as np
 from pipeline.core.errors import DataError, ParamsError, StaleArtifactError
 from pipeline.core.progress import Progress, no_progress
 from pipeline.data.frame_store import FrameStore
-from pipeline.data.frames import Frames
+from pipeline.data.frames import Frame, Frames
 from pipeline.data.listing import path_problem
 from pipeline.data.manifest import Manifest
 from pipeline.enhance.classical import frame_batches
 from pipeline.videos.reader import write_video
 
 
-@dataclass(frozen=True)
-class Export:
-    """Videos to write: `rates` has their ids, in order, and the frames a second of each."""
-
-    store: FrameStore
-    beside: FrameStore | None
-    out: Path
-    rates: Mapping[str, float]
-    crf: int
-
-    def path(self, video_id: str) -> Path:
-        """The file of a video, in folders by its id."""
-        return self.out / f"{video_id}.mp4"
-
-
-@dataclass(frozen=True)
-class Exported:
-    """What was written."""
-
-    num_videos: int
-    num_frames: int
-    num_bytes: int
-
-
-def plan_export(
+def export_videos(
     store: FrameStore,
     out: Path,
     *,
@@ -58,12 +33,16 @@ def plan_export(
     crf: int,
     limit: int | None = None,
     force: bool = False,
-) -> Export:
-    """Decide what an export writes, and check all that can be checked before the first file.
+    progress: Progress = no_progress,
+) -> tuple[list[Path], int]:
+    """Write videos to files in folders by their ids; returns the files and the number of frames.
 
-    video_ids: all if none are given; of these the first `limit`. fps: of videos whose rate the manifest does not state.
-    Raises ParamsError for unknown videos and existing files, DataError for ids that lead out of `out`,
-    StaleArtifactError if the two stores, or store and manifest, do not match; each with all findings.
+    Each is whole or not there; memory holds a few frames, however long a video is. video_ids: all if none are given; of
+    these the first `limit`. fps: of videos whose rate the manifest does not state.
+
+    Before the first file is written, raises ParamsError for unknown videos and existing files, DataError for ids that
+    lead out of `out`, StaleArtifactError if the two stores, or store and manifest, do not match; each with all
+    findings. Raises StaleArtifactError with every video whose frames are damaged, when the others are written.
     """
     if not (math.isfinite(fps) and fps > 0):
         raise ParamsError(f"--fps is a number above 0, not {fps}")
@@ -71,11 +50,25 @@ def plan_export(
     chosen = list(dict.fromkeys(video_ids)) or list(store.video_ids)
     if beside is not None:
         _check_alike(store, beside, chosen if video_ids else sorted({*chosen, *beside.video_ids}))
-    chosen = chosen[:limit]
-    export = Export(store, beside, out, _rates(chosen, manifest, fps), crf)
-    _check_inside(export)
-    _check_free(export, force)
-    return export
+    paths = {name: out / f"{name}.mp4" for name in chosen[:limit]}
+    rates = _rates(list(paths), manifest, fps)
+    _check_inside(out, paths)
+    _check_free(out, paths, force)
+    num_frames, damaged = 0, []
+    with progress("export", len(paths), "videos") as advance:
+        for name, path in paths.items():
+            try:
+                num_frames += write_video(path, _frames(store, beside, name), fps=rates[name], crf=crf)
+            except StaleArtifactError as error:
+                damaged.append(f"{name}: {str(error).partition(chr(10))[0]}")
+            advance(1, name)
+    if damaged:
+        raise StaleArtifactError(
+            f"{len(damaged)} of {len(paths)} videos are damaged and were not written; the others are in {out}",
+            findings=damaged,
+            remedy="`dlkdd frames verify` names all that is damaged; `dvc checkout` or `dvc repro` brings it back",
+        )
+    return list(paths.values()), num_frames
 
 
 def _check_known(store: FrameStore, video_ids: Sequence[str]) -> None:
@@ -125,79 +118,51 @@ def _rates(video_ids: Sequence[str], manifest: Manifest | None, fps: float) -> d
     return {name: manifest.by_id[name].fps or fps for name in video_ids}  # 0.0: none is stated
 
 
-def _check_inside(export: Export) -> None:
+def _check_inside(out: Path, paths: Mapping[str, Path]) -> None:
     """Ids are checked here although they come from paths of videos: a store may come from anywhere."""
-    findings = []
-    root, taken = export.out.resolve(), dict[Path, str]()
-    for name in export.rates:
+    findings, root, taken = [], out.resolve(), dict[Path, str]()
+    for name, path in paths.items():
         problem = path_problem(name)
-        if problem is None and not export.path(name).resolve().is_relative_to(root):
+        if problem is None and not path.resolve().is_relative_to(root):
             problem = f"{name!r} leads out of it by a link"
-        if problem is None and taken.setdefault(export.path(name), name) != name:
-            problem = f"{name!r} and {taken[export.path(name)]!r} name the same file"
+        if problem is None and taken.setdefault(path, name) != name:
+            problem = f"{name!r} and {taken[path]!r} name the same file"
         if problem:
             findings.append(problem)
     if findings:
         raise DataError(
-            f"{export.out}: ids of videos that name no file in it: {len(findings)}",
+            f"{out}: ids of videos that name no file in it: {len(findings)}",
             findings=findings,
             remedy="export the other videos by their ids",
         )
 
 
-def _check_free(export: Export, force: bool) -> None:
+def _check_free(out: Path, paths: Mapping[str, Path], force: bool) -> None:
     """Check that no file is in the way unless `force` replaces it; folders are never replaced."""
     blocked = {
         place: "is not a folder"
-        for name in export.rates
-        for place in (export.out, *export.path(name).parents[: name.count("/")])
+        for name, path in paths.items()
+        for place in (out, *path.parents[: name.count("/")])
         if place.exists() and not place.is_dir()
     }
-    for path in map(export.path, export.rates):
+    for path in paths.values():
         if path.is_dir():
             blocked[path] = "is a folder"
         elif not force and (path.exists() or path.is_symlink()):
             blocked[path] = "already exists"
     if blocked:
         raise ParamsError(
-            f"{export.out}: nothing was written; paths in the way: {len(blocked)}",
+            f"{out}: nothing was written; paths in the way: {len(blocked)}",
             findings=[f"{path}: {reason}" for path, reason in blocked.items()],
             remedy="choose another folder, or add --force to replace files",
         )
 
 
-def write_export(export: Export, *, progress: Progress = no_progress) -> Exported:
-    """Write the files, each whole or not at all; memory holds a few frames, however long a video is.
-
-    Raises StaleArtifactError with every video whose frames are damaged, when the others are written.
-    """
-    num_frames = num_bytes = 0
-    damaged = []
-    with progress("export", len(export.rates), "videos") as advance:
-        for name, fps in export.rates.items():
-            path = export.path(name)
-            try:
-                num_frames += write_video(path, _frames(export, name), fps=fps, crf=export.crf)
-                num_bytes += path.stat().st_size
-            except StaleArtifactError as error:
-                damaged.append(f"{name}: {str(error).partition(chr(10))[0]}")
-            advance(1, name)
-    if damaged:
-        raise StaleArtifactError(
-            f"{len(damaged)} of {len(export.rates)} videos are damaged and were not written; the others are in "
-            f"{export.out}",
-            findings=damaged,
-            remedy="`dlkdd frames verify` names all that is damaged; `dvc checkout` or `dvc repro` brings it back",
-        )
-    return Exported(len(export.rates), num_frames, num_bytes)
-
-
-def _frames(export: Export, video_id: str) -> Iterator[Frames]:
+def _frames(store: FrameStore, beside: FrameStore | None, video_id: str) -> Iterator[Frame]:
     """Frames (H, W, C) of even size: the store's, with those of the other store to their right."""
-    stores = [export.store] if export.beside is None else [export.store, export.beside]
-    for numbers in frame_batches(export.store.shape(video_id)):
-        halves = [_evened(store.read(video_id, numbers)) for store in stores]
-        yield from np.concatenate(halves, axis=2)
+    stores = [store] if beside is None else [store, beside]
+    for numbers in frame_batches(store.shape(video_id)):
+        yield from np.concatenate([_evened(each.read(video_id, numbers)) for each in stores], axis=2)
 
 
 def _evened(frames_THWC: Frames) -> Frames:

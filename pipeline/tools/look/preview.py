@@ -12,19 +12,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.core.params import EnhancerName, FitEnhancerParams
+from pipeline.core.params import FitEnhancerParams, Params
 from pipeline.core.progress import Progress, StopCheck, Stopwatch, no_progress
 from pipeline.data.frame_store import FrameStore
 from pipeline.data.frames import Frame, Frames
 from pipeline.enhance.apply import StoredVideo
 from pipeline.enhance.file import ENHANCERS, LEARNED, Classical, classical_from_params, load_enhancer
 from pipeline.enhance.fit import MODEL, Fit, fitted
-from pipeline.tools.look.contact_sheet import Sheet, Title, draw_sheet
+from pipeline.tools.look.contact_sheet import Sheet, draw_sheet
 
 if TYPE_CHECKING:
     import torch
@@ -41,22 +41,6 @@ STILL_SHARE = 0.04  # of the pixel's own mean
 
 
 @dataclass(frozen=True)
-class Origin:
-    """Where a preview's enhancers come from.
-
-    enhancer: that of the parameters, with the weights of `fit_enhancer.weights`, if any. file: a model file, used for
-    the enhancer that it holds. train: the videos that learned ones are fitted to; None where nothing can be.
-    """
-
-    enhancer: EnhancerName
-    options: FitEnhancerParams
-    seed: int
-    file: Path | None
-    train: tuple[str, ...] | None
-    device: torch.device
-
-
-@dataclass(frozen=True)
 class Column:
     """One enhancer, and a short note of its parameters or origin."""
 
@@ -64,24 +48,45 @@ class Column:
     note: str
 
 
-def columns(dark: FrameStore, origin: Origin, *, stop: StopCheck, progress: Progress = no_progress) -> list[Column]:
+def columns(
+    dark: FrameStore,
+    params: Params,
+    *,
+    file: Path | None,
+    train: tuple[str, ...] | None,
+    device: torch.device,
+    stop: StopCheck,
+    progress: Progress = no_progress,
+) -> list[Column]:
     """Every enhancer, `none` first; learned ones that have neither a file nor videos to be fitted to are missing.
 
-    Raises StaleArtifactError or ParamsError for an unusable file, and what a fit raises.
+    That of the parameters has the weights of `fit_enhancer.weights`, if any. file: a model file, used for the enhancer
+    that it holds. train: the videos that learned ones are fitted to; None where nothing can be. Raises
+    StaleArtifactError or ParamsError for an unusable file, and what a fit raises.
     """
-    given = None if origin.file is None else load_enhancer(origin.file, device=str(origin.device))
-    found = []
+    options, found = params.fit_enhancer, []
+    given = None if file is None else load_enhancer(file, device=str(device))
     for name in ENHANCERS:
-        if given is not None and given.name == name:
-            assert origin.file is not None
-            found.append(Column(given, origin.file.name))
+        if file is not None and given is not None and given.name == name:
+            found.append(Column(given, file.name))
         elif name not in LEARNED:
-            found.append(_classical(name, origin.options))
-        elif name == origin.enhancer and origin.options.weights is not None:
-            found.append(_with_weights(name, Path(origin.options.weights), origin))
-        elif origin.train is not None:
-            fit = Fit(name, origin.options, origin.seed, dark, origin.train, origin.device)
-            found.append(_fitted(fit, stop, progress))
+            found.append(_classical(name, options))
+        elif name == params.enhancer and options.weights is not None:
+            from pipeline.enhance.learned import make_learned  # classical enhancers need no torch
+            from pipeline.enhance.outside_weights import enhancer_from_weights
+
+            weights, precision = Path(options.weights), options.precision
+            read = enhancer_from_weights(weights, name, curve_reduction=options.curve_reduction, precision=precision)
+            network = make_learned(name, read.parameters, read.tensors(), device=str(device))
+            found.append(Column(network, weights.name))
+        elif train is not None:
+            fit = Fit(name, options, params.seed, dark, train, device)
+            # a name of its own for each network: a folder that is kept replaces the one before it
+            with fitted(f"preview_{name}", fit, stop=stop, progress=progress) as work:
+                found.append(
+                    Column(load_enhancer(work.path / MODEL, device=str(device)), f"fitted in {options.steps:,} steps")
+                )
+                work.keep()
     return found
 
 
@@ -93,23 +98,6 @@ def _classical(name: str, options: FitEnhancerParams) -> Column:
     if statistics is not None:
         notes.append("over the video" if statistics == "video" else f"over {smoothing} frames")
     return Column(enhancer, ", ".join(notes))
-
-
-def _with_weights(name: str, weights: Path, origin: Origin) -> Column:
-    from pipeline.enhance.learned import make_learned
-    from pipeline.enhance.outside_weights import enhancer_from_weights  # here and below: classical ones need no torch
-
-    options = origin.options
-    read = enhancer_from_weights(weights, name, curve_reduction=options.curve_reduction, precision=options.precision)
-    return Column(make_learned(name, read.parameters, read.tensors(), device=str(origin.device)), weights.name)
-
-
-def _fitted(fit: Fit, stop: StopCheck, progress: Progress) -> Column:
-    # a name of its own for each network: a folder that is kept replaces the one before it
-    with fitted(f"preview_{fit.name}", fit, stop=stop, progress=progress) as work:
-        enhancer = load_enhancer(work.path / MODEL, device=str(fit.device))
-        work.keep()
-    return Column(enhancer, f"fitted in {fit.options.steps:,} steps")
 
 
 def preview(
@@ -137,14 +125,17 @@ def preview(
         "histograms of luma 0 to 255 (root of the share), and mean luma"
     )
     titles = [
-        Title(column.enhancer.name, (column.note, flicker_text(flicker for _, flicker in of_column)))
+        (column.enhancer.name, column.note, flicker_text(flicker for _, flicker in of_column))
         for column, of_column in zip(shown, zip(*samples, strict=True), strict=True)
     ]
-    frames = [[frame for frame, _ in row] for row in samples]
-    return draw_sheet(heading, [_row_title(dark, name) for name in video_ids], titles, frames)
+    rows = []
+    for name in video_ids:
+        num_frames, height, width = dark.shape(name)
+        rows.append((name, f"frame {num_frames // 2} of {num_frames}", f"{width} x {height}"))
+    return draw_sheet(heading, rows, titles, [[frame for frame, _ in row] for row in samples])
 
 
-def _samples(dark: FrameStore, video_id: str, shown: Sequence[Column]) -> Iterator[tuple[Frame, Flicker]]:
+def _samples(dark: FrameStore, video_id: str, shown: Sequence[Column]) -> Iterator[tuple[Frame, Flicker | None]]:
     """The middle frame of a video as each enhancer makes it, and the flicker around it."""
     video = StoredVideo(dark, video_id, Stopwatch())
     num_frames = video.shape[0]
@@ -153,33 +144,19 @@ def _samples(dark: FrameStore, video_id: str, shown: Sequence[Column]) -> Iterat
     dark_THWC = video.read(range(first, min(first + FLICKER_FRAMES, num_frames)))
     for column in shown:
         enhanced_THWC = column.enhancer.for_video(video)(dark_THWC, first)
-        flicker = measure_flicker(dark_THWC, enhanced_THWC) if num_frames > 1 else NO_FLICKER
+        flicker = measure_flicker(dark_THWC, enhanced_THWC) if num_frames > 1 else None
         yield enhanced_THWC[middle - first], flicker
 
 
-def _row_title(dark: FrameStore, video_id: str) -> Title:
-    num_frames, height, width = dark.shape(video_id)
-    return Title(video_id, (f"frame {num_frames // 2} of {num_frames}", f"{width} x {height}"))
-
-
-@dataclass(frozen=True)
-class Flicker:
-    """Mean absolute changes from one frame to the next, in levels, over the background.
-
-    light: of the background's mean, the light as a whole. grain: of single pixels. background: the background's share
-    of the frame; 0 where everything moves, and light and grain are not a number then.
-    """
+class Flicker(NamedTuple):
+    """Mean absolute changes from one frame to the next, in levels, over the background: of its mean, of its pixels."""
 
     light: float
     grain: float
-    background: float
 
 
-NO_FLICKER = Flicker(float("nan"), float("nan"), 0.0)  # of what has no background, or one frame
-
-
-def measure_flicker(dark_THWC: Frames, enhanced_THWC: Frames) -> Flicker:
-    """The flicker of enhanced frames over the background that their dark frames show.
+def measure_flicker(dark_THWC: Frames, enhanced_THWC: Frames) -> Flicker | None:
+    """The flicker of enhanced frames over the background that their dark frames show; None where everything moves.
 
     Raises ValueError on other shapes, and on fewer than two frames.
     """
@@ -189,26 +166,18 @@ def measure_flicker(dark_THWC: Frames, enhanced_THWC: Frames) -> Flicker:
         )
     still_HW = background(dark_THWC)
     if not still_HW.any():
-        return NO_FLICKER
-    luma_TP = (enhanced_THWC[:, still_HW] @ LUMA).astype(np.float64)  # P pixels of the background
-    light = np.abs(np.diff(luma_TP.mean(axis=1))).mean()
-    grain = np.abs(np.diff(luma_TP, axis=0)).mean()
-    return Flicker(float(light), float(grain), float(still_HW.mean()))
-
-
-def mean_flicker(found: Iterable[Flicker]) -> Flicker | None:
-    """The mean over the videos that have a background; None where none has."""
-    still = [flicker for flicker in found if flicker.background > 0]
-    if not still:
         return None
-    return Flicker(
-        light=float(np.mean([flicker.light for flicker in still])),
-        grain=float(np.mean([flicker.grain for flicker in still])),
-        background=float(np.mean([flicker.background for flicker in still])),
-    )
+    luma_TP = (enhanced_THWC[:, still_HW] @ LUMA).astype(np.float64)  # P pixels of the background
+    return Flicker(*(float(np.abs(np.diff(luma, axis=0)).mean()) for luma in (luma_TP.mean(axis=1), luma_TP)))
 
 
-def flicker_text(found: Iterable[Flicker]) -> str:
+def mean_flicker(found: Iterable[Flicker | None]) -> Flicker | None:
+    """The mean over the videos that have a background; None where none has."""
+    still = [flicker for flicker in found if flicker is not None]
+    return Flicker(*np.mean(still, axis=0).tolist()) if still else None
+
+
+def flicker_text(found: Iterable[Flicker | None]) -> str:
     """For a person: `flicker 0.12, grain 1.6`, the mean of some videos in levels; empty where none has a background."""
     mean = mean_flicker(found)
     return "" if mean is None else f"flicker {mean.light:.2f}, grain {mean.grain:.1f}"

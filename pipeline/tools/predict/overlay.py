@@ -8,15 +8,14 @@ Axes: T frames, H rows, W columns, C the channels red, green, blue; uint8. Lengt
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from pipeline.core.errors import ParamsError
 from pipeline.data.frames import Frame, Frames
@@ -24,7 +23,7 @@ from pipeline.data.listing import without_suffix
 from pipeline.enhance.classical import frame_batches
 from pipeline.enhance.file import Classical
 from pipeline.tools.lettering import Colour, cut, text_width, write
-from pipeline.tools.predict.inference import VideoPrediction, Watch, WindowPrediction, ranking
+from pipeline.tools.predict.inference import VideoPrediction, Watch, ranking
 from pipeline.tools.predict.inputs import VideoInput
 from pipeline.videos.decoder import read_frames
 from pipeline.videos.reader import write_video
@@ -47,10 +46,13 @@ def plan_overlays(videos: Sequence[VideoInput], out: Path, *, force: bool) -> di
     Raises ParamsError, with all findings, where files exist and are not to be replaced, where two videos would get the
     same one, and where one is itself a video to predict.
     """
-    single = len(videos) == 1 and _is_mp4(out) and not out.is_dir()
-    if _is_mp4(out) and not single:
+    is_file = out.suffix.lower() == ".mp4"
+    if is_file and len(videos) == 1 and not out.is_dir():
+        files = {videos[0].path: out}
+    elif is_file:
         raise ParamsError(f"--overlay {out}: {len(videos)} videos need a folder, not one file")
-    files = {videos[0].path: out} if single else _in_folder(videos, out)
+    else:
+        files = _in_folder(videos, out)
     predicted = {path.resolve() for path in files}
     counts = Counter(files.values())
     findings = []
@@ -78,10 +80,6 @@ def _in_folder(videos: Sequence[VideoInput], folder: Path) -> dict[Path, Path]:
     return {path: folder / f"{name}.mp4" for path, name in names.items()}
 
 
-def _is_mp4(path: Path) -> bool:
-    return path.suffix.lower() == ".mp4"
-
-
 def write_overlay(
     prediction: VideoPrediction,
     out: Path,
@@ -98,30 +96,18 @@ def write_overlay(
     """
 
     def frames() -> Iterator[Frame]:
-        current: tuple[WindowPrediction, tuple[_Panel, ...]] | None = None
-        windows = _current_windows(prediction)
-        for number, frame in enumerate(_pictures(prediction, beside)):
+        starts = [window.window.first_frame for window in prediction.windows]
+        for number, picture in enumerate(_pictures(prediction, beside)):
             watch(prediction.path, number)
-            window = next(windows)
-            if current is None or current[0] is not window:
-                shown = [(class_names[k], float(window.probs_K[k])) for k in ranking(window.probs_K, top_k)]
-                names = () if beside is None else ("dark", beside.name)
-                current = (window, _panels(frame.shape[:2], shown[:SHOWN_CLASSES], names))
-            for panel in current[1]:
-                panel.draw(frame)
-            yield frame
+            window = prediction.windows[bisect_right(starts, number) - 1]  # in a gap between windows the one before
+            best = ranking(window.probs_K, min(top_k, SHOWN_CLASSES))
+            size = max(10, min(picture.shape[0] // 24, picture.shape[1] // 40))  # of capitals
+            _draw_classes(picture, [(class_names[k], float(window.probs_K[k])) for k in best], size)
+            if beside is not None:
+                _draw_names(picture, ("dark", beside.name), size)
+            yield picture
 
     write_video(out, frames(), fps=prediction.fps, crf=CRF)
-
-
-def _current_windows(prediction: VideoPrediction) -> Iterator[WindowPrediction]:
-    """For each frame the newest window that has begun; in gaps between windows the one before."""
-    windows = prediction.windows
-    newest = 0
-    for number in range(prediction.num_frames):
-        while newest + 1 < len(windows) and windows[newest + 1].window.first_frame <= number:
-            newest += 1
-        yield windows[newest]
 
 
 def _pictures(prediction: VideoPrediction, beside: Classical | None) -> Iterator[Frame]:
@@ -181,43 +167,9 @@ class StreamedVideo:
         return self._kept[number]
 
 
-@dataclass(frozen=True)
-class _Panel:
-    """Rows of the picture from `top` on: how much of a frame shows through, and what is added to it."""
-
-    top: int
-    left_over_HWC: NDArray[np.float32]
-    added_HWC: NDArray[np.float32]
-
-    @staticmethod
-    def of(top: int, size_HW: tuple[int, int], draw: Callable[[Frame], None]) -> _Panel:
-        """The panel that `draw` draws, found by drawing it on black and on white."""
-        black, white = (np.full((*size_HW, 3), level, np.uint8) for level in (0, 255))
-        draw(black)
-        draw(white)
-        added_HWC = black.astype(np.float32)
-        return _Panel(top, ((white - added_HWC) / 255).astype(np.float32), added_HWC)
-
-    def draw(self, picture_HWC: Frame) -> None:
-        """Draw on a picture."""
-        rows = picture_HWC[self.top : self.top + len(self.added_HWC)]
-        rows[:] = np.rint(rows * self.left_over_HWC + self.added_HWC)
-
-
-def _panels(size_HW: tuple[int, ...], shown: Sequence[tuple[str, float]], names: Sequence[str]) -> tuple[_Panel, ...]:
-    """Classes at the foot of the picture and, if the halves have names, these at its head."""
-    height, width = size_HW
-    size = max(10, min(height // 24, width // 40))  # of capitals
-    line = 2 * size
-    foot_height = min(height, line * len(shown) + size)
-    foot = _Panel.of(height - foot_height, (foot_height, width), lambda part: _draw_classes(part, shown, size))
-    if not names:
-        return (foot,)
-    return foot, _Panel.of(0, (min(height, line), width), lambda part: _draw_names(part, names, size))
-
-
-def _draw_classes(part_HWC: Frame, shown: Sequence[tuple[str, float]], size: int) -> None:
-    """A line for each class: its name, a bar as long as its probability, and that in percent."""
+def _draw_classes(picture_HWC: Frame, shown: Sequence[tuple[str, float]], size: int) -> None:
+    """At the foot a line for each class: its name, a bar as long as its probability, and that in percent."""
+    part_HWC = picture_HWC[-(2 * size * len(shown) + size) :]
     _shade(part_HWC)
     width = part_HWC.shape[1]
     percents = [f"{100 * probability:.0f} %" for _, probability in shown]
@@ -233,7 +185,9 @@ def _draw_classes(part_HWC: Frame, shown: Sequence[tuple[str, float]], size: int
         write(part_HWC, percent, width - size - text_width(percent, size), baseline, size, TEXT)
 
 
-def _draw_names(part_HWC: Frame, names: Sequence[str], size: int) -> None:
+def _draw_names(picture_HWC: Frame, names: Sequence[str], size: int) -> None:
+    """At the head the names of the picture's halves."""
+    part_HWC = picture_HWC[: 2 * size]
     half = part_HWC.shape[1] // len(names)
     _shade(part_HWC)
     for number, name in enumerate(names):

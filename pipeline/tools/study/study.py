@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from pipeline.core.errors import ParamsError
 from pipeline.core.files import write_text_whole
@@ -63,18 +64,23 @@ def read_variants(texts: Sequence[str], params: Params) -> tuple[Variant, ...]:
     found: list[Variant] = []
     findings: list[str] = []
     for text in texts:
-        name, overrides = _split_name(text)
+        # `name: overrides`, or overrides that are their own name; without any it is the file's `default`
+        named = re.match(r"\s*([^=:]*[^=:\s])\s*:(.*)", text, re.DOTALL)
+        name, overrides = (named[1], named[2].strip()) if named else (text.strip() or "default", text.strip())
+        values, wrong = _read(overrides)
         try:
-            variant = Variant(name, overrides, _apply(overrides, params))
+            changed = overridden(params, values, name="")
         except ParamsError as error:
-            findings += [f"{name}: {finding}" for finding in error.findings]
-            continue
-        for other in found:
-            if other.folder_name == variant.folder_name:
-                findings.append(f"{name}: a variant has this name already")
-            elif other.params == variant.params:
-                findings.append(f"{name}: has the same parameters as {other.name}")
-        found.append(variant)
+            wrong += error.findings
+        if not wrong:
+            variant = Variant(name, overrides, changed)
+            for other in found:
+                if other.folder_name == variant.folder_name:
+                    wrong.append("a variant has this name already")
+                elif other.params == variant.params:
+                    wrong.append(f"has the same parameters as {other.name}")
+            found.append(variant)
+        findings += [f"{name}: {finding}" for finding in wrong]
     if findings:
         raise ParamsError(
             "variants of a study must differ in what the student alone uses",
@@ -84,21 +90,14 @@ def read_variants(texts: Sequence[str], params: Params) -> tuple[Variant, ...]:
     return tuple(found)
 
 
-def _split_name(text: str) -> tuple[str, str]:
-    """`name: overrides`, or overrides that are their own name; without any it is the file's `default`."""
-    named = re.match(r"\s*([^=:]*[^=:\s])\s*:(.*)", text, re.DOTALL)
-    if named:
-        return named[1], named[2].strip()
-    return text.strip() or "default", text.strip()
-
-
-def _apply(overrides: str, params: Params) -> Params:
-    """The parameters of a variant; raises ParamsError with findings."""
-    findings, values = [], {}
+def _read(overrides: str) -> tuple[dict[str, Any], list[str]]:
+    """The values of the overrides, and what is wrong with them."""
+    values: dict[str, Any] = {}
     try:
         words = shlex.split(overrides)
     except ValueError as error:  # a quotation mark without its other half
-        raise ParamsError("", findings=[f"{overrides!r}: {error}"]) from None
+        return {}, [f"{overrides!r}: {error}"]
+    findings = []
     for word in words:
         try:
             key, value = read_override(word)
@@ -110,13 +109,7 @@ def _apply(overrides: str, params: Params) -> Params:
         values[key] = value
         if reason := _refusal(key):
             findings.append(f"{key}: {reason}")
-    try:
-        changed = overridden(params, values, name="")
-    except ParamsError as error:
-        raise ParamsError("", findings=[*findings, *error.findings]) from None
-    if findings:
-        raise ParamsError("", findings=findings)
-    return changed
+    return values, findings
 
 
 def _refusal(key: str) -> str | None:

@@ -25,8 +25,9 @@ def diff(a: SoftTargetStore, b: SoftTargetStore, *, progress: Progress = no_prog
     """Compare two stores, as JSON values; raises StaleArtifactError where one of them is damaged.
 
     `same`: whether it is the same store: the digest covers everything. `attributes`: those that differ, dotted where
-    they are nested, with both values. `num_only` and `only`: videos of one store alone, their number and some names.
-    `num_common`, `num_same_views`, `num_same_rows`: of the videos that both have, and of which views or bytes agree.
+    they are nested, with both values, None for what one lacks. `num_only` and `only`: videos of one store alone, their
+    number and some names. `num_common`, `num_same_views`, `num_same_rows`: of the videos that both have, and of which
+    views or bytes agree.
 
     `divergence`, `by_class` and `most_divergent` are over the videos with the same views, where both stores have the
     same classes in the same order: KL(A ‖ B) in nats at temperature 1, of several teachers between the means of their
@@ -62,6 +63,8 @@ def diff(a: SoftTargetStore, b: SoftTargetStore, *, progress: Progress = no_prog
                 most = heapq.nlargest(NUM_NAMED, [*most, *pairs])
             advance(len(ids_a) + len(ids_b), "")
 
+    held_a, held_b = _flat(a.attributes), _flat(b.attributes)
+
     def divergence(classes: slice | NDArray[np.intp]) -> dict[str, float]:
         num_views = int(views_K[classes].sum())
         return {
@@ -74,7 +77,11 @@ def diff(a: SoftTargetStore, b: SoftTargetStore, *, progress: Progress = no_prog
     return {
         "same": a.digest == b.digest,
         "digests": (a.digest, b.digest),
-        "attributes": attribute_differences(a.attributes, b.attributes),
+        "attributes": {
+            name: (held_a.get(name), held_b.get(name))
+            for name in sorted({*held_a, *held_b})
+            if held_a.get(name) != held_b.get(name)
+        },
         "num_only": num_only,
         "only": only,
         **counts,
@@ -99,18 +106,14 @@ def _same_views(one: Rows, other: Rows) -> NDArray[np.intp]:
     return np.flatnonzero((views == others).all(axis=(1, 2)))
 
 
-def attribute_differences(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:
-    """Attributes with other values, by their dotted names; what one lacks is None. Shards are told by the rows.
-
-    Teachers have their numbers as names: teachers.0.digest.
-    """
-    found: dict[str, tuple[Any, Any]] = {}
-    for name in sorted({*a, *b} - ({"shards"} if not prefix else set())):
-        one, other = a.get(name), b.get(name)
+def _flat(attributes: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested attributes by dotted names, without the shards, which the rows tell; teachers.0.digest is the first's."""
+    found: dict[str, Any] = {}
+    for name, value in attributes.items():
         if name == "teachers":
-            one, other = ({str(number): teacher for number, teacher in enumerate(each)} for each in (a[name], b[name]))
-        if isinstance(one, dict) and isinstance(other, dict):
-            found |= attribute_differences(one, other, f"{prefix}{name}.")
-        elif one != other:
-            found[prefix + name] = (one, other)
+            value = {str(number): teacher for number, teacher in enumerate(value)}
+        if isinstance(value, dict):
+            found |= _flat(value, f"{prefix}{name}.")
+        elif name != "shards":
+            found[prefix + name] = value
     return found

@@ -19,6 +19,7 @@ from pipeline.core.progress import Progress, no_progress
 from pipeline.data.manifest import Manifest
 from pipeline.distill.store.codecs import bytes_per_view, log_softmax
 from pipeline.distill.store.store import SoftTargetStore, damaged
+from pipeline.distill.student.cached_targets import differences
 
 NUM_BINS = 1000  # the quartiles of the entropy are known to a thousandth of its range
 
@@ -37,7 +38,15 @@ def summarise(
     `top1_by_class` has of each class its views and the share of them that is right, and is None without a manifest.
     Raises StaleArtifactError with all that is damaged, for another manifest, and for videos that it does not train on.
     """
-    labels = _labels(store, manifest)
+    labels: dict[str, str] | None = None
+    if manifest is not None:
+        if others := differences(store, {"digests.manifest": manifest.digest}):
+            raise StaleArtifactError(
+                f"{store.location}: was made for another manifest",
+                findings=others,
+                remedy="give the manifest of the repository that made the store, or omit --manifest",
+            )
+        labels = {row.video_id: row.class_name for row in manifest.rows_of("train")}
     most = math.log(max(store.codec.num_classes, 2))
     counts = {temperature: np.zeros(NUM_BINS, dtype=np.int64) for temperature in temperatures}
     totals = dict.fromkeys(counts, 0.0)
@@ -92,19 +101,6 @@ def entropy(logits_K: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     """Entropy in nats of the softmax over the last axis."""
     log_p_K = log_softmax(logits_K.astype(np.float32))
     return np.asarray(np.maximum(-(np.exp(log_p_K) * log_p_K).sum(axis=-1), 0))
-
-
-def _labels(store: SoftTargetStore, manifest: Manifest | None) -> dict[str, str] | None:
-    if manifest is None:
-        return None
-    expected = store.attributes["digests"]["manifest"]
-    if manifest.digest != expected:
-        raise StaleArtifactError(
-            f"{store.location}: was made for another manifest",
-            findings=[f"digests.manifest: the store has {expected}, this manifest {manifest.digest}"],
-            remedy="give the manifest of the repository that made the store, or omit --manifest",
-        )
-    return {row.video_id: row.class_name for row in manifest.rows_of("train")}
 
 
 def _quartiles(counts_B: NDArray[np.int64], most: float) -> list[float]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -129,17 +130,13 @@ def file_findings(folder: Path, attributes: Mapping[str, Any]) -> list[str]:
     for name in sorted(expected.keys() & found.keys()):
         if found[name].stat().st_size == 0:
             findings.append(f"{name} is empty")
-        elif expected[name] is not None and not _holds(found[name], expected[name]):
-            findings.append(f"{name} is not the description that the writer writes")
+        elif expected[name] is not None:
+            held = None
+            with suppress(OSError, ValueError, RecursionError):
+                held = json.loads(found[name].read_text(encoding="utf-8"))
+            if json.dumps(held, sort_keys=True) != json.dumps(expected[name], sort_keys=True):
+                findings.append(f"{name} is not the description that the writer writes")
     return findings
-
-
-def _holds(path: Path, value: object) -> bool:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return False
-    return json.dumps(found, sort_keys=True) == json.dumps(value, sort_keys=True)
 
 
 # Rows

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 from builders import CLASSES, CLIP, noise_video, one_thread, tiny_recognizer  # noqa: F401 - a fixture
+from report_runs import GAIN, metrics_values
 
 from benchmarks.export_architectures import settled
 from pipeline.core.errors import ParamsError, StaleArtifactError
 from pipeline.models.recognizer import load_model, save_model
-from pipeline.tools.export.card import card, read_metrics
-from pipeline.tools.export.export import SUFFIXES, drawn_clips, export
+from pipeline.tools.export.card import card, metrics_of
+from pipeline.tools.export.export import SUFFIXES, card_paths, drawn_clips, export
 from pipeline.videos.reader import write_video
 
 TRAINED_ON = {
@@ -23,11 +24,10 @@ TRAINED_ON = {
     "best_epoch": 1,
     "digests": {"manifest": "1" * 32, "frames": "2" * 32, "soft_targets": "3" * 32, "teacher": "4" * 32},
 }
-METRICS = {
-    **{name: {"top1": top1, "top5": 1.0} for name, top1 in (("teacher", 0.75), ("student", 0.625), ("baseline", 0.5))},
-    "student_minus_baseline": {"top1": 0.125, "top1_low": -0.02, "top1_high": 0.31},
-    "num_test_videos": 8,
-}
+METRICS = metrics_values(
+    student={"top1": 0.625, "top1_low": 0.25, "top1_high": 0.75, "top5": 1.0, "mean_class_top1": 0.5, "ece": 0.125},
+    gain={**GAIN, "top1": 0.125, "top1_low": -0.02, "top1_high": 0.31},
+)
 
 
 @pytest.fixture
@@ -45,8 +45,9 @@ def write(model, path, kind="torch", bare=False, metrics=None):
 @pytest.fixture
 def said(model, tmp_path):
     """The card's values."""
-    done = write(model, tmp_path / "x.pt2", metrics=read_metrics(metrics_file(tmp_path), TRAINED_ON))
-    return json.loads(done.cards[1].read_text())
+    said = write(model, tmp_path / "x.pt2", metrics=metrics_of(metrics_file(tmp_path), TRAINED_ON))
+    assert said == json.loads(card_paths(tmp_path / "x.pt2")[1].read_text())
+    return said
 
 
 def metrics_file(folder, metrics=METRICS):
@@ -57,8 +58,9 @@ def metrics_file(folder, metrics=METRICS):
 
 @pytest.mark.parametrize(("kind", "bare"), [(kind, bare) for kind in SUFFIXES for bare in (False, True)])
 def test_the_python_on_the_card_recognises_a_video(model, tmp_path, monkeypatch, capsys, kind, bare):
-    done = write(model, tmp_path / f"student{SUFFIXES[kind]}", kind, bare)
-    (code,) = re.findall(r"```python\n(.*?)```", done.cards[0].read_text(), re.DOTALL)
+    path = tmp_path / f"student{SUFFIXES[kind]}"
+    write(model, path, kind, bare)
+    (code,) = re.findall(r"```python\n(.*?)```", card_paths(path)[0].read_text(), re.DOTALL)
     monkeypatch.chdir(tmp_path)
     frames_THWC = noise_video("night", (7, 18, 24), high=60)
     frames_THWC[3:5, :, :, 0] += 100  # of the clip's two frames, 2 and 4, one is redder
@@ -102,9 +104,9 @@ def test_a_card_names_what_the_model_is_and_comes_from(model, said):
 
 def test_metrics_are_those_of_the_models_role(tmp_path):
     path = metrics_file(tmp_path)
-    found = read_metrics(path, {"stage": "train_baseline"})
-    assert found == {"top1": 0.5, "top5": 1.0, "num_test_videos": 8}
-    student = read_metrics(path, TRAINED_ON)
+    found = metrics_of(path, {"stage": "train_baseline"})
+    assert found == {**METRICS["baseline"], "num_test_videos": 12}
+    student = metrics_of(path, TRAINED_ON)
     assert (student["top1"], student["student_minus_baseline"]["top1"]) == (0.625, 0.125)
 
 
@@ -119,11 +121,9 @@ def test_a_card_gives_metrics_with_their_interval_or_says_that_there_are_none(sa
 
 def test_metrics_of_an_unknown_model_and_other_files_are_refused(tmp_path):
     with pytest.raises(ParamsError, match="does not name the stage"):
-        read_metrics(metrics_file(tmp_path), {})
-    with pytest.raises(StaleArtifactError, match="not the metrics of a student"):
-        read_metrics(metrics_file(tmp_path, {"teacher": {}}), TRAINED_ON)
-    with pytest.raises(StaleArtifactError, match="no such file"):
-        read_metrics(tmp_path / "nothing.json", TRAINED_ON)
+        metrics_of(metrics_file(tmp_path), {})
+    with pytest.raises(StaleArtifactError, match="not the metrics that `evaluate` writes"):
+        metrics_of(metrics_file(tmp_path, {"teacher": {}}), TRAINED_ON)
 
 
 def test_limits_depend_on_what_the_model_saw(said):

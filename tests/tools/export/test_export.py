@@ -18,7 +18,7 @@ from pipeline.models.networks import MODELS
 from pipeline.models.recognizer import load_model, save_model
 from pipeline.tools.export import export as export_module
 from pipeline.tools.export import onnx_file
-from pipeline.tools.export.export import EXTRA_FILE, SUFFIXES, TOLERANCE, drawn_clips, export, stored_clips
+from pipeline.tools.export.export import EXTRA_FILE, SUFFIXES, TOLERANCE, card_paths, drawn_clips, export, stored_clips
 from pipeline.tools.export.onnx_file import open_onnx
 
 KINDS = [(kind, bare) for kind in SUFFIXES for bare in (False, True)]
@@ -38,8 +38,10 @@ def model(model_path):
 
 
 def write(model, path, *, kind="onnx", bare=False, clips=None, tolerance=TOLERANCE):
+    """Returns the largest difference to the model."""
     clips = clips or drawn_clips(CLIP, 3)
-    return export(model, path, program_format=kind, bare=bare, clips=clips, tolerance=tolerance, metrics=None)
+    found = export(model, path, program_format=kind, bare=bare, clips=clips, tolerance=tolerance, metrics=None)
+    return found["comparison"]["max_difference"]
 
 
 def run(path, given):
@@ -61,12 +63,12 @@ def clips_of(num_clips, seed=1):
 
 @pytest.fixture(scope="module")
 def written(model_path, tmp_path_factory):
-    """What was exported, by format and whether it is bare."""
+    """Files that were exported, by format and whether they are bare."""
     folder = tmp_path_factory.mktemp("written")
-    return {
-        (kind, bare): write(load_model(model_path), folder / f"{bare}{SUFFIXES[kind]}", kind=kind, bare=bare)
-        for kind, bare in KINDS
-    }
+    paths = {(kind, bare): folder / f"{bare}{SUFFIXES[kind]}" for kind, bare in KINDS}
+    for (kind, bare), path in paths.items():
+        write(load_model(model_path), path, kind=kind, bare=bare)
+    return paths
 
 
 @pytest.mark.parametrize(("kind", "bare"), KINDS)
@@ -79,7 +81,7 @@ def test_a_program_gives_what_the_model_gives_on_any_batch(model, written, kind,
         if bare:
             mean_C, std_C = np.float32([0.4, 0.5, 0.6]), np.float32([0.2, 0.25, 0.3])  # tiny_recognizer's
             given, wanted = ((clip_BTHWC / np.float32(255) - mean_C) / std_C).transpose(0, 4, 1, 2, 3), logits_BK
-        found = run(written[kind, bare].path, np.ascontiguousarray(given))
+        found = run(written[kind, bare], np.ascontiguousarray(given))
         assert found.shape == (num_clips, 3)
         assert found.dtype == np.float32
         assert np.abs(found - wanted.numpy()).max() < 1e-4  # of up to 20
@@ -134,7 +136,7 @@ def test_another_program_is_refused_and_leaves_no_file(model, tmp_path, monkeypa
 
 
 def test_a_tolerance_is_what_it_says(model, tmp_path):
-    found = write(model, tmp_path / "a.pt2", kind="torch", bare=True).comparison.max_difference
+    found = write(model, tmp_path / "a.pt2", kind="torch", bare=True)
     assert 0 < found < 1e-5
     write(model, tmp_path / "b.pt2", kind="torch", bare=True, tolerance=found)
     with pytest.raises(StaleArtifactError):
@@ -170,21 +172,21 @@ def test_the_same_model_gives_the_same_bytes_and_no_path(model, written, tmp_pat
     path = tmp_path / f"x{SUFFIXES[kind]}"
     write(model, path, kind=kind)
     content = path.read_bytes()
-    assert content == written[kind, False].path.read_bytes()
+    assert content == written[kind, False].read_bytes()
     for text in (b".py", str(tmp_path).encode()):
         assert text not in content
 
 
 @pytest.mark.parametrize("kind", SUFFIXES)
 def test_a_file_describes_its_model(model, written, kind):
-    done = written[kind, False]
+    path = written[kind, False]
     if kind == "onnx":
-        said = open_onnx(done.path, num_threads=1).description
+        said = open_onnx(path, num_threads=1).description
     else:
         extra = {EXTRA_FILE: ""}
-        torch.export.load(done.path, extra_files=extra)
+        torch.export.load(path, extra_files=extra)
         said = json.loads(extra[EXTRA_FILE])
-    card = json.loads(done.cards[1].read_text())
+    card = json.loads(card_paths(path)[1].read_text())
     assert said == {key: value for key, value in card.items() if key not in ("file", "comparison", "metrics")}
     assert said["class_names"] == list(CLASSES)
     assert said["digest"] == model.digest
@@ -206,18 +208,18 @@ def test_stored_clips_are_the_middles_of_videos_spread_over_the_store(tmp_path):
     _, frames = tiny_data(tmp_path)
     clips = stored_clips(frames, CLIP, 3)
     chosen = [frames.video_ids[number] for number in (0, 7, 15)]
-    for clip_THWC, video_id in zip(clips.clip_BTHWC, chosen, strict=True):
+    for clip_THWC, video_id in zip(clips[0], chosen, strict=True):
         view = uniform_view(frames.shape(video_id), CLIP, index=0, num_clips=1)
         assert torch.equal(clip_THWC, read_view(frames, video_id, view, CLIP))
-    assert clips.origin == f"clips of 3 videos of the frame store {frames.digest}"
+    assert clips[1] == f"clips of 3 videos of the frame store {frames.digest}"
     with pytest.raises(DataError, match="holds 16 videos, 17 are wanted"):
         stored_clips(frames, CLIP, 17)
 
 
 def test_drawn_clips_are_dark_and_bright_and_always_the_same():
     clips = drawn_clips(CLIP, 4)
-    assert torch.equal(clips.clip_BTHWC, drawn_clips(CLIP, 4).clip_BTHWC)
-    assert [int(clip.max()) for clip in clips.clip_BTHWC] == [7, 24, 79, 255]
+    assert torch.equal(clips[0], drawn_clips(CLIP, 4)[0])
+    assert [int(clip.max()) for clip in clips[0]] == [7, 24, 79, 255]
 
 
 # the command

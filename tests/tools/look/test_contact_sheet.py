@@ -11,10 +11,10 @@ from builders import noise_video
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.tools.look.contact_sheet import BACKGROUND, BARS, MARK, Title, draw_sheet, save_sheet, shown_size
+from pipeline.tools.look.contact_sheet import BACKGROUND, BARS, MARK, draw_sheet, save_sheet, shown_size
 
 SIZES = [(18, 22), (128, 171), (40, 30)]  # of a row each
-COLUMNS = [Title("none"), Title("gamma", ("gamma 2.2",)), Title("a very long name of an enhancer " * 3, ("x" * 400,))]
+COLUMNS = [("none",), ("gamma", "gamma 2.2"), ("a very long name of an enhancer " * 3, "x" * 400)]
 
 
 def frames_of(sizes, num_columns=3):
@@ -24,7 +24,7 @@ def frames_of(sizes, num_columns=3):
 
 @pytest.fixture(scope="module")
 def sheet():
-    rows = [Title("Run/Run_1"), Title("a/" * 200, ("frame 3 of 7",)), Title("日本\x1b[31m")]
+    rows = [("Run/Run_1",), ("a/" * 200, "frame 3 of 7"), ("日本\x1b[31m",)]
     return draw_sheet("a heading", rows, COLUMNS, frames_of(SIZES))
 
 
@@ -68,7 +68,7 @@ def test_a_frame_is_shown_at_about_200_pixels_in_its_shape(height, width):
 
 @pytest.mark.parametrize(("level", "share"), [(0, 0.0), (60, 60 / 255), (255, 1.0)])
 def test_the_histogram_stands_below_its_frame_with_the_mean(level, share):
-    sheet = draw_sheet("", [Title("")], [Title("")], [[np.full((150, 200, 3), level, np.uint8)]])
+    sheet = draw_sheet("", [("",)], [("",)], [[np.full((150, 200, 3), level, np.uint8)]])
     (box,) = sheet.boxes[0]
     below = sheet.picture_HWC[box.top + box.height : box.top + box.height + 60, box.left : box.left + box.width]
     marked = np.flatnonzero((below[-1] == MARK).all(axis=1))
@@ -80,7 +80,7 @@ def test_the_histogram_stands_below_its_frame_with_the_mean(level, share):
 
 def test_large_frames_are_reduced_by_areas():
     frame = noise_video("large", (1, 600, 800))[0]
-    sheet = draw_sheet("", [Title("")], [Title("")], [[frame]])
+    sheet = draw_sheet("", [("",)], [("",)], [[frame]])
     (box,) = sheet.boxes[0]
     assert (box.height, box.width) == (150, 200)
     np.testing.assert_allclose(part(sheet, box), frame.reshape(150, 4, 200, 4, 3).mean(axis=(1, 3)), atol=1)

@@ -22,7 +22,7 @@ from pipeline.enhance import fit as fitted_enhancer
 from pipeline.enhance.classical import Gamma
 from pipeline.enhance.file import CLASSICAL, ENHANCERS, LEARNED, load_enhancer, save_enhancer
 from pipeline.evaluate.light import spread_videos
-from pipeline.tools.look.preview import Origin, columns, preview
+from pipeline.tools.look.preview import columns, preview
 
 LEVELS = {"a/1": 30, "a/2": 5, "b/1": 60, "b/2": 15, "c/1": 90}  # of brightness
 SHAPE = (5, 24, 32)
@@ -56,8 +56,7 @@ def write_params(**changes):
 
 def columns_now(*, file=None, train=("a/1", "a/2", "b/1")):
     params = load_params(Path("params.yaml"))
-    origin = Origin(params.enhancer, params.fit_enhancer, params.seed, file, train, CPU)
-    return columns(FrameStore(Path("dark")), origin, stop=lambda: None)
+    return columns(FrameStore(Path("dark")), params, file=file, train=train, device=CPU, stop=lambda: None)
 
 
 @pytest.fixture
