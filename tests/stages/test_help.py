@@ -11,8 +11,9 @@ from paths import ROOT
 
 from stages._help import EXAMPLES, help_of
 
-SECTIONS = {path: yaml.safe_load((ROOT / path).read_text())["stages"] for path in ("dvc.yaml", "demo/dvc.yaml")}
-STAGES = {name: stage for stages in SECTIONS.values() for name, stage in stages.items()}
+STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+DEMO = yaml.safe_load((ROOT / "demo/dvc.yaml").read_text().replace("${item}", "demo"))["stages"]
+STAGES |= {name: stage["do"] for name, stage in DEMO.items()}
 
 
 @pytest.mark.parametrize("words", leaves(), ids=" ".join)
