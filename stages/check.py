@@ -106,6 +106,7 @@ def _check_with_packages(
         groups["data"],
         loaded.prepare,
         loaded.clip,
+        rendered=[f"data/{name}" for name in loaded.render],
         seed=loaded.seed,
         every_frame=every_frame,
         run=_runner(num_processes, every_frame),

@@ -57,8 +57,7 @@ def use(
     if data is not None:
         if not data.is_dir():
             raise ParamsError(f"--data {data}: no such folder", remedy="name the folder that holds the videos")
-        text, count = re.subn(r"(?m)^(  root: )[^#\n]*?(\s*(?:#.*)?)$", lambda m: f"{m[1]}{_quoted(data)}{m[2]}", text)
-        assert count == 1, f"recipe {name} has {count} lines with a root"
+        text = _with_value(_with_value(text, "  root", _quoted(data)), "render", "[]")
     before = params_path.read_text(encoding="utf-8", errors="replace") if params_path.exists() else ""
     difference = difflib.unified_diff(
         before.splitlines(), text.splitlines(), "before", str(params_path), lineterm="", n=0
@@ -68,6 +67,13 @@ def use(
     load_params(params_path)
     typer.echo("\n".join(lines) if lines else f"{params_path} was this recipe already")
     say(f"{params_path}: recipe {name}; `dvc repro` runs it")
+
+
+def _with_value(text: str, key: str, value: str) -> str:
+    """A recipe with another value of a key, which has its indent; what stands behind the value stays."""
+    changed, count = re.subn(rf"(?m)^({key}: )[^#\n]*?(\s*(?:#.*)?)$", lambda found: found[1] + value + found[2], text)
+    assert count == 1, f"{key}: {count} times in a recipe"
+    return changed
 
 
 def _quoted(path: Path) -> str:

@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def stages_run(output):
-    return re.findall(r"Running stage '(?:demo/dvc\.yaml:)?(\w+)'", output)
+    return re.findall(r"Running stage '(?:demo/dvc\.yaml:)?([\w@]+)'", output)
 
 
 def content(path):
@@ -52,7 +52,7 @@ def chain(tmp_path_factory):
     clone(folder)
     done = run(folder, "dvc", "repro")
     folder_stages = stages_run(done.stdout)
-    assert folder_stages[0] == "smoke_videos"
+    assert folder_stages[0] == "demo_videos@smoke"
     assert set(folder_stages[1:]) == set(re.findall(r"^  (\w+):$", (ROOT / "dvc.yaml").read_text(), re.MULTILINE))
     commit(folder, "the lock files")
     return folder
@@ -98,7 +98,7 @@ def test_a_new_temperature_costs_a_students_training(chain):
     done = run(chain, "dvc", "exp", "run", "-S", "temperature=4")
     assert stages_run(done.stdout) == ["train_student", "score_student", "evaluate", "report"]
     run(chain, "git", "checkout", "-q", "--", ".")
-    run(chain, "dvc", "checkout", "-q", "dvc.yaml")
+    run(chain, "dvc", "checkout", "-q")
 
 
 def test_a_queue_gives_a_row_for_each_temperature(chain):

@@ -266,6 +266,6 @@ def test_the_commands_of_a_page_run(quickstart, page):
     folder, _ = quickstart
     run(folder, "git", "reset", "--quiet", "--hard", "start")
     run(folder, "git", "clean", "-fdq")
-    run(folder, "dvc", "checkout", "--quiet", "--force", "dvc.yaml")
+    run(folder, "dvc", "checkout", "--quiet", "--force")
     add_material(folder)
     run_page(folder, page)

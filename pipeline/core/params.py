@@ -204,6 +204,7 @@ class Params(Section):
     soft_loss: Literal["kl", "dkd", "dist", "wttm", "mse"]
     temperature: Positive
     soft_weight: Share
+    render: list[Literal["demo", "smoke"]]  # demo/dvc.yaml has a stage for each
     prepare: PrepareParams
     fit_enhancer: FitEnhancerParams
     clip: ClipParams

@@ -10,19 +10,23 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
+import logging
 import os
 import shutil
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from pipeline.core.digest import digest_bytes, digest_json
 from pipeline.core.errors import EnvironmentProblem
 from pipeline.core.files import PARTIAL_SUFFIX, make_folder, require_writable, write_text_whole, writing
+from pipeline.core.text import printable
 
 KEPT_NAME = "kept.json"  # marks a work folder of a finished run
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # of NFS without lockd, Lustre without flock, and others
 
 
 def work_root() -> Path:
@@ -110,22 +114,53 @@ def out_lock(stage: str, out: Path) -> Iterator[None]:
         yield
 
 
+def take_lock(descriptor: int, path: Path) -> bool:
+    """Lock an open file for this process; False where another one has it.
+
+    On a file system without locks it goes on without, and says so once.
+    """
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            return False
+        if error.errno not in NO_LOCKS:
+            raise
+        _tell_of_no_locks(path.parent)
+    return True
+
+
+def has_locks(path: Path) -> bool:
+    """Whether the file system of a file has locks: tries a shared one, for a moment. True if it cannot be opened."""
+    try:
+        with path.open("rb") as file:
+            fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno not in NO_LOCKS
+    return True
+
+
+@cache
+def _tell_of_no_locks(folder: Path) -> None:
+    """Where nobody set up logging, Python prints a warning as it is, to stderr."""
+    logging.getLogger(__name__).warning(
+        "%s: this file system has no locks, so nothing keeps two runs of one stage apart: do not start one twice",
+        printable(str(folder)),
+    )
+
+
 @contextmanager
 def _locked(path: Path, stage: str, what: str) -> Iterator[None]:
     with writing(path):
         make_folder(path.parent)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        try:
-            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in (errno.EACCES, errno.EAGAIN):
-                raise
+        if not take_lock(descriptor, path):
             holder = os.pread(descriptor, 4096, 0).decode(errors="replace").strip() or "an unknown process"
             raise EnvironmentProblem(
                 f"{stage}: {holder} {what}",
                 remedy="wait for it, or stop that process and run the command again: it goes on from there",
-            ) from None
+            )
         with writing(path):
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)

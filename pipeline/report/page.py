@@ -225,7 +225,7 @@ def _rows(paths: ReportPaths, results: Results, found: Artifacts, params: Params
         "dials": [
             (name, str(getattr(params, name)))
             for name in Params.model_fields
-            if not isinstance(getattr(params, name), Section)
+            if not isinstance(getattr(params, name), Section | list)
         ],
     }
 

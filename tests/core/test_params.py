@@ -26,7 +26,7 @@ class Edited:
         self.path, self.line = path, {}
         edits, section, lines = dict(edits or {}), "", []
         for text in LINES:
-            indent, key = re.match(r"( *)(\w+)", text).groups()
+            indent, key = re.match(r"( *)(\w+|-)", text).groups()  # - is an item of a list
             section = section if indent else key
             place = f"{section}.{key}" if indent else key
             if place in edits:

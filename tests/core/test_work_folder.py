@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -15,7 +16,7 @@ import pytest
 from pipeline.core.errors import EnvironmentProblem, Interrupted
 from pipeline.core.files import PARTIAL_SUFFIX, disk_error, publish, write_text_whole, written_whole
 from pipeline.core.progress import interruptible
-from pipeline.core.work_folder import out_lock, work_folder, work_root
+from pipeline.core.work_folder import NO_LOCKS, out_lock, work_folder, work_root
 
 UNWRITABLE = [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES]
 
@@ -422,6 +423,21 @@ def test_the_lock_is_free_after_an_error():
         failing_run()
     with holder():
         pass
+
+
+@pytest.mark.parametrize("code", NO_LOCKS, ids=errno.errorcode.get)
+def test_a_file_system_without_locks_is_told_once_and_gone_on_without(root, monkeypatch, caplog, code):
+    monkeypatch.setattr(fcntl, "lockf", failing(code))
+    for seed in range(2):
+        folder_of(params={"seed": seed}, outs=[root.with_name("out")])
+    (told,) = caplog.messages
+    assert told.startswith(f"{root}: this file system has no locks")
+
+
+def test_other_errors_of_a_lock_are_errors(monkeypatch):
+    monkeypatch.setattr(fcntl, "lockf", failing(errno.EBADF))
+    with pytest.raises(OSError, match=os.strerror(errno.EBADF)):
+        folder_of()
 
 
 OUT_HOLDER = """

@@ -22,6 +22,7 @@ SPLITS = ("train", "train", "val", "test")
 NUM_FRAMES = 10
 CLASSES = ("jump", "wave")
 BASE = {
+    "render": [],
     "prepare.root": "data",
     "prepare.layout": "csv",
     "prepare.lists": None,
@@ -81,6 +82,7 @@ def look_at(chosen, *, every_frame=False, num_processes=1):
         group,
         chosen.prepare,
         chosen.clip,
+        rendered=["data/demo"],
         seed=0,
         every_frame=every_frame,
         run=partial(map_tasks, num_workers=num_processes),

@@ -26,8 +26,6 @@ from pipeline.videos.prepare import (
 from pipeline.videos.reader import BrokenVideoError, VideoInfo
 from pipeline.videos.splits import complete_splits
 
-DEMO_CHAIN = Path("demo/dvc.yaml")  # its outs are rendered before `prepare`, which depends on them
-
 
 @dataclass(frozen=True)
 class Look:
@@ -61,14 +59,18 @@ def check_data(
     params: PrepareParams,
     clip: ClipParams,
     *,
+    rendered: Sequence[str],
     seed: int,
     every_frame: bool,
     run: MapTasks,
     progress: Progress,
 ) -> Data:
-    """Read the lists, divide the videos into splits, and look at every video that exists."""
+    """Read the lists, divide the videos into splits, and look at every video that exists.
+
+    rendered: roots of built-in videos, which need not be there yet.
+    """
     if not Path(params.root).is_dir():
-        _report_no_root(group, params.root)
+        _report_no_root(group, params.root, rendered)
         return Data(None, None)
     missing: frozenset[str] = frozenset()
     try:
@@ -116,22 +118,14 @@ def check_manifest(group: Group, root: Path, manifest_path: Path) -> None:
             group.fact(f"all {len(manifest.rows)} videos have the digests of {manifest_path}")
 
 
-def _report_no_root(group: Group, root: str) -> None:
-    if _is_rendered(root):
+def _report_no_root(group: Group, root: str, rendered: Sequence[str]) -> None:
+    if root in rendered:
         group.warning(
             f"{root}: the videos of the demo are not rendered yet, so they were not looked at",
             remedy="`dvc repro` renders them first; `dvc repro demo/dvc.yaml` does nothing else",
         )
     else:
         group.problem(f"prepare.root: {root}: no such folder", remedy="set it to the data set's folder")
-
-
-def _is_rendered(root: str) -> bool:
-    """Whether the root is an out of the demo's own chain."""
-    wanted = f"- {Path(root)}"
-    return DEMO_CHAIN.is_file() and any(
-        line.strip() == wanted for line in DEMO_CHAIN.read_text(encoding="utf-8").splitlines()
-    )
 
 
 def _check_splits(

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.core.params import Params, PrepareParams
-from pipeline.core.work_folder import work_root
+from pipeline.core.work_folder import has_locks, work_root
 from pipeline.tools.check.data import Seen
 from pipeline.tools.check.findings import Group, age_text, size_text
 from pipeline.tools.check.machine import dvc_config
@@ -109,7 +109,17 @@ def _file_system(path: Path) -> str:
 
 
 def check_work(group: Group) -> None:
-    """Tell what the work folder holds: who works there now, what was not finished, how large it is."""
+    """Tell what the work folder holds: who works there now, what was not finished, how large it is.
+
+    And where nothing can tell who works there.
+    """
+    project = work_root().parent
+    if not has_locks(project / "dvc.yaml"):
+        group.warning(
+            f"{project.absolute()}: this file system has no locks, so nothing keeps two runs of one stage apart",
+            remedy="start no stage twice, or mount it with locks (Lustre: -o flock; NFS: lockd). Where DVC cannot "
+            "acquire its own: `dvc config core.hardlink_lock true`, and remove .dvc/tmp/lock and .dvc/tmp/rwlock.lock",
+        )
     folders = work_folders()
     if not folders:
         return

@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.core.work_folder import KEPT_NAME, stage_of, work_root
+from pipeline.core.work_folder import KEPT_NAME, NO_LOCKS, stage_of, work_root
 
 KEEP_ROWS = ("precompute_soft_targets",)  # stages whose folders stay as they are, for the next run
 _FLOCK = "hhqqi"  # struct flock of Linux: type, whence, start, length, process
@@ -68,7 +68,7 @@ def _looked_at(path: Path) -> LeftFolder:
 
 
 def lock_holder(path: Path) -> str | None:
-    """Who holds a lock, as recorded in its file; None where nobody does."""
+    """Who holds a lock, as recorded in its file; None where nobody does, or the file system has no locks."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except OSError:
@@ -77,6 +77,10 @@ def lock_holder(path: Path) -> str | None:
         query = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
         kind = struct.unpack(_FLOCK, fcntl.fcntl(descriptor, fcntl.F_GETLK, query))[0]
         holder = os.pread(descriptor, 4096, 0).decode(errors="replace").strip()
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        return None
     finally:
         os.close(descriptor)
     return None if kind == fcntl.F_UNLCK else holder or "an unknown process"

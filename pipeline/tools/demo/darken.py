@@ -7,8 +7,6 @@ resumes, and a second run with other parameters is refused.
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import filecmp
 import json
 import os
@@ -23,6 +21,7 @@ from pipeline.core.digest import digest_file
 from pipeline.core.errors import DataError, EnvironmentProblem
 from pipeline.core.files import make_folder, sync_folder, writing, written_whole
 from pipeline.core.progress import Advance, MapTasks, interruptible
+from pipeline.core.work_folder import take_lock
 from pipeline.data.camera import CameraModel, draw_shot, video_stream
 from pipeline.data.frames import Frames
 from pipeline.videos.decoder import probe, read_frames
@@ -148,12 +147,8 @@ def _ledger(target: Path, how: Darkening) -> Iterator[tuple[BinaryIO, dict[str, 
         stack.enter_context(writing(path))
         make_folder(target)
         file = stack.enter_context(path.open("ab+"))
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in (errno.EACCES, errno.EAGAIN):
-                raise
-            raise EnvironmentProblem(f"{target}: another process is writing it", remedy="wait for it") from None
+        if not take_lock(file.fileno(), path):
+            raise EnvironmentProblem(f"{target}: another process is writing it", remedy="wait for it")
         file.seek(0)
         whole, newline, _ = file.read().rpartition(b"\n")
         file.truncate(len(whole + newline))

@@ -8,7 +8,6 @@ import pytest
 import torch
 from builders import tiny_recognizer
 from check_setups import NUM_FRAMES, SMOKE, look_at, messages, params, prepare_here, the_finding
-from paths import ROOT
 
 from pipeline.core.errors import ParamsError
 from pipeline.core.params import load_params
@@ -82,8 +81,6 @@ def test_a_root_that_is_not_there(checked_project):
 
 
 def test_demo_videos_that_dvc_will_render_are_no_problem(checked_project):
-    Path("demo").mkdir()
-    Path("demo/dvc.yaml").write_text((ROOT / "demo/dvc.yaml").read_text())
     group, _ = look_at(params(prepare__root="data/demo"))
     assert the_finding(group).level == "warning"
     assert "dvc repro" in the_finding(group).remedy

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import shutil
 import socket
 import subprocess
@@ -14,7 +16,7 @@ import torch
 from check_setups import look_at, messages, params, prepare_here, the_finding
 from paths import ROOT
 
-from pipeline.core.work_folder import work_folder
+from pipeline.core.work_folder import NO_LOCKS, work_folder
 from pipeline.tools.check import disk as disk_checks
 from pipeline.tools.check import machine as machine_checks
 from pipeline.tools.check.data import Seen
@@ -25,6 +27,27 @@ from pipeline.tools.check.work_folders import work_folders
 from pipeline.videos.reader import VideoInfo
 
 # disk
+
+
+@pytest.fixture(params=NO_LOCKS, ids=errno.errorcode.get)
+def no_locks(request, monkeypatch):
+    def refused(*_arguments):
+        raise OSError(request.param, "no locks")
+
+    monkeypatch.setattr(fcntl, "lockf", refused)
+    monkeypatch.setattr(fcntl, "fcntl", refused)
+
+
+def test_a_file_system_without_locks_is_a_warning(checked_project, no_locks):
+    Path("dvc.yaml").touch()
+    group = Group("disk")
+    with work_folder("stage", params={}, inputs={}, format_version=1):
+        check_work(group)
+    locks, left = group.findings  # and who works there is not known
+    assert "this file system has no locks" in locks.message
+    assert "hardlink_lock" in locks.remedy
+    assert left.message == "runs were not finished"
+
 
 Usage = namedtuple("Usage", "total used free")
 

@@ -5,6 +5,7 @@ from collections import defaultdict
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import get_args
 
 import cv2
 import numpy as np
@@ -15,7 +16,7 @@ from paths import ROOT
 from benchmarks.demo_light import measure_light
 from pipeline.core.digest import digest_file
 from pipeline.core.errors import ParamsError
-from pipeline.core.params import load_section
+from pipeline.core.params import Params, load_params, load_section
 from pipeline.tools.demo import render as demo
 from pipeline.tools.demo.render import DemoVideo, DemoVideosParams, contact_sheet, film, list_videos, render, write_demo
 from pipeline.videos.reader import probe, read_frames
@@ -23,6 +24,7 @@ from stages._cluster import map_tasks
 
 HERE = partial(map_tasks, num_workers=1)
 SHIPPED = load_section(ROOT / "demo/params.yaml", "demo_videos", DemoVideosParams)
+BUILT_IN = get_args(get_args(Params.model_fields["render"].annotation)[0])
 TINY = SHIPPED.model_copy(
     update={
         "classes": ["Jump", "Wave"],
@@ -186,11 +188,14 @@ def test_a_missing_section_is_reported_with_those_that_exist(tmp_path: Path):
         load_section(path, "demo_videos", DemoVideosParams)
 
 
-def test_each_stage_of_the_demo_names_its_section_and_its_out():
-    stages = yaml.safe_load((ROOT / "demo/dvc.yaml").read_text())["stages"]
-    for name, stage in stages.items():
-        assert stage["wdir"] == ".."
-        section = load_section(ROOT / "demo/params.yaml", name, DemoVideosParams)
-        assert stage["params"] == [{"demo/params.yaml": [name]}]
-        assert f"--section {name} --out {stage['outs'][0]}" in stage["cmd"]
-        assert set(section.classes) <= set(demo.ACTIONS)
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_what_a_recipe_may_render_is_a_section_of_the_demo_s_parameters(name):
+    section = load_section(ROOT / "demo/params.yaml", f"{name}_videos", DemoVideosParams)
+    assert set(section.classes) <= set(demo.ACTIONS)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_recipe_renders_the_videos_that_it_reads_and_no_others(path):
+    recipe = load_params(path)
+    assert recipe.render == [name for name in BUILT_IN if recipe.prepare.root == f"data/{name}"]
+    assert bool(recipe.render) == (path.stem in BUILT_IN)
