@@ -88,9 +88,6 @@ class FrameStore:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_open": OrderedDict()}
 
-    def __repr__(self) -> str:
-        return f"FrameStore({str(self.path)!r}: {len(self._rows)} videos, {self.codec})"
-
     def __contains__(self, video_id: str) -> bool:
         return video_id in self._rows
 

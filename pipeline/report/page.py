@@ -22,11 +22,11 @@ from pipeline.core.tables import Curve
 from pipeline.data.leakage import STEM_LAYOUTS, find_leakage
 from pipeline.data.listing import SPLITS
 from pipeline.data.manifest import Manifest
-from pipeline.evaluate.cost import clip_gmac
+from pipeline.evaluate.cost import cost_of
 from pipeline.evaluate.light import spread_videos
 from pipeline.evaluate.metrics_file import MODELS, Metrics
 from pipeline.evaluate.tables import Row, Table
-from pipeline.models.recognizer import architecture_of
+from pipeline.models.recognizer import architecture_of, on_meta
 from pipeline.report import figures
 from pipeline.report.chain import describe_chain
 from pipeline.report.figures import MOST_CLASSES, points
@@ -255,13 +255,13 @@ def _cost_row(metrics: Metrics, found: Artifacts, name: str, path: Path) -> tupl
     if facts is None:
         return _marked(name), "not here", "", "", "", top1
     architecture = architecture_of(path, facts.attributes)
-    clip = architecture.clip
+    clip, cost = architecture.clip, cost_of(on_meta(architecture))
     return (
         _marked(name),
         architecture.name,
         f"{clip.num_frames} × {clip.size}²",
-        f"{facts.num_parameters:,}",
-        f"{clip_gmac(architecture):.3g}",
+        f"{cost.parameters:,}",
+        f"{cost.gmac:.3g}",
         top1,
     )
 
