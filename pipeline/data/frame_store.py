@@ -201,9 +201,7 @@ def _read_index(folder: Path) -> tuple[dict[str, Any], dict[str, IndexRow]]:
             f"{folder}: no whole frame store: {_DESCRIPTION_NAME} or {_INDEX_NAME} is missing",
             remedy="`dvc repro` or `dvc pull` makes it",
         ) from None
-    except OSError as error:
-        raise damaged(folder, str(error)) from None
-    except (ValueError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise damaged(described, str(error)) from None
     if not isinstance(description, dict) or description.get("format") != FORMAT:
         raise damaged(described, f"it does not say that its format is {FORMAT!r}")

@@ -64,6 +64,7 @@ def make_report(paths: ReportPaths, *, progress: Progress = no_progress) -> str:
     found = read_artifacts(paths)
     check_fit(paths, found, results)
     chain = describe_chain(paths, found)
+    p = results.metrics.student_minus_baseline.mcnemar_p
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -88,7 +89,7 @@ def make_report(paths: ReportPaths, *, progress: Progress = no_progress) -> str:
         chain=chain,
         number_of={made["digest"]: number for number, made in enumerate(chain, start=1) if made["digest"]},
         leaks=find_leakage(found.manifest.rows, stems=params.prepare.layout in STEM_LAYOUTS),
-        p_value=_p_value(results.metrics.student_minus_baseline.mcnemar_p),
+        p_value="below 0.0001" if p < 0.0001 else f"{p:.2g}",
         **_figures(results, found.manifest),
         **_rows(paths, results, found, params),
         **_pictures(results, found, progress),
@@ -134,10 +135,6 @@ def verdict(metrics: Metrics) -> dict[str, str]:
         "much or more."
     )
     return {"kind": kind, "headline": headline, "sentence": sentence, "caution": caution}
-
-
-def _p_value(p: float) -> str:
-    return f"{p:.2g}" if p >= 0.0001 else "below 0.0001"
 
 
 def _figures(results: Results, manifest: Manifest) -> dict[str, Any]:
