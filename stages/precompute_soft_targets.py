@@ -66,7 +66,11 @@ def main(
         if ranks.index > 0:
             _on_ranks(ranks, None, stop)
             return
-        _check_options(ranks, workers, scheduler)
+        if ranks.count > 1 and (workers is not None or scheduler is not None):
+            raise ParamsError(
+                "--workers and --scheduler share work among dask's processes, torchrun among its own",
+                remedy="omit these options and unset DASK_SCHEDULER_ADDRESS, or run without torchrun",
+            )
         params = load_params(params_path)
         options = params.precompute_soft_targets
         manifest, frames, teacher = read_manifest(manifest_path), FrameStore(frames_path), load_model(teacher_path)
@@ -119,14 +123,6 @@ def main(
         f"the teacher's top-1 on these views is {packing.top1_on_views:.1%}"
     )
     say(f"{STAGE}: {options.codec} keeps {packing.error} -> {out}, digest {digest}")
-
-
-def _check_options(ranks: Ranks, workers: int | None, scheduler: str | None) -> None:
-    if ranks.count > 1 and (workers is not None or scheduler is not None):
-        raise ParamsError(
-            "--workers and --scheduler share work among dask's processes, torchrun among its own",
-            remedy="omit these options and unset DASK_SCHEDULER_ADDRESS, or run without torchrun",
-        )
 
 
 def _codec(options: PrecomputeSoftTargetsParams, num_classes: int) -> LogitCodec:

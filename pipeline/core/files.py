@@ -171,9 +171,8 @@ def publish(built: Path, out: Path) -> None:
     with writing(out):
         make_folder(out.parent)
         _sync_tree(built)
-        old = built.with_name(
-            f"{out.name}.old{PARTIAL_SUFFIX}"
-        )  # moved away: a kill must not leave half of it at the out
+        # moved away, not deleted there: a kill must not leave half of it at the out
+        old = built.with_name(f"{out.name}.old{PARTIAL_SUFFIX}")
         shutil.rmtree(old, ignore_errors=True)
         if not _exchanged(built, out, old):
             _replace(built, out, old)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import signal
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from itertools import chain
 from types import FrameType
 from typing import Protocol, TypeVar
 
@@ -120,11 +122,10 @@ class Stopwatch:
 
 def summed(several: Iterable[Mapping[str, float]]) -> dict[str, float]:
     """The seconds of many tasks, by name."""
-    total: dict[str, float] = {}
-    for seconds in several:
-        for name, value in seconds.items():
-            total[name] = total.get(name, 0.0) + value
-    return total
+    total: dict[str, float] = defaultdict(float)
+    for name, value in chain.from_iterable(seconds.items() for seconds in several):
+        total[name] += value
+    return dict(total)
 
 
 def shares_text(seconds: Mapping[str, float]) -> str:

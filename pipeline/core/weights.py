@@ -50,14 +50,6 @@ def read_attributes(path: Path) -> dict[str, Any]:
     return attributes
 
 
-def read_shapes(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Type, as safetensors spells it (F32, I64), and shape of every tensor, without reading any."""
-    _read_header(path)
-    with safe_open(path, framework="numpy") as file:
-        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-        return {name: (part.get_dtype(), tuple(part.get_shape())) for name, part in slices.items()}
-
-
 def is_model_file(path: Path) -> bool:
     """Whether a file says that it is one of ours; it may still be damaged."""
     try:
@@ -126,9 +118,10 @@ def read_tensors(path: Path, *, parameter: str) -> dict[str, Tensor]:
     StaleArtifactError where it holds no tensors, or cannot be read without running code.
     """
     import torch
+    from safetensors.torch import load_file
 
     try:
-        content = _content(path)
+        loaded = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
     except FileNotFoundError:
         raise ParamsError(f"{parameter}: {path}: no such file") from None
     except Exception as error:  # a damaged or hostile file makes the readers raise nearly anything
@@ -137,7 +130,7 @@ def read_tensors(path: Path, *, parameter: str) -> dict[str, Tensor]:
             f"{parameter}: {path}: cannot be read as tensors alone: {reason}",
             remedy="give a .safetensors file, or a .pth file that torch.save wrote of a state dict",
         ) from None
-    content = _unwrapped(content)
+    content = _unwrapped(loaded)
     if not isinstance(content, Mapping):
         raise StaleArtifactError(f"{parameter}: {path} holds a {type(content).__name__}, not a state dict")
     tensors = {str(name): value.detach() for name, value in content.items() if isinstance(value, torch.Tensor)}
@@ -153,15 +146,6 @@ def _unwrapped(content: Any) -> Any:
         inner = [content[key] for key in _WRAPPERS if isinstance(content, Mapping) and key in content]
         content = next((value for value in inner if isinstance(value, Mapping)), content)
     return content
-
-
-def _content(path: Path) -> Any:
-    import torch
-    from safetensors.torch import load_file
-
-    if path.suffix == ".safetensors":
-        return load_file(path)
-    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _reason(error: Exception) -> str:

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from operator import itemgetter
 from typing import Any, Protocol
 
 import numpy as np
@@ -103,9 +105,11 @@ class Batch:
             self.video_ids if video_ids is None else video_ids,
         )
 
-    def part(self, clips: slice) -> Batch:
-        """Some of its clips."""
-        return self.changed(lambda tensor: tensor[clips], self.video_ids[clips])
+    def parts(self, count: int) -> list[Batch]:
+        """The batch in parts of nearly equal size."""
+        ends = [part * len(self.video_ids) // count for part in range(count + 1)]
+        slices = [slice(start, end) for start, end in pairwise(ends)]
+        return [self.changed(itemgetter(clips), self.video_ids[clips]) for clips in slices]
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device."""

@@ -88,9 +88,6 @@ class FrameStore:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_open": OrderedDict()}
 
-    def __repr__(self) -> str:
-        return f"FrameStore({str(self.path)!r}: {len(self._rows)} videos, {self.codec})"
-
     def __contains__(self, video_id: str) -> bool:
         return video_id in self._rows
 
@@ -204,9 +201,7 @@ def _read_index(folder: Path) -> tuple[dict[str, Any], dict[str, IndexRow]]:
             f"{folder}: no whole frame store: {_DESCRIPTION_NAME} or {_INDEX_NAME} is missing",
             remedy="`dvc repro` or `dvc pull` makes it",
         ) from None
-    except OSError as error:
-        raise damaged(folder, str(error)) from None
-    except (ValueError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise damaged(described, str(error)) from None
     if not isinstance(description, dict) or description.get("format") != FORMAT:
         raise damaged(described, f"it does not say that its format is {FORMAT!r}")

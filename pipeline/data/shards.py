@@ -215,17 +215,14 @@ def publish_store(
     shutil.rmtree(built, ignore_errors=True)
     built.mkdir()
     for shard in sorted(named):
-        _link(shard_path(shards, shard), shard_path(built, shard))
+        path, to = shard_path(shards, shard), shard_path(built, shard)
+        try:
+            os.link(path, to)
+        except OSError:  # a file system without hard links
+            shutil.copy2(path, to)
     write_index(built, rows, codec=codec, jpeg_quality=jpeg_quality, origin=origin)
     publish(built, out)
     work.keep()
-
-
-def _link(path: Path, to: Path) -> None:
-    try:
-        os.link(path, to)
-    except OSError:  # a file system without hard links
-        shutil.copy2(path, to)
 
 
 def _record_path(work: Path, shard: int) -> Path:

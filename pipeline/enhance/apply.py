@@ -47,7 +47,14 @@ def enhance(dark_path: Path, enhancer_path: Path, out: Path, *, device: str = "c
     inputs = {"enhancer": enhancer}
     with work_folder("enhance", params=how, inputs=inputs, format_version=ENHANCED_VERSION, outs=[out]) as work:
         reports = run(enhance_shard, _tasks(dark, enhancer_path, device, work.path))
-        _check_broken([item for report in reports for item in report.broken], len(dark.rows))
+        broken = [f"{name}: {reason}" for report in reports for name, reason in report.broken]
+        if broken:
+            raise StaleArtifactError(
+                f"{len(broken)} of {len(dark.rows)} videos could not be enhanced; the others are done and kept",
+                findings=broken,
+                remedy="restore the dark frames with `dvc checkout` or `dvc repro`, or remove these videos from the "
+                "lists; then run the same command again: it does only what is missing",
+            )
         rows = [row for report in reports for row in report.rows]
         origin = {"dark": dark.digest, "enhancer": enhancer}
         if "videos" in dark.origin:
@@ -55,16 +62,6 @@ def enhance(dark_path: Path, enhancer_path: Path, out: Path, *, device: str = "c
         publish_store(work, out, rows, codec=dark.codec, jpeg_quality=_quality(dark), origin=origin)
     num_frames = sum(report.num_frames for report in reports)
     return Enhanced(FrameStore(out), num_frames, summed(report.seconds for report in reports))
-
-
-def _check_broken(broken: Sequence[tuple[str, str]], num_videos: int) -> None:
-    if broken:
-        raise StaleArtifactError(
-            f"{len(broken)} of {num_videos} videos could not be enhanced; the others are done and kept",
-            findings=[f"{name}: {reason}" for name, reason in broken],
-            remedy="restore the dark frames with `dvc checkout` or `dvc repro`, or remove these videos from the lists; "
-            "then run the same command again: it does only what is missing",
-        )
 
 
 @dataclass(frozen=True)

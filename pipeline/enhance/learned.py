@@ -210,17 +210,12 @@ class LearnedEnhancer:
 
     def brighten(self, dark_BCHW: Tensor) -> Tensor:
         """Shares of white → shares of white, (B, C, H, W)."""
-        if isinstance(self.network, IlluminationNetwork):
-            with self._autocast():
-                illumination_BCHW: Tensor = self.network(dark_BCHW).float()
-            return dark_BCHW / illumination_BCHW
-        with self._autocast():
-            curves_BNHW = estimate_curves(self.network, dark_BCHW, reduction=self.curve_reduction).float()
+        network, enabled = self.network, self.precision == "bfloat16"
+        with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=enabled):
+            if isinstance(network, IlluminationNetwork):
+                return torch.div(dark_BCHW, network(dark_BCHW).float())
+            curves_BNHW = estimate_curves(network, dark_BCHW, reduction=self.curve_reduction).float()
         return apply_curves(dark_BCHW, curves_BNHW)
-
-    def _autocast(self) -> torch.autocast:
-        enabled = self.precision == "bfloat16"
-        return torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=enabled)
 
 
 def make_learned(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline.models.networks import Architecture, build_network
+from pipeline.models.networks import build_network
 from pipeline.models.recognizer import Recognizer
 
 
@@ -30,16 +30,11 @@ def cost_of(recognizer: Recognizer) -> Cost:
     torch.utils.flop_counter counts convolutions, matrix products and attention, not elementwise operations such as
     normalisation.
     """
-    return Cost(recognizer.num_parameters, clip_gmac(recognizer.architecture))
-
-
-def clip_gmac(architecture: Architecture) -> float:
-    """GMAC of one clip of the architecture's own geometry, as `cost_of` counts them."""
-    clip = architecture.clip
+    clip = recognizer.architecture.clip
     with torch.device("meta"):
-        network = build_network(architecture).eval()
+        network = build_network(recognizer.architecture).eval()
         clip_BCTHW = torch.empty(1, 3, clip.num_frames, clip.size, clip.size)
-    return gmac_of(lambda: network(clip_BCTHW))
+    return Cost(recognizer.num_parameters, gmac_of(lambda: network(clip_BCTHW)))
 
 
 def gmac_of(run: Callable[[], Tensor]) -> float:

@@ -89,6 +89,12 @@ class Recognizer(nn.Module):
         return sum(parameter.numel() for parameter in self.parameters())
 
 
+def on_meta(architecture: Architecture) -> Recognizer:
+    """A recogniser without memory, which has names and shapes alone."""
+    with torch.device("meta"):
+        return Recognizer(architecture, mean_C=[0.0] * 3, std_C=[1.0] * 3)
+
+
 @dataclass(frozen=True)
 class ModelFile:
     """A trained network as read from its file."""
@@ -133,8 +139,7 @@ def load_model(path: Path) -> ModelFile:
     arch, class_names = architecture_of(path, attributes), class_names_of(path, attributes)
     state = {name: torch.from_numpy(array) for name, array in tensors.items()}
     try:
-        with torch.device("meta"):  # takes no memory, whatever sizes the file states
-            expected = Recognizer(arch, mean_C=[0.0] * 3, std_C=[1.0] * 3).state_dict()
+        expected = on_meta(arch).state_dict()  # takes no memory, whatever sizes the file states
         if {name: value.shape for name, value in state.items()} != {n: value.shape for n, value in expected.items()}:
             raise ValueError("names or shapes differ")
         recognizer = Recognizer(arch, mean_C=[0.0] * 3, std_C=[1.0] * 3)
@@ -195,8 +200,8 @@ def check_geometry(architecture: Architecture, *, smallest_batch: int = 2, froze
             findings=findings,
             remedy="change them, or choose another model: docs/models.md says what each needs",
         )
+    recognizer = on_meta(architecture)
     with torch.device("meta"):
-        recognizer = Recognizer(architecture, mean_C=[0.0] * 3, std_C=[1.0] * 3)
         recognizer.freeze(frozen_stages)
         recognizer.train()
         try:

@@ -56,19 +56,19 @@ def _soft_targets(found: Artifacts) -> tuple[str, str | None, Sequence[Artifact]
     right = ", ".join(f"{100 * teacher['top1_on_views']:.1f} %" for teacher in attributes["teachers"])
     views = f"{store.num_views} view{'s' * (store.num_views != 1)} of each of {store.num_rows} videos"
     what = f"logits for {views}, {attributes['codec']['name']}; the teacher is right about {right} of these views"
-    teachers = [
-        source for each in attributes["teachers"] for source in _sources({"teacher": each["digest"]}, ["teacher"])
-    ]
-    return what, store.digest, [*_sources(attributes["digests"], ("manifest", "frames")), *teachers]
+    sources = _sources(attributes["digests"], ("manifest", "frames"))
+    for teacher in attributes["teachers"]:
+        sources += _sources({"teacher": teacher["digest"]}, ("teacher",))
+    return what, store.digest, sources
 
 
 def _model(found: Artifacts, name: str) -> tuple[str, str | None, Sequence[Artifact]]:
     facts = found.models[name]
     if facts is None:
         return f"the {name}", None, ()
-    what = f"{facts.attributes['architecture']['name']}, {facts.num_parameters:,} parameters"
     digests = facts.attributes["trained_on"]["digests"]
-    return what, facts.digest, _sources(digests, ("manifest", "frames", "soft_targets"))
+    sources = _sources(digests, ("manifest", "frames", "soft_targets"))
+    return facts.attributes["architecture"]["name"], facts.digest, sources
 
 
 def _sources(digests: Mapping[str, Any], names: Sequence[str]) -> list[Artifact]:

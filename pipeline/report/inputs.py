@@ -6,7 +6,6 @@ baseline) may be missing, and is then None.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 
 from pipeline.core.errors import StaleArtifactError
 from pipeline.core.tables import Curve, Reader, number, whole_number
-from pipeline.core.weights import read_attributes, read_shapes, whole_digest
+from pipeline.core.weights import read_attributes, whole_digest
 from pipeline.data.frame_store import FrameStore
 from pipeline.data.manifest import Manifest, QuarantineRow, read_manifest, read_quarantine
 from pipeline.distill.store.store import SoftTargetStore
@@ -56,11 +55,10 @@ class Results:
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What a model file records about itself; `num_parameters` counts its trained numbers."""
+    """What a model file records about itself."""
 
     digest: str
     attributes: Mapping[str, Any]
-    num_parameters: int
 
 
 @dataclass(frozen=True)
@@ -93,7 +91,7 @@ def read_artifacts(paths: ReportPaths) -> Artifacts:
         FrameStore(paths.enhanced) if paths.enhanced.exists() else None,
         SoftTargetStore(paths.soft_targets),
         {
-            name: _model_facts(path) if name == "student" or path.exists() else None
+            name: ModelFacts(whole_digest(path), read_attributes(path)) if name == "student" or path.exists() else None
             for name, path in paths.models.items()
         },
     )
@@ -142,20 +140,3 @@ def check_fit(paths: ReportPaths, found: Artifacts, results: Results) -> None:
         raise StaleArtifactError(
             "the artifacts do not belong to one run", findings=findings, remedy="`dvc repro` brings them together"
         )
-
-
-def _model_facts(path: Path) -> ModelFacts:
-    digest = whole_digest(path)
-    return ModelFacts(digest, read_attributes(path), count_parameters(read_shapes(path)))
-
-
-def count_parameters(shapes: Mapping[str, tuple[str, tuple[int, ...]]]) -> int:
-    """Count of the trained numbers in a model file, from its tensors' types and shapes: statistics do not count."""
-    return sum(
-        math.prod(shape)
-        for name, (kind, shape) in shapes.items()
-        if kind.startswith(("F", "BF")) and name.rpartition(".")[2] not in _STATISTICS
-    )
-
-
-_STATISTICS = ("running_mean", "running_var", "mean_C", "std_C")

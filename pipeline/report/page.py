@@ -22,11 +22,11 @@ from pipeline.core.tables import Curve
 from pipeline.data.leakage import STEM_LAYOUTS, find_leakage
 from pipeline.data.listing import SPLITS
 from pipeline.data.manifest import Manifest
-from pipeline.evaluate.cost import clip_gmac
+from pipeline.evaluate.cost import cost_of
 from pipeline.evaluate.light import spread_videos
 from pipeline.evaluate.metrics_file import MODELS, Metrics
 from pipeline.evaluate.tables import Row, Table
-from pipeline.models.recognizer import architecture_of
+from pipeline.models.recognizer import architecture_of, on_meta
 from pipeline.report import figures
 from pipeline.report.chain import describe_chain
 from pipeline.report.figures import MOST_CLASSES, points
@@ -64,6 +64,7 @@ def make_report(paths: ReportPaths, *, progress: Progress = no_progress) -> str:
     found = read_artifacts(paths)
     check_fit(paths, found, results)
     chain = describe_chain(paths, found)
+    p = results.metrics.student_minus_baseline.mcnemar_p
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -88,7 +89,7 @@ def make_report(paths: ReportPaths, *, progress: Progress = no_progress) -> str:
         chain=chain,
         number_of={made["digest"]: number for number, made in enumerate(chain, start=1) if made["digest"]},
         leaks=find_leakage(found.manifest.rows, stems=params.prepare.layout in STEM_LAYOUTS),
-        p_value=_p_value(results.metrics.student_minus_baseline.mcnemar_p),
+        p_value="below 0.0001" if p < 0.0001 else f"{p:.2g}",
         **_figures(results, found.manifest),
         **_rows(paths, results, found, params),
         **_pictures(results, found, progress),
@@ -134,10 +135,6 @@ def verdict(metrics: Metrics) -> dict[str, str]:
         "much or more."
     )
     return {"kind": kind, "headline": headline, "sentence": sentence, "caution": caution}
-
-
-def _p_value(p: float) -> str:
-    return f"{p:.2g}" if p >= 0.0001 else "below 0.0001"
 
 
 def _figures(results: Results, manifest: Manifest) -> dict[str, Any]:
@@ -255,13 +252,13 @@ def _cost_row(metrics: Metrics, found: Artifacts, name: str, path: Path) -> tupl
     if facts is None:
         return _marked(name), "not here", "", "", "", top1
     architecture = architecture_of(path, facts.attributes)
-    clip = architecture.clip
+    clip, cost = architecture.clip, cost_of(on_meta(architecture))
     return (
         _marked(name),
         architecture.name,
         f"{clip.num_frames} × {clip.size}²",
-        f"{facts.num_parameters:,}",
-        f"{clip_gmac(architecture):.3g}",
+        f"{cost.parameters:,}",
+        f"{cost.gmac:.3g}",
         top1,
     )
 

@@ -226,7 +226,7 @@ class Trainer:
         mix = draw_mix(seed=self.seed, step=progress.step, mixup=params.mixup, cutmix=params.cutmix, size=size)
         self.optimizer.zero_grad(set_to_none=True)
         loss_sum, num_correct = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
-        parts = list(_parts(batch, params.accumulate))
+        parts = batch.parts(params.accumulate)
         for number, part in enumerate(parts, start=1):
             synchronised = ranks.count == 1 or number == len(parts)
             with nullcontext() if synchronised else self.network.no_sync():
@@ -366,13 +366,6 @@ class Trainer:
         self.scaler.load_state_dict(state["scaler"])
         if self.average is not None:
             self.average.load_state(state["average"])
-
-
-def _parts(batch: Batch, num_parts: int) -> Iterator[Batch]:
-    """The batch in parts of nearly equal size."""
-    num_clips = len(batch.labels_B)
-    for part in range(num_parts):
-        yield batch.part(slice(part * num_clips // num_parts, (part + 1) * num_clips // num_parts))
 
 
 def _best(curve: Curve) -> int:

@@ -15,23 +15,18 @@ import browser
 import cv2
 import numpy as np
 import pytest
-import torch
 from builders import noise_video, tiny_recognizer, write_frames
 from report_runs import GAIN, make_run, metrics_values, paths_in, write_csv
 
 from pipeline.core.errors import DataError, ParamsError, StaleArtifactError
-from pipeline.core.params import ClipParams
-from pipeline.core.weights import read_shapes, save_weights
 from pipeline.data.manifest import read_manifest
 from pipeline.evaluate.compare import compare
 from pipeline.evaluate.metrics_file import MODELS, Metrics, Protocol, write_metrics
 from pipeline.evaluate.score.predictions import Predictions
 from pipeline.evaluate.tables import make_tables, write_tables
-from pipeline.models.networks import MODELS as NETWORKS
-from pipeline.models.networks import Architecture, build_network
 from pipeline.models.recognizer import save_model
 from pipeline.report.figures import confusion, points, wilson
-from pipeline.report.inputs import count_parameters, read_results
+from pipeline.report.inputs import read_results
 from pipeline.report.page import count_confusions, group_videos, make_report, most_frequent, verdict
 from pipeline.report.pictures import GAP, MOST_FRAMES, moving_pair, shown_frames, still_pair
 from pipeline.report.svg import Drawing, Scale, printable, shortened, ticks
@@ -422,34 +417,6 @@ def test_confusions_are_counted_from_true_to_predicted():
     counts_KK = count_confusions(videos, ("a", "b"), "student")
     assert counts_KK.tolist() == [[1, 3], [0, 0]]
     assert most_frequent(counts_KK, ("a", "b")) == [("a", "b", "3 of 4")]
-
-
-# parameters
-
-
-@pytest.mark.parametrize("name", NETWORKS)
-def test_parameters_are_counted_from_the_file_as_from_the_network(name):
-    needs = {"x3d_l": (16, 312), "slowfast_r50": (32, 224), "slow_r50": (8, 224), "csn_r101": (32, 224)}
-    num_frames, size = needs.get(name, (16, 224))
-    clip = ClipParams(num_frames=num_frames, frame_stride=1, size=size)
-    with torch.device("meta"):
-        network = build_network(Architecture(name, 11, clip, 16 if NETWORKS[name].has_width else None, 0.0, 0.0))
-    kinds = {torch.float32: "F32", torch.int64: "I64", torch.bool: "BOOL"}
-    shapes = {key: (kinds[value.dtype], tuple(value.shape)) for key, value in network.state_dict().items()}
-    shapes |= {"mean_C": ("F32", (3,)), "std_C": ("F32", (3,))}  # beside the network in every file
-    assert count_parameters(shapes) == sum(parameter.numel() for parameter in network.parameters())
-
-
-def test_parameters_of_a_file(tmp_path):
-    recognizer = tiny_recognizer()
-    save_model(tmp_path / "m", recognizer, class_names=("a", "b", "c"), trained_on={})
-    assert count_parameters(read_shapes(tmp_path / "m")) == recognizer.num_parameters
-
-
-def test_shapes_are_those_of_the_tensors(tmp_path):
-    tensors = {"a": np.zeros((2, 3), np.float32), "b": np.array(4), "c": np.zeros(5, np.float16)}
-    save_weights(tmp_path / "w", tensors, {})
-    assert read_shapes(tmp_path / "w") == {"a": ("F32", (2, 3)), "b": ("I64", ()), "c": ("F16", (5,))}
 
 
 # pictures

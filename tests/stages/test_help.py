@@ -26,7 +26,7 @@ def test_every_command_has_an_example(call, words):
 
 @pytest.mark.parametrize("name", STAGES)
 def test_examples_of_stages_are_their_commands_in_dvc_yaml(name):
-    lines = help_of(name, "Text.").partition("Example:\n")[2].splitlines()
+    lines = help_of(name, "Text.").partition("Example:")[2].strip().splitlines()
     assert all(line.endswith(" \\") and len(line) <= 78 for line in lines[:-1])
     run = STAGES[name]["cmd"].split()
     assert run[:3] == ["python", "-m", "stages"]

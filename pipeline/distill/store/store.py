@@ -272,14 +272,12 @@ class SoftTargetStore:
     def _open_arrays(self, group: zarr.Group) -> dict[str, zarr.Array[Any]]:
         """The arrays, each described exactly as the writer would: shape, type, chunks, shards, codecs, fill value."""
         as_written = _create_arrays(zarr.group(MemoryStore(), zarr_format=3), self.layout, self.num_rows)
-        opened: dict[str, zarr.Array[Any]] = {}
-        findings = []
-        for name, expected in as_written.items():
-            array = group[name]
-            if not isinstance(array, zarr.Array) or _description(array) != _description(expected):
-                findings.append(f"{name}/zarr.json does not describe the array that the attributes name")
-                continue
-            opened[name] = array
+        opened: dict[str, Any] = {name: group[name] for name in as_written}
+        findings = [
+            f"{name}/zarr.json does not describe the array that the attributes name"
+            for name, array in opened.items()
+            if not isinstance(array, zarr.Array) or _description(array) != _description(as_written[name])
+        ]
         if findings:
             raise damaged(self.location, "its arrays are described in another way", findings)
         return opened

@@ -63,14 +63,12 @@ class CachedTargets:
         views_V7 = self.arrays["views"][row]
         view = number % len(views_V7)
         logits_MK = self.codec.unpack({name: self.arrays[name][row, view] for name in self.codec.arrays()})
-        return View(*views_V7[view].tolist()), self._choose(logits_MK, video_id, number)
-
-    def _choose(self, logits_MK: NDArray[np.float32], video_id: str, number: int) -> NDArray[np.float32]:
         if self.teachers == "mean":
-            mean_K: NDArray[np.float32] = logits_MK.mean(axis=0)
-            return mean_K
-        rng = np.random.default_rng([self.seed, digest_uint64(b"teacher", b"\0", video_id.encode()), number])
-        return np.asarray(logits_MK[rng.integers(len(logits_MK))])
+            logits_K = logits_MK.mean(axis=0)
+        else:
+            rng = np.random.default_rng([self.seed, digest_uint64(b"teacher", b"\0", video_id.encode()), number])
+            logits_K = logits_MK[rng.integers(len(logits_MK))]
+        return View(*views_V7[view].tolist()), logits_K
 
     def _row(self, video_id: str) -> int:
         ids, name = self.arrays[_IDS], video_id.encode()
