@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.data.camera import measure_light
-from pipeline.videos.reader import VIDEO_SUFFIXES, read_frames
+from pipeline.data.names import is_video
+from pipeline.videos.reader import read_frames
 
 EVERY = 4  # videos; enough for the percentiles
 
 
 def main() -> None:
-    paths = sorted(path for path in Path(sys.argv[1]).rglob("*") if path.suffix in VIDEO_SUFFIXES)[::EVERY]
+    paths = sorted(path for path in Path(sys.argv[1]).rglob("*") if is_video(path.name))[::EVERY]
     lights = [measure_light(np.stack(list(read_frames(path)))) for path in paths]
     means = [light.mean for light in lights]
     noise = np.nanmedian([light.noise for light in lights], axis=0)

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from pipeline.data.listing import SPLITS, ListedVideo, name_stem, without_suffix
+from pipeline.data.listing import SPLITS, ListedVideo
 from pipeline.data.manifest import ManifestRow
+from pipeline.data.names import name_stem, without_suffix
 
 NUM_EXAMPLES = 3
 STEM_LAYOUTS = ("frame_folders", "class_folders", "csv")

@@ -15,7 +15,8 @@ from typing import TypeVar
 from pipeline.core.digest import DIGEST_BYTES, digest_file, digest_json
 from pipeline.core.errors import DataError, StaleArtifactError
 from pipeline.core.tables import Reader, TableError, number, read_table, whole_number, write_table
-from pipeline.data.listing import SPLITS, Findings, path_problem, text_problem, without_suffix
+from pipeline.data.listing import SPLITS, Findings
+from pipeline.data.names import path_problem, text_problem, without_suffix
 
 PREPARE_AGAIN = "run the prepare stage: `dvc repro prepare`"
 

@@ -19,20 +19,18 @@ from pipeline.core.errors import DataError
 from pipeline.data.listing import (
     BLANKS,
     SPLITS,
-    VIDEO_SUFFIXES,
     Findings,
     ListedVideo,
     Listing,
     checked,
     locate,
-    name_stem,
     read_body,
     read_class_names,
     read_lines,
     read_text,
     whole_number,
-    without_suffix,
 )
+from pipeline.data.names import VIDEO_SUFFIXES, name_stem, without_suffix
 
 EMPTY = "no videos: a split that has a list, or a folder, has videos"
 GroupOf = Callable[

@@ -13,8 +13,8 @@ import simplejpeg
 
 from pipeline.core.errors import BrokenVideoError
 from pipeline.data.frames import Frame
+from pipeline.data.names import is_image
 
-IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png")
 MAX_PIXELS = 2**26  # of a frame, as coded and as resized: twice 8K
 
 
@@ -29,7 +29,7 @@ def list_images(folder: Path) -> list[Path]:
     numbered: dict[int, Path] = {}
     stems: set[tuple[str, str]] = set()
     for image in sorted(folder.iterdir()):
-        if image.suffix.lower() not in IMAGE_SUFFIXES or image.name.startswith("."):
+        if not is_image(image.name):
             continue
         match = re.fullmatch(r"(.*?)([0-9]+)", image.stem)
         if match is None:

@@ -32,9 +32,7 @@ from pipeline.core.errors import BrokenVideoError as BrokenVideoError
 from pipeline.core.errors import DataError
 from pipeline.core.files import written_whole
 from pipeline.data.frames import Frame
-from pipeline.data.listing import VIDEO_SUFFIXES as VIDEO_SUFFIXES
 from pipeline.videos.frame_counts import PacketTally, Promise
-from pipeline.videos.images import IMAGE_SUFFIXES as IMAGE_SUFFIXES
 from pipeline.videos.images import MAX_PIXELS, check_pixels, list_images, read_image, read_images
 
 # Only these demuxers and plain files: a playlist named .mp4 could open other files, or hosts

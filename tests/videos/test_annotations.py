@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.core.errors import DataError
-from pipeline.data.listing import Listing, name_stem, path_problem, without_suffix
+from pipeline.data.listing import Listing
+from pipeline.data.names import name_stem, path_problem, without_suffix
 from pipeline.videos.annotations import (
     LAYOUTS,
     parse_arid_ug2,

@@ -25,8 +25,9 @@ from pipeline.core.files import make_folder, sync_folder, writing, written_whole
 from pipeline.core.progress import Advance, MapTasks, interruptible
 from pipeline.data.camera import CameraModel, draw_shot, video_stream
 from pipeline.data.frames import Frames
+from pipeline.data.names import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from pipeline.videos.decoder import probe, read_frames
-from pipeline.videos.reader import IMAGE_SUFFIXES, VIDEO_SUFFIXES, BrokenVideoError, write_video
+from pipeline.videos.reader import BrokenVideoError, write_video
 
 FORMAT_VERSION = 1
 LEDGER = "darken.jsonl"

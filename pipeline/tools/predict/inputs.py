@@ -18,8 +18,7 @@ from cv2.utils import logging
 
 from pipeline.core.errors import DataError, EnvironmentProblem
 from pipeline.data.frames import Frame
-from pipeline.data.listing import VIDEO_SUFFIXES
-from pipeline.videos.reader import IMAGE_SUFFIXES
+from pipeline.data.names import VIDEO_SUFFIXES, is_image, is_litter, is_video
 
 
 @dataclass(frozen=True)
@@ -81,9 +80,9 @@ def _videos(path: Path) -> Iterator[VideoInput]:
         yield VideoInput(path, path.resolve().name)
         return
     for folder, folders, files in os.walk(path, onerror=_raise):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = sorted(name for name in folders if not is_litter(name))
         here = Path(folder)
-        inside = [here / name for name in sorted(files) if _is_video(name) and (here / name).is_file()]
+        inside = [here / name for name in sorted(files) if is_video(name) and (here / name).is_file()]
         inside += [here / name for name in folders if _is_frame_folder(here / name)]
         folders[:] = [name for name in folders if here / name not in inside]
         for video in inside:
@@ -94,14 +93,10 @@ def _raise(error: OSError) -> None:
     raise error  # os.walk would skip the folder silently
 
 
-def _is_video(name: str) -> bool:
-    return name.lower().endswith(VIDEO_SUFFIXES) and not name.startswith(".")
-
-
 def _is_frame_folder(folder: Path) -> bool:
-    names = [entry.name for entry in os.scandir(folder) if not entry.name.startswith(".")]
-    images = any(name.lower().endswith(IMAGE_SUFFIXES) for name in names)
-    return images and not any(_is_video(name) or (folder / name).is_dir() for name in names)
+    names = [entry.name for entry in os.scandir(folder) if not is_litter(entry.name)]
+    images = any(map(is_image, names))
+    return images and not any(is_video(name) or (folder / name).is_dir() for name in names)
 
 
 @dataclass(frozen=True)
