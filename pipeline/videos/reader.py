@@ -34,9 +34,10 @@ from pipeline.core.files import written_whole
 from pipeline.data.frames import Frame
 from pipeline.videos.frame_counts import PacketTally, Promise
 from pipeline.videos.images import MAX_PIXELS, check_pixels, list_images, read_image, read_images
+from pipeline.videos.remux import unread_container
 
 # Only these demuxers and plain files: a playlist named .mp4 could open other files, or hosts
-FORMATS = "avi,matroska,webm,mov,mp4,m4a,3gp,3g2,mj2,mpeg,mpegts,asf"
+FORMATS = "avi,matroska,webm,mov,mp4,m4a,3gp,3g2,mj2,mpeg,mpegts,asf,flv,ogg,mxf"
 # max_pixels: while FFmpeg looks for streams, which decodes; larger frames are refused before memory is allocated
 OPEN_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": FORMATS, "max_pixels": str(MAX_PIXELS)}
 # Accurate and the same on every CPU; bilinear in swscale averages over the source's area where it shrinks
@@ -224,6 +225,8 @@ def _opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
         with av.open(_url(path), options=OPEN_OPTIONS, metadata_errors="replace") as container:
             yield container, _video_stream(container)
     except FFmpegError as error:
+        if error.errno == errno.EINVAL and (reason := unread_container(path)):
+            raise BrokenVideoError(reason) from error
         raise _meaning(error) from error
 
 

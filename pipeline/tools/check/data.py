@@ -11,10 +11,11 @@ from pipeline.core.errors import DataError
 from pipeline.core.params import ClipParams, PrepareParams
 from pipeline.core.progress import MapTasks, Progress
 from pipeline.data.leakage import STEM_LAYOUTS, find_leakage
-from pipeline.data.listing import ListedVideo, Listing, MissingVideosError
+from pipeline.data.listing import ListedVideo, Listing
 from pipeline.data.manifest import QuarantineRow, read_manifest
 from pipeline.tools.check.findings import Group
 from pipeline.videos.decoder import probe, read_frames
+from pipeline.videos.locate import MissingVideosError
 from pipeline.videos.prepare import (
     SourceVideo,
     check_quarantine,
