@@ -66,15 +66,15 @@ class VideoInfo:
     height: int
 
 
-def probe(path: Path) -> VideoInfo:
-    """Read what a video states, and decode its first frame.
+def probe(path: Path, *, images: str | None = None) -> VideoInfo:
+    """Read what a video states, and decode its first frame. images: which of a folder's are its frames (`img_*`).
 
     Raises BrokenVideoError where there is no video stream or no frame, DataError where the file cannot be opened.
     """
     if path.is_dir():
-        images = list_images(path)
-        height, width = read_image(images[0]).shape[:2]
-        return VideoInfo(len(images), 0.0, width, height)
+        listed = list_images(path, images)
+        height, width = read_image(listed[0]).shape[:2]
+        return VideoInfo(len(listed), 0.0, width, height)
     with _opened(path) as (container, stream):
         for frame in container.decode(stream):
             layout = _Layout.of(frame, stream, None)
@@ -83,19 +83,19 @@ def probe(path: Path) -> VideoInfo:
         raise BrokenVideoError("no frame can be decoded")
 
 
-def read_frames(path: Path, *, short_side: int | None = None) -> Iterator[Frame]:
+def read_frames(path: Path, *, short_side: int | None = None, images: str | None = None) -> Iterator[Frame]:
     """Yield every frame once, in display order: RGB uint8 (H, W, 3), square pixels, upright.
 
     short_side: pixels to which the shorter side is resized (the other keeps the displayed aspect ratio); None keeps
-    the displayed size. Frames that an edit list hides are not part of the video. BT.601, BT.709 and BT.2020 matrices,
-    limited and full range are converted as tagged; an untagged matrix is BT.601, as FFmpeg and OpenCV take it.
-    Interlaced frames are not deinterlaced, HDR is not tone-mapped.
+    the displayed size. images: as `probe` takes it. Frames that an edit list hides are not part of the video. BT.601,
+    BT.709 and BT.2020 matrices, limited and full range are converted as tagged; an untagged matrix is BT.601, as FFmpeg
+    and OpenCV take it. Interlaced frames are not deinterlaced, HDR is not tone-mapped.
 
     Raises BrokenVideoError, possibly after some frames, when there is no video stream or frame, on a decoding error,
     when the size changes midway, and when there are fewer or more frames than the container states.
     """
     if path.is_dir():
-        return resize_frames(read_images(path), short_side=short_side)
+        return resize_frames(read_images(path, images), short_side=short_side)
     return _read_stream(path, short_side)
 
 

@@ -204,7 +204,7 @@ def test_bits_that_still_decode_are_told_by_the_digest(checked_project, call):
     assert call("prepare", *OUTS)[0] == 0
     before = read_manifest(Path("out/manifest.csv"))
     sound = Group("data")
-    check_manifest(sound, Path(chosen.prepare.root), Path("out/manifest.csv"))
+    check_manifest(sound, chosen.prepare, Path("out/manifest.csv"))
     assert not sound.findings
     changed = patched(Path("data/jump/jump0.mp4"), (b"x264", 0, b"X264"))  # the encoder's comment: the same frames
     gone = Path("data/wave/wave1.mp4")
