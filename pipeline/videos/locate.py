@@ -97,17 +97,30 @@ def _leads_round(path: Path, top: Path) -> bool:
         return False
     target = os.path.realpath(path)
     above = [parent for parent in path.parents if parent == top or top in parent.parents]
-    return any(os.path.commonpath((target, os.path.realpath(parent))) == target for parent in above)
+    return any(_is_below(os.path.realpath(parent), target) for parent in above)
 
 
 def _linked_out(root: Path, videos: Iterable[ListedVideo]) -> list[str]:
-    real_root = os.path.realpath(root)
+    """Notes about links out of the root. DVC sees what a link to a file holds, not what is behind one to a folder."""
+    top = os.path.realpath(root)
     real = {video.path: os.path.realpath(root / video.path) for video in videos}
-    outside = [path for path in real if os.path.commonpath((real_root, real[path])) != real_root]
-    if not outside:
-        return []
-    example = f"{outside[0]}: {real[outside[0]]}"
-    return [f"{len(outside)} of {len(real)} videos lie outside of {root}, by links, such as {example}"]
+    outside = [path for path in real if not _is_below(real[path], top)]
+    notes = []
+    if outside:
+        example = f"{outside[0]}: {real[outside[0]]}"
+        notes.append(f"{len(outside)} of {len(real)} videos lie outside of {root}, by links, such as {example}")
+    folders = {root / parent for path in outside for parent in PurePosixPath(path).parents if str(parent) != "."}
+    linked = sorted(
+        folder for folder in folders if folder.is_symlink() and not _is_below(os.path.realpath(folder), top)
+    )
+    if linked:
+        how = "run `dvc repro -f prepare` after a change there"
+        notes.append(f"{', '.join(map(str, linked))}: DVC does not look behind links to folders; {how}")
+    return notes
+
+
+def _is_below(path: str, top: str) -> bool:
+    return os.path.commonpath((path, top)) == top
 
 
 class _Candidates:

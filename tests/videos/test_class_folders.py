@@ -127,8 +127,7 @@ def test_links_to_class_folders_are_followed_and_loops_are_not(tmp_path: Path):
     listing = read(root)
     assert [video.path for video in listing.videos] == ["bow/1.mp4", "wave/2.mp4"]
     assert listing.class_names == {0: "bow", 1: "wave"}
-    (note,) = listing.notes
-    assert note.endswith(f"by links, such as wave/2.mp4: {tmp_path}/disk/wave/2.mp4")
+    assert listing.notes[0].endswith(f"by links, such as wave/2.mp4: {tmp_path}/disk/wave/2.mp4")
 
 
 def test_videos_that_cannot_be_read_are_told_of_with_a_command(tmp_path: Path):
