@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.data.frames import Frames
-from pipeline.videos.reader import VIDEO_SUFFIXES, read_frames
+from pipeline.data.names import is_video
+from pipeline.videos.reader import read_frames
 
 EVERY = 4  # videos; enough for the percentiles
 MAD_TO_SIGMA = 1.4826  # of a normal distribution
@@ -52,7 +53,7 @@ def measure_light(frames_THWC: Frames) -> LightStatistics:
 
 
 def main() -> None:
-    paths = sorted(path for path in Path(sys.argv[1]).rglob("*") if path.suffix in VIDEO_SUFFIXES)[::EVERY]
+    paths = sorted(path for path in Path(sys.argv[1]).rglob("*") if is_video(path.name))[::EVERY]
     lights = [measure_light(np.stack(list(read_frames(path)))) for path in paths]
     means = [light.mean for light in lights]
     noise = np.nanmedian([light.noise for light in lights], axis=0)

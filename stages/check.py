@@ -113,7 +113,7 @@ def _check_with_packages(
         progress=progress,
     )
     if manifest_path is not None:
-        check_manifest(groups["data"], Path(loaded.prepare.root), manifest_path)
+        check_manifest(groups["data"], loaded.prepare, manifest_path)
     known = Known(
         None if data.listing is None else list(data.listing.class_names.values()),
         None if data.splits is None else data.splits["train"],

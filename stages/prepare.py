@@ -42,6 +42,8 @@ def main(
         say(f"prepare: {note}")
     say(counts_text(prepared.manifest))
     say(f"prepare: between the splits: {leakage_text(prepared.leaks)}")
+    for line in prepared.contradictions:
+        say(f"prepare: labels contradict each other: {line}")
     for row in prepared.quarantine:
         say(f"prepare: quarantined {row.path} ({row.split}): {row.reason}")
     if prepared.seconds:

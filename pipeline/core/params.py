@@ -56,6 +56,7 @@ class PrepareParams(Section):
     root: str
     layout: Literal["arid_v1", "arid_v1_5", "arid_ug2", "dark48", "frame_folders", "class_folders", "csv"]
     lists: str | None
+    frames: Annotated[str, Field(min_length=1)] | None
     split: Annotated[int, Field(ge=0)]
     val_share: Annotated[float, Field(gt=0, lt=1)]
     test_share: Annotated[float, Field(gt=0, lt=1)]

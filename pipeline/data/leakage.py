@@ -1,4 +1,4 @@
-"""Leakage: what two splits share."""
+"""Leakage: what two splits share; and files that are listed under two labels."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from pipeline.data.listing import SPLITS, ListedVideo, name_stem, without_suffix
+from pipeline.data.listing import SPLITS, ListedVideo
 from pipeline.data.manifest import ManifestRow
+from pipeline.data.names import name_stem, without_suffix
 
 NUM_EXAMPLES = 3
 STEM_LAYOUTS = ("frame_folders", "class_folders", "csv")
@@ -18,9 +19,9 @@ STEM_LAYOUTS = ("frame_folders", "class_folders", "csv")
 class Leak:
     """What two splits share, of one kind.
 
-    kind: path, digest (the same bytes), group, or stem (the source's part of the file name). splits: the one that is
-    trained on first. num_shared: paths, digests … in both. num_videos: of each split, how many have one of those;
-    num_total: of how many. examples: some of what is shared, sorted.
+    kind: path, digest (the same bytes under one label), group, or stem (the source's part of the file name). splits:
+    the one that is trained on first. num_shared: paths, digests … in both. num_videos: of each split, how many have one
+    of those; num_total: of how many. examples: some of what is shared, sorted; of a digest a path of each split.
     """
 
     kind: str
@@ -40,39 +41,57 @@ class Leak:
         )
 
 
-def find_leakage(rows: Iterable[ManifestRow | ListedVideo], *, stems: bool = False) -> list[Leak]:
+def find_leakage(rows: Sequence[ManifestRow | ListedVideo], *, stems: bool = False) -> list[Leak]:
     """What two splits share: paths, digests of files (in a manifest's rows), groups, and with `stems` name stems.
 
     stems: for data sets that number the clips of one source and whose groups do not say so.
     """
     kinds: dict[str, Callable[[ManifestRow | ListedVideo], str | None]] = {
         "path": lambda row: without_suffix(row.path),
-        "digest": lambda row: row.digest if isinstance(row, ManifestRow) else None,
+        "digest": lambda row: f"{row.digest} {row.label}" if isinstance(row, ManifestRow) else None,
         "group": lambda row: row.group,
     }
     if stems:
         kinds["stem"] = lambda row: name_stem(row.path)
-    by_split: dict[str, list[ManifestRow | ListedVideo]] = defaultdict(list)
-    for row in rows:
-        if row.split is not None:
-            by_split[row.split].append(row)
+    totals = Counter(row.split for row in rows)
     leaks = []
     for kind, value_of in kinds.items():
-        counts = {split: Counter(map(value_of, by_split[split])) for split in SPLITS}
+        paths: dict[str | None, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+        for row in rows:
+            if (value := value_of(row)) is not None:
+                paths[row.split][value].append(row.path)
         for first, second in combinations(SPLITS, 2):
-            shared = {value for value in counts[first].keys() & counts[second].keys() if value is not None}
+            shared = sorted(paths[first].keys() & paths[second].keys())
+            examples = shared[:NUM_EXAMPLES]
+            if kind == "digest":
+                examples = [f"{paths[first][digest][0]} = {paths[second][digest][0]}" for digest in examples]
             if shared:
                 leaks.append(
                     Leak(
                         kind,
                         (first, second),
                         len(shared),
-                        (sum(counts[first][value] for value in shared), sum(counts[second][value] for value in shared)),
-                        (len(by_split[first]), len(by_split[second])),
-                        tuple(sorted(shared)[:NUM_EXAMPLES]),
+                        (
+                            sum(len(paths[first][value]) for value in shared),
+                            sum(len(paths[second][value]) for value in shared),
+                        ),
+                        (totals[first], totals[second]),
+                        tuple(examples),
                     )
                 )
     return leaks
+
+
+def find_contradictions(rows: Iterable[ManifestRow]) -> list[str]:
+    """A line for each file that has copies under other labels: none of them can be right for all."""
+    by_digest: dict[str, list[ManifestRow]] = defaultdict(list)
+    for row in rows:
+        by_digest[row.digest].append(row)
+    copies = [same for same in by_digest.values() if len({row.label for row in same}) > 1]
+    return sorted(
+        " = ".join(f"{row.path} ({row.class_name}, {row.split})" for row in same) + ": the same bytes, other labels"
+        for same in copies
+    )
 
 
 def leakage_text(leaks: Sequence[Leak]) -> str:

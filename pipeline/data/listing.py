@@ -1,24 +1,28 @@
-"""What annotation lists say about videos, and finding those on disk; knows no data set and needs no package.
+"""What annotation lists say about videos; knows no data set and needs no package.
 
-Reading lists is apart from looking for files, so that published lists can be checked without their videos. Every check
-collects its findings with `file:line` and raises once.
+Every check collects its findings with `file:line` and raises once.
 """
 
 from __future__ import annotations
 
 import re
-import unicodedata
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from pipeline.core.errors import DataError, shortened
+from pipeline.data.names import (
+    look,
+    path_problem,
+    same_form,
+    spelt,
+    text_problem,
+    without_suffix,
+)
 
-VIDEO_SUFFIXES = (".3gp", ".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv")
 SPLITS = ("train", "val", "test")
 BLANKS = " \t"  # may stand around a field; other white space is a part of it, and mostly damage
-MAX_NAME_BYTES, MAX_PATH_BYTES = 255, 4000  # of file systems; the root takes some of a path's 4,096
+EMPTY = "no videos: a split that has a list, or a folder, has videos"
 # First lines that are headers have nothing but these words; the official lists of ARID and Dark-48 have none
 HEADER_WORDS = frozenset({"id", "videoid", "label", "classid", "class", "path", "video", "file", "name", "num_frames"})
 
@@ -48,15 +52,6 @@ class Listing:
     class_names: dict[int, str]
     videos: tuple[ListedVideo, ...]
     notes: tuple[str, ...] = ()
-
-
-class MissingVideosError(DataError):
-    """Listed videos were not found. `listing` has all of them, `found` the paths on disk of those that were."""
-
-    def __init__(self, error: DataError, listing: Listing, found: frozenset[str]) -> None:
-        super().__init__(error.message, findings=error.findings, remedy=error.remedy)
-        self.listing = listing
-        self.found = found
 
 
 class Findings:
@@ -126,7 +121,7 @@ def read_class_names(path: Path) -> dict[int, str]:
     """A class list of lines `id name`, separated by white space; names may have spaces. Raises DataError."""
     findings = Findings()
     names: dict[int, str] = {}
-    labels: dict[str, int] = {}
+    first: dict[str, str] = {}
     for number, line in read_body(path):
         digits, _, name = line.replace("\t", " ").partition(" ")
         label, name = whole_number(digits), name.strip(BLANKS)
@@ -135,27 +130,14 @@ def read_class_names(path: Path) -> dict[int, str]:
             findings.add(where, f"expected `id name`, not {line!r}")
         elif label in names:
             findings.add(where, f"class {label} is named again: {name!r} after {names[label]!r}")
-        elif name in labels:
-            findings.add(where, f"class name {name!r} is used again")
+        elif (before := first.setdefault(look(name), name)) is not name:
+            findings.add(where, f"class name {before!r} is used again" if name == before else _looks_like(name, before))
         else:
-            names[label], labels[name] = name, label
+            names[label] = same_form(name)
     if not names:
         findings.add(str(path), "no classes")
     findings.raise_any(f"{path} is not a class list")
     return names
-
-
-def name_stem(path: str) -> str:
-    """The source's part of a clip's file name: yt-LMhhb of yt-LMhhb_393.mp4, Q2Ea0 of Q2Ea0_000057_000067.mp4."""
-    stem = without_suffix(PurePosixPath(path).name)
-    return re.sub(r"(_[0-9]{6}_[0-9]{6}|_[0-9]+)$", "", stem) or stem
-
-
-def without_suffix(path: str) -> str:
-    """A path less the suffix of a video file; folders of frames keep their dots."""
-    lowered = path.lower()
-    suffix = next((suffix for suffix in VIDEO_SUFFIXES if lowered.endswith(suffix)), "")
-    return path[: len(path) - len(suffix)]
 
 
 def checked(
@@ -164,10 +146,12 @@ def checked(
     """Check what lists can be wrong about, and raise all findings, also those that reading has collected.
 
     Refused: labels outside the class list, videos listed twice, paths that lead out of the root, names with control
-    characters, classes without a video in some split, and lists without videos.
+    characters, names of classes or groups that look the same, classes without a video in some split, and lists without
+    videos.
     """
     _check_labels(videos, class_names, findings)
     _check_repeats(videos, findings)
+    _check_looks(videos, findings)
     for video in videos:
         problems = (path_problem(video.path), text_problem(video.class_name), text_problem(video.group))
         for problem in dict.fromkeys(filter(None, problems)):
@@ -183,7 +167,11 @@ def checked(
                     findings.add(where, f"class {label} ({name}) has no video{f' in {split}' if split else ''}")
     remedy = _shift(videos, class_names) or "docs/datasets.md shows each layout's lists"
     findings.raise_any("the annotation lists cannot be used", remedy=remedy)
-    return Listing(dict(sorted(class_names.items())), tuple(videos), tuple(notes))
+    return Listing(
+        {label: same_form(name) for label, name in sorted(class_names.items())},
+        tuple(replace(video, class_name=same_form(video.class_name), group=same_form(video.group)) for video in videos),
+        tuple(notes),
+    )
 
 
 def _check_labels(videos: Sequence[ListedVideo], class_names: dict[int, str], findings: Findings) -> None:
@@ -208,7 +196,7 @@ def _shift(videos: Sequence[ListedVideo], class_names: dict[int, str]) -> str | 
 def _check_repeats(videos: Sequence[ListedVideo], findings: Findings) -> None:
     first: dict[str, ListedVideo] = {}
     for video in videos:
-        before = first.setdefault(without_suffix(video.path), video)
+        before = first.setdefault(same_form(without_suffix(video.path)), video)
         if before is video:
             continue
         if (before.label, before.split, before.path) == (video.label, video.split, video.path):
@@ -221,106 +209,27 @@ def _check_repeats(videos: Sequence[ListedVideo], findings: Findings) -> None:
             )
 
 
+def _check_looks(videos: Sequence[ListedVideo], findings: Findings) -> None:
+    """Two spellings would be two classes, or two groups that a split may cut, without a word.
+
+    Groups may differ by case (ids of videos do), and paths as groups in any way: their videos are two files.
+    """
+    first: dict[tuple[str, str], tuple[str, str]] = {}
+    told = set()
+    for video in videos:
+        names = [("class", look(video.class_name), video.class_name)]
+        if video.group != without_suffix(video.path):
+            names.append(("group", look(video.group, case=False), video.group))
+        for kind, seen, name in names:
+            before, line = first.setdefault((kind, seen), (name, video.line))
+            if name != before and (kind, name) not in told:
+                told.add((kind, name))
+                findings.add(video.line, f"{kind} {_looks_like(name, before)} ({line})")
+
+
+def _looks_like(name: str, before: str) -> str:
+    return f"'{spelt(name)}' looks like '{spelt(before)}', but has other characters: write it in one way"
+
+
 def _in_split(video: ListedVideo) -> str:
     return f" in {video.split}" if video.split else ""
-
-
-def path_problem(path: str) -> str | None:
-    """Why a listed path cannot be one below the root, or None."""
-    parts = PurePosixPath(path).parts
-    if not parts:
-        return "the path is empty"
-    if "\\" in path:
-        return f"{path!r} has backslashes; paths are written with /"
-    if path.startswith("/") or re.match(r"[A-Za-z]:", path) or ".." in parts:
-        return f"{path!r} leads out of the root"
-    longest = max(len(part.encode("utf-8", "surrogatepass")) for part in parts)
-    if longest > MAX_NAME_BYTES or len(path.encode("utf-8", "surrogatepass")) > MAX_PATH_BYTES:
-        return f"{path!r} is longer than the names of files can be"
-    return text_problem(path)
-
-
-def text_problem(text: str) -> str | None:
-    """Why a text cannot name a video, a class or a group, or None: line ends and control characters, and surrogates,
-    which stand for bytes that are not UTF-8."""
-    wrong = next((char for char in text if unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp")), None)
-    return None if wrong is None else f"{text!r} has {wrong!r}: names have no control characters and are UTF-8"
-
-
-def locate(
-    listing: Listing,
-    root: Path,
-    *,
-    folders: Sequence[str] | Mapping[str | None, Sequence[str]] = ("",),
-    directories: bool = False,
-) -> Listing:
-    """Find the listed videos below the root, with any video suffix: copies of a data set are often re-encoded.
-
-    folders: places below the root where the listed paths may begin, in order; the first that has a video wins. A
-    mapping gives those of each split. directories: look for folders of frames instead of files. Raises DataError where
-    there is no root, and MissingVideosError with every video that is missing, ambiguous or a link out of it.
-    """
-    if not root.is_dir():
-        raise DataError(f"{root}: no such folder", remedy="set prepare.root to the data set's folder")
-    findings = Findings()
-    of_split = folders if isinstance(folders, Mapping) else dict.fromkeys((*SPLITS, None), folders)
-    places = {split: [place for place in of_split[split] if (root / place).is_dir()] for split in of_split}
-    candidates = _Candidates(root, directories=directories)
-    real_root = root.resolve()
-    videos, on_disk = [], set()
-    for video in listing.videos:
-        inner = places[video.split]
-        try:
-            found = next(filter(None, (candidates.of(PurePosixPath(place) / video.path) for place in inner)), [])
-        except OSError as error:
-            findings.add(video.line, f"{video.path} cannot be looked for: {error.strerror}")
-            videos.append(video)
-            continue
-        if not found:
-            findings.add(video.line, f"{video.path} is missing")
-        elif len(found) > 1:
-            findings.add(video.line, f"{video.path} could be any of {', '.join(found)}")
-        elif not (root / found[0]).resolve().is_relative_to(real_root):
-            findings.add(video.line, f"{found[0]} is a link that leads out of the root")
-        else:
-            video = replace(video, path=found[0])
-            on_disk.add(video.path)
-        videos.append(video)
-    located = replace(listing, videos=tuple(videos))
-    searched = ", ".join(dict.fromkeys(str(root / place) for inner in places.values() for place in inner))
-    try:
-        findings.raise_any(
-            f"listed videos were not found below {searched or root}",
-            remedy="complete the data set, or set prepare.root to the folder that has the listed paths",
-        )
-    except DataError as error:
-        raise MissingVideosError(error, located, frozenset(on_disk)) from None
-    return located
-
-
-class _Candidates:
-    """What lies under a listed name; each folder is listed once."""
-
-    def __init__(self, root: Path, *, directories: bool) -> None:
-        self.root = root
-        self.directories = directories
-        self.folders: dict[PurePosixPath, dict[str, list[str]]] = {}
-
-    def of(self, path: PurePosixPath) -> list[str]:
-        """POSIX paths of the exact name or, where that is absent, of the same name with other video suffixes."""
-        if self.directories:
-            return [str(path)] if (self.root / path).is_dir() else []
-        if path.parent not in self.folders:
-            self.folders[path.parent] = self._listed(path.parent)
-        names = self.folders[path.parent].get(without_suffix(path.name), [])
-        if path.name in names:
-            names = [path.name]
-        return [str(path.parent / name) for name in names]
-
-    def _listed(self, folder: PurePosixPath) -> dict[str, list[str]]:
-        names: dict[str, list[str]] = defaultdict(list)
-        if (self.root / folder).is_dir():
-            for entry in sorted((self.root / folder).iterdir()):
-                if entry.name.lower().endswith(VIDEO_SUFFIXES) and entry.is_file():
-                    names[without_suffix(entry.name)].append(entry.name)
-        return names

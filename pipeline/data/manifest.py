@@ -15,14 +15,16 @@ from typing import TypeVar
 from pipeline.core.digest import DIGEST_BYTES, digest_file, digest_json
 from pipeline.core.errors import DataError, StaleArtifactError
 from pipeline.core.tables import Reader, TableError, number, read_table, whole_number, write_table
-from pipeline.data.listing import SPLITS, Findings, path_problem, text_problem, without_suffix
+from pipeline.data.listing import SPLITS, Findings
+from pipeline.data.names import path_problem, same_form, text_problem, without_suffix
 
 PREPARE_AGAIN = "run the prepare stage: `dvc repro prepare`"
 
 
 def video_id(path: str) -> str:
-    """Name of a video: its path relative to the root without the suffix, so that it outlives a re-encoding."""
-    return without_suffix(path)
+    """Name of a video: its path relative to the root without the suffix and in one normal form, so that it outlives a
+    re-encoding and a copy to another system."""
+    return same_form(without_suffix(path))
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pipeline.core.params import Params, Section, load_params
 from pipeline.core.progress import Progress, no_progress
 from pipeline.core.tables import Curve
-from pipeline.data.leakage import STEM_LAYOUTS, find_leakage
+from pipeline.data.leakage import STEM_LAYOUTS, find_contradictions, find_leakage
 from pipeline.data.listing import SPLITS
 from pipeline.data.manifest import Manifest
 from pipeline.evaluate.cost import cost_of
@@ -88,7 +88,10 @@ def make_report(paths: ReportPaths, *, progress: Progress = no_progress) -> str:
         found=found,
         chain=chain,
         number_of={made["digest"]: number for number, made in enumerate(chain, start=1) if made["digest"]},
-        leaks=find_leakage(found.manifest.rows, stems=params.prepare.layout in STEM_LAYOUTS),
+        leaks=[
+            *find_contradictions(found.manifest.rows),
+            *find_leakage(found.manifest.rows, stems=params.prepare.layout in STEM_LAYOUTS),
+        ],
         p_value="below 0.0001" if p < 0.0001 else f"{p:.2g}",
         **_figures(results, found.manifest),
         **_rows(paths, results, found, params),

@@ -8,36 +8,34 @@ from __future__ import annotations
 import csv
 import difflib
 import io
-import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from pipeline.core.errors import DataError
 from pipeline.data.listing import (
     BLANKS,
+    EMPTY,
     SPLITS,
-    VIDEO_SUFFIXES,
     Findings,
     ListedVideo,
     Listing,
     checked,
-    locate,
-    name_stem,
     read_body,
     read_class_names,
     read_lines,
     read_text,
     whole_number,
-    without_suffix,
 )
+from pipeline.data.names import name_stem, same_form, split_named, without_suffix
+from pipeline.videos.class_folders import list_class_folders
+from pipeline.videos.locate import locate
 
-EMPTY = "no videos: a split that has a list, or a folder, has videos"
-GroupOf = Callable[
-    [str, str], str | None
-]  # path and class name to group; None where the path is not named as the data set names files
+# Path and class name to group; None where the path is not named as the data set names files
+GroupOf = Callable[[str, str], str | None]
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,7 @@ def _parse_arid(lists: Path, stem: str) -> Listing:
         if other.is_file()
     ]
     files = [(name, lists / f"{stem}_{name}.txt") for name in ("train", "test")]
-    return _parse(files, lists / "mapping_table.txt", _arid_lines, _arid_group, notes)
+    return _parse(files, lists / "mapping_table.txt", _arid_lines, _arid_group, notes=notes)
 
 
 def _arid_lines(file: Path, findings: Findings) -> Iterator[_Line]:
@@ -102,7 +100,7 @@ def parse_arid_ug2(lists: Path) -> Listing:
                 )
             else:
                 files.append((split, file))
-    return _parse(files, lists / "mapping_table_t1.txt", _ug2_lines, _ug2_group, notes)
+    return _parse(files, lists / "mapping_table_t1.txt", _ug2_lines, _ug2_group, notes=notes)
 
 
 def _read_ug2(file: Path) -> list[tuple[str, dict[str, str]]]:
@@ -128,11 +126,11 @@ def _dark48_lines(file: Path, _findings: Findings) -> Iterator[_Line]:
         yield _Line(f"{file}:{number}", path.strip(BLANKS), label)
 
 
-def parse_frame_folders(lists: Path, split: int) -> Listing:
+def parse_frame_folders(lists: Path, split: int, root: Path | None = None) -> Listing:
     """Folders of images: `{train,val,test}.txt` or `{train,val,test}_split{N}.txt` (or .tsv), `path num_frames label`.
 
     Separated by tabs or spaces, with or without that header. Class names are in `classInd.txt` (`id name`) beside the
-    lists. The group is the folder itself.
+    lists. The group is the folder itself. root: absolute paths below it are taken.
     """
     files = []
     for name in SPLITS:
@@ -142,7 +140,7 @@ def parse_frame_folders(lists: Path, split: int) -> Listing:
             raise DataError(f"more than one list of {name}", findings=[str(path) for path in present])
         if present or name != "val":
             files.append((name, present[0] if present else choices[0]))
-    return _parse(files, lists / "classInd.txt", _frame_folder_lines, _own_group)
+    return _parse(files, lists / "classInd.txt", _frame_folder_lines, _own_group, root=root)
 
 
 def _frame_folder_lines(file: Path, findings: Findings) -> Iterator[_Line]:
@@ -157,7 +155,13 @@ def _frame_folder_lines(file: Path, findings: Findings) -> Iterator[_Line]:
 
 
 def _parse(
-    files: Sequence[tuple[str, Path]], class_list: Path, lines_of: LinesOf, group_of: GroupOf, notes: Sequence[str] = ()
+    files: Sequence[tuple[str, Path]],
+    class_list: Path,
+    lines_of: LinesOf,
+    group_of: GroupOf,
+    *,
+    notes: Sequence[str] = (),
+    root: Path | None = None,
 ) -> Listing:
     """The listing of a data set that has a list for each split, and a class list. Raises DataError.
 
@@ -182,7 +186,7 @@ def _parse(
                     line.where, f"expected a path and a label that is a number, not {line.path!r} and {line.label!r}"
                 )
                 continue
-            path, name = str(PurePosixPath(line.path)), class_names.get(label, "")
+            path, name = _relative(line.path, root), class_names.get(label, "")
             group = group_of(path, name) if name else path
             if group is None:
                 findings.add(
@@ -195,11 +199,11 @@ def _parse(
     return checked(videos, class_names, findings, notes=notes)
 
 
-def parse_csv(file: Path) -> Listing:
+def parse_csv(file: Path, root: Path | None = None) -> Listing:
     """One CSV with a header: path, label, and optionally class_name, group, split; other columns are ignored.
 
     label is the class's name, or its number if the column class_name has the name. Without split, val and test are
-    carved; without group, each video is a group of its own.
+    carved; without group, each video is a group of its own. root: absolute paths below it are taken.
     """
     rows = _read_csv(file, required=("path", "label"), others=("class_name", "group", "split"))
     findings = Findings()
@@ -207,10 +211,11 @@ def parse_csv(file: Path) -> Listing:
     labels = {name: label for label, name in class_names.items()}
     videos: list[ListedVideo] = []
     for where, row in rows:
-        path, split = str(PurePosixPath(row["path"])), row.get("split")
+        path, named = _relative(row["path"], root), row.get("split")
+        split = None if named is None else split_named(named)
         name = row.get("class_name", row["label"])
-        if split is not None and split not in SPLITS:
-            findings.add(where, f"split is train, val or test, not {split!r}")
+        if named is not None and split is None:
+            findings.add(where, f"split is train, val or test, not {named!r}")
         if row.get("group") == "":
             findings.add(where, "group is empty; leave the column out where videos are their own groups")
         if name in labels:
@@ -220,14 +225,12 @@ def parse_csv(file: Path) -> Listing:
 
 
 def _csv_class_names(rows: list[tuple[str, dict[str, str]]], findings: Findings) -> dict[int, str]:
-    """Class names by number; without a column class_name the labels are names, numbered in alphabetical order."""
+    """Class names by number; without a column class_name labels that are all whole numbers are both, and others are
+    names, numbered in alphabetical order."""
     names: dict[int, str] = {}
     labels: dict[str, int] = {}
     if rows and "class_name" not in rows[0][1]:
-        for where, row in rows:
-            if not row["label"]:
-                findings.add(where, "label is empty")
-        return dict(enumerate(sorted({row["label"] for _, row in rows if row["label"]})))
+        return _csv_labels(rows, findings)
     for where, row in rows:
         label, name = whole_number(row["label"]), row["class_name"]
         if label is None or not name:
@@ -239,59 +242,35 @@ def _csv_class_names(rows: list[tuple[str, dict[str, str]]], findings: Findings)
     return names
 
 
-def list_class_folders(root: Path) -> Listing:
-    """Videos below `<class>/`, or below `{train,val,test}/<class>/`; classes are numbered in alphabetical order."""
-    tops = [folder for folder in _folders(root) if folder.name in SPLITS]
-    if tops and len(tops) < len(_folders(root)):
-        raise DataError(
-            f"{root} has folders of splits and others",
-            findings=[str(folder) for folder in _folders(root) if folder not in tops],
-            remedy="keep either class folders, or train, val and test folders with class folders in them",
-        )
-    places = [(top.name if tops else None, folder) for top in tops or [root] for folder in _folders(top)]
-    names = sorted({folder.name for _, folder in places})
-    labels = {name: label for label, name in enumerate(names)}
-    videos, strangers = [], []
-    for split, folder in places:
-        for file in sorted(path for path in _files_below(folder) if not path.name.startswith(".")):
-            path = file.relative_to(root).as_posix()
-            if not file.name.lower().endswith(VIDEO_SUFFIXES):
-                strangers.append(path)
-                continue
-            videos.append(ListedVideo(path, labels[folder.name], folder.name, without_suffix(path), split, str(file)))
-    findings = Findings()
-    for top in tops:
-        if not any(video.split == top.name for video in videos):
-            findings.add(str(top), EMPTY)
-    notes = [f"{root}: {len(strangers)} files are not videos and not used, such as {strangers[0]}"] if strangers else []
-    return checked(videos, dict(enumerate(names)), findings, notes=notes)
+def _csv_labels(rows: list[tuple[str, dict[str, str]]], findings: Findings) -> dict[int, str]:
+    """Class names by number of a table without class_name. Numbers as text would come in the order 1, 10, 2."""
+    first: dict[str, str] = {}
+    for where, row in rows:
+        if not row["label"]:
+            findings.add(where, "label is empty")
+        else:
+            first.setdefault(row["label"], where)
+    numbers = {label: whole_number(label) for label in first}
+    names: dict[int, str] = {}
+    for label, number in numbers.items():
+        if re.fullmatch(r"[+-]?[0-9]+\.?[0-9]*", label) and number is None:
+            findings.add(first[label], f"label is a name, or a whole number from 0 on, not {label!r}")
+        elif number is not None and names.setdefault(number, label) != label:
+            findings.add(first[label], f"labels {label!r} and {names[number]!r} are one number: write it in one way")
+    if None in numbers.values():
+        return dict(enumerate(sorted(first)))
+    return names
 
 
-def _folders(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder", remedy="set prepare.root to the data set's folder")
-    try:
-        return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    except OSError as error:
-        raise _unreadable(error) from None
-
-
-def _files_below(folder: Path) -> Iterator[Path]:
-    """All files and all links, also dangling ones, which count as missing videos. Links to folders are not followed.
-
-    Raises DataError where a folder cannot be read.
-    """
-
-    def refuse(error: OSError) -> None:
-        raise _unreadable(error)
-
-    for place, folders, names in os.walk(folder, onerror=refuse):
-        paths = [Path(place, name) for name in (*folders, *names)]
-        yield from (path for path in paths if path.is_symlink() or path.is_file())
-
-
-def _unreadable(error: OSError) -> DataError:
-    return DataError(f"{error.filename}: cannot be read: {error.strerror}", remedy="its videos would be left out")
+def _relative(path: str, root: Path | None) -> str:
+    """An absolute path below the root, by whatever links, relative to it; any other as it is."""
+    listed = PurePosixPath(same_form(path))
+    if root is not None and listed.is_absolute() and ".." not in listed.parts:
+        for above in listed.parents:
+            with suppress(OSError):
+                if root.samefile(above):
+                    return str(listed.relative_to(above))
+    return str(listed)
 
 
 def _read_csv(file: Path, *, required: tuple[str, ...], others: tuple[str, ...]) -> list[tuple[str, dict[str, str]]]:
@@ -355,12 +334,12 @@ def _ug2_group(path: str, class_name: str) -> str | None:
 class Layout:
     """How a data set lies below its root: called with the root, prepare.lists and prepare.split it gives the listing.
 
-    parse: reads the lists at a place, of an official split. lists: that place, relative to the root, where
-    prepare.lists is None; None: there are no lists, and `parse` takes the root. folders, directories: as `locate` takes
+    parse: reads the lists at a place, of an official split, for a root. lists: that place, relative to the root, where
+    prepare.lists is None; None: there are no lists, and the place is the root. folders, directories: as `locate` takes
     them.
     """
 
-    parse: Callable[[Path, int], Listing]
+    parse: Callable[[Path, int, Path], Listing]
     lists: str | None
     folders: Sequence[str] | Mapping[str | None, Sequence[str]] = ("",)
     directories: bool = False
@@ -368,7 +347,7 @@ class Layout:
     def __call__(self, root: Path, lists: Path | None, split: int) -> Listing:
         """The videos as listed, each found on disk; raises DataError."""
         place = root if self.lists is None else root / (self.lists if lists is None else lists)
-        return locate(self.parse(place, split), root, folders=self.folders, directories=self.directories)
+        return locate(self.parse(place, split, root), root, folders=self.folders, directories=self.directories)
 
 
 UG2_FOLDERS: dict[str | None, Sequence[str]] = {
@@ -377,11 +356,17 @@ UG2_FOLDERS: dict[str | None, Sequence[str]] = {
     "test": ("test_data", "test"),
 }
 LAYOUTS = {  # prepare.layout
-    "arid_v1": Layout(parse_arid_v1, "list_cvt", ("", "clips_v1", "clips_v1_avi", "data")),
-    "arid_v1_5": Layout(parse_arid_v1_5, "list_cvt", ("clips_v1.5", "clips_v1.5_avi", "")),
-    "arid_ug2": Layout(lambda lists, _split: parse_arid_ug2(lists), "list_cvt", UG2_FOLDERS),
-    "dark48": Layout(parse_dark48, "annotations", ("", "videos", "clips")),
+    "arid_v1": Layout(
+        lambda lists, split, _root: parse_arid_v1(lists, split), "list_cvt", ("", "clips_v1", "clips_v1_avi", "data")
+    ),
+    "arid_v1_5": Layout(
+        lambda lists, split, _root: parse_arid_v1_5(lists, split), "list_cvt", ("clips_v1.5", "clips_v1.5_avi", "")
+    ),
+    "arid_ug2": Layout(lambda lists, _split, _root: parse_arid_ug2(lists), "list_cvt", UG2_FOLDERS),
+    "dark48": Layout(lambda lists, split, _root: parse_dark48(lists, split), "annotations", ("", "videos", "clips")),
     "frame_folders": Layout(parse_frame_folders, ".", directories=True),
-    "class_folders": Layout(lambda root, _split: list_class_folders(root), None),
-    "csv": Layout(lambda place, _split: parse_csv(place / "videos.csv" if place.is_dir() else place), "videos.csv"),
+    "class_folders": Layout(lambda _place, _split, root: list_class_folders(root), None),
+    "csv": Layout(
+        lambda place, _split, root: parse_csv(place / "videos.csv" if place.is_dir() else place, root), "videos.csv"
+    ),
 }

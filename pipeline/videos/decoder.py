@@ -51,22 +51,22 @@ READY, FRAME, END, INFO, BROKEN, DATA, FILE, MEMORY, BUG = (bytes([letter]) for 
 CRASHES = ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGSYS", "SIGTRAP")
 
 
-def probe(path: Path) -> VideoInfo:
+def probe(path: Path, *, images: str | None = None) -> VideoInfo:
     """Read what a video states, and decode its first frame: `pipeline.videos.reader.probe` in another process.
 
     Raises BrokenVideoError where there is no video stream or no frame, DataError where the file cannot be opened.
     """
-    (info,) = _ask(path, {"what": "probe"})
+    (info,) = _ask(path, {"what": "probe", "images": images})
     return cast(VideoInfo, info)
 
 
-def read_frames(path: Path, *, short_side: int | None = None) -> Iterator[Frame]:
+def read_frames(path: Path, *, short_side: int | None = None, images: str | None = None) -> Iterator[Frame]:
     """Yield every frame once, in display order: `pipeline.videos.reader.read_frames` in another process.
 
     Frames and errors are the same. It also raises BrokenVideoError when the decoder crashes, hangs, or needs too much
     memory, and EnvironmentProblem when its process is killed from outside. Closing the iterator early ends the process.
     """
-    return cast(Iterator[Frame], _ask(path, {"what": "frames", "short_side": short_side}))
+    return cast(Iterator[Frame], _ask(path, {"what": "frames", "short_side": short_side, "images": images}))
 
 
 def end_idle() -> None:
@@ -261,9 +261,9 @@ def serve(memory_bytes: int, cpu_seconds: int) -> None:
             path = Path(request["path"])
             _more_time(cpu_seconds)
             if request["what"] == "probe":
-                _answer(out, INFO, asdict(reader.probe(path)))
+                _answer(out, INFO, asdict(reader.probe(path, images=request["images"])))
                 continue
-            for frame in reader.read_frames(path, short_side=request["short_side"]):
+            for frame in reader.read_frames(path, short_side=request["short_side"], images=request["images"]):
                 _answer_frame(out, frame)
                 _more_time(cpu_seconds)
             _answer(out, END)

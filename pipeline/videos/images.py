@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Iterator
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import cast
 
@@ -13,8 +15,9 @@ import simplejpeg
 
 from pipeline.core.errors import BrokenVideoError
 from pipeline.data.frames import Frame
+from pipeline.data.names import is_image, is_litter
 
-IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png")
+_CHOICE = "; prepare.frames chooses by name, such as img_*"
 MAX_PIXELS = 2**26  # of a frame, as coded and as resized: twice 8K
 
 
@@ -24,31 +27,43 @@ def check_pixels(width: int, height: int) -> None:
         raise BrokenVideoError(f"frames of {width}x{height} exceed the limit of {MAX_PIXELS} pixels")
 
 
-def list_images(folder: Path) -> list[Path]:
-    """Images of a frame folder in the order of their numbers. Raises BrokenVideoError on gaps and mixed names."""
-    numbered: dict[int, Path] = {}
-    stems: set[tuple[str, str]] = set()
-    for image in sorted(folder.iterdir()):
-        if image.suffix.lower() not in IMAGE_SUFFIXES or image.name.startswith("."):
+def list_images(folder: Path, pattern: str | None = None) -> list[Path]:
+    """Images of a frame folder in the order of their numbers: of those with names like `pattern`, or of all.
+
+    Raises BrokenVideoError on gaps and mixed names.
+    """
+    kinds: dict[str, dict[int, Path]] = defaultdict(dict)
+    for image in _named(folder, pattern):
+        if not is_image(image.name):
             continue
+        if image.is_symlink() and not image.exists():
+            raise BrokenVideoError(f"{image.name} is a link to {image.readlink()}, which is not there")
         match = re.fullmatch(r"(.*?)([0-9]+)", image.stem)
         if match is None:
-            raise BrokenVideoError(f"{image.name} has no frame number")
-        number = int(match[2])
-        if number in numbered:
-            raise BrokenVideoError(f"{numbered[number].name} and {image.name} have the same frame number")
-        numbered[number] = image
-        stems.add((match[1], image.suffix))
-    if not numbered:
-        raise BrokenVideoError("the folder has no images")
-    if len(stems) > 1:
-        names = ", ".join(f"{prefix}*{suffix}" for prefix, suffix in sorted(stems))
-        raise BrokenVideoError(f"the folder mixes images of different names: {names}")
+            raise BrokenVideoError(f"{image.name} has no frame number{_CHOICE}")
+        same = kinds[f"{match[1]}*{image.suffix}"].setdefault(int(match[2]), image)
+        if same is not image:
+            raise BrokenVideoError(f"{same.name} and {image.name} have the same frame number")
+    if not kinds:
+        raise BrokenVideoError(f"the folder has no images{f' named {pattern}' if pattern else ''}")
+    if len(kinds) > 1:
+        raise BrokenVideoError(f"the folder mixes images of different names: {', '.join(sorted(kinds))}{_CHOICE}")
+    (numbered,) = kinds.values()
     first = min(numbered)
     missing = sorted(set(range(min(first, 1), max(numbered) + 1)) - set(numbered))
     if missing:
         raise BrokenVideoError(f"{len(missing)} frame(s) are missing, the first is number {missing[0]}")
     return [numbered[number] for number in sorted(numbered)]
+
+
+def video_files(path: Path, pattern: str | None = None) -> list[Path]:
+    """The files whose bytes are a video: its file, or those of a folder of images, less what is not data."""
+    return [file for file in _named(path, pattern) if file.is_file()] if path.is_dir() else [path]
+
+
+def _named(folder: Path, pattern: str | None) -> list[Path]:
+    files = (file for file in folder.iterdir() if not is_litter(file.name))
+    return sorted(file for file in files if pattern is None or fnmatchcase(file.name, pattern))
 
 
 def read_image(path: Path) -> Frame:
@@ -76,10 +91,10 @@ def read_image(path: Path) -> Frame:
     return cast(Frame, decoded)
 
 
-def read_images(folder: Path) -> Iterator[Frame]:
+def read_images(folder: Path, pattern: str | None = None) -> Iterator[Frame]:
     """The images of a frame folder in order. Raises BrokenVideoError also where their size changes."""
     size: tuple[int, int] | None = None
-    for path in list_images(folder):
+    for path in list_images(folder, pattern):
         image = read_image(path)
         height, width = image.shape[:2]
         size = size or (width, height)

@@ -21,12 +21,13 @@ from pipeline.core.work_folder import work_folder
 from pipeline.data.frame_shard import IndexRow
 from pipeline.data.frame_store import shard_of
 from pipeline.data.frames import Frame
-from pipeline.data.leakage import STEM_LAYOUTS, Leak, find_leakage
+from pipeline.data.leakage import STEM_LAYOUTS, Leak, find_contradictions, find_leakage
 from pipeline.data.listing import ListedVideo, Listing
 from pipeline.data.manifest import Manifest, ManifestRow, QuarantineRow, video_id, write_manifest, write_quarantine
 from pipeline.data.shards import RunTasks, ShardReport, ShardTask, make_shard, new_run, publish_store, read_record
 from pipeline.videos.annotations import LAYOUTS
 from pipeline.videos.decoder import probe, read_frames
+from pipeline.videos.images import video_files
 from pipeline.videos.reader import BrokenVideoError, VideoInfo
 from pipeline.videos.splits import complete_splits
 
@@ -35,11 +36,14 @@ PREPARED_VERSION = 3  # raised when the same videos come to give other frames or
 
 @dataclass(frozen=True)
 class Prepared:
-    """What `prepare` made: the tables, what the splits share, notes about the lists, and seconds of work by kind."""
+    """What `prepare` made: the tables, what the splits share, labels that contradict each other, notes about the lists,
+    and seconds of work by kind.
+    """
 
     manifest: Manifest
     quarantine: tuple[QuarantineRow, ...]
     leaks: tuple[Leak, ...]
+    contradictions: tuple[str, ...]
     notes: tuple[str, ...]
     seconds: Mapping[str, float]
 
@@ -62,7 +66,9 @@ def prepare(
     listed = complete_splits(listing.videos, val_share=params.val_share, test_share=params.test_share, seed=seed)
     videos = videos_by_id(listed)
     # What a shard is made of. Its record names its videos: one of them may change without touching the other shards.
-    fingerprint = params.model_dump(include={"root", "short_side", "min_frames", "codec", "jpeg_quality", "num_shards"})
+    fingerprint = params.model_dump(
+        include={"root", "frames", "short_side", "min_frames", "codec", "jpeg_quality", "num_shards"}
+    )
     outs = (manifest_path, quarantine_path, dark_path)
     with work_folder("prepare", params=fingerprint, inputs={}, format_version=PREPARED_VERSION, outs=outs) as work:
         reports = run(prepare_shard, _tasks(videos, params, work.path))
@@ -79,7 +85,9 @@ def prepare(
         origin = {"videos": manifest.videos_digest}
         publish_store(work, dark_path, rows, codec=params.codec, jpeg_quality=params.jpeg_quality, origin=origin)
     leaks = tuple(find_leakage(manifest.rows, stems=params.layout in STEM_LAYOUTS))
-    return Prepared(manifest, tuple(broken), leaks, listing.notes, summed(report.seconds for report in reports))
+    contradictions = tuple(find_contradictions(manifest.rows))
+    seconds = summed(report.seconds for report in reports)
+    return Prepared(manifest, tuple(broken), leaks, contradictions, listing.notes, seconds)
 
 
 def counts_text(manifest: Manifest) -> str:
@@ -159,11 +167,15 @@ def _manifest_row(row: IndexRow, videos: Mapping[str, ListedVideo], sources: Map
 
 @dataclass(frozen=True)
 class SourceVideo:
-    """One video to read. `listed_frames`: number of frames that its list states, None where it states none."""
+    """One video to read.
+
+    listed_frames: number of frames that its list states, None where it states none. images: prepare.frames.
+    """
 
     video_id: str
     path: Path
     listed_frames: int | None
+    images: str | None = None
 
 
 @dataclass(frozen=True)
@@ -185,15 +197,18 @@ class Source:
     info: VideoInfo | None
 
 
-def source_videos(videos: Mapping[str, ListedVideo], root: str) -> list[SourceVideo]:
+def source_videos(videos: Mapping[str, ListedVideo], params: PrepareParams) -> list[SourceVideo]:
     """The listed videos to read, sorted by id."""
-    return [SourceVideo(name, Path(root, video.path), video.num_frames) for name, video in sorted(videos.items())]
+    root = Path(params.root).absolute()
+    return [
+        SourceVideo(name, root / video.path, video.num_frames, params.frames) for name, video in sorted(videos.items())
+    ]
 
 
 def _tasks(videos: Mapping[str, ListedVideo], params: PrepareParams, work: Path) -> list[PrepareTask]:
     run = new_run()
     shards: dict[int, list[SourceVideo]] = defaultdict(list)
-    for video in source_videos(videos, str(Path(params.root).absolute())):
+    for video in source_videos(videos, params):
         shards[shard_of(video.video_id, params.num_shards)].append(video)
     return [PrepareTask(shard, work.absolute(), run, tuple(shards[shard]), params) for shard in sorted(shards)]
 
@@ -235,9 +250,9 @@ def prepare_shard(task: PrepareTask) -> ShardReport:
 
 def _frames(video: SourceVideo, short_side: int, infos: dict[str, VideoInfo], watch: Stopwatch) -> Iterator[Frame]:
     with watch.time("decode"):
-        infos[video.video_id] = probe(video.path)
+        infos[video.video_id] = probe(video.path, images=video.images)
     count = 0
-    for frame in watch.each("decode", read_frames(video.path, short_side=short_side)):
+    for frame in watch.each("decode", read_frames(video.path, short_side=short_side, images=video.images)):
         yield frame
         count += 1
     if video.listed_frames not in (None, count):
@@ -246,7 +261,7 @@ def _frames(video: SourceVideo, short_side: int, infos: dict[str, VideoInfo], wa
 
 def _found(video: SourceVideo) -> Source:
     try:
-        return Source(*_stamp(video.path), digest_video(video.path), video.listed_frames, None)
+        return Source(*_stamp(video), digest_video(video.path, video.images), video.listed_frames, None)
     except FileNotFoundError:
         raise _changed([f"{video.path}: it was there, and is gone"]) from None
 
@@ -255,15 +270,16 @@ def _source(*, info: dict[str, Any] | None, **values: Any) -> Source:
     return Source(info=None if info is None else VideoInfo(**info), **values)
 
 
-def _is_source(path: Path, source: Source) -> bool:
+def _is_source(video: SourceVideo, source: Source) -> bool:
     """By size and modification time, else by content: a copy of the data set has other times."""
-    size, modified_ns = _stamp(path)
-    return size == source.size and (modified_ns == source.modified_ns or digest_video(path) == source.digest)
+    size, modified_ns = _stamp(video)
+    same_size, same_time = size == source.size, modified_ns == source.modified_ns
+    return same_size and (same_time or digest_video(video.path, video.images) == source.digest)
 
 
 def _unchanged(video: SourceVideo, source: Source) -> bool:
     try:
-        return video.listed_frames == source.listed_frames and _is_source(video.path, source)
+        return video.listed_frames == source.listed_frames and _is_source(video, source)
     except FileNotFoundError:
         return False
 
@@ -273,7 +289,7 @@ def _check_unchanged(videos: Iterable[SourceVideo], sources: Mapping[str, Source
     findings = []
     for video in videos:
         try:
-            if not _is_source(video.path, sources[video.video_id]):
+            if not _is_source(video, sources[video.video_id]):
                 findings.append(f"{video.path}: it was written to")
         except FileNotFoundError:
             findings.append(f"{video.path}: it was there, and is gone")
@@ -289,17 +305,13 @@ def _changed(findings: Sequence[str]) -> StaleArtifactError:
     )
 
 
-def _files(path: Path) -> Iterable[Path]:
-    return sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path]
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    stats = [file.stat() for file in _files(path)]
+def _stamp(video: SourceVideo) -> tuple[int, int]:
+    stats = [file.stat() for file in video_files(video.path, video.images)]
     return sum(stat.st_size for stat in stats), max((stat.st_mtime_ns for stat in stats), default=0)
 
 
-def digest_video(path: Path) -> str:
-    """Digest of a video's bytes, as the manifest has it: of its file, or of all files of a folder of images."""
+def digest_video(path: Path, images: str | None = None) -> str:
+    """Digest of a video's bytes, as the manifest has it: of its file, or of the files of a folder of images."""
     if path.is_dir():
-        return digest_json([[file.name, digest_file(file)] for file in _files(path)])
+        return digest_json([[file.name, digest_file(file)] for file in video_files(path, images)])
     return digest_file(path)

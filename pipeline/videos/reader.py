@@ -32,13 +32,12 @@ from pipeline.core.errors import BrokenVideoError as BrokenVideoError
 from pipeline.core.errors import DataError
 from pipeline.core.files import written_whole
 from pipeline.data.frames import Frame
-from pipeline.data.listing import VIDEO_SUFFIXES as VIDEO_SUFFIXES
 from pipeline.videos.frame_counts import PacketTally, Promise
-from pipeline.videos.images import IMAGE_SUFFIXES as IMAGE_SUFFIXES
 from pipeline.videos.images import MAX_PIXELS, check_pixels, list_images, read_image, read_images
+from pipeline.videos.remux import unread_container
 
 # Only these demuxers and plain files: a playlist named .mp4 could open other files, or hosts
-FORMATS = "avi,matroska,webm,mov,mp4,m4a,3gp,3g2,mj2,mpeg,mpegts,asf"
+FORMATS = "avi,matroska,webm,mov,mp4,m4a,3gp,3g2,mj2,mpeg,mpegts,asf,flv,ogg,mxf"
 # max_pixels: while FFmpeg looks for streams, which decodes; larger frames are refused before memory is allocated
 OPEN_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": FORMATS, "max_pixels": str(MAX_PIXELS)}
 # Accurate and the same on every CPU; bilinear in swscale averages over the source's area where it shrinks
@@ -67,15 +66,15 @@ class VideoInfo:
     height: int
 
 
-def probe(path: Path) -> VideoInfo:
-    """Read what a video states, and decode its first frame.
+def probe(path: Path, *, images: str | None = None) -> VideoInfo:
+    """Read what a video states, and decode its first frame. images: which of a folder's are its frames (`img_*`).
 
     Raises BrokenVideoError where there is no video stream or no frame, DataError where the file cannot be opened.
     """
     if path.is_dir():
-        images = list_images(path)
-        height, width = read_image(images[0]).shape[:2]
-        return VideoInfo(len(images), 0.0, width, height)
+        listed = list_images(path, images)
+        height, width = read_image(listed[0]).shape[:2]
+        return VideoInfo(len(listed), 0.0, width, height)
     with _opened(path) as (container, stream):
         for frame in container.decode(stream):
             layout = _Layout.of(frame, stream, None)
@@ -84,19 +83,19 @@ def probe(path: Path) -> VideoInfo:
         raise BrokenVideoError("no frame can be decoded")
 
 
-def read_frames(path: Path, *, short_side: int | None = None) -> Iterator[Frame]:
+def read_frames(path: Path, *, short_side: int | None = None, images: str | None = None) -> Iterator[Frame]:
     """Yield every frame once, in display order: RGB uint8 (H, W, 3), square pixels, upright.
 
     short_side: pixels to which the shorter side is resized (the other keeps the displayed aspect ratio); None keeps
-    the displayed size. Frames that an edit list hides are not part of the video. BT.601, BT.709 and BT.2020 matrices,
-    limited and full range are converted as tagged; an untagged matrix is BT.601, as FFmpeg and OpenCV take it.
-    Interlaced frames are not deinterlaced, HDR is not tone-mapped.
+    the displayed size. images: as `probe` takes it. Frames that an edit list hides are not part of the video. BT.601,
+    BT.709 and BT.2020 matrices, limited and full range are converted as tagged; an untagged matrix is BT.601, as FFmpeg
+    and OpenCV take it. Interlaced frames are not deinterlaced, HDR is not tone-mapped.
 
     Raises BrokenVideoError, possibly after some frames, when there is no video stream or frame, on a decoding error,
     when the size changes midway, and when there are fewer or more frames than the container states.
     """
     if path.is_dir():
-        return resize_frames(read_images(path), short_side=short_side)
+        return resize_frames(read_images(path, images), short_side=short_side)
     return _read_stream(path, short_side)
 
 
@@ -226,6 +225,8 @@ def _opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
         with av.open(_url(path), options=OPEN_OPTIONS, metadata_errors="replace") as container:
             yield container, _video_stream(container)
     except FFmpegError as error:
+        if error.errno == errno.EINVAL and (reason := unread_container(path)):
+            raise BrokenVideoError(reason) from error
         raise _meaning(error) from error
 
 

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.data.listing import Listing, without_suffix
+from pipeline.data.listing import Listing
+from pipeline.data.names import without_suffix
 from pipeline.videos.annotations import LAYOUTS
 
 LISTED = ("arid_v1", "arid_v1_5", "arid_ug2", "dark48", "frame_folders", "csv")

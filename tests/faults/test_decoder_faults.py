@@ -65,8 +65,8 @@ def in_midst_of(monkeypatch, victim, act):
 
 def replace_code(monkeypatch, victim, code):
     """Let the decoder's process do something else with that video."""
-    body = f"if path.name == {victim.name!r}:\n        {code}\n    yield from read(path, short_side=short_side)"
-    function = f"def other(path, short_side, read=pipeline.videos.reader.read_frames):\n    {body}\n"
+    body = f"if path.name == {victim.name!r}:\n        {code}\n    yield from read(path, **options)"
+    function = f"def other(path, read=pipeline.videos.reader.read_frames, **options):\n    {body}\n"
     reader = "pipeline.videos.reader"
     text = f"import ctypes, os, time, {reader}\nexec({function!r})\n{reader}.read_frames = other\n"
     serving = text.replace("{", "{{").replace("}", "}}") + decoding.SERVING
@@ -168,10 +168,10 @@ def test_data_that_change_are_an_error(call, monkeypatch, videos, how):
 def test_a_video_that_goes_before_it_is_read_is_an_error(call, monkeypatch, videos):
     digest = preparation.digest_video
 
-    def removed(path):
+    def removed(path, images):
         if path == videos[0].absolute():
             path.unlink()
-        return digest(path)
+        return digest(path, images)
 
     monkeypatch.setattr(preparation, "digest_video", removed)
     code, _, err = call("prepare", *OUTS)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from lists import GOOD, arid_lists, csv_of, refused, touch
 
-from pipeline.core.errors import DataError
-from pipeline.data.listing import Listing, name_stem, path_problem, without_suffix
+from pipeline.data.listing import Listing
+from pipeline.data.manifest import video_id
+from pipeline.data.names import name_stem, path_problem, without_suffix
 from pipeline.videos.annotations import (
     LAYOUTS,
     parse_arid_ug2,
@@ -28,18 +31,6 @@ ARID_CLASSES = ["Drink", "Jump", "Pick", "Pour", "Push", "Run", "Sit", "Stand", 
 
 def counts(listing: Listing) -> dict[str | None, int]:
     return dict(Counter(video.split for video in listing.videos))
-
-
-def refused(action: Callable[[], object]) -> str:
-    with pytest.raises(DataError) as error:
-        action()
-    return str(error.value)
-
-
-def touch(root: Path, *names: str) -> None:
-    for name in names:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).touch()
 
 
 # --- the published lists; numbers from the data sets' papers and sites ---
@@ -81,18 +72,6 @@ def test_csv_of_real_videos(shared_data: Path):
 
 
 # --- the other layouts, written here as docs/datasets.md describes them ---
-
-
-def arid_lists(root: Path, train: str, test: str = "0\t0\tDrink/Drink_9_1.avi\n1\t1\tJump/Jump_9_1.avi\n") -> Path:
-    lists = root / "list_cvt"
-    lists.mkdir(parents=True, exist_ok=True)
-    (lists / "mapping_table.txt").write_text("0\tDrink\n1\tJump\n", encoding="utf-8")
-    (lists / "ARID_split1_train.txt").write_bytes(train.encode())
-    (lists / "ARID_split1_test.txt").write_bytes(test.encode())
-    return lists
-
-
-GOOD = "0\t0\tDrink/Drink_1_1.avi\n1\t1\tJump/Jump_1_1.avi\n"
 
 
 @pytest.mark.parametrize(
@@ -178,35 +157,7 @@ def test_frame_folders(tmp_path: Path, name: str, text: str):
     assert f"{name}:2" in message
 
 
-def test_class_folders(tmp_path: Path):
-    touch(tmp_path, "wave/1.mp4", "wave/deep/2.MKV", "bow/3.avi", "bow/notes.txt", ".hidden/4.mp4", "bow/.5.mp4")
-    listing = LAYOUTS["class_folders"](tmp_path, None, 1)
-    assert listing.class_names == {0: "bow", 1: "wave"}
-    assert [(video.path, video.label, video.split, video.group) for video in listing.videos] == [
-        ("bow/3.avi", 0, None, "bow/3"),
-        ("wave/1.mp4", 1, None, "wave/1"),
-        ("wave/deep/2.MKV", 1, None, "wave/deep/2"),
-    ]
-    assert listing.notes == (f"{tmp_path}: 1 files are not videos and not used, such as bow/notes.txt",)
-    touch(tmp_path, "train/x/1.mp4")
-    assert "folders of splits and others" in refused(lambda: LAYOUTS["class_folders"](tmp_path, None, 1))
-
-
-def test_class_folders_of_splits(tmp_path: Path):
-    touch(tmp_path, "train/a/1.mp4", "train/b/1.mp4", "test/a/2.mp4", "test/b/2.mp4")
-    listing = LAYOUTS["class_folders"](tmp_path, None, 1)
-    assert counts(listing) == {"train": 2, "test": 2}
-    (tmp_path / "test/b/2.mp4").unlink()
-    assert "class 1 (b) has no video in test" in refused(lambda: LAYOUTS["class_folders"](tmp_path, None, 1))
-
-
 # --- CSV ---
-
-
-def csv_of(folder: Path, text: str) -> Path:
-    path = folder / "videos.csv"
-    path.write_text(text, encoding="utf-8")
-    return path
 
 
 def test_csv_with_every_column(tmp_path: Path):
@@ -238,12 +189,12 @@ def test_csv_with_every_column(tmp_path: Path):
         ("path,label,class_name\na.mp4,one,x\n", ":2: beside a class_name, label is a number"),
         ("path,label,class_name\na.mp4,1,x\nb.mp4,1,y\n", ":3: class 1 is 'y' here, but 'x' above"),
         ("path,label,class_name\na.mp4,1,x\nb.mp4,2,x\n", ":3: 'x' has more than one label"),
-        ("path,label,split\na.mp4,x,dev\n", ":2: split is train, val or test, not 'dev'"),
+        ("path,label,split\na.mp4,x,eval\n", ":2: split is train, val or test, not 'eval'"),
         ("path,label,split\na.mp4,x,train\nb.mp4,x,\n", ":3: split is train, val or test, not ''"),
         ("path,label,group\na.mp4,x,\n", ":2: group is empty"),
-        ("path,label\n../a.mp4,x\n", ":2: '../a.mp4' leads out of the root"),
-        ("path,label\n/a.mp4,x\n", ":2: '/a.mp4' leads out of the root"),
-        ("path,label\nC:/a.mp4,x\n", "leads out of the root"),
+        ("path,label\n../a.mp4,x\n", ":2: '../a.mp4' has '..', which may lead out of the root"),
+        ("path,label\n/a.mp4,x\n", ":2: '/a.mp4' is not below the root"),
+        ("path,label\nC:/a.mp4,x\n", "not below the root"),
         ("path,label\nx\\a.mp4,x\n", "has backslashes"),
         ('path,label\n"a.mp4,x\n', "is not a table"),
         ("path,label\na.mp4,x\na.mp4,x\n", ":3: a.mp4 is listed again (first in "),
@@ -255,6 +206,91 @@ def test_wrong_csv(tmp_path: Path, text: str, words: str):
     message = refused(lambda: parse_csv(file))
     assert words in message
     assert str(file) in message or "no videos" in message
+
+
+def test_absolute_paths_below_the_root_are_taken_by_whatever_links(tmp_path: Path):
+    root = tmp_path / "disk/set"
+    touch(root, "a/1.mp4", "a/2.mp4", "b/3.mp4", "b/4.mp4")
+    (tmp_path / "named").symlink_to("disk/set")
+    (tmp_path / "other").symlink_to("disk")
+    csv_of(
+        root,
+        f"path,label\n{root}/a/1.mp4,a\n{tmp_path}/named/a/2.mp4,a\n{tmp_path}/other/set/b/3.mp4,b\nb/4.mp4,b\n",
+    )
+    for place in (root, tmp_path / "named"):
+        paths = [video.path for video in LAYOUTS["csv"](place, None, 1).videos]
+        assert paths == ["a/1.mp4", "a/2.mp4", "b/3.mp4", "b/4.mp4"]
+    csv_of(root, f"path,label\n{tmp_path}/elsewhere.mp4,a\n{root}/../x.mp4,b\n")
+    message = refused(lambda: LAYOUTS["csv"](root, None, 1))
+    assert "videos.csv:2: " in message
+    assert message.count("is not below the root: paths are relative to it") == 2
+
+
+def test_absolute_paths_of_frame_folders(tmp_path: Path):
+    (tmp_path / "classInd.txt").write_text("0 a\n1 b\n", encoding="utf-8")
+    for split in ("train", "test"):
+        rows = "".join(f"{tmp_path}/{split}/{label} 9 {label}\n" for label in (0, 1))
+        (tmp_path / f"{split}.txt").write_text(rows, encoding="utf-8")
+        for label in "01":
+            (tmp_path / split / label).mkdir(parents=True)
+    paths = [video.path for video in LAYOUTS["frame_folders"](tmp_path, None, 1).videos]
+    assert paths == ["train/0", "train/1", "test/0", "test/1"]
+
+
+def labelled(folder: Path, *labels: str) -> Path:
+    return csv_of(folder, "path,label\n" + "".join(f"{number}.mp4,{label}\n" for number, label in enumerate(labels)))
+
+
+@pytest.mark.parametrize(
+    ("labels", "names"),
+    [
+        (["10", "2", "1"], {1: "1", 2: "2", 10: "10"}),
+        (["3", "0", "2", "1"], {0: "0", 1: "1", 2: "2", 3: "3"}),
+        (["07", "11"], {7: "07", 11: "11"}),
+        (["wave", "10", "2"], {0: "10", 1: "2", 2: "wave"}),
+    ],
+)
+def test_labels_that_are_whole_numbers_stay_numbers(tmp_path: Path, labels: list[str], names: dict[int, str]):
+    listing = parse_csv(labelled(tmp_path, *labels))
+    assert listing.class_names == names
+    assert [video.class_name for video in listing.videos] == labels
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        (["1.0", "2.0"], ":2: label is a name, or a whole number from 0 on, not '1.0'"),
+        (["-1", "2"], ":2: label is a name, or a whole number from 0 on, not '-1'"),
+        (["1", "2", "01"], ":4: labels '01' and '1' are one number"),
+        (["Jump", "Sit", "jump"], r":4: class 'jump' looks like 'Jump'"),
+        (["Gehen_\u00e4", "Sit", "Gehen_a\u0308"], r":4: class 'Gehen_a\u0308' looks like 'Gehen_ä'"),
+        (["Jump", "Ju\u200bmp", "Sit"], r":3: class 'Ju\u200bmp' looks like 'Jump'"),
+        (["Jump up", "Jump\u00a0up", "Sit"], r":3: class 'Jump\xa0up' looks like 'Jump up'"),
+        (["Jump", "Jump\u00a0", "Sit"], r":3: class 'Jump\xa0' looks like 'Jump'"),
+        (["Jump", "Jump\ufeff", "Sit"], r":3: class 'Jump\ufeff' looks like 'Jump'"),
+    ],
+)
+def test_labels_that_would_be_other_classes_without_a_word(tmp_path: Path, labels: list[str], words: str):
+    assert words in refused(lambda: parse_csv(labelled(tmp_path, *labels)))
+
+
+def test_groups_that_look_the_same_would_be_cut_without_a_word(tmp_path: Path):
+    rows = "path,label,group\na.mp4,x,Zo\u00eb\nb.mp4,x,Zoe\u0308\nc.mp4,y,v1\nd.mp4,y,V1\n"
+    message = refused(lambda: parse_csv(csv_of(tmp_path, rows)))
+    assert r":3: group 'Zoe\u0308' looks like 'Zoë'" in message
+    assert "V1" not in message  # ids of videos differ by case
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_names_come_in_one_normal_form(tmp_path: Path, form: Literal["NFC", "NFD"]):
+    rows = unicodedata.normalize(form, "path,label,group\nä/1.mp4,Gehen_ä,Zoë\nb.mp4,sit,y\n")
+    video = parse_csv(csv_of(tmp_path, rows)).videos[0]
+    assert (video.class_name, video.group, video_id(video.path)) == ("Gehen_ä", "Zoë", "ä/1")
+
+
+def test_splits_of_a_table_in_usual_spellings(tmp_path: Path):
+    rows = "path,label,split\na.mp4,x,Train\nb.mp4,x,validation\nc.mp4,x,TEST\n"
+    assert [video.split for video in parse_csv(csv_of(tmp_path, rows)).videos] == ["train", "val", "test"]
 
 
 # --- wrong lists ---
@@ -306,56 +342,6 @@ def test_wrong_class_lists(tmp_path: Path, text: str):
     lists = arid_lists(tmp_path, GOOD)
     (lists / "mapping_table.txt").write_text(text, encoding="utf-8")
     assert "mapping_table.txt" in refused(lambda: parse_arid_v1(lists, 1))
-
-
-# --- finding videos ---
-
-LISTED = ("Drink/Drink_1_1.avi", "Jump/Jump_1_1.avi", "Drink/Drink_9_1.avi", "Jump/Jump_9_1.avi")
-
-
-@pytest.mark.parametrize("suffix", [".avi", ".mp4", ".MP4", ".mkv"])
-@pytest.mark.parametrize("below", ["", "clips_v1", "data"])
-def test_a_listed_name_is_found_with_any_video_suffix(tmp_path: Path, suffix: str, below: str):
-    arid_lists(tmp_path, GOOD)
-    touch(tmp_path, *(f"{below}/{without_suffix(name)}{suffix}".lstrip("/") for name in LISTED))
-    listing = LAYOUTS["arid_v1"](tmp_path, None, 1)
-    assert listing.videos[0].path == f"{below}/Drink/Drink_1_1{suffix}".lstrip("/")
-
-
-def test_every_missing_video_is_named(tmp_path: Path):
-    arid_lists(tmp_path, GOOD)
-    touch(tmp_path, LISTED[1], "Drink/Drink_1_1.txt")
-    message = refused(lambda: LAYOUTS["arid_v1"](tmp_path, None, 1))
-    assert "3 problems" in message
-    assert "ARID_split1_train.txt:1: Drink/Drink_1_1.avi is missing" in message
-    assert "ARID_split1_test.txt:2: Jump/Jump_9_1.avi is missing" in message
-
-
-def test_the_exact_name_wins_and_two_others_are_ambiguous(tmp_path: Path):
-    arid_lists(tmp_path, GOOD)
-    touch(tmp_path, *LISTED, "Drink/Drink_1_1.mp4")
-    assert LAYOUTS["arid_v1"](tmp_path, None, 1).videos[0].path == "Drink/Drink_1_1.avi"
-    (tmp_path / LISTED[0]).unlink()
-    touch(tmp_path, "Drink/Drink_1_1.mkv")
-    message = refused(lambda: LAYOUTS["arid_v1"](tmp_path, None, 1))
-    assert "could be any of Drink/Drink_1_1.mkv, Drink/Drink_1_1.mp4" in message
-
-
-def test_links_may_not_lead_out_of_the_root(tmp_path: Path):
-    root = tmp_path / "root"
-    arid_lists(root, GOOD)
-    touch(root, *LISTED[1:], "store/x.avi")
-    touch(tmp_path, "outside.avi")
-    (root / "Drink/Drink_1_1.avi").symlink_to(tmp_path / "outside.avi")
-    assert "is a link that leads out of the root" in refused(lambda: LAYOUTS["arid_v1"](root, None, 1))
-    (root / "Drink/Drink_1_1.avi").unlink()
-    (root / "Drink/Drink_1_1.avi").symlink_to(root / "store/x.avi")
-    assert len(LAYOUTS["arid_v1"](root, None, 1).videos) == 4
-
-
-def test_a_root_that_is_not_there(tmp_path: Path):
-    for layout, locate in LAYOUTS.items():
-        assert refused(lambda locate=locate: locate(tmp_path / "nowhere", None, 1)), layout
 
 
 # --- names ---

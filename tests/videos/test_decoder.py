@@ -39,7 +39,7 @@ def decoder_does(monkeypatch):
     """`decoder_does(code)`: what the decoder's process does in place of decoding, as a generator's body."""
 
     def replace(code):
-        body = f"def read(path, short_side):\n    {code}\n    yield"
+        body = f"def read(path, **options):\n    {code}\n    yield"
         reader = "pipeline.videos.reader"
         serving = f"import pathlib, {reader}\nexec({body!r})\n{reader}.read_frames = read\n".replace("{", "{{")
         monkeypatch.setattr(decoding, "SERVING", serving.replace("}", "}}") + decoding.SERVING)

@@ -60,7 +60,7 @@ def section(**changes):
     values = {
         "root": "data", "layout": "csv", "lists": None, "split": 1, "val_share": 0.25, "test_share": 0.25,
         "max_quarantined": 0.3, "min_frames": 4, "short_side": 16, "codec": "raw", "jpeg_quality": 95,
-        "num_shards": NUM_SHARDS,
+        "num_shards": NUM_SHARDS, "frames": None,
     }  # fmt: skip
     return PrepareParams(**{**values, **changes})
 
@@ -334,28 +334,87 @@ def test_short_videos_are_broken(project):
     assert re.search(r"3 frames, fewer than the 4 of prepare\.min_frames", row.reason)
 
 
-def test_folders_of_images_must_have_the_listed_frames(project):
+@pytest.fixture
+def images(project):
+    """Seven folders of images, of which the lists of `b` are wrong."""
     for name in "abcdefg":
-        folder = Path("images", name)
-        folder.mkdir(parents=True)
-        for number, frame in enumerate(moving(ord(name))):
-            content = simplejpeg.encode_jpeg(np.ascontiguousarray(frame))
-            (folder / f"img_{number:05d}.jpg").write_bytes(content)
+        write_images(Path("images", name), "img_", moving(ord(name)))
     Path("images/classInd.txt").write_text("0 jump\n1 wave\n")
     Path("images/train.txt").write_text("a 10 0\nb 11 0\ne 10 1\n")
     Path("images/val.txt").write_text("c 10 0\nf 10 1\n")
     Path("images/test.txt").write_text("d 10 0\ng 10 1\n")
-    prepared = run_prepare(root="images", layout="frame_folders")
+
+
+def write_images(folder, prefix, frames):
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, frame in enumerate(frames):
+        (folder / f"{prefix}{number:05d}.jpg").write_bytes(simplejpeg.encode_jpeg(np.ascontiguousarray(frame)))
+
+
+def prepare_images(**changes):
+    return run_prepare(root="images", layout="frame_folders", **changes)
+
+
+def test_folders_of_images_must_have_the_listed_frames(images):
+    prepared = prepare_images()
     assert [row.num_frames for row in prepared.manifest.rows] == [10] * 6
     (row,) = prepared.quarantine
     assert (row.video_id, row.reason) == ("b", "its list states 11 frames, it has 10")
 
 
+def test_what_is_not_data_does_not_change_a_folder_of_images(images, decoded):
+    before = prepare_images().manifest
+    decoded.clear()
+    for name in (".DS_Store", "Thumbs.db", "._img_00001.jpg", "desktop.ini"):
+        Path("images/a", name).write_bytes(b"not data")
+    Path("images/a/@eaDir").mkdir()
+    assert prepare_images().manifest == before
+    assert "a" not in decoded
+    Path("images/a/img_00003.jpg").write_bytes(Path("images/a/img_00002.jpg").read_bytes())
+    assert prepare_images().manifest != before
+
+
+def test_frames_chosen_by_name_beside_optical_flow(images):
+    plain = prepare_images(out="plain")
+    for name in "abcdefg":
+        for prefix in ("flow_x_", "flow_y_"):
+            write_images(Path("images", name), prefix, moving(3)[:9])
+    with pytest.raises(DataError) as caught:
+        prepare_images()
+    assert (
+        "a (train): the folder mixes images of different names: flow_x_*.jpg, flow_y_*.jpg, img_*.jpg; prepare.frames "
+        "chooses by name, such as img_*"
+    ) in str(caught.value)
+    chosen = prepare_images(frames="img_*", out="chosen")
+    assert chosen.manifest == plain.manifest
+    assert contents("chosen") == contents("plain")
+    with pytest.raises(DataError, match="the folder has no images named frame_"):
+        prepare_images(frames="frame_*")
+    with pytest.raises(DataError, match="its list states 10 frames, it has 9"):
+        prepare_images(frames="flow_x_*.jpg")
+
+
 def test_leakage_between_splits_is_found(project):
     shutil.copy("data/wave/wave_0.mp4", "data/wave/wave_8.mp4")
     add_line("wave/wave_8.mp4,wave,wave8,test")
-    leaks = run_prepare().leaks
-    assert {(leak.kind, leak.splits) for leak in leaks if leak.kind == "digest"} == {("digest", ("train", "test"))}
+    prepared = run_prepare()
+    (leak,) = [leak for leak in prepared.leaks if leak.kind == "digest"]
+    assert (leak.splits, leak.examples) == (("train", "test"), ("wave/wave_0.mp4 = wave/wave_8.mp4",))
+    assert prepared.contradictions == ()
+
+
+def test_the_same_bytes_under_two_labels_contradict_each_other(project):
+    """Whether in two splits or in one; it is no leakage, since no label can be learned from it."""
+    for number, split in ((8, "test"), (9, "train")):
+        shutil.copy("data/wave/wave_0.mp4", f"data/jump/jump_{number}.mp4")
+        add_line(f"jump/jump_{number}.mp4,jump,x{number},{split}")
+    prepared = run_prepare()
+    (leak,) = [leak for leak in prepared.leaks if leak.kind == "digest"]
+    assert leak.examples == ("jump/jump_9.mp4 = jump/jump_8.mp4",)
+    assert prepared.contradictions == (
+        "jump/jump_8.mp4 (jump, test) = jump/jump_9.mp4 (jump, train) = wave/wave_0.mp4 (wave, train): "
+        "the same bytes, other labels",
+    )
 
 
 def test_ids_must_differ(project):

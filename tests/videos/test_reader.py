@@ -339,6 +339,10 @@ def test_frame_folder_that_cannot_be_used(tmp_path: Path):
     mixed = folder("mixed")
     (mixed / "flow_00006.jpg").write_bytes(simplejpeg.encode_jpeg(picture(0)))
     assert "different names" in reason(mixed)
+    linked = folder("linked")
+    (linked / "img_00005.jpg").unlink()
+    (linked / "img_00005.jpg").symlink_to("../.git/annex/objects/x")
+    assert reason(linked) == "img_00005.jpg is a link to ../.git/annex/objects/x, which is not there"
     sizes = folder("sizes")
     (sizes / "img_00006.jpg").write_bytes(simplejpeg.encode_jpeg(picture(0, 32, 32)))
     assert "its size changes from 64x48 to 32x32" in reason(sizes)

@@ -11,10 +11,11 @@ from pipeline.core.errors import DataError
 from pipeline.core.params import ClipParams, PrepareParams
 from pipeline.core.progress import MapTasks, Progress
 from pipeline.data.leakage import STEM_LAYOUTS, find_leakage
-from pipeline.data.listing import ListedVideo, Listing, MissingVideosError
+from pipeline.data.listing import ListedVideo, Listing
 from pipeline.data.manifest import QuarantineRow, read_manifest
 from pipeline.tools.check.findings import Group
 from pipeline.videos.decoder import probe, read_frames
+from pipeline.videos.locate import MissingVideosError
 from pipeline.videos.prepare import (
     SourceVideo,
     check_quarantine,
@@ -96,16 +97,16 @@ def check_data(
     return Data(listing, splits, seen)
 
 
-def check_manifest(group: Group, root: Path, manifest_path: Path) -> None:
+def check_manifest(group: Group, params: PrepareParams, manifest_path: Path) -> None:
     """Compare every video with its digest when `prepare` read it, which also finds damage that still decodes."""
     with group.catching():
         manifest = read_manifest(manifest_path)
         changed, gone = [], []
         for row in manifest.rows:
-            path = root / row.path
+            path = Path(params.root, row.path)
             if not path.exists():
                 gone.append(row.path)
-            elif digest_video(path) != row.digest:
+            elif digest_video(path, params.frames) != row.digest:
                 changed.append(row.path)
         for paths, what in ((changed, "have other bytes than when they were prepared"), (gone, "are missing")):
             if paths:
@@ -157,7 +158,7 @@ def _look_at_all(
     run: MapTasks,
     progress: Progress,
 ) -> list[Seen]:
-    jobs = [Look(video, params, every_frame) for video in source_videos(videos, params.root)]
+    jobs = [Look(video, params, every_frame) for video in source_videos(videos, params)]
     good: list[Seen] = []
     broken: list[QuarantineRow] = []
     with progress("check", len(jobs), "videos") as advance:
@@ -195,10 +196,10 @@ def look(job: Look) -> Seen:
     """Look at one video; runs in a process of its own."""
     path, listed, min_frames = job.video.path, job.video.listed_frames, job.params.min_frames
     try:
-        info = probe(path)
+        info = probe(path, images=job.video.images)
         num_frames = info.num_frames
         if job.every_frame:
-            num_frames = sum(1 for _ in read_frames(path, short_side=job.params.short_side))
+            num_frames = sum(1 for _ in read_frames(path, short_side=job.params.short_side, images=job.video.images))
     except DataError as error:
         reason = error.message if isinstance(error, BrokenVideoError) else f"cannot be read: {error.message}"
         return Seen(None, None, reason)

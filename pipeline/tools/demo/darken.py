@@ -24,8 +24,10 @@ from pipeline.core.progress import Advance, MapTasks, interruptible
 from pipeline.core.work_folder import take_lock
 from pipeline.data.camera import CameraModel, draw_shot, video_stream
 from pipeline.data.frames import Frames
+from pipeline.data.names import UNREAD_SUFFIXES, VIDEO_SUFFIXES, is_image
 from pipeline.videos.decoder import probe, read_frames
-from pipeline.videos.reader import IMAGE_SUFFIXES, VIDEO_SUFFIXES, BrokenVideoError, write_video
+from pipeline.videos.locate import walk
+from pipeline.videos.reader import BrokenVideoError, write_video
 
 FORMAT_VERSION = 1
 LEDGER = "darken.jsonl"
@@ -113,15 +115,19 @@ def darken_folder(
 
 
 def _survey(source: Path, target: Path) -> tuple[list[Path], list[Path], int]:
-    """Videos and other files below `source`, relative and sorted, and the number of images."""
+    """Videos and other files below `source`, relative and sorted, and the number of images.
+
+    Videos that cannot be read are among them: they would be copied as they are, bright.
+    """
     if not source.is_dir():
         raise DataError(f"{source}: no such folder")
     inner, outer = target.resolve(), source.resolve()
     if inner == outer or outer in inner.parents or inner in outer.parents:
         raise DataError(f"{target}: the dark copy must lie outside of {source}, and not around it")
-    names = sorted(path.relative_to(source) for path in source.rglob("*") if path.is_file())
-    videos = [name for name in names if name.suffix.lower() in VIDEO_SUFFIXES]
-    images = [name for name in names if name.suffix.lower() in IMAGE_SUFFIXES]
+    paths = (folder / name for folder, _, names in walk(source) for name in names)
+    names = sorted(path.relative_to(source) for path in paths if path.is_file())
+    videos = [name for name in names if name.name.lower().endswith((*VIDEO_SUFFIXES, *UNREAD_SUFFIXES))]
+    images = [name for name in names if is_image(name.name)]
     others = [name for name in names if name not in {*videos, *images}]
     if not videos:
         hint = f"; its {len(images)} images are not darkened: make videos of them first" if images else ""

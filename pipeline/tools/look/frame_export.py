@@ -16,8 +16,8 @@ from pipeline.core.errors import DataError, ParamsError, StaleArtifactError
 from pipeline.core.progress import Progress, no_progress
 from pipeline.data.frame_store import FrameStore
 from pipeline.data.frames import Frame, Frames
-from pipeline.data.listing import path_problem
 from pipeline.data.manifest import Manifest
+from pipeline.data.names import path_problem
 from pipeline.enhance.classical import frame_batches
 from pipeline.videos.reader import write_video
 

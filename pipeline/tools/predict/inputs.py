@@ -18,8 +18,8 @@ from cv2.utils import logging
 
 from pipeline.core.errors import DataError, EnvironmentProblem
 from pipeline.data.frames import Frame
-from pipeline.data.listing import VIDEO_SUFFIXES
-from pipeline.videos.reader import IMAGE_SUFFIXES
+from pipeline.data.names import VIDEO_SUFFIXES, is_image, is_litter, is_video
+from pipeline.videos.locate import walk
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,9 @@ def find_videos(inputs: Sequence[str]) -> list[VideoInput]:
 
     A file is a video whatever its suffix. A folder stands for the files with a video's suffix and the folders of
     frames at any depth; it is itself a folder of frames where it holds images, and neither folders nor videos.
-    Whatever does not exist is a pattern: `*`, `?`, `[…]`, and `**` for folders at any depth. Hidden files and folders
-    are skipped, links to folders are not followed. Raises DataError with every input that stands for no video.
+    Whatever does not exist is a pattern: `*`, `?`, `[…]`, and `**` for folders at any depth. What is not
+    data, such as hidden files, is skipped; links are followed. Raises DataError with every input that stands for no
+    video.
     """
     found: dict[Path, VideoInput] = {}
     findings = []
@@ -80,28 +81,18 @@ def _videos(path: Path) -> Iterator[VideoInput]:
     if _is_frame_folder(path):
         yield VideoInput(path, path.resolve().name)
         return
-    for folder, folders, files in os.walk(path, onerror=_raise):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        here = Path(folder)
-        inside = [here / name for name in sorted(files) if _is_video(name) and (here / name).is_file()]
+    for here, folders, files in walk(path):
+        inside = [here / name for name in files if is_video(name) and (here / name).is_file()]
         inside += [here / name for name in folders if _is_frame_folder(here / name)]
         folders[:] = [name for name in folders if here / name not in inside]
         for video in inside:
             yield VideoInput(video, video.relative_to(path).as_posix())
 
 
-def _raise(error: OSError) -> None:
-    raise error  # os.walk would skip the folder silently
-
-
-def _is_video(name: str) -> bool:
-    return name.lower().endswith(VIDEO_SUFFIXES) and not name.startswith(".")
-
-
 def _is_frame_folder(folder: Path) -> bool:
-    names = [entry.name for entry in os.scandir(folder) if not entry.name.startswith(".")]
-    images = any(name.lower().endswith(IMAGE_SUFFIXES) for name in names)
-    return images and not any(_is_video(name) or (folder / name).is_dir() for name in names)
+    names = [entry.name for entry in os.scandir(folder) if not is_litter(entry.name)]
+    images = any(map(is_image, names))
+    return images and not any(is_video(name) or (folder / name).is_dir() for name in names)
 
 
 @dataclass(frozen=True)

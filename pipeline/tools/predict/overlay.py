@@ -19,7 +19,7 @@ import numpy as np
 
 from pipeline.core.errors import ParamsError
 from pipeline.data.frames import Frame, Frames
-from pipeline.data.listing import without_suffix
+from pipeline.data.names import without_suffix
 from pipeline.enhance.classical import frame_batches
 from pipeline.enhance.file import Classical
 from pipeline.tools.lettering import Colour, cut, text_width, write

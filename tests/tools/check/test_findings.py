@@ -100,9 +100,9 @@ def test_missing_and_broken_videos_are_found_together(checked_project):
 
 def test_lists_that_cannot_be_read(checked_project):
     with Path("data/videos.csv").open("a") as file:
-        file.write("jump/jump9.mp4,jump,jump9,training\n")
+        file.write("jump/jump9.mp4,jump,jump9,eval\n")
     group, _ = look_at(params())
-    assert "split is train, val or test, not 'training'" in the_finding(group).details[0]
+    assert "split is train, val or test, not 'eval'" in the_finding(group).details[0]
     assert the_finding(group).level == "problem"
 
 

@@ -131,6 +131,28 @@ def test_images_are_counted_not_copied(bright: Path, tmp_path: Path):
     assert not (tmp_path / "dark/preview.jpg").exists()
 
 
+def test_what_systems_leave_in_folders_is_neither_darkened_nor_copied(bright: Path, tmp_path: Path):
+    for name in ("Wave/._Wave_1_1.mp4", "Wave/.DS_Store", "Thumbs.db", "@eaDir/Wave_1_1.mp4"):
+        (bright / name).parent.mkdir(exist_ok=True)
+        (bright / name).write_bytes(b"\0\5\26\7")
+    assert run(bright, tmp_path / "dark") == DarkCopy(written=3, kept=0, copied=1, images=0)
+
+
+def test_links_to_videos_and_to_folders_are_darkened(bright: Path, tmp_path: Path):
+    (bright / "Wave").rename(tmp_path / "disk")
+    (bright / "Wave").symlink_to(tmp_path / "disk")
+    (bright / "Jump/again").symlink_to("..")
+    assert run(bright, tmp_path / "dark") == DarkCopy(written=3, kept=0, copied=1, images=0)
+    assert not (tmp_path / "dark/Wave").is_symlink()
+
+
+def test_a_video_that_cannot_be_read_is_told_of_and_not_copied_as_it_is(bright: Path, tmp_path: Path):
+    (bright / "Wave/x.gif").write_bytes(b"GIF89a")
+    with pytest.raises(DataError, match="a GIF image is not read; `ffmpeg -i x"):
+        run(bright, tmp_path / "dark")
+    assert not (tmp_path / "dark/Wave/x.gif").exists()
+
+
 @pytest.mark.parametrize("inside", ["", "dark", ".."])
 def test_the_copy_may_not_overlap_its_source(bright: Path, inside: str):
     with pytest.raises(DataError, match="outside"):

@@ -78,8 +78,22 @@ def test_a_folder_that_cannot_be_read_is_named(tree, monkeypatch):
         find_videos(["films"])
 
 
-def test_links_that_lead_round_in_circles_are_not_followed(tree):
+def test_links_are_followed_but_not_those_that_lead_round_in_circles(tree):
     (tree / "films/again").symlink_to(tree / "films")
+    (tree / "films/deep/up").symlink_to("..")
+    assert names("films") == IN_FILMS
+    (tree / "disk/x").mkdir(parents=True)
+    (tree / "disk/x/y.mp4").touch()
+    (tree / "films/more").symlink_to(tree / "disk")
+    (tree / "films/one.mp4").symlink_to(tree / "disk/x/y.mp4")
+    assert names("films") == ["a.AVI", "b.mp4", "one.mp4", "frames", "deep/er/c.mkv", "more/x/y.mp4"]
+
+
+def test_what_systems_leave_in_folders_is_no_video(tree):
+    for name in ("films/._b.mp4", "films/@eaDir/b.mp4", "films/frames/.DS_Store", "films/frames/Thumbs.db"):
+        (tree / name).parent.mkdir(exist_ok=True)
+        (tree / name).touch()
+    (tree / "films/frames/@eaDir").mkdir()
     assert names("films") == IN_FILMS
 
 
