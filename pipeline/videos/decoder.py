@@ -1,9 +1,9 @@
 """Videos decoded in a process that can be lost: `probe` and `read_frames` of pipeline/videos/reader.py, behind a pipe.
 
-A decoder is a large C program that is fed strangers' files. Where it crashes, hangs or asks for too much memory, its
-process is ended, and the video is broken with that as the reason; the stage goes on. The process may do what decoding
-needs: it writes no file, takes bounded memory and bounded time for each frame, and ends with the process that started
-it, however that ends. That limits accidents, and is no sandbox: it may read files.
+A decoder is a large C program that is fed strangers' files. Where it crashes, hangs, asks for too much memory or raises
+what nobody foresaw, its process is ended, and the video is broken with that as the reason; the stage goes on. The
+process may do what decoding needs: it writes no file, takes bounded memory and bounded time for each frame, and ends
+with the process that started it, however that ends. That limits accidents, and is no sandbox: it may read files.
 
 A process serves one open iterator at a time and many videos one after the other, and works ahead by what a pipe holds.
 On the pipe: requests as lines of JSON, answers as a header and a payload, which is a frame's bytes or JSON.
@@ -23,7 +23,6 @@ import subprocess
 import sys
 import threading
 import time
-import traceback
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import suppress
@@ -33,7 +32,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from pipeline.core.errors import DataError, EnvironmentProblem
+from pipeline.core.errors import DataError, EnvironmentProblem, shortened
 from pipeline.data.frames import Frame
 from pipeline.videos import reader
 from pipeline.videos.images import MAX_PIXELS
@@ -47,7 +46,7 @@ PIPE_BYTES = 2**20  # as much as Linux gives to anyone; the decoder works ahead 
 
 SERVING = "from pipeline.videos.decoder import serve; serve({memory_bytes}, {cpu_seconds})"
 HEADER = struct.Struct("=cIIQ")  # kind, height and width of a frame, bytes of the payload
-READY, FRAME, END, INFO, BROKEN, DATA, FILE, MEMORY, BUG = (bytes([letter]) for letter in b"rfeibdomx")
+READY, FRAME, END, INFO, BROKEN, DATA, FILE, MEMORY, FAILED = (bytes([letter]) for letter in b"rfeibdomx")
 CRASHES = ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGSYS", "SIGTRAP")
 
 
@@ -63,8 +62,9 @@ def probe(path: Path) -> VideoInfo:
 def read_frames(path: Path, *, short_side: int | None = None) -> Iterator[Frame]:
     """Yield every frame once, in display order: `pipeline.videos.reader.read_frames` in another process.
 
-    Frames and errors are the same. It also raises BrokenVideoError when the decoder crashes, hangs, or needs too much
-    memory, and EnvironmentProblem when its process is killed from outside. Closing the iterator early ends the process.
+    Frames and errors are the same. It also raises BrokenVideoError when the decoder crashes, hangs, needs too much
+    memory or fails in a way that nobody foresaw, and EnvironmentProblem when its process is killed from outside.
+    Closing the iterator early ends the process.
     """
     return cast(Iterator[Frame], _ask(path, {"what": "frames", "short_side": short_side}))
 
@@ -213,15 +213,14 @@ def _ask(path: Path, request: dict[str, Any]) -> Iterator[Frame | VideoInfo]:
 
 
 def _error_of(kind: bytes, value: Any) -> Exception:
-    if kind == BROKEN:
+    if kind in (BROKEN, FAILED):
         return BrokenVideoError(value)
     if kind == MEMORY:
         return BrokenVideoError(f"its decoder needs more than {MEMORY_BYTES / 2**30:g} GiB of memory")
     if kind == DATA:
         return DataError(value)
-    if kind == FILE:
-        return OSError(*value)
-    return RuntimeError(f"in the decoder's process:\n{value}")
+    assert kind == FILE
+    return OSError(*value)
 
 
 def _end_of(path: Path, code: int) -> Exception:
@@ -275,8 +274,8 @@ def serve(memory_bytes: int, cpu_seconds: int) -> None:
             _answer(out, DATA, str(error))
         except OSError as error:
             _answer(out, FILE, [error.errno, error.strerror, error.filename and str(error.filename)])
-        except Exception:
-            _answer(out, BUG, traceback.format_exc())
+        except Exception as error:
+            _answer(out, FAILED, f"its decoder failed: {type(error).__name__}: {shortened(str(error))}")
 
 
 def _end_with_parent() -> None:

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import av
 import numpy as np
@@ -50,6 +50,17 @@ DECODER_OPTIONS = {"err_detect": "explode", "max_pixels": str(MAX_PIXELS)}
 GRAY_TO_FULL_RANGE = np.clip((np.arange(256) - 16) * 255 / 219 + 0.5, 0, 255).astype(np.uint8)
 
 MAX_SAMPLE_ASPECT = 4  # the standards' widest sample is 32:11; beyond this the header is damaged
+
+
+def _unnamed_type(cls: type[SideDataType], value: int) -> SideDataType:
+    member: Any = object.__new__(cls)
+    member._name_, member._value_ = f"TYPE_{value}", value
+    return cast(SideDataType, member)
+
+
+# PyAV names side data up to FFmpeg 7's, and raises for all of a frame's where one is newer, as EXIF and the view of a
+# spatial video are; only the display matrix is looked at here
+SideDataType._missing_ = classmethod(_unnamed_type)  # type: ignore[assignment]
 
 
 @dataclass(frozen=True)
