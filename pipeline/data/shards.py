@@ -107,7 +107,6 @@ def update_shard(
     run: str,
     codec: Codec,
     jpeg_quality: int,
-    min_frames: int,
     watch: Stopwatch,
 ) -> ShardResult:
     """Make a shard of these videos; of the `unchanged` ones the record's rows, or reasons, are taken over.
@@ -137,9 +136,7 @@ def update_shard(
             yield from make()
 
     openers = [(name, partial(frames_of, name, make)) for name, make in videos]
-    result = write_shard(
-        path, openers, shard=shard, codec=codec, jpeg_quality=jpeg_quality, min_frames=min_frames, watch=watch
-    )
+    result = write_shard(path, openers, shard=shard, codec=codec, jpeg_quality=jpeg_quality, watch=watch)
     attempts.end()
     return result
 

@@ -145,7 +145,6 @@ def enhance_shard(task: EnhanceTask) -> EnhanceReport:
         run=task.run,
         codec=task.codec,
         jpeg_quality=task.jpeg_quality,
-        min_frames=1,
         watch=watch,
     )
     write_record(task.work, task.shard, result, sources)

@@ -30,7 +30,8 @@ from pipeline.videos.decoder import probe, read_frames
 from pipeline.videos.reader import BrokenVideoError, VideoInfo
 from pipeline.videos.splits import complete_splits
 
-PREPARED_VERSION = 3  # raised when the same videos come to give other frames or records
+SHOWN_PATHS = 5
+PREPARED_VERSION = 4  # raised when the same videos come to give other frames or records
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,18 @@ def prepare(
         origin = {"videos": manifest.videos_digest}
         publish_store(work, dark_path, rows, codec=params.codec, jpeg_quality=params.jpeg_quality, origin=origin)
     leaks = tuple(find_leakage(manifest.rows, stems=params.layout in STEM_LAYOUTS))
-    return Prepared(manifest, tuple(broken), leaks, listing.notes, summed(report.seconds for report in reports))
+    notes = (*listing.notes, *track_notes({row.path: sources[row.video_id].info for row in manifest.rows}))
+    return Prepared(manifest, tuple(broken), leaks, notes, summed(report.seconds for report in reports))
+
+
+def track_notes(infos: Mapping[str, VideoInfo | None]) -> list[str]:
+    """What to say of videos, by path, of which only one of several tracks is read; nothing where there are none."""
+    several = [f"{path} ({info.width}x{info.height})" for path, info in infos.items() if info and info.num_tracks > 1]
+    if not several:
+        return []
+    more = [f"and {len(several) - SHOWN_PATHS} more"] if len(several) > SHOWN_PATHS else []
+    names = ", ".join([*several[:SHOWN_PATHS], *more])
+    return [f"of several video tracks the one that ffmpeg chooses is read, of the size given: {names}"]
 
 
 def counts_text(manifest: Manifest) -> str:
@@ -241,13 +253,12 @@ def prepare_shard(task: PrepareTask) -> ShardReport:
     result = update_shard(
         task.work,
         task.shard,
-        [(video.video_id, partial(_frames, video, params.short_side, infos, watch)) for video in task.videos],
+        [(video.video_id, partial(_frames, video, params, infos, watch)) for video in task.videos],
         record=record,
         unchanged=unchanged,
         run=task.run,
         codec=params.codec,
         jpeg_quality=params.jpeg_quality,
-        min_frames=params.min_frames,
         watch=watch,
     )
     _check_unchanged([video for video in task.videos if video.video_id not in unchanged], sources)
@@ -256,15 +267,24 @@ def prepare_shard(task: PrepareTask) -> ShardReport:
     return ShardReport(result.rows, result.broken, sources, watch.seconds)
 
 
-def _frames(video: SourceVideo, short_side: int, infos: dict[str, VideoInfo], watch: Stopwatch) -> Iterator[Frame]:
+def _frames(
+    video: SourceVideo, params: PrepareParams, infos: dict[str, VideoInfo], watch: Stopwatch
+) -> Iterator[Frame]:
     with watch.time("decode"):
         infos[video.video_id] = probe(video.path)
     count = 0
-    for frame in watch.each("decode", read_frames(video.path, short_side=short_side)):
+    for frame in watch.each("decode", read_frames(video.path, short_side=params.short_side)):
         yield frame
         count += 1
-    if video.listed_frames not in (None, count):
-        raise BrokenVideoError(f"its list states {video.listed_frames} frames, it has {count}")
+    check_count(video, count, params.min_frames)
+
+
+def check_count(video: SourceVideo, num_frames: int, min_frames: int) -> None:
+    """Raise BrokenVideoError where a video has another number of frames than its list states, or too few."""
+    if video.listed_frames not in (None, num_frames):
+        raise BrokenVideoError(f"its list states {video.listed_frames} frames, it has {num_frames}")
+    if num_frames < min_frames:
+        raise BrokenVideoError(f"{num_frames} frames, fewer than the {min_frames} of prepare.min_frames")
 
 
 def _found(video: SourceVideo) -> Source:

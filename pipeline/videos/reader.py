@@ -22,8 +22,10 @@ import av
 import numpy as np
 from av.container import InputContainer
 from av.error import FFmpegError
+from av.packet import Packet
 from av.sidedata.sidedata import SideDataContainer
 from av.sidedata.sidedata import Type as SideDataType
+from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 from av.video.stream import VideoStream
@@ -34,6 +36,7 @@ from pipeline.core.files import written_whole
 from pipeline.data.frames import Frame
 from pipeline.data.listing import VIDEO_SUFFIXES as VIDEO_SUFFIXES
 from pipeline.videos.frame_counts import PacketTally, Promise
+from pipeline.videos.frame_times import PacketClock
 from pipeline.videos.images import IMAGE_SUFFIXES as IMAGE_SUFFIXES
 from pipeline.videos.images import MAX_PIXELS, check_pixels, list_images, read_image, read_images
 
@@ -65,34 +68,50 @@ SideDataType._missing_ = classmethod(_unnamed_type)  # type: ignore[assignment]
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a container states.
+    """What a video's packets and its first frame tell.
 
-    num_frames: None where it states none (Matroska, MPEG streams, fragmented MP4). fps: frames a second on average,
-    0.0 where none is stated (frame folders). width, height: pixels as displayed, after sample aspect ratio and
-    rotation.
+    num_frames: as many as its packets should give; None where a packet may be half a frame, as in interlaced streams
+    without a count. fps: frames over the time they last, 0.0 where that is unknown (frame folders). is_steady: whether
+    they come at that rate from first to last. num_tracks: video tracks, of which the one that ffmpeg chooses is read.
+    width, height: pixels as displayed, after sample aspect ratio and rotation.
     """
 
     num_frames: int | None
     fps: float
+    is_steady: bool
+    num_tracks: int
     width: int
     height: int
 
 
 def probe(path: Path) -> VideoInfo:
-    """Read what a video states, and decode its first frame.
+    """Read a video's packets, and decode its first frame alone.
 
-    Raises BrokenVideoError where there is no video stream or no frame, DataError where the file cannot be opened.
+    Raises BrokenVideoError where there is no video stream or no frame, or where the packets are not what the container
+    promises; DataError where the file cannot be opened.
     """
     if path.is_dir():
         images = list_images(path)
         height, width = read_image(images[0]).shape[:2]
-        return VideoInfo(len(images), 0.0, width, height)
+        return VideoInfo(len(images), 0.0, True, 1, width, height)
     with _opened(path) as (container, stream):
-        for frame in container.decode(stream):
-            layout = _Layout.of(frame, stream, None)
-            rate = stream.average_rate or stream.guessed_rate
-            return VideoInfo(_promise(path, container, stream).num_frames, float(rate or 0), *layout.displayed)
-        raise BrokenVideoError("no frame can be decoded")
+        promise, tally = _promise(path, container, stream), PacketTally(stream.codec_context.name)
+        clock = PacketClock(container.format.name, float(stream.average_rate or stream.guessed_rate or 0))
+        first: VideoFrame | None = None
+        for packet in _packets(container, stream, tally):
+            if first is None:
+                first = next(iter(stream.decode(packet)), None)
+            if packet.size and not packet.is_discard:
+                clock.add(packet.pts, packet.dts, packet.duration, packet.time_base)
+        if first is None:
+            raise BrokenVideoError("no frame can be decoded")
+        tally.num_frames = tally.num_expected
+        promise.check(tally)
+        is_half = first.interlaced_frame and promise.num_frames is None
+        rate = (clock.stated_fps, True) if is_half else clock.rate(tally.num_frames)
+        layout = _Layout.of(first, stream, None)
+        num_frames, num_tracks = None if is_half else tally.num_frames, len(_video_tracks(container))
+        return VideoInfo(num_frames, *rate, num_tracks, *layout.displayed)
 
 
 def read_frames(path: Path, *, short_side: int | None = None) -> Iterator[Frame]:
@@ -247,24 +266,52 @@ def _meaning(error: FFmpegError) -> Exception:
     return BrokenVideoError(f"FFmpeg: {error.strerror or type(error).__name__}")
 
 
+def _video_tracks(container: InputContainer) -> list[VideoStream]:
+    """A cover picture is a video stream to FFmpeg, but not a video."""
+    return [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
+
+
+def _rank(stream: VideoStream) -> int:
+    """By which the ffmpeg program chooses a video stream (map_auto_video): the largest, but rather a default one."""
+    codec = stream.codec_context
+    return (codec.width * codec.height if codec else 0) + 5_000_000 * bool(stream.disposition & Disposition.default)
+
+
 def _video_stream(container: InputContainer) -> VideoStream:
-    """The first video stream, ready to decode. Raises BrokenVideoError where there is none that can be decoded."""
-    # a cover picture is a video stream to FFmpeg, but not a video
-    streams = [s for s in container.streams.video if not s.disposition & s.disposition.attached_pic]
+    """The video stream that ffmpeg would choose, ready to decode; of equals the first.
+
+    Raises BrokenVideoError where there is none that can be decoded.
+    """
+    streams = _video_tracks(container)
     if not streams:
         raise BrokenVideoError("there is no video stream")
-    codec = streams[0].codec_context
+    stream = max(streams, key=_rank)
+    codec = stream.codec_context
     if codec is None:
         raise BrokenVideoError("FFmpeg has no decoder for its video stream")
     codec.thread_count = 1
     codec.options = DECODER_OPTIONS
     check_pixels(codec.width, codec.height)
-    return streams[0]
+    return stream
 
 
 def _promise(path: Path, container: InputContainer, stream: VideoStream) -> Promise:
     seconds = None if container.duration is None else container.duration / av.time_base
-    return Promise.of(path, container.format.name, stream.id, stream.frames, list(stream.index_entries), seconds)
+    name = container.format.name
+    track = container.streams.video.index(stream) if "matroska" in name else stream.id
+    return Promise.of(path, name, track, stream.frames, list(stream.index_entries), seconds)
+
+
+def _packets(container: InputContainer, stream: VideoStream, tally: PacketTally) -> Iterator[Packet[Any]]:
+    """The stream's packets, taken into account, up to the one without data that flushes its decoder."""
+    for packet in container.demux():
+        start, duration = (float((time or 0) * (packet.time_base or 0)) for time in (packet.pts, packet.duration))
+        tally.end_seconds = max(tally.end_seconds, start + duration)
+        if packet.stream is not stream:  # not by index: the packets that flush a decoder all have index 0
+            continue
+        if packet.size:
+            tally.add(packet, start, duration, discarded=packet.is_discard)
+        yield packet
 
 
 def _read_stream(path: Path, short_side: int | None) -> Iterator[Frame]:
@@ -272,13 +319,7 @@ def _read_stream(path: Path, short_side: int | None) -> Iterator[Frame]:
         promise, tally = _promise(path, container, stream), PacketTally(stream.codec_context.name)
         reformatter = VideoReformatter()
         layout: _Layout | None = None
-        for packet in container.demux():
-            start, duration = (float((time or 0) * (packet.time_base or 0)) for time in (packet.pts, packet.duration))
-            tally.end_seconds = max(tally.end_seconds, start + duration)
-            if packet.stream is not stream:  # not by index: the packets that flush a decoder all have index 0
-                continue
-            if packet.size:
-                tally.add(packet, start, duration, discarded=packet.is_discard)
+        for packet in _packets(container, stream, tally):
             for frame in stream.decode(packet):
                 if frame.is_corrupt:
                     raise BrokenVideoError(f"frame {tally.num_frames} is damaged")

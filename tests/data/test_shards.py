@@ -33,7 +33,6 @@ def update(work, make, *, run="run", record=None, unchanged=()):
         run=run,
         codec="raw",
         jpeg_quality=95,
-        min_frames=1,
         watch=Stopwatch(),
     )
 
