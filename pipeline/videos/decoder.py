@@ -1,4 +1,4 @@
-"""Videos decoded in a process that can be lost: `probe` and `read_frames` of pipeline/videos/reader.py, behind a pipe.
+"""Videos decoded in a process that can be lost: pipeline/videos/reader.py, behind a pipe.
 
 A decoder is a large C program that is fed strangers' files. Where it crashes, hangs, asks for too much memory or raises
 what nobody foresaw, its process is ended, and the video is broken with that as the reason; the stage goes on. The
@@ -46,7 +46,7 @@ PIPE_BYTES = 2**20  # as much as Linux gives to anyone; the decoder works ahead 
 
 SERVING = "from pipeline.videos.decoder import serve; serve({memory_bytes}, {cpu_seconds})"
 HEADER = struct.Struct("=cIIQ")  # kind, height and width of a frame, bytes of the payload
-READY, FRAME, END, INFO, BROKEN, DATA, FILE, MEMORY, FAILED = (bytes([letter]) for letter in b"rfeibdomx")
+READY, FRAME, TIME, END, INFO, BROKEN, DATA, FILE, MEMORY, FAILED = (bytes([letter]) for letter in b"rfteibdomx")
 CRASHES = ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGSYS", "SIGTRAP")
 
 
@@ -67,6 +67,14 @@ def read_frames(path: Path, *, short_side: int | None = None) -> Iterator[Frame]
     Closing the iterator early ends the process.
     """
     return cast(Iterator[Frame], _ask(path, {"what": "frames", "short_side": short_side}))
+
+
+def read_times(path: Path) -> Iterator[float]:
+    """Yield when each frame is shown, and the last one's end: `pipeline.videos.reader.read_times` in another process.
+
+    Raises what `read_frames` raises.
+    """
+    return cast(Iterator[float], _ask(path, {"what": "times"}))
 
 
 def end_idle() -> None:
@@ -184,7 +192,7 @@ def _idle_or_new() -> _Decoder:
     return decoder
 
 
-def _ask(path: Path, request: dict[str, Any]) -> Iterator[Frame | VideoInfo]:
+def _ask(path: Path, request: dict[str, Any]) -> Iterator[Frame | VideoInfo | float]:
     """Yield what the answers hold, and raise what they tell; a process that is still sound waits for the next video."""
     decoder = _idle_or_new()
     is_sound = False
@@ -193,7 +201,7 @@ def _ask(path: Path, request: dict[str, Any]) -> Iterator[Frame | VideoInfo]:
         decoder.send({**request, "path": str(path), "folder": os.getcwd()})  # noqa: PTH109 - a string
         try:
             kind, value = decoder.receive()
-            while kind == FRAME:
+            while kind in (FRAME, TIME):
                 yield value
                 kind, value = decoder.receive()
         except EOFError:
@@ -261,6 +269,12 @@ def serve(memory_bytes: int, cpu_seconds: int) -> None:
             _more_time(cpu_seconds)
             if request["what"] == "probe":
                 _answer(out, INFO, asdict(reader.probe(path)))
+                continue
+            if request["what"] == "times":
+                for seconds in reader.read_times(path):
+                    _answer(out, TIME, seconds)
+                    _more_time(cpu_seconds)
+                _answer(out, END)
                 continue
             for frame in reader.read_frames(path, short_side=request["short_side"]):
                 _answer_frame(out, frame)

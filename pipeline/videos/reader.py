@@ -130,6 +130,19 @@ def read_frames(path: Path, *, short_side: int | None = None) -> Iterator[Frame]
     return _read_stream(path, short_side)
 
 
+def read_times(path: Path) -> Iterator[float]:
+    """Decode a video, and yield when each of its frames is shown, and last when that of the last one ends, in seconds.
+
+    nan stands for a time that the file does not tell. Raises what `read_frames` raises; a folder has no times.
+    """
+    time = end = math.nan
+    for frame, _ in _decoded(path, None):
+        before, time = time, math.nan if frame.time is None else frame.time
+        end = time + (float(frame.duration * (frame.time_base or 0)) or time - before)
+        yield time
+    yield end
+
+
 def write_video(path: Path, frames: Iterable[Frame], *, fps: float, crf: int = 18) -> int:
     """Write RGB uint8 frames (H, W, 3) as an H.264 MP4 (yuv420p, limited range, BT.709) and return their number.
 
@@ -315,9 +328,14 @@ def _packets(container: InputContainer, stream: VideoStream, tally: PacketTally)
 
 
 def _read_stream(path: Path, short_side: int | None) -> Iterator[Frame]:
+    reformatter = VideoReformatter()
+    for frame, layout in _decoded(path, short_side):
+        yield layout.upright(_to_rgb(frame, layout.scaled, reformatter))
+
+
+def _decoded(path: Path, short_side: int | None) -> Iterator[tuple[VideoFrame, _Layout]]:
     with _opened(path) as (container, stream):
         promise, tally = _promise(path, container, stream), PacketTally(stream.codec_context.name)
-        reformatter = VideoReformatter()
         layout: _Layout | None = None
         for packet in _packets(container, stream, tally):
             for frame in stream.decode(packet):
@@ -329,7 +347,7 @@ def _read_stream(path: Path, short_side: int | None) -> Iterator[Frame]:
                         f"its size changes from {layout.coded[0]}x{layout.coded[1]} to {frame.width}x{frame.height} "
                         f"at frame {tally.num_frames}"
                     )
-                yield layout.upright(_to_rgb(frame, layout.scaled, reformatter))
+                yield frame, layout
                 tally.num_frames += 1
                 tally.interlaced |= frame.interlaced_frame
         promise.check(tally)

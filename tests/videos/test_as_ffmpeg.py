@@ -13,7 +13,8 @@ import simplejpeg
 from ffmpeg import ffmpeg
 from video_files import picture
 
-from pipeline.videos.reader import probe, read_frames
+from pipeline.videos import decoder as decoding
+from pipeline.videos.reader import probe, read_frames, read_times
 
 # --- orientation ---
 
@@ -137,3 +138,12 @@ def test_a_steady_video_has_the_rate_of_its_header(tmp_path: Path, suffix: str, 
     info = probe(path)
     assert (info.fps, info.is_steady) == (stated, True)
     assert info.fps == pytest.approx(float(Fraction(rate)), rel=1e-3)
+
+
+@pytest.mark.parametrize("suffix", ["mkv", "mp4", "ts"])
+def test_times_are_those_of_the_frames(tmp_path: Path, suffix: str):
+    path = with_times(tmp_path / f"v.{suffix}", UNEVEN)
+    times = np.array([*read_times(path)])
+    assert times == pytest.approx(np.array([*decoding.read_times(path)]))
+    np.testing.assert_allclose(times[:-1] - times[0], np.array(UNEVEN) / 1000, atol=0.0011)
+    assert 0 < times[-1] - times[-2] < 2
