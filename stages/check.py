@@ -66,7 +66,7 @@ def main(
 
 
 def _runner(num_processes: int | None, every_frame: bool) -> MapTasks:
-    """Looks at videos; to start processes takes longer than to read a few hundred headers."""
+    """Looks at videos; to start processes takes longer than to read the packets of a few hundred."""
 
     def run(function: Callable[[Task], Result], tasks: Sequence[Task], **options: Any) -> list[Result]:
         from stages._cluster import map_tasks

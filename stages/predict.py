@@ -19,6 +19,7 @@ from pipeline.models.recognizer import ModelFile, load_model
 from pipeline.tools.predict.inference import BrokenVideo, Sampling, VideoPrediction, predict_live, predict_videos
 from pipeline.tools.predict.inputs import VideoInput, find_videos, opened_webcam, webcam_number
 from pipeline.tools.predict.overlay import plan_overlays, write_overlay
+from pipeline.videos.prepare import track_notes
 from stages._predictions import Task, csv_table, print_table, print_window, video_values, window_values
 from stages._shell import PARAMS_PATH, DeviceOption, ParamsOption, print_json, progress, say
 
@@ -208,6 +209,9 @@ def _predict_files(
                         beside=beside,
                         watch=watch,
                     )
+                if isinstance(result, VideoPrediction):
+                    for note in track_notes({str(result.path): result.info}):
+                        say(f"predict: {note}")
                 results.append(result)
                 advance(1, result.path.name)
     except Interrupted as error:

@@ -62,6 +62,11 @@ class EnvironmentProblem(DlkddError):
     exit_code = 4
 
 
+def in_one_line(error: DataError) -> str:
+    """An error of one video, as the reason for which it is left out."""
+    return " ".join(str(error).split())
+
+
 def out_of_memory(error: BaseException, what: str = "") -> EnvironmentProblem | None:
     """The problem to report where an error says that memory ran out, Python's or PyTorch's, here or on a device.
 

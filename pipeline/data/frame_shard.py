@@ -27,7 +27,7 @@ import simplejpeg
 from numpy.typing import NDArray
 
 from pipeline.core.digest import DIGEST_BYTES
-from pipeline.core.errors import DataError, StaleArtifactError
+from pipeline.core.errors import DataError, StaleArtifactError, in_one_line
 from pipeline.core.files import written_whole
 from pipeline.core.progress import Stopwatch
 from pipeline.data.frames import Frame
@@ -86,14 +86,13 @@ def write_shard(
     shard: int,
     codec: Codec,
     jpeg_quality: int,
-    min_frames: int,
     watch: Stopwatch | None = None,
 ) -> ShardResult:
     """Write one shard whole, from pairs of video id and a function that yields its (H, W, C) frames, or encoded ones.
 
     A video goes through a scratch file beside the shard and enters only when its last frame is there; one that raises
-    DataError, changes its size or has fewer than `min_frames` frames is left out and reported. The same videos give
-    the same bytes; a shard without any video is not written. Memory holds a frame, whatever the videos' length.
+    DataError, changes its size or has no frame is left out and reported. The same videos give the same bytes; a shard
+    without any video is not written. Memory holds a frame, whatever the videos' length.
     `watch` is told of the seconds of `encode` and `write`.
     """
     watch = watch or Stopwatch()
@@ -108,9 +107,9 @@ def write_shard(
     ):
         for video_id, open_frames in videos:
             try:
-                video = _take(open_frames(), scratch, watch, codec, jpeg_quality, min_frames)
+                video = _take(open_frames(), scratch, watch, codec, jpeg_quality)
             except DataError as error:
-                broken.append((video_id, " ".join(str(error).split())))
+                broken.append((video_id, in_one_line(error)))
                 continue
             with watch.time("write"):
                 _store(file, len(rows), video, scratch, codec)
@@ -138,7 +137,6 @@ def _take(
     watch: Stopwatch,
     codec: Codec,
     jpeg_quality: int,
-    min_frames: int,
 ) -> _Taken:
     scratch.seek(0)
     scratch.truncate()
@@ -157,8 +155,8 @@ def _take(
         with watch.time("write"):
             scratch.write(encoded.content)
         ends.append((ends[-1] if ends else 0) + len(encoded.content))
-    if size is None or len(ends) < min_frames:
-        raise DataError(f"{len(ends)} frames, fewer than the {min_frames} of prepare.min_frames")
+    if size is None:
+        raise DataError("it has no frame")
     return _Taken(size, ends, checksums, digest.hexdigest())
 
 

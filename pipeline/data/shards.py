@@ -95,7 +95,6 @@ def make_shard(
     notes: Callable[[], Mapping[str, Any]],
     codec: Codec,
     jpeg_quality: int,
-    min_frames: int,
     watch: Stopwatch,
 ) -> ShardReport:
     """Make a shard of these videos; of the `unchanged` ones the record's rows, or reasons, are taken over.
@@ -125,8 +124,7 @@ def make_shard(
                 yield from make()
 
         openers = [(name, partial(frames_of, name, make)) for name, make in videos.items()]
-        options: dict[str, Any] = {"codec": codec, "jpeg_quality": jpeg_quality, "min_frames": min_frames}
-        result = write_shard(path, openers, shard=task.shard, **options, watch=watch)
+        result = write_shard(path, openers, shard=task.shard, codec=codec, jpeg_quality=jpeg_quality, watch=watch)
         attempts.end()
     noted = dict(notes())
     values = {

@@ -104,7 +104,6 @@ def enhance_shard(task: EnhanceTask) -> ShardReport:
         notes=lambda: sources,
         codec=dark.codec,
         jpeg_quality=_quality(dark),
-        min_frames=1,
         watch=watch,
     )
 

@@ -153,8 +153,8 @@ CHILDREN: dict[int, frozenset[int] | None] = {
 }
 
 
-def matroska_frames(path: Path) -> int:
-    """Number of frames in the blocks of a Matroska file's first video track.
+def matroska_frames(path: Path, place: int) -> int:
+    """Number of frames in the blocks of a Matroska file's video track at a place among them, from 0.
 
     Raises BrokenVideoError where elements do not lie end to end, or an unknown one lies among frames.
     """
@@ -178,7 +178,7 @@ def matroska_frames(path: Path) -> int:
     if len(numbers) != len(types) or set(frames) - set(numbers):
         raise BrokenVideoError("it has blocks of a track that its header does not announce")
     videos = [number for number, kind in zip(numbers, types, strict=True) if kind == 1]
-    return frames[videos[0]] if videos else 0
+    return frames[videos[place]] if place < len(videos) else 0
 
 
 def _elements(file: BinaryIO, size: int) -> Iterator[tuple[int, int, int]]:

@@ -1,9 +1,9 @@
-"""Videos decoded in a process that can be lost: `probe` and `read_frames` of pipeline/videos/reader.py, behind a pipe.
+"""Videos decoded in a process that can be lost: pipeline/videos/reader.py, behind a pipe.
 
-A decoder is a large C program that is fed strangers' files. Where it crashes, hangs or asks for too much memory, its
-process is ended, and the video is broken with that as the reason; the stage goes on. The process may do what decoding
-needs: it writes no file, takes bounded memory and bounded time for each frame, and ends with the process that started
-it, however that ends. That limits accidents, and is no sandbox: it may read files.
+A decoder is a large C program that is fed strangers' files. Where it crashes, hangs, asks for too much memory or raises
+what nobody foresaw, its process is ended, and the video is broken with that as the reason; the stage goes on. The
+process may do what decoding needs: it writes no file, takes bounded memory and bounded time for each frame, and ends
+with the process that started it, however that ends. That limits accidents, and is no sandbox: it may read files.
 
 A process serves one open iterator at a time and many videos one after the other, and works ahead by what a pipe holds.
 On the pipe: requests as lines of JSON, answers as a header and a payload, which is a frame's bytes or JSON.
@@ -23,7 +23,6 @@ import subprocess
 import sys
 import threading
 import time
-import traceback
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import suppress
@@ -33,7 +32,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from pipeline.core.errors import DataError, EnvironmentProblem
+from pipeline.core.errors import DataError, EnvironmentProblem, shortened
 from pipeline.data.frames import Frame
 from pipeline.videos import reader
 from pipeline.videos.images import MAX_PIXELS
@@ -47,7 +46,7 @@ PIPE_BYTES = 2**20  # as much as Linux gives to anyone; the decoder works ahead 
 
 SERVING = "from pipeline.videos.decoder import serve; serve({memory_bytes}, {cpu_seconds})"
 HEADER = struct.Struct("=cIIQ")  # kind, height and width of a frame, bytes of the payload
-READY, FRAME, END, INFO, BROKEN, DATA, FILE, MEMORY, BUG = (bytes([letter]) for letter in b"rfeibdomx")
+READY, FRAME, TIME, END, INFO, BROKEN, DATA, FILE, MEMORY, FAILED = (bytes([letter]) for letter in b"rfteibdomx")
 CRASHES = ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGSYS", "SIGTRAP")
 
 
@@ -63,10 +62,19 @@ def probe(path: Path, *, images: str | None = None) -> VideoInfo:
 def read_frames(path: Path, *, short_side: int | None = None, images: str | None = None) -> Iterator[Frame]:
     """Yield every frame once, in display order: `pipeline.videos.reader.read_frames` in another process.
 
-    Frames and errors are the same. It also raises BrokenVideoError when the decoder crashes, hangs, or needs too much
-    memory, and EnvironmentProblem when its process is killed from outside. Closing the iterator early ends the process.
+    Frames and errors are the same. It also raises BrokenVideoError when the decoder crashes, hangs, needs too much
+    memory or fails in a way that nobody foresaw, and EnvironmentProblem when its process is killed from outside.
+    Closing the iterator early ends the process.
     """
     return cast(Iterator[Frame], _ask(path, {"what": "frames", "short_side": short_side, "images": images}))
+
+
+def read_times(path: Path) -> Iterator[float]:
+    """Yield when each frame is shown, and the last one's end: `pipeline.videos.reader.read_times` in another process.
+
+    Raises what `read_frames` raises.
+    """
+    return cast(Iterator[float], _ask(path, {"what": "times"}))
 
 
 def end_idle() -> None:
@@ -184,7 +192,7 @@ def _idle_or_new() -> _Decoder:
     return decoder
 
 
-def _ask(path: Path, request: dict[str, Any]) -> Iterator[Frame | VideoInfo]:
+def _ask(path: Path, request: dict[str, Any]) -> Iterator[Frame | VideoInfo | float]:
     """Yield what the answers hold, and raise what they tell; a process that is still sound waits for the next video."""
     decoder = _idle_or_new()
     is_sound = False
@@ -193,7 +201,7 @@ def _ask(path: Path, request: dict[str, Any]) -> Iterator[Frame | VideoInfo]:
         decoder.send({**request, "path": str(path), "folder": os.getcwd()})  # noqa: PTH109 - a string
         try:
             kind, value = decoder.receive()
-            while kind == FRAME:
+            while kind in (FRAME, TIME):
                 yield value
                 kind, value = decoder.receive()
         except EOFError:
@@ -213,15 +221,14 @@ def _ask(path: Path, request: dict[str, Any]) -> Iterator[Frame | VideoInfo]:
 
 
 def _error_of(kind: bytes, value: Any) -> Exception:
-    if kind == BROKEN:
+    if kind in (BROKEN, FAILED):
         return BrokenVideoError(value)
     if kind == MEMORY:
         return BrokenVideoError(f"its decoder needs more than {MEMORY_BYTES / 2**30:g} GiB of memory")
     if kind == DATA:
         return DataError(value)
-    if kind == FILE:
-        return OSError(*value)
-    return RuntimeError(f"in the decoder's process:\n{value}")
+    assert kind == FILE
+    return OSError(*value)
 
 
 def _end_of(path: Path, code: int) -> Exception:
@@ -263,6 +270,12 @@ def serve(memory_bytes: int, cpu_seconds: int) -> None:
             if request["what"] == "probe":
                 _answer(out, INFO, asdict(reader.probe(path, images=request["images"])))
                 continue
+            if request["what"] == "times":
+                for seconds in reader.read_times(path):
+                    _answer(out, TIME, seconds)
+                    _more_time(cpu_seconds)
+                _answer(out, END)
+                continue
             for frame in reader.read_frames(path, short_side=request["short_side"], images=request["images"]):
                 _answer_frame(out, frame)
                 _more_time(cpu_seconds)
@@ -275,8 +288,8 @@ def serve(memory_bytes: int, cpu_seconds: int) -> None:
             _answer(out, DATA, str(error))
         except OSError as error:
             _answer(out, FILE, [error.errno, error.strerror, error.filename and str(error.filename)])
-        except Exception:
-            _answer(out, BUG, traceback.format_exc())
+        except Exception as error:
+            _answer(out, FAILED, f"its decoder failed: {type(error).__name__}: {shortened(str(error))}")
 
 
 def _end_with_parent() -> None:

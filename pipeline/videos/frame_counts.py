@@ -60,6 +60,7 @@ class PacketTally:
     num_packets: int = 0
     num_shown: int = 0  # not hidden by an edit list
     num_not_coded: int = 0
+    num_packed: int = 0  # frames in a packet with another one, as DivX packs those that are shown before it
     shown_seconds: float = 0.0
     longest_hidden: float = 0.0
     times: list[float] = field(default_factory=list)
@@ -76,6 +77,7 @@ class PacketTally:
         self.times.append(start)
         if self.codec == "mpeg4":
             self.num_not_coded += is_not_coded(bytes(packet))
+            self.num_packed += max(bytes(packet).count(VOP_START) - 1, 0)
         if self.codec == "vp8" and is_hidden(bytes(packet)):
             self.hide_times.append(start)
 
@@ -88,6 +90,11 @@ class PacketTally:
         near = (max(self.times, default=0.0) - min(self.times, default=0.0)) / max(self.num_shown, 1) / 2
         close = sum(sum(abs(time - other) < near for other in self.times) > 1 for time in self.hide_times)
         return self.num_not_coded + close
+
+    @property
+    def num_expected(self) -> int:
+        """Frames that the packets should give: a packed one comes in place of one that is not coded."""
+        return self.num_shown - self.num_silent + min(self.num_packed, self.num_not_coded)
 
     def fills(self, start: float, duration: float) -> bool:
         """Whether the shown frames fill a time to within half a frame; a hidden one may reach into it."""
@@ -107,9 +114,10 @@ class IndexEntry(Protocol):
 class Promise:
     """What a container promises of a video stream.
 
-    container: FFmpeg's names of the format. track: FFmpeg's id of the stream. num_samples: packets that its header
-    states, of a fragmented MP4 those before the fragments; 0 where it states none. num_frames: None where no count can
-    be relied on. seconds: duration of the whole container, None where it states none.
+    container: FFmpeg's names of the format. track: FFmpeg's id of the stream; of Matroska its place among the video
+    tracks. num_samples: packets that its header states, of a fragmented MP4 those before the fragments; 0 where it
+    states none. num_frames: None where no count can be relied on. seconds: duration of the whole container, None where
+    it states none.
     """
 
     path: Path
@@ -175,4 +183,4 @@ class Promise:
             if in_fragments is None:
                 raise BrokenVideoError("it has neither a table of frames nor a list of what its fragments hold")
             return self.num_samples + in_fragments
-        return matroska_frames(self.path) if "matroska" in self.container else self.num_samples
+        return matroska_frames(self.path, self.track) if "matroska" in self.container else self.num_samples

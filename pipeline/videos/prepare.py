@@ -31,7 +31,8 @@ from pipeline.videos.images import video_files
 from pipeline.videos.reader import BrokenVideoError, VideoInfo
 from pipeline.videos.splits import complete_splits
 
-PREPARED_VERSION = 3  # raised when the same videos come to give other frames or records
+SHOWN_PATHS = 5
+PREPARED_VERSION = 4  # raised when the same videos come to give other frames or records
 
 
 @dataclass(frozen=True)
@@ -86,8 +87,19 @@ def prepare(
         publish_store(work, dark_path, rows, codec=params.codec, jpeg_quality=params.jpeg_quality, origin=origin)
     leaks = tuple(find_leakage(manifest.rows, stems=params.layout in STEM_LAYOUTS))
     contradictions = tuple(find_contradictions(manifest.rows))
+    notes = (*listing.notes, *track_notes({row.path: sources[row.video_id].info for row in manifest.rows}))
     seconds = summed(report.seconds for report in reports)
-    return Prepared(manifest, tuple(broken), leaks, contradictions, listing.notes, seconds)
+    return Prepared(manifest, tuple(broken), leaks, contradictions, notes, seconds)
+
+
+def track_notes(infos: Mapping[str, VideoInfo | None]) -> list[str]:
+    """What to say of videos, by path, of which only one of several tracks is read; nothing where there are none."""
+    several = [f"{path} ({info.width}x{info.height})" for path, info in infos.items() if info and info.num_tracks > 1]
+    if not several:
+        return []
+    more = [f"and {len(several) - SHOWN_PATHS} more"] if len(several) > SHOWN_PATHS else []
+    names = ", ".join([*several[:SHOWN_PATHS], *more])
+    return [f"of several video tracks the one that ffmpeg chooses is read, of the size given: {names}"]
 
 
 def counts_text(manifest: Manifest) -> str:
@@ -237,26 +249,34 @@ def prepare_shard(task: PrepareTask) -> ShardReport:
 
     return make_shard(
         task,
-        {video.video_id: partial(_frames, video, params.short_side, infos, watch) for video in task.videos},
+        {video.video_id: partial(_frames, video, params, infos, watch) for video in task.videos},
         record=record,
         unchanged=unchanged,
         notes=notes,
         codec=params.codec,
         jpeg_quality=params.jpeg_quality,
-        min_frames=params.min_frames,
         watch=watch,
     )
 
 
-def _frames(video: SourceVideo, short_side: int, infos: dict[str, VideoInfo], watch: Stopwatch) -> Iterator[Frame]:
+def _frames(
+    video: SourceVideo, params: PrepareParams, infos: dict[str, VideoInfo], watch: Stopwatch
+) -> Iterator[Frame]:
     with watch.time("decode"):
         infos[video.video_id] = probe(video.path, images=video.images)
     count = 0
-    for frame in watch.each("decode", read_frames(video.path, short_side=short_side, images=video.images)):
+    for frame in watch.each("decode", read_frames(video.path, short_side=params.short_side, images=video.images)):
         yield frame
         count += 1
-    if video.listed_frames not in (None, count):
-        raise BrokenVideoError(f"its list states {video.listed_frames} frames, it has {count}")
+    check_count(video, count, params.min_frames)
+
+
+def check_count(video: SourceVideo, num_frames: int, min_frames: int) -> None:
+    """Raise BrokenVideoError where a video has another number of frames than its list states, or too few."""
+    if video.listed_frames not in (None, num_frames):
+        raise BrokenVideoError(f"its list states {video.listed_frames} frames, it has {num_frames}")
+    if num_frames < min_frames:
+        raise BrokenVideoError(f"{num_frames} frames, fewer than the {min_frames} of prepare.min_frames")
 
 
 def _found(video: SourceVideo) -> Source:

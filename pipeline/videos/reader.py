@@ -16,14 +16,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import av
 import numpy as np
 from av.container import InputContainer
 from av.error import FFmpegError
+from av.packet import Packet
 from av.sidedata.sidedata import SideDataContainer
 from av.sidedata.sidedata import Type as SideDataType
+from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 from av.video.stream import VideoStream
@@ -33,6 +35,7 @@ from pipeline.core.errors import DataError
 from pipeline.core.files import written_whole
 from pipeline.data.frames import Frame
 from pipeline.videos.frame_counts import PacketTally, Promise
+from pipeline.videos.frame_times import PacketClock
 from pipeline.videos.images import MAX_PIXELS, check_pixels, list_images, read_image, read_images
 from pipeline.videos.remux import unread_container
 
@@ -51,36 +54,63 @@ GRAY_TO_FULL_RANGE = np.clip((np.arange(256) - 16) * 255 / 219 + 0.5, 0, 255).as
 MAX_SAMPLE_ASPECT = 4  # the standards' widest sample is 32:11; beyond this the header is damaged
 
 
+def _unnamed_type(cls: type[SideDataType], value: int) -> SideDataType:
+    member: Any = object.__new__(cls)
+    member._name_, member._value_ = f"TYPE_{value}", value
+    return cast(SideDataType, member)
+
+
+# PyAV names side data up to FFmpeg 7's, and raises for all of a frame's where one is newer, as EXIF and the view of a
+# spatial video are; only the display matrix is looked at here
+SideDataType._missing_ = classmethod(_unnamed_type)  # type: ignore[assignment]
+
+
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a container states.
+    """What a video's packets and its first frame tell.
 
-    num_frames: None where it states none (Matroska, MPEG streams, fragmented MP4). fps: frames a second on average,
-    0.0 where none is stated (frame folders). width, height: pixels as displayed, after sample aspect ratio and
-    rotation.
+    num_frames: as many as its packets should give; None where a packet may be half a frame, as in interlaced streams
+    without a count. fps: frames over the time they last, 0.0 where that is unknown (frame folders). is_steady: whether
+    they come at that rate from first to last. num_tracks: video tracks, of which the one that ffmpeg chooses is read.
+    width, height: pixels as displayed, after sample aspect ratio and rotation.
     """
 
     num_frames: int | None
     fps: float
+    is_steady: bool
+    num_tracks: int
     width: int
     height: int
 
 
 def probe(path: Path, *, images: str | None = None) -> VideoInfo:
-    """Read what a video states, and decode its first frame. images: which of a folder's are its frames (`img_*`).
+    """Read a video's packets, and decode its first frame alone. images: which of a folder's are its frames (`img_*`).
 
-    Raises BrokenVideoError where there is no video stream or no frame, DataError where the file cannot be opened.
+    Raises BrokenVideoError where there is no video stream or no frame, or where the packets are not what the container
+    promises; DataError where the file cannot be opened.
     """
     if path.is_dir():
         listed = list_images(path, images)
         height, width = read_image(listed[0]).shape[:2]
-        return VideoInfo(len(listed), 0.0, width, height)
+        return VideoInfo(len(listed), 0.0, True, 1, width, height)
     with _opened(path) as (container, stream):
-        for frame in container.decode(stream):
-            layout = _Layout.of(frame, stream, None)
-            rate = stream.average_rate or stream.guessed_rate
-            return VideoInfo(_promise(path, container, stream).num_frames, float(rate or 0), *layout.displayed)
-        raise BrokenVideoError("no frame can be decoded")
+        promise, tally = _promise(path, container, stream), PacketTally(stream.codec_context.name)
+        clock = PacketClock(container.format.name, float(stream.average_rate or stream.guessed_rate or 0))
+        first: VideoFrame | None = None
+        for packet in _packets(container, stream, tally):
+            if first is None:
+                first = next(iter(stream.decode(packet)), None)
+            if packet.size and not packet.is_discard:
+                clock.add(packet.pts, packet.dts, packet.duration, packet.time_base)
+        if first is None:
+            raise BrokenVideoError("no frame can be decoded")
+        tally.num_frames = tally.num_expected
+        promise.check(tally)
+        is_half = first.interlaced_frame and promise.num_frames is None
+        rate = (clock.stated_fps, True) if is_half else clock.rate(tally.num_frames)
+        layout = _Layout.of(first, stream, None)
+        num_frames, num_tracks = None if is_half else tally.num_frames, len(_video_tracks(container))
+        return VideoInfo(num_frames, *rate, num_tracks, *layout.displayed)
 
 
 def read_frames(path: Path, *, short_side: int | None = None, images: str | None = None) -> Iterator[Frame]:
@@ -97,6 +127,19 @@ def read_frames(path: Path, *, short_side: int | None = None, images: str | None
     if path.is_dir():
         return resize_frames(read_images(path, images), short_side=short_side)
     return _read_stream(path, short_side)
+
+
+def read_times(path: Path) -> Iterator[float]:
+    """Decode a video, and yield when each of its frames is shown, and last when that of the last one ends, in seconds.
+
+    nan stands for a time that the file does not tell. Raises what `read_frames` raises; a folder has no times.
+    """
+    time = end = math.nan
+    for frame, _ in _decoded(path, None):
+        before, time = time, math.nan if frame.time is None else frame.time
+        end = time + (float(frame.duration * (frame.time_base or 0)) or time - before)
+        yield time
+    yield end
 
 
 def write_video(path: Path, frames: Iterable[Frame], *, fps: float, crf: int = 18) -> int:
@@ -237,38 +280,65 @@ def _meaning(error: FFmpegError) -> Exception:
     return BrokenVideoError(f"FFmpeg: {error.strerror or type(error).__name__}")
 
 
+def _video_tracks(container: InputContainer) -> list[VideoStream]:
+    """A cover picture is a video stream to FFmpeg, but not a video."""
+    return [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
+
+
+def _rank(stream: VideoStream) -> int:
+    """By which the ffmpeg program chooses a video stream (map_auto_video): the largest, but rather a default one."""
+    codec = stream.codec_context
+    return (codec.width * codec.height if codec else 0) + 5_000_000 * bool(stream.disposition & Disposition.default)
+
+
 def _video_stream(container: InputContainer) -> VideoStream:
-    """The first video stream, ready to decode. Raises BrokenVideoError where there is none that can be decoded."""
-    # a cover picture is a video stream to FFmpeg, but not a video
-    streams = [s for s in container.streams.video if not s.disposition & s.disposition.attached_pic]
+    """The video stream that ffmpeg would choose, ready to decode; of equals the first.
+
+    Raises BrokenVideoError where there is none that can be decoded.
+    """
+    streams = _video_tracks(container)
     if not streams:
         raise BrokenVideoError("there is no video stream")
-    codec = streams[0].codec_context
+    stream = max(streams, key=_rank)
+    codec = stream.codec_context
     if codec is None:
         raise BrokenVideoError("FFmpeg has no decoder for its video stream")
     codec.thread_count = 1
     codec.options = DECODER_OPTIONS
     check_pixels(codec.width, codec.height)
-    return streams[0]
+    return stream
 
 
 def _promise(path: Path, container: InputContainer, stream: VideoStream) -> Promise:
     seconds = None if container.duration is None else container.duration / av.time_base
-    return Promise.of(path, container.format.name, stream.id, stream.frames, list(stream.index_entries), seconds)
+    name = container.format.name
+    track = container.streams.video.index(stream) if "matroska" in name else stream.id
+    return Promise.of(path, name, track, stream.frames, list(stream.index_entries), seconds)
+
+
+def _packets(container: InputContainer, stream: VideoStream, tally: PacketTally) -> Iterator[Packet[Any]]:
+    """The stream's packets, taken into account, up to the one without data that flushes its decoder."""
+    for packet in container.demux():
+        start, duration = (float((time or 0) * (packet.time_base or 0)) for time in (packet.pts, packet.duration))
+        tally.end_seconds = max(tally.end_seconds, start + duration)
+        if packet.stream is not stream:  # not by index: the packets that flush a decoder all have index 0
+            continue
+        if packet.size:
+            tally.add(packet, start, duration, discarded=packet.is_discard)
+        yield packet
 
 
 def _read_stream(path: Path, short_side: int | None) -> Iterator[Frame]:
+    reformatter = VideoReformatter()
+    for frame, layout in _decoded(path, short_side):
+        yield layout.upright(_to_rgb(frame, layout.scaled, reformatter))
+
+
+def _decoded(path: Path, short_side: int | None) -> Iterator[tuple[VideoFrame, _Layout]]:
     with _opened(path) as (container, stream):
         promise, tally = _promise(path, container, stream), PacketTally(stream.codec_context.name)
-        reformatter = VideoReformatter()
         layout: _Layout | None = None
-        for packet in container.demux():
-            start, duration = (float((time or 0) * (packet.time_base or 0)) for time in (packet.pts, packet.duration))
-            tally.end_seconds = max(tally.end_seconds, start + duration)
-            if packet.stream is not stream:  # not by index: the packets that flush a decoder all have index 0
-                continue
-            if packet.size:
-                tally.add(packet, start, duration, discarded=packet.is_discard)
+        for packet in _packets(container, stream, tally):
             for frame in stream.decode(packet):
                 if frame.is_corrupt:
                     raise BrokenVideoError(f"frame {tally.num_frames} is damaged")
@@ -278,7 +348,7 @@ def _read_stream(path: Path, short_side: int | None) -> Iterator[Frame]:
                         f"its size changes from {layout.coded[0]}x{layout.coded[1]} to {frame.width}x{frame.height} "
                         f"at frame {tally.num_frames}"
                     )
-                yield layout.upright(_to_rgb(frame, layout.scaled, reformatter))
+                yield frame, layout
                 tally.num_frames += 1
                 tally.interlaced |= frame.interlaced_frame
         promise.check(tally)

@@ -38,7 +38,6 @@ def update(work, make, *, run="run", record=None, unchanged=(), notes=None):
         notes=lambda: notes or {},
         codec="raw",
         jpeg_quality=95,
-        min_frames=1,
         watch=Stopwatch(),
     )
 

@@ -35,7 +35,7 @@ def write_dark(folder, *, videos=None, codec="raw"):
     for shard in range(NUM_SHARDS):
         members = [(name, lambda frames=frames: iter(frames)) for name, frames in (videos or dark_videos()).items()
                    if shard_of(name, NUM_SHARDS) == shard]  # fmt: skip
-        options = {"shard": shard, "codec": codec, "jpeg_quality": 90, "min_frames": 1}
+        options = {"shard": shard, "codec": codec, "jpeg_quality": 90}
         rows += write_shard(shard_path(folder, shard), members, **options).rows
     write_index(folder, rows, codec=codec, jpeg_quality=90, origin={})
     return FrameStore(folder)

@@ -94,6 +94,15 @@ def test_a_wild_pointer_costs_the_video(call, monkeypatch, videos):
     assert quarantined(call, videos[0]) == "its decoder crashed (SIGSEGV)"
 
 
+@pytest.mark.fault("Videos", "decoder raises what nobody foresaw", "Q")
+@pytest.mark.parametrize(
+    "error", ["ValueError('29 is not a valid Type')", "AssertionError()", "IndexError('x' * 9999)"]
+)
+def test_an_exception_costs_the_video(call, monkeypatch, videos, error):
+    replace_code(monkeypatch, videos[0], f"raise {error}")
+    assert quarantined(call, videos[0]).startswith(f"its decoder failed: {error.partition('(')[0]}: ".rstrip())
+
+
 @pytest.mark.fault("Videos", "decoder hang", "Q")
 @pytest.mark.parametrize("how", ["busy", "waiting"])
 def test_a_hang_costs_the_video(call, monkeypatch, videos, how):

@@ -99,7 +99,7 @@ def write_frames(folder, videos, *, num_shards=2, origin=None):
         mine = [(name, video) for name, video in videos.items() if shard_of(name, num_shards) == shard]
         openers = [(name, lambda video=video: iter(video)) for name, video in mine]
         path = shard_path(folder, shard)
-        options = {"shard": shard, "codec": "raw", "jpeg_quality": 95, "min_frames": 1}
+        options = {"shard": shard, "codec": "raw", "jpeg_quality": 95}
         rows += write_shard(path, openers, **options).rows
     write_index(folder, rows, codec="raw", jpeg_quality=95, origin=origin or {})
     return FrameStore(folder)

@@ -1,4 +1,4 @@
-"""Check of the data: what `prepare` would refuse or quarantine, judged by the lists and the videos' headers."""
+"""Check of the data: what `prepare` would refuse or quarantine, judged by the lists and the videos' packets."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.core.errors import DataError
+from pipeline.core.errors import DataError, in_one_line
 from pipeline.core.params import ClipParams, PrepareParams
 from pipeline.core.progress import MapTasks, Progress
 from pipeline.data.leakage import STEM_LAYOUTS, find_leakage
@@ -18,19 +18,21 @@ from pipeline.videos.decoder import probe, read_frames
 from pipeline.videos.locate import MissingVideosError
 from pipeline.videos.prepare import (
     SourceVideo,
+    check_count,
     check_quarantine,
     digest_video,
     read_listing,
     source_videos,
+    track_notes,
     videos_by_id,
 )
-from pipeline.videos.reader import BrokenVideoError, VideoInfo
+from pipeline.videos.reader import VideoInfo
 from pipeline.videos.splits import complete_splits
 
 
 @dataclass(frozen=True)
 class Look:
-    """One video to look at. `every_frame`: decode all of it, as `prepare` does; else its header and first frame."""
+    """One video to look at. `every_frame`: decode all of it, as `prepare` does; else its first frame alone."""
 
     video: SourceVideo
     params: PrepareParams
@@ -39,7 +41,7 @@ class Look:
 
 @dataclass(frozen=True)
 class Seen:
-    """What a video states, with its frames counted where they were decoded; or why it cannot be used."""
+    """What a video has, its frames counted by its packets or decoded; or why it cannot be used."""
 
     info: VideoInfo | None
     num_frames: int | None
@@ -169,9 +171,16 @@ def _look_at_all(
             good.append(found)
         else:
             broken.append(QuarantineRow(name, videos[name].path, str(videos[name].split), found.reason))
-    how = "decoded from end to end" if every_frame else "header and first frame are sound"
-    if good:
-        group.fact(f"{len(good)} of {len(jobs)} videos: {how}")
+    if good and every_frame:
+        group.fact(f"{len(good)} of {len(jobs)} videos: decoded from end to end")
+    elif good:
+        group.fact(
+            f"{len(good)} of {len(jobs)} videos: no packet is missing and the first frame decodes; the others were not "
+            "decoded, as `prepare` and --every-frame do"
+        )
+    infos = {job.video.video_id: found.info for job, found in zip(jobs, seen, strict=True)}
+    for note in track_notes({videos[name].path: info for name, info in infos.items()}):
+        group.fact(note)
     if broken:
         _report_broken(group, broken, videos, params)
     return good
@@ -194,19 +203,16 @@ def _report_broken(
 
 def look(job: Look) -> Seen:
     """Look at one video; runs in a process of its own."""
-    path, listed, min_frames = job.video.path, job.video.listed_frames, job.params.min_frames
+    path = job.video.path
     try:
         info = probe(path, images=job.video.images)
         num_frames = info.num_frames
         if job.every_frame:
             num_frames = sum(1 for _ in read_frames(path, short_side=job.params.short_side, images=job.video.images))
+        if num_frames is not None:
+            check_count(job.video, num_frames, job.params.min_frames)
     except DataError as error:
-        reason = error.message if isinstance(error, BrokenVideoError) else f"cannot be read: {error.message}"
-        return Seen(None, None, reason)
-    if num_frames is not None and num_frames < min_frames:
-        return Seen(info, num_frames, f"{num_frames} frames are fewer than prepare.min_frames, {min_frames}")
-    if num_frames is not None and listed not in (None, num_frames):
-        return Seen(info, num_frames, f"its list states {listed} frames, it has {num_frames}")
+        return Seen(None, None, in_one_line(error))
     return Seen(info, num_frames, None)
 
 

@@ -79,9 +79,9 @@ def darken_folder(
 ) -> DarkCopy:
     """Darken every video below `source` into `target`, under the same relative name with the suffix .mp4.
 
-    Frames keep their rate and their displayed size, less a last odd row or column; sound is dropped. A video's shot
-    depends on the seed and its relative name without suffix. `copy_others` copies files that are neither videos nor
-    images, such as annotation lists. `begin(total)` gets the number of videos and returns what is called for each.
+    Frames keep their mean rate and their displayed size, less a last odd row or column; sound is dropped. A video's
+    shot depends on the seed and its relative name without suffix. `copy_others` copies files that are neither videos
+    nor images, such as annotation lists. `begin(total)` gets the number of videos and returns what is called for each.
     Raises DataError at the end, with every video that could not be read; and before the start if there are no videos,
     two would get one name, the folders lie in each other, or `target` holds anything but this same copy.
     """

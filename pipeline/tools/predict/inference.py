@@ -10,7 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -22,13 +24,21 @@ from pipeline.core.progress import StopCheck
 from pipeline.data.frames import Frame
 from pipeline.evaluate.score.predictions import DIGITS
 from pipeline.models.recognizer import Recognizer
-from pipeline.tools.predict.windows import Window, WindowClip, endless_windows, read_clips, windows_of
-from pipeline.videos.decoder import probe, read_frames
-from pipeline.videos.reader import resize_frames
+from pipeline.tools.predict.windows import (
+    Window,
+    WindowClip,
+    endless_windows,
+    read_clips,
+    windows_in_time,
+    windows_of,
+)
+from pipeline.videos.decoder import probe, read_frames, read_times
+from pipeline.videos.reader import VideoInfo, resize_frames
 
 Probs = NDArray[np.float64]
 Watch = Callable[[Path, int], None]  # called now and then with the video and the number of the frame that is read
 _WATCH_FRAMES = 32
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -57,8 +67,15 @@ class Sampling:
         """The same by name."""
         return {"num_clips": self.num_clips, "num_crops": self.num_crops}
 
-    def windows(self, num_frames: int | None, fps: float, clip: ClipParams) -> Iterator[Window]:
-        """The windows of a video, or those of a camera, which has no number of frames: by default of one clip each."""
+    def windows(
+        self, num_frames: int | None, fps: float, clip: ClipParams, times: Sequence[float] = ()
+    ) -> Iterator[Window]:
+        """The windows of a video, or those of a camera, which has no number of frames: by default of one clip each.
+
+        times: of the frames and of the last one's end, where they do not come at a steady rate.
+        """
+        if self.window_seconds is not None and times and all(after > before for before, after in pairwise(times)):
+            return windows_in_time(times, length=self.window_seconds, hop=self.hop_seconds or self.window_seconds)
 
         def frames(seconds: float) -> int:
             return max(1, round(seconds * fps))
@@ -83,12 +100,16 @@ class WindowPrediction:
 
 @dataclass(frozen=True)
 class VideoPrediction:
-    """Probabilities of one video: the mean over its windows. fps: as it states, or else Sampling.unstated_fps."""
+    """Probabilities of one video: the mean over its windows.
+
+    fps: on average, of videos that state none Sampling.unstated_fps. info: what was seen when it was opened.
+    """
 
     path: Path
     num_frames: int
     fps: float
     windows: tuple[WindowPrediction, ...]
+    info: VideoInfo | None = None
 
     @property
     def probs_K(self) -> Probs:
@@ -135,11 +156,13 @@ def predict_videos(
             case _Output():
                 assert opened is not None
                 if (probs_K := gathered.add(event)) is not None:
-                    seconds = event.window.first_frame / opened.fps, event.window.end / opened.fps
-                    windows.append(WindowPrediction(event.window, *seconds, probs_K))
+                    window = event.window
+                    seconds = window.seconds or (window.first_frame / opened.fps, window.end / opened.fps)
+                    windows.append(WindowPrediction(window, *seconds, probs_K))
             case _Ended():
                 assert opened is not None
-                yield VideoPrediction(opened.path, opened.num_frames, opened.fps, tuple(windows))
+                windows.sort(key=lambda window: window.start_seconds)
+                yield VideoPrediction(opened.path, opened.num_frames, opened.fps, tuple(windows), opened.info)
             case BrokenVideo():
                 yield event
 
@@ -176,6 +199,7 @@ class _Opened:
     path: Path
     num_frames: int
     fps: float
+    info: VideoInfo
 
 
 @dataclass(frozen=True)
@@ -200,23 +224,32 @@ def _video_events(path: Path, sampling: Sampling, clip: ClipParams, watch: Watch
 
     num_read = 0
 
-    def frames() -> Iterator[Frame]:
+    def watched(items: Iterator[_T]) -> Iterator[_T]:
         nonlocal num_read
         num_read = 0
-        for frame in read_frames(path, short_side=sampling.short_side):
+        for item in items:
             if num_read % _WATCH_FRAMES == 0:
                 watch(path, num_read)
             num_read += 1
-            yield frame
+            yield item
+
+    def frames() -> Iterator[Frame]:
+        return watched(read_frames(path, short_side=sampling.short_side))
 
     try:
         info = probe(path)
         fps = info.fps or sampling.unstated_fps
-        # where the container does not say how many there are, it takes a pass to know what lies in the middle
-        num_frames = sum(1 for _ in frames()) if info.num_frames is None else info.num_frames
+        # where the packets do not tell all, it takes a pass to know what lies in the middle, or at which time
+        times: tuple[float, ...] = ()
+        if sampling.window_seconds is not None and not info.is_steady:
+            times = tuple(watched(read_times(path)))
+            num_frames = len(times) - 1
+        else:
+            num_frames = sum(1 for _ in frames()) if info.num_frames is None else info.num_frames
         while True:
-            yield _Opened(path, num_frames, fps)
-            yield from read_clips(frames(), sampling.windows(num_frames, fps, clip), clip, **sampling.views)
+            yield _Opened(path, num_frames, fps, info)
+            windows = sampling.windows(num_frames, fps, clip, times)
+            yield from read_clips(frames(), windows, clip, **sampling.views)
             if num_read == num_frames:
                 break
             num_frames = num_read  # MPEG-4 states frames that only repeat others: once more with those that exist

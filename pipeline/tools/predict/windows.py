@@ -8,10 +8,12 @@ Axes: T frames, H rows, W columns, C the channels red, green, blue; uint8.
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import count
+from itertools import chain, count
 
 import numpy as np
 from torch import Tensor
@@ -20,13 +22,19 @@ from pipeline.core.params import ClipParams
 from pipeline.data.frames import Frame
 from pipeline.data.views import View, clip_of_box, frame_numbers, uniform_view
 
+ROUNDING_SECONDS = 0.001  # of time stamps
+
 
 @dataclass(frozen=True)
 class Window:
-    """Consecutive frames of a video: the number of the first, and how many."""
+    """Consecutive frames of a video: the number of the first, and how many.
+
+    seconds: from the video's start to the window's start and end, where it follows time stamps.
+    """
 
     first_frame: int
     num_frames: int
+    seconds: tuple[float, float] | None = None
 
     @property
     def end(self) -> int:
@@ -54,6 +62,20 @@ def windows_of(num_frames: int, *, length: int, hop: int) -> Iterator[Window]:
     yield Window(last, min(length, num_frames))
 
 
+def windows_in_time(times: Sequence[float], *, length: float, hop: float) -> Iterator[Window]:
+    """Windows of `length` seconds, `hop` seconds from one to the next, each of the frames that are shown in it.
+
+    times: in seconds, those of the frames and of the end of the last one. The last window ends with the video.
+    """
+    last = max(times[-1] - times[0] - length, 0.0)
+    before = math.ceil(max(last - ROUNDING_SECONDS, 0) / hop)
+    for start in chain((number * hop for number in range(before)), [last]):
+        stop = min(start + length, times[-1] - times[0])
+        first = bisect_right(times, times[0] + start + ROUNDING_SECONDS) - 1
+        end = bisect_left(times, times[0] + stop - ROUNDING_SECONDS)
+        yield Window(first, max(end - first, 1), (start, stop))
+
+
 def endless_windows(*, length: int, hop: int) -> Iterator[Window]:
     """Windows of `length` frames, `hop` frames from one to the next, of a video without end."""
     for number in count():
@@ -65,8 +87,8 @@ def read_clips(
 ) -> Iterator[WindowClip]:
     """`num_clips` × `num_crops` views of each window, each as soon as its last frame has come, until the frames end.
 
-    frames: (H, W, C), all of one size. windows: sorted and of one length, so that they are completed in order. Views
-    that the frames do not reach are omitted.
+    frames: (H, W, C), all of one size. windows: sorted; those of one length are completed in order. Views that the
+    frames do not reach are omitted.
     """
     upcoming = next(windows, None)
     waiting: list[_Awaited] = []

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import pytest
 import torch
 from builders import tiny_recognizer
 from check_setups import NUM_FRAMES, SMOKE, look_at, messages, params, prepare_here, the_finding
+from ffmpeg import ffmpeg
+from video_files import encode, patched
 
 from pipeline.core.errors import ParamsError
 from pipeline.core.params import load_params
@@ -125,7 +128,7 @@ def test_a_class_that_quarantine_would_take_from_a_split(checked_project):
 def test_videos_with_too_few_frames(checked_project):
     group, _ = look_at(params(prepare__min_frames=NUM_FRAMES + 1))
     assert "8 of 8 videos are broken" in the_finding(group).message
-    assert "fewer than prepare.min_frames" in the_finding(group).details[0]
+    assert "10 frames, fewer than the 11 of prepare.min_frames" in the_finding(group).details[0]
 
 
 def test_damage_behind_the_first_frame_needs_every_frame(checked_project):
@@ -138,13 +141,51 @@ def test_damage_behind_the_first_frame_needs_every_frame(checked_project):
     assert "jump/jump1.mp4" in the_finding(group).details[0]
 
 
+def replaced(old, new, **options):
+    """A video of another kind, under another name in the table; returns its path."""
+    table, path = Path("data/videos.csv"), Path("data", new)
+    Path("data", old).unlink()
+    table.write_text(table.read_text().replace(old, new))
+    return encode(path, codec="mpeg4", **options)
+
+
+def without_its_end(old, new):
+    path = replaced(old, new)
+    path.write_bytes(path.read_bytes()[:-1500])
+
+
+def with_more_in_its_header(old, new):
+    patched(replaced(old, new), (b"strh", 40, struct.pack("<I", 35)))
+
+
+BREAKING = {
+    "no video": lambda old: Path("data", old).write_bytes(b"no video"),
+    "a short one": lambda old: replaced(old, "jump/new.mp4", frames=7),
+    "a short one without a count": lambda old: replaced(old, "jump/new.mkv", frames=7),
+    "cut off": lambda old: without_its_end(old, "jump/new.mkv"),
+    "fewer than its header states": lambda old: with_more_in_its_header(old, "jump/new.avi"),
+}
+
+
+@pytest.mark.parametrize("how", BREAKING)
 @pytest.mark.parametrize("every_frame", [False, True])
-def test_what_is_found_broken_prepare_quarantines(checked_project, every_frame):
-    Path("data/jump/jump0.mp4").write_bytes(b"no video")
+def test_what_is_found_broken_prepare_quarantines(checked_project, every_frame, how):
+    BREAKING[how]("jump/jump0.mp4")
     chosen = params()
     group, _ = look_at(chosen, every_frame=every_frame)
     prepared = prepare_here(chosen)
     assert the_finding(group).details == tuple(f"{row.path} ({row.split}): {row.reason}" for row in prepared.quarantine)
+
+
+def test_a_second_video_track_is_told_of(checked_project):
+    path = Path("data/jump/jump0.mp4")
+    sizes = [("-f", "lavfi", "-i", f"testsrc=s={size}:r=10:d=1") for size in ("48x36", "96x72")]
+    marks = ("-map", "0", "-map", "1", "-disposition:v:0", "0", "-disposition:v:1", "default")
+    ffmpeg(*(word for words in sizes for word in words), *marks, path)
+    note = "of several video tracks the one that ffmpeg chooses is read, of the size given: jump/jump0.mp4 (96x72)"
+    group, _ = look_at(params())
+    assert note in group.facts
+    assert prepare_here(params()).notes == (note,)
 
 
 def test_a_group_in_two_splits(checked_project):

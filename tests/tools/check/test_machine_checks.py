@@ -53,7 +53,7 @@ Usage = namedtuple("Usage", "total used free")
 
 
 def seen(num_frames, width=320, height=240):
-    return Seen(VideoInfo(num_frames, 30.0, width, height), num_frames, None)
+    return Seen(VideoInfo(num_frames, 30.0, True, 1, width, height), num_frames, None)
 
 
 def free_bytes(monkeypatch, number):
@@ -102,7 +102,7 @@ def test_copies_of_dvc_count(tmp_path, monkeypatch, kind, copies):
 
 def test_videos_without_a_count_are_taken_for_average_ones(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    uncounted = Seen(VideoInfo(None, 30.0, 320, 240), None, None)
+    uncounted = Seen(VideoInfo(None, 30.0, True, 1, 320, 240), None, None)
     assert space(params(), [seen(100), uncounted]).facts == space(params(), [seen(100)] * 2).facts
     assert "not known" in space(params(), [uncounted]).facts[0]
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from video_files import encode
 
 from pipeline.core.digest import digest_file
 from pipeline.core.errors import DataError
@@ -51,6 +52,15 @@ def run(source: Path, target: Path, how: Darkening = HOW, *, copy_others: bool =
 
 def digests(root: Path) -> dict[str, str]:
     return {str(path.relative_to(root)): digest_file(path) for path in root.rglob("*") if path.is_file()}
+
+
+def test_a_video_of_variable_rate_keeps_its_frames_and_its_duration(bright: Path, tmp_path: Path):
+    # 25 frames in the first second, then one a second
+    encode(bright / "uneven.mkv", frames=33, pts=lambda number: number if number < 25 else 25 * (number - 23))
+    run(bright, tmp_path / "dark")
+    dark = probe(tmp_path / "dark/uneven.mp4")
+    assert dark.num_frames == 33
+    assert 33 / dark.fps == pytest.approx(9.5, abs=0.6)
 
 
 def test_a_copy_has_the_same_names_frames_and_lists_in_the_dark(bright: Path, tmp_path: Path):

@@ -171,13 +171,25 @@ def test_a_window_gets_what_a_video_of_its_frames_is_scored_with(recognizer, vid
     np.testing.assert_allclose(found.probs_K, mean_K, atol=1e-5)
 
 
+def test_windows_follow_the_times_of_frames_that_come_unevenly(recognizer, tmp_path):
+    """As recorders of screens give them: 24 frames in the first second, then one a second up to nine."""
+    path = tmp_path / "v.mkv"
+    encode(path, frames=33, pts=lambda number: number if number < 25 else 25 * (number - 23))
+    (found,) = predict(recognizer, [path], replace(WHOLE, window_seconds=1.0, hop_seconds=1.0))
+    spans = [(round(window.start_seconds), round(window.end_seconds)) for window in found.windows]
+    assert spans[:9] == [(second, second + 1) for second in range(9)]
+    assert [window.window.num_frames for window in found.windows[:9]] == [25, 1, 1, 1, 1, 1, 1, 1, 1]
+    assert found.num_frames == 33
+    assert found.num_frames / found.fps == pytest.approx(9.5, abs=0.6)
+
+
 def test_a_broken_video_stops_no_other_and_has_a_reason(recognizer, videos, tmp_path):
     good = videos / "a_wide.mp4"
     junk, cut, gone = tmp_path / "junk.mp4", tmp_path / "cut.mp4", tmp_path / "gone.mp4"
     junk.write_bytes(b"no video")
     # frames come before it breaks: none of its windows may count
     content = encode(tmp_path / "whole.mp4", frames=120, container={"movflags": "faststart"}).read_bytes()
-    cut.write_bytes(content[: len(content) * 3 // 4])
+    cut.write_bytes(content[: len(content) * 3 // 4] + bytes(len(content) // 4))
     (tmp_path / "frames").mkdir()
     (tmp_path / "frames/img_00002.jpg").write_bytes(b"")
     (tmp_path / "odd/img_00001.jpg").mkdir(parents=True)

@@ -13,6 +13,7 @@ import pytest
 import yaml
 from builders import CLASSES, CLIP, one_thread, tiny_recognizer  # noqa: F401
 from camera_frames import FakeCapture, smooth
+from ffmpeg import ffmpeg
 from paths import ROOT
 
 from pipeline.models.recognizer import save_model
@@ -63,6 +64,16 @@ def test_windows_are_the_timeline_of_the_table(predict):
     _, out, _ = predict("night/a.mp4", "--top-k", 1, "--window", 1)
     spans = [line.strip().split("  ")[0] for line in out.splitlines() if " to " in line]
     assert spans == ["0:00.0 to 0:01.0", "0:01.0 to 0:02.0", "0:01.5 to 0:02.5"]
+
+
+def test_a_second_video_track_is_told_of(predict, project):
+    inputs = [("-f", "lavfi", "-i", f"testsrc=s={size}:r=10:d=1") for size in ("48x36", "96x72")]
+    ffmpeg(*(word for words in inputs for word in words), "-map", "0", "-map", "1", project / "two.ts")
+    code, _, err = predict("two.ts")
+    assert code == 0
+    assert (
+        "predict: of several video tracks the one that ffmpeg chooses is read, of the size given: two.ts (96x72)" in err
+    )
 
 
 def test_json_is_one_document_with_the_broken_videos_in_it(predict):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from pipeline.core.params import ClipParams
 from pipeline.data.views import read_view, uniform_view
-from pipeline.tools.predict.windows import Window, endless_windows, read_clips, windows_of
+from pipeline.tools.predict.windows import Window, endless_windows, read_clips, windows_in_time, windows_of
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,31 @@ def test_windows_reach_from_the_first_frame_to_the_last(num_frames, length, hop)
     steps = np.diff([window.first_frame for window in windows])
     assert (steps[:-1] == hop).all()
     assert ((steps > 0) & (steps <= hop)).all()
+
+
+@given(steps=st.lists(st.floats(0.002, 5), min_size=1, max_size=50), length=st.floats(0.1, 10), hop=st.floats(0.05, 10))
+def test_windows_in_time_have_the_frames_that_are_shown_in_them(steps, length, hop):
+    times = np.cumsum([7.0, *steps]).tolist()
+    end = times[-1] - times[0]
+    windows = list(windows_in_time(times, length=length, hop=hop))
+    starts, stops = np.array([window.seconds for window in windows]).T
+    assert starts[0] <= 0.001
+    assert stops[-1] == pytest.approx(end)
+    np.testing.assert_allclose(stops - starts, min(length, end))
+    np.testing.assert_allclose(np.diff(starts)[:-1], hop)
+    assert (np.diff(starts) <= hop + 0.001).all()
+    for window, start, stop in zip(windows, starts, stops, strict=True):
+        first, behind = times[window.first_frame] - times[0], times[window.end] - times[0]
+        assert first <= start + 0.002 < behind + 0.004
+        assert behind >= stop - 0.002
+        assert times[window.end - 1] - times[0] < stop or window.num_frames == 1
+
+
+def test_windows_in_time_of_a_steady_video_are_those_of_its_frames():
+    times = [number / 25 for number in range(101)]
+    assert [(window.first_frame, window.num_frames) for window in windows_in_time(times, length=1, hop=0.6)] == [
+        (window.first_frame, window.num_frames) for window in windows_of(100, length=25, hop=15)
+    ]
 
 
 def test_windows_without_end_go_on_at_the_same_distance():
