@@ -6,7 +6,7 @@ Every check collects its findings with `file:line` and raises once.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -138,6 +138,22 @@ def read_class_names(path: Path) -> dict[int, str]:
         findings.add(str(path), "no classes")
     findings.raise_any(f"{path} is not a class list")
     return names
+
+
+def number_classes(places: Mapping[str, str], findings: Findings) -> dict[int, str]:
+    """Class names by number, of names with a place of each ("file:line") and no numbers beside them.
+
+    Names that are all whole numbers keep them: as texts they would come in the order 1, 10, 2. Others are numbered in
+    alphabetical order.
+    """
+    numbers = {name: whole_number(name) for name in sorted(places)}
+    names: dict[int, str] = {}
+    for name, number in numbers.items():
+        if number is not None and names.setdefault(number, name) != name:
+            findings.add(places[name], f"labels {name!r} and {names[number]!r} are one number: write it in one way")
+        elif number is None and re.fullmatch(r"[+-]?[0-9]+\.?[0-9]*", name):
+            findings.add(places[name], f"label is a name, or a whole number from 0 on, not {name!r}")
+    return dict(enumerate(numbers)) if None in numbers.values() else names
 
 
 def checked(

@@ -70,12 +70,10 @@ def same_form(text: str) -> str:
 
 def look(text: str, *, case: bool = True) -> str:
     """A text as a reader sees it: what looks the same is the same. case: whether a and A look the same as well."""
-    seen = "".join(
-        " " if unicodedata.category(char) == "Zs" else char
-        for char in same_form(text)
-        if unicodedata.category(char) != "Cf"  # zero-width characters, soft hyphens, marks of direction
-    )
-    seen = " ".join(seen.split(" ")).strip(" ")
+    seen = same_form(text)
+    if not seen.isascii():  # Cf: zero-width characters, soft hyphens, marks of direction
+        seen = "".join(char for char in seen if unicodedata.category(char) != "Cf")
+    seen = " ".join(seen.split())  # on any blank
     return same_form(seen.casefold()) if case else seen
 
 

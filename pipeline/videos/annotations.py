@@ -24,6 +24,7 @@ from pipeline.data.listing import (
     ListedVideo,
     Listing,
     checked,
+    number_classes,
     read_body,
     read_class_names,
     read_lines,
@@ -230,7 +231,11 @@ def _csv_class_names(rows: list[tuple[str, dict[str, str]]], findings: Findings)
     names: dict[int, str] = {}
     labels: dict[str, int] = {}
     if rows and "class_name" not in rows[0][1]:
-        return _csv_labels(rows, findings)
+        first = {row["label"]: where for where, row in reversed(rows)}
+        for where, row in rows:
+            if not row["label"]:
+                findings.add(where, "label is empty")
+        return number_classes({label: where for label, where in first.items() if label}, findings)
     for where, row in rows:
         label, name = whole_number(row["label"]), row["class_name"]
         if label is None or not name:
@@ -239,26 +244,6 @@ def _csv_class_names(rows: list[tuple[str, dict[str, str]]], findings: Findings)
             findings.add(where, f"{name!r} has more than one label: {label} here, but {labels[name]} above")
         elif names.setdefault(label, name) != name:
             findings.add(where, f"class {label} is {name!r} here, but {names[label]!r} above")
-    return names
-
-
-def _csv_labels(rows: list[tuple[str, dict[str, str]]], findings: Findings) -> dict[int, str]:
-    """Class names by number of a table without class_name. Numbers as text would come in the order 1, 10, 2."""
-    first: dict[str, str] = {}
-    for where, row in rows:
-        if not row["label"]:
-            findings.add(where, "label is empty")
-        else:
-            first.setdefault(row["label"], where)
-    numbers = {label: whole_number(label) for label in first}
-    names: dict[int, str] = {}
-    for label, number in numbers.items():
-        if re.fullmatch(r"[+-]?[0-9]+\.?[0-9]*", label) and number is None:
-            findings.add(first[label], f"label is a name, or a whole number from 0 on, not {label!r}")
-        elif number is not None and names.setdefault(number, label) != label:
-            findings.add(first[label], f"labels {label!r} and {names[number]!r} are one number: write it in one way")
-    if None in numbers.values():
-        return dict(enumerate(sorted(first)))
     return names
 
 

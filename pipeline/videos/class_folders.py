@@ -6,33 +6,36 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.core.errors import DataError
-from pipeline.data.listing import EMPTY, Findings, ListedVideo, Listing, checked
+from pipeline.data.listing import EMPTY, Findings, ListedVideo, Listing, checked, number_classes
 from pipeline.data.names import UNREAD_SUFFIXES, is_video, split_named, without_suffix
 from pipeline.videos.locate import walk
 from pipeline.videos.remux import unread_container
 
 
 def list_class_folders(root: Path) -> Listing:
-    """Videos below `<class>/`, or below `{train,val,test}/<class>/`; classes are numbered in alphabetical order."""
+    """Videos below `<class>/`, or below `{train,val,test}/<class>/`; classes are numbered in alphabetical order.
+
+    Folders of classes that are named by whole numbers keep them.
+    """
     tops = {name: split for name in _inner(root)[0] if (split := split_named(name))}
     _check_tops(root, tops)
     places = [(tops.get(top), root / top / name) for top in tops or [""] for name in _class_names(root / top)]
-    names = sorted({folder.name for _, folder in places})
-    labels = {name: label for label, name in enumerate(names)}
+    findings = Findings()
+    names = number_classes({folder.name: str(folder) for _, folder in places}, findings)
+    labels = {name: label for label, name in names.items()}
     videos, strangers = [], []
     for split, folder in places:
-        for file in _files_below(folder):
+        for file in _files_below(folder) if folder.name in labels else []:  # else a finding
             path = file.relative_to(root).as_posix()
             if is_video(file.name):
                 group = without_suffix(path)
                 videos.append(ListedVideo(path, labels[folder.name], folder.name, group, split, str(file)))
             else:
                 strangers.append(file)
-    findings = Findings()
     for top, split in tops.items():
         if not any(video.split == split for video in videos):
             findings.add(str(root / top), EMPTY)
-    return checked(videos, dict(enumerate(names)), findings, notes=_notes(root, strangers))
+    return checked(videos, names, findings, notes=_notes(root, strangers))
 
 
 def _check_tops(root: Path, tops: dict[str, str]) -> None:

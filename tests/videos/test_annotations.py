@@ -261,11 +261,12 @@ def test_labels_that_are_whole_numbers_stay_numbers(tmp_path: Path, labels: list
     [
         (["1.0", "2.0"], ":2: label is a name, or a whole number from 0 on, not '1.0'"),
         (["-1", "2"], ":2: label is a name, or a whole number from 0 on, not '-1'"),
-        (["1", "2", "01"], ":4: labels '01' and '1' are one number"),
+        (["1", "2", "01"], ":2: labels '1' and '01' are one number"),
         (["Jump", "Sit", "jump"], r":4: class 'jump' looks like 'Jump'"),
         (["Gehen_\u00e4", "Sit", "Gehen_a\u0308"], r":4: class 'Gehen_a\u0308' looks like 'Gehen_ä'"),
         (["Jump", "Ju\u200bmp", "Sit"], r":3: class 'Ju\u200bmp' looks like 'Jump'"),
         (["Jump up", "Jump\u00a0up", "Sit"], r":3: class 'Jump\xa0up' looks like 'Jump up'"),
+        (["Jump up", "Jump  up", "Sit"], ":3: class 'Jump  up' looks like 'Jump up'"),
         (["Jump", "Jump\u00a0", "Sit"], r":3: class 'Jump\xa0' looks like 'Jump'"),
         (["Jump", "Jump\ufeff", "Sit"], r":3: class 'Jump\ufeff' looks like 'Jump'"),
     ],

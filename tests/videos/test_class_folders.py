@@ -102,6 +102,15 @@ def test_classes_with_folders_of_different_names_or_with_videos_are_classes(tmp_
     assert read(tmp_path).class_names == {0: "Jump", 1: "Sit"}
 
 
+def test_folders_that_are_named_by_numbers_keep_them(tmp_path: Path):
+    touch(tmp_path, "1/a.mp4", "10/b.mp4", "2/c.mp4")
+    listing = read(tmp_path)
+    assert listing.class_names == {1: "1", 2: "2", 10: "10"}
+    assert {video.class_name: video.label for video in listing.videos} == {"1": 1, "2": 2, "10": 10}
+    touch(tmp_path, "01/d.mp4")
+    assert "labels '1' and '01' are one number" in refused(lambda: read(tmp_path))
+
+
 def test_classes_whose_folders_look_the_same(tmp_path: Path):
     touch(tmp_path, "Jump/1.mp4", "jump/2.mp4", "Sit/3.mp4")
     assert "class 'jump' looks like 'Jump'" in refused(lambda: read(tmp_path))
