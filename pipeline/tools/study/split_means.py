@@ -39,10 +39,8 @@ def mean_of_splits(paths: Sequence[Path]) -> dict[str, dict[str, dict[str, Any]]
         )
     single = ("top1", "top5", "mean_class_top1", "ece")
     names = {**dict.fromkeys(MODELS, single), "student_minus_baseline": ("top1",)}
-    return {
-        of: {name: _mean([getattr(getattr(found, of), name) for found in metrics]) for name in names[of]}
-        for of in names
-    }
+    values = [found.model_dump() for found in metrics]
+    return {of: {name: _mean([found[of][name] for found in values]) for name in names[of]} for of in names}
 
 
 def _mean(splits: list[float]) -> dict[str, Any]:
