@@ -12,7 +12,7 @@ from pipeline.core.params import Params, PrepareParams
 from pipeline.core.work_folder import has_locks, work_root
 from pipeline.tools.check.data import Seen
 from pipeline.tools.check.findings import Group, age_text, size_text
-from pipeline.tools.check.machine import dvc_config
+from pipeline.tools.check.machine import dvc_cache, dvc_config
 from pipeline.tools.check.work_folders import work_folders
 
 # JPEG's share of the raw bytes, dark and enhanced, up to a quality: docs/frame-store.md, rounded up
@@ -37,7 +37,8 @@ def check_space(group: Group, params: Params, seen: Sequence[Seen], *, dvc_root:
     if dvc_root is not None:
         # DVC keeps a copy in its cache; and where it replaces the out's file, the work folder's link to the published
         # one becomes a copy as well
-        cache, kinds = _dvc_cache(dvc_root)
+        cache = dvc_cache(dvc_root)
+        kinds = dvc_config(dvc_root).get("cache", "type", fallback="reflink,copy").replace(" ", "").split(",")
         if kinds[0] == "copy" or (kinds[0] == "reflink" and _file_system(Path()) not in REFLINKING):
             needed[cache] += dark + enhanced
             needed[work_root()] += dark + enhanced
@@ -89,14 +90,6 @@ def _existing(path: Path) -> Path:
     """The path, or the nearest folder above it that exists."""
     path = path.absolute()
     return next(folder for folder in (path, *path.parents) if folder.is_dir())
-
-
-def _dvc_cache(root: Path) -> tuple[Path, list[str]]:
-    """DVC's cache folder, and how its files become outs: as the project configures it, or by default."""
-    config = dvc_config(root)
-    folder = Path(config.get("cache", "dir", fallback="cache").strip())
-    kinds = config.get("cache", "type", fallback="reflink,copy").replace(" ", "").split(",")
-    return root / ".dvc" / folder, kinds
 
 
 def _file_system(path: Path) -> str:

@@ -5,6 +5,7 @@ Imports no package that might be missing: telling so is its task.
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import shutil
@@ -20,6 +21,8 @@ from typing import TYPE_CHECKING, Any
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+from pipeline.core.errors import ParamsError
+from pipeline.core.yaml import read_yaml
 from pipeline.tools.check.findings import Group
 
 if TYPE_CHECKING:
@@ -120,6 +123,11 @@ def dvc_config(root: Path) -> ConfigParser:
     return config
 
 
+def dvc_cache(root: Path) -> Path:
+    """DVC's cache folder: as the project configures it, or by default."""
+    return root / ".dvc" / dvc_config(root).get("cache", "dir", fallback="cache").strip()
+
+
 def check_dvc(group: Group, params_path: Path) -> None:
     """Whether `dvc repro` and `dvc exp run` can work here."""
     _check_git(group, params_path)
@@ -142,6 +150,7 @@ def check_dvc(group: Group, params_path: Path) -> None:
         )
         return
     _check_settings(group, root)
+    _check_records(group, root)
 
 
 def _check_python_of_dvc(group: Group) -> None:
@@ -167,6 +176,40 @@ def _check_settings(group: Group, root: Path) -> None:
     for key, why in (("analytics", "DVC reports its use over the network"), ("check_update", "DVC asks for updates")):
         if config.get("core", key, fallback="true").strip().lower() != "false":
             group.warning(f"core.{key} is not false: {why}", remedy=f"`dvc config core.{key} false`")
+
+    cache = str(dvc_cache(root))
+    if not cache.isascii():
+        group.warning(
+            f"{cache}: DVC's cache has a path beyond ASCII: `dvc exp run --temp` and queued experiments end with "
+            "\"'ascii' codec can't encode character\"",
+            remedy="move the project, or the cache alone: `dvc cache dir --local FOLDER`",
+        )
+
+
+def _check_records(group: Group, root: Path) -> None:
+    """DVC writes these files in place; after a kill just then, each of its commands ends with an error of them."""
+    for path in (Path("dvc.lock"), Path("demo/dvc.lock"), root / ".dvc/tmp/rwlock"):
+        if path.is_file() and not _is_whole(path):
+            name = os.path.relpath(path)
+            group.problem(
+                f"{name} is empty or cut off: DVC was killed while it wrote it, and no command of DVC works",
+                remedy=f"`rm {name}`, then `dvc repro`: what was finished comes back from DVC's cache",
+            )
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a record of DVC's has the form that DVC asks for; what was cut off within an entry has not."""
+    text = path.read_text(encoding="utf-8", errors="replace")
+    try:
+        if path.suffix != ".lock":
+            return isinstance(json.loads(text), dict)
+        stages = read_yaml(text, str(path))[0]["stages"].values()
+        entries = [entry for stage in stages for kind in ("deps", "outs") for entry in stage.get(kind, ())]
+        return all(stage["cmd"] and isinstance(stage.get("params", {}), dict) for stage in stages) and all(
+            entry["path"] and None not in entry.values() for entry in entries
+        )
+    except (ParamsError, ValueError, KeyError, TypeError, AttributeError):
+        return False
 
 
 def _check_git(group: Group, params_path: Path) -> None:

@@ -269,6 +269,49 @@ def test_a_sound_repository(repository):
     assert {path: path.stat().st_mtime_ns for path in repository.rglob("*")} == before
 
 
+LOCK = """\
+schema: '2.0'
+stages:
+  prepare:
+    cmd: python -m stages prepare
+    deps:
+    - path: data
+      hash: md5
+      md5: 2f2af3d1a0abdd7177d57b4b18e06d9b.dir
+    outs:
+    - path: data/dark
+      hash: md5
+      md5: 094b6fe528db3c957382348061f154f9.dir
+"""
+
+
+@pytest.mark.parametrize("length", [0, LOCK.index("'2.0") + 2, LOCK.index("cmd:") + 3, LOCK.index("- path") + 3])
+@pytest.mark.parametrize("name", ["dvc.lock", "demo/dvc.lock"])
+def test_a_lock_file_that_dvc_was_killed_over(repository, name, length):
+    Path(name).parent.mkdir(exist_ok=True)
+    Path(name).write_text(LOCK)
+    assert dvc().findings == []
+    Path(name).write_text(LOCK[:length])
+    assert the_finding(dvc()).message.startswith(f"{name} is empty or cut off")
+    assert f"`rm {name}`" in the_finding(dvc()).remedy
+
+
+def test_dvc_s_record_of_running_stages_that_it_was_killed_over(repository):
+    (repository / ".dvc/tmp").mkdir()
+    (repository / ".dvc/tmp/rwlock").write_text("{}")
+    assert dvc().findings == []
+    (repository / ".dvc/tmp/rwlock").write_text('{"write": {"/')
+    assert "`rm .dvc/tmp/rwlock`" in the_finding(dvc()).remedy
+
+
+def test_a_path_beyond_ascii_is_told_before_dvc_fails_over_it(repository, monkeypatch):
+    moved = repository.rename(repository.with_name("proj-é"))
+    monkeypatch.chdir(moved)
+    assert "dvc exp run --temp" in the_finding(dvc()).message
+    (moved / ".dvc/config.local").write_text("[cache]\n    dir = /mnt/cache\n")
+    assert dvc().findings == []
+
+
 def test_parameters_that_are_not_committed(repository):
     Path("params.yaml").write_text("seed: 1\n")
     assert the_finding(dvc()).message.startswith("params.yaml has uncommitted changes")
