@@ -42,6 +42,10 @@ class PacketClock:
         self.decoded.append(float((time if dts is None else dts) * time_base))
         self.durations.append(float((duration or 0) * time_base))
 
+    def is_too_fast(self, num_packets: int) -> bool:
+        """Whether packets come so much faster than frames that they may be fields, two of which are a frame."""
+        return not self.is_known or num_packets > 1.5 * ((max(self.shown) - min(self.shown)) * self.stated_fps + 1)
+
     def rate(self, num_frames: int) -> tuple[float, bool]:
         """Frames a second, and whether they are steady: the stated rate where it fits to within a frame."""
         fps = self.stated_fps

@@ -69,8 +69,8 @@ SideDataType._missing_ = classmethod(_unnamed_type)  # type: ignore[assignment]
 class VideoInfo:
     """What a video's packets and its first frame tell.
 
-    num_frames: as many as its packets should give; None where a packet may be half a frame, as in interlaced streams
-    without a count. fps: frames over the time they last, 0.0 where that is unknown (frame folders). is_steady: whether
+    num_frames: as many as its packets should give; None where packets seem to be half frames, as some of interlaced
+    streams are. fps: frames over the time they last, 0.0 where that is unknown (frame folders). is_steady: whether
     they come at that rate from first to last. num_tracks: video tracks, of which the one that ffmpeg chooses is read.
     width, height: pixels as displayed, after sample aspect ratio and rotation.
     """
@@ -106,7 +106,7 @@ def probe(path: Path, *, images: str | None = None) -> VideoInfo:
             raise BrokenVideoError("no frame can be decoded")
         tally.num_frames = tally.num_expected
         promise.check(tally)
-        is_half = first.interlaced_frame and promise.num_frames is None
+        is_half = first.interlaced_frame and promise.num_frames is None and clock.is_too_fast(tally.num_frames)
         rate = (clock.stated_fps, True) if is_half else clock.rate(tally.num_frames)
         layout = _Layout.of(first, stream, None)
         num_frames, num_tracks = None if is_half else tally.num_frames, len(_video_tracks(container))

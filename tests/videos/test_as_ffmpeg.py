@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import simplejpeg
 from ffmpeg import ffmpeg
-from video_files import picture
+from video_files import encode, number_of, picture
 
 from pipeline.videos import decoder as decoding
 from pipeline.videos.reader import probe, read_frames, read_times
@@ -147,3 +147,36 @@ def test_times_are_those_of_the_frames(tmp_path: Path, suffix: str):
     assert times == pytest.approx(np.array([*decoding.read_times(path)]))
     np.testing.assert_allclose(times[:-1] - times[0], np.array(UNEVEN) / 1000, atol=0.0011)
     assert 0 < times[-1] - times[-2] < 2
+
+
+@pytest.mark.parametrize("offset", ["0", "1", "3600"])
+def test_a_clock_that_starts_over_or_goes_on_elsewhere_is_no_variable_rate(tmp_path: Path, offset: str):
+    """Recorders append to one MPEG-TS; the first part of this one is of the second 1000."""
+    parts = [tmp_path / "1.ts", tmp_path / "2.ts"]
+    for part, start in zip(parts, ("1000", offset), strict=True):
+        ffmpeg("-f", "lavfi", "-i", "testsrc=s=64x48:r=25:d=2", "-c:v", "libx264", "-output_ts_offset", start, part)
+    whole = tmp_path / "v.ts"
+    whole.write_bytes(b"".join(part.read_bytes() for part in parts))
+    info = probe(whole)
+    assert (info.num_frames, info.fps) == (100, 25.0)
+
+
+def test_frames_that_divx_packed_count_in_place_of_the_empty_ones(tmp_path: Path):
+    """A packet has a frame and the one that is shown before it; the next one is "not coded"."""
+    source = encode(tmp_path / "v.mp4", codec="mpeg4", options={"bf": "1", "g": "300"})
+    not_coded = b"\x00\x00\x01\xb6" + int("0101001111001111", 2).to_bytes(2)
+    with av.open(str(source)) as raw, av.open(str(tmp_path / "v.avi"), "w") as out:
+        stream = out.add_stream("mpeg4", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        vops = [bytes(packet) for packet in raw.demux() if packet.size]
+        header = raw.streams.video[0].codec_context.extradata + b"\0\0\1\xb2DivX503b1393p"
+        packed = [header + vops[0]]
+        for first, second in zip(vops[1::2], vops[2::2], strict=False):
+            packed += [first + second, not_coded]
+        for number, content in enumerate(packed):
+            packet = av.Packet(content)
+            packet.stream, packet.pts, packet.dts, packet.time_base = stream, number, number, Fraction(1, 25)
+            out.mux(packet)
+    frames = [number_of(frame) for frame in read_frames(tmp_path / "v.avi")]
+    info = probe(tmp_path / "v.avi")
+    assert (frames, info.num_frames, info.fps, info.is_steady) == (list(range(29)), 29, 25.0, True)
