@@ -221,7 +221,7 @@ def _error_of(kind: bytes, value: Any) -> Exception:
         return DataError(value)
     if kind == FILE:
         return OSError(*value)
-    return RuntimeError(f"in the decoder's process:\n{value}")
+    return BrokenVideoError(f"its decoder failed: {value}")
 
 
 def _end_of(path: Path, code: int) -> Exception:
@@ -275,8 +275,9 @@ def serve(memory_bytes: int, cpu_seconds: int) -> None:
             _answer(out, DATA, str(error))
         except OSError as error:
             _answer(out, FILE, [error.errno, error.strerror, error.filename and str(error.filename)])
-        except Exception:
-            _answer(out, BUG, traceback.format_exc())
+        except Exception as error:
+            # whatever a stranger's file brings about is that file's fault, and named with it
+            _answer(out, BUG, traceback.format_exception_only(error)[-1].strip())
 
 
 def _end_with_parent() -> None:

@@ -16,12 +16,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import av
+import av.logging
 import numpy as np
+from av.bitstream import BitStreamFilterContext
 from av.container import InputContainer
 from av.error import FFmpegError
+from av.packet import Packet
 from av.sidedata.sidedata import SideDataContainer
 from av.sidedata.sidedata import Type as SideDataType
 from av.video.frame import VideoFrame
@@ -46,6 +49,20 @@ SCALING = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.BI
 
 # explode: an error where a slice is damaged; else FFmpeg conceals it in silence
 DECODER_OPTIONS = {"err_detect": "explode", "max_pixels": str(MAX_PIXELS)}
+
+# Units of supplemental information, by codec: an error there is none of the picture, but `explode` makes one of it
+SEI_UNITS = {"h264": "6", "hevc": "39-40"}
+
+
+def _unknown_side_data(_: type[SideDataType], value: int) -> SideDataType:
+    """A member for a type of side data that FFmpeg knows and PyAV's enumeration lacks: PyAV looks up each by number."""
+    member = object.__new__(SideDataType)
+    member._name_, member._value_ = f"UNKNOWN_{value}", value  # type: ignore[assignment]
+    return member
+
+
+SideDataType._missing_ = classmethod(_unknown_side_data)  # type: ignore[assignment,method-assign]
+av.logging.set_skip_repeated(False)  # or what is said of one video is not said of the next
 
 GRAY_TO_FULL_RANGE = np.clip((np.arange(256) - 16) * 255 / 219 + 0.5, 0, 255).astype(np.uint8)
 
@@ -247,6 +264,7 @@ def _video_stream(container: InputContainer) -> VideoStream:
         raise BrokenVideoError("FFmpeg has no decoder for its video stream")
     codec.thread_count = 1
     codec.options = DECODER_OPTIONS
+    codec.copy_opaque = True  # a frame knows its packet
     check_pixels(codec.width, codec.height)
     return streams[0]
 
@@ -258,17 +276,19 @@ def _promise(path: Path, container: InputContainer, stream: VideoStream) -> Prom
 
 def _read_stream(path: Path, short_side: int | None) -> Iterator[Frame]:
     with _opened(path) as (container, stream):
-        promise, tally = _promise(path, container, stream), PacketTally(stream.codec_context.name)
+        promise = _promise(path, container, stream)
+        tally = PacketTally(stream.codec_context.name, promise.key_first)
         reformatter = VideoReformatter()
         layout: _Layout | None = None
         for packet in container.demux():
             start, duration = (float((time or 0) * (packet.time_base or 0)) for time in (packet.pts, packet.duration))
-            tally.end_seconds = max(tally.end_seconds, start + duration)
+            tally.add_time(start, duration)
             if packet.stream is not stream:  # not by index: the packets that flush a decoder all have index 0
                 continue
             if packet.size:
-                tally.add(packet, start, duration, discarded=packet.is_discard)
-            for frame in stream.decode(packet):
+                packet.opaque = tally.num_packets
+                tally.add(packet, start, duration, key=packet.is_keyframe, discarded=packet.is_discard)
+            for frame in _decoded(stream, packet, tally):
                 if frame.is_corrupt:
                     raise BrokenVideoError(f"frame {tally.num_frames} is damaged")
                 layout = layout or _Layout.of(frame, stream, short_side)
@@ -278,9 +298,42 @@ def _read_stream(path: Path, short_side: int | None) -> Iterator[Frame]:
                         f"at frame {tally.num_frames}"
                     )
                 yield layout.upright(_to_rgb(frame, layout.scaled, reformatter))
-                tally.num_frames += 1
+                tally.sources.append(tally.num_packets if frame.opaque is None else cast(int, frame.opaque))
                 tally.interlaced |= frame.interlaced_frame
         promise.check(tally)
+
+
+def _decoded(stream: VideoStream, packet: Packet[Any], tally: PacketTally) -> list[VideoFrame]:
+    """The frames that come out of the decoder for a packet."""
+    units, size = SEI_UNITS.get(stream.codec_context.name), packet.size
+    try:
+        with _errors_told(tally):
+            return stream.decode(packet)
+    except FFmpegError:
+        if tally.may_fail:
+            return []
+        if units is None or not size:
+            raise
+        rest = BitStreamFilterContext(f"filter_units=remove_types={units}", stream).filter(packet)
+        if not 0 < sum(part.size for part in rest) < size:
+            raise
+        with _errors_told(tally):
+            return [frame for part in rest for frame in stream.decode(part)]
+
+
+@contextmanager
+def _errors_told(tally: PacketTally) -> Iterator[None]:
+    """Note what the decoder says while it has not given two frames: without a word it may leave out others."""
+    if tally.num_frames > 1 or tally.may_fail:
+        yield
+        return
+    av.logging.set_level(av.logging.ERROR)
+    with av.logging.Capture() as said:
+        try:
+            yield
+        finally:
+            av.logging.set_level(None)
+            tally.complained |= bool(said)
 
 
 def _to_rgb(frame: VideoFrame, size: tuple[int, int], reformatter: VideoReformatter) -> Frame:

@@ -90,9 +90,9 @@ def test_an_error_of_the_system_keeps_its_type_and_file(tmp_path):
     assert error.value.filename == str(folder / names[1])
 
 
-def test_a_bug_shows_its_traceback_and_ends_the_process(small):
-    with pytest.raises(RuntimeError, match=r"(?s)decoder's process.*Traceback.*TypeError"):
-        list(decoding.read_frames(small, short_side="12"))  # type: ignore[arg-type]
+def test_any_failure_is_the_videos_and_ends_the_process(small, decoder_does):
+    decoder_does("raise ValueError('29 is not a valid Type')")
+    assert reason(small) == "its decoder failed: ValueError: 29 is not a valid Type"
     assert decoders() == []
 
 
