@@ -108,10 +108,19 @@ def _part_samples(file: BinaryIO, part: Box, tracks: set[int], track: int) -> in
     return count if owners[0] == track else 0
 
 
-def edited_seconds(path: Path, track: int) -> tuple[float, float] | None:
-    """Seconds for which an MP4's edit list shows nothing of a track, and then frames; None without such a list.
+@dataclass(frozen=True)
+class Edits:
+    """An edit list: the number of its edits that show something, how long, and by how much its times are rounded."""
 
-    Raises BrokenVideoError where it contradicts the duration in the track's header.
+    number: int
+    seconds: float
+    rounding: float
+
+
+def edits_of(path: Path, track: int) -> Edits | None:
+    """The edit list of an MP4's track; None where there is none.
+
+    Raises BrokenVideoError where it contradicts the duration in the track's header by more than both are rounded.
     """
     with path.open("rb") as file:
         whole = Box(b"", 0, file.seek(0, 2))
@@ -128,10 +137,12 @@ def edited_seconds(path: Path, track: int) -> tuple[float, float] | None:
             values = _numbers(file, edits, "Qqi" if long else "Iii", 8, times=count)
             spans = list(zip(values[::3], values[1::3], strict=True))
             clock = next(_inside(file, trak, b"mdia", b"mdhd"), None)  # FFmpeg invents one where it is missing
-            if sum(span for span, _ in spans) != stated or not timescale or not _numbers(file, clock, "B3x"):
+            rounded = count + 1  # each span and the sum, by less than a tick
+            differs = abs(sum(span for span, _ in spans) - stated) > rounded
+            if differs or not timescale or not _numbers(file, clock, "B3x"):
                 raise BrokenVideoError("its edit list and its header state different durations")
-            empty = sum(span for span, time in spans if time == -1)
-            return empty / timescale, (stated - empty) / timescale
+            shown = [span for span, time in spans if time != -1]
+            return Edits(len(shown), sum(shown) / timescale, rounded / timescale)
     return None
 
 

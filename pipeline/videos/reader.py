@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import Any, cast
 
 import av
+import av.logging
 import numpy as np
+from av.bitstream import BitStreamFilterContext
 from av.container import InputContainer
 from av.error import FFmpegError
 from av.packet import Packet
@@ -64,6 +66,10 @@ def _unnamed_type(cls: type[SideDataType], value: int) -> SideDataType:
 # spatial video are; only the display matrix is looked at here
 SideDataType._missing_ = classmethod(_unnamed_type)  # type: ignore[assignment]
 
+# Units of supplemental information, by codec: an error there is none of the picture, but `explode` makes one of it
+SEI_UNITS = {"h264": "6", "hevc": "39-40"}
+av.logging.set_skip_repeated(False)  # or what is said of one video is not said of the next
+
 
 @dataclass(frozen=True)
 class VideoInfo:
@@ -94,22 +100,24 @@ def probe(path: Path, *, images: str | None = None) -> VideoInfo:
         height, width = read_image(listed[0]).shape[:2]
         return VideoInfo(len(listed), 0.0, True, 1, width, height)
     with _opened(path) as (container, stream):
-        promise, tally = _promise(path, container, stream), PacketTally(stream.codec_context.name)
+        promise = _promise(path, container, stream)
+        tally = PacketTally(stream.codec_context.name, promise.key_first)
         clock = PacketClock(container.format.name, float(stream.average_rate or stream.guessed_rate or 0))
         first: VideoFrame | None = None
         for packet in _packets(container, stream, tally):
             if first is None:
-                first = next(iter(stream.decode(packet)), None)
+                first = next(iter(_frames_of(stream, packet, tally)), None)
             if packet.size and not packet.is_discard:
                 clock.add(packet.pts, packet.dts, packet.duration, packet.time_base)
         if first is None:
             raise BrokenVideoError("no frame can be decoded")
-        tally.num_frames = tally.num_expected
+        tally.expect_from(first.time or 0.0)
         promise.check(tally)
-        is_half = first.interlaced_frame and promise.num_frames is None and clock.is_too_fast(tally.num_frames)
-        rate = (clock.stated_fps, True) if is_half else clock.rate(tally.num_frames)
+        num_expected = tally.num_expected
+        is_half = first.interlaced_frame and promise.num_frames is None and clock.is_too_fast(num_expected)
+        rate = (clock.stated_fps, True) if is_half else clock.rate(num_expected)
         layout = _Layout.of(first, stream, None)
-        num_frames, num_tracks = None if is_half else tally.num_frames, len(_video_tracks(container))
+        num_frames, num_tracks = None if is_half else num_expected, len(_video_tracks(container))
         return VideoInfo(num_frames, *rate, num_tracks, *layout.displayed)
 
 
@@ -305,6 +313,7 @@ def _video_stream(container: InputContainer) -> VideoStream:
         raise BrokenVideoError("FFmpeg has no decoder for its video stream")
     codec.thread_count = 1
     codec.options = DECODER_OPTIONS
+    codec.copy_opaque = True  # a frame knows its packet
     check_pixels(codec.width, codec.height)
     return stream
 
@@ -320,11 +329,12 @@ def _packets(container: InputContainer, stream: VideoStream, tally: PacketTally)
     """The stream's packets, taken into account, up to the one without data that flushes its decoder."""
     for packet in container.demux():
         start, duration = (float((time or 0) * (packet.time_base or 0)) for time in (packet.pts, packet.duration))
-        tally.end_seconds = max(tally.end_seconds, start + duration)
+        tally.add_time(start, duration)
         if packet.stream is not stream:  # not by index: the packets that flush a decoder all have index 0
             continue
         if packet.size:
-            tally.add(packet, start, duration, discarded=packet.is_discard)
+            packet.opaque = tally.num_packets
+            tally.add(packet, start, duration, key=packet.is_keyframe, discarded=packet.is_discard)
         yield packet
 
 
@@ -336,10 +346,11 @@ def _read_stream(path: Path, short_side: int | None) -> Iterator[Frame]:
 
 def _decoded(path: Path, short_side: int | None) -> Iterator[tuple[VideoFrame, _Layout]]:
     with _opened(path) as (container, stream):
-        promise, tally = _promise(path, container, stream), PacketTally(stream.codec_context.name)
+        promise = _promise(path, container, stream)
+        tally = PacketTally(stream.codec_context.name, promise.key_first)
         layout: _Layout | None = None
         for packet in _packets(container, stream, tally):
-            for frame in stream.decode(packet):
+            for frame in _frames_of(stream, packet, tally):
                 if frame.is_corrupt:
                     raise BrokenVideoError(f"frame {tally.num_frames} is damaged")
                 layout = layout or _Layout.of(frame, stream, short_side)
@@ -349,9 +360,42 @@ def _decoded(path: Path, short_side: int | None) -> Iterator[tuple[VideoFrame, _
                         f"at frame {tally.num_frames}"
                     )
                 yield frame, layout
-                tally.num_frames += 1
+                tally.sources.append(tally.num_packets if frame.opaque is None else cast(int, frame.opaque))
                 tally.interlaced |= frame.interlaced_frame
         promise.check(tally)
+
+
+def _frames_of(stream: VideoStream, packet: Packet[Any], tally: PacketTally) -> list[VideoFrame]:
+    """The frames that come out of the decoder for a packet."""
+    units, size = SEI_UNITS.get(stream.codec_context.name), packet.size
+    try:
+        with _errors_told(tally):
+            return stream.decode(packet)
+    except FFmpegError:
+        if tally.may_fail:
+            return []
+        if units is None or not size:
+            raise
+        rest = BitStreamFilterContext(f"filter_units=remove_types={units}", stream).filter(packet)
+        if not 0 < sum(part.size for part in rest) < size:
+            raise
+        with _errors_told(tally):
+            return [frame for part in rest for frame in stream.decode(part)]
+
+
+@contextmanager
+def _errors_told(tally: PacketTally) -> Iterator[None]:
+    """Note what the decoder says while it has not given two frames: without a word it may leave out others."""
+    if tally.num_frames > 1 or tally.may_fail:
+        yield
+        return
+    av.logging.set_level(av.logging.ERROR)
+    with av.logging.Capture() as said:
+        try:
+            yield
+        finally:
+            av.logging.set_level(None)
+            tally.complained |= bool(said)
 
 
 def _to_rgb(frame: VideoFrame, size: tuple[int, int], reformatter: VideoReformatter) -> Frame:
