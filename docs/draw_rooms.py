@@ -8,6 +8,7 @@ nothing in the picture imports.
 
 from __future__ import annotations
 
+import sys
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -15,6 +16,7 @@ from pathlib import Path
 import grimp
 
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))  # this checkout's pipeline, not one that is installed
 FOLDER = ROOT / "docs/images/rooms"
 # From the ground up
 ROOMS = ("core", "data", "models", "videos", "enhance", "train", "distill", "evaluate", "report", "tools")
