@@ -12,8 +12,6 @@ from paths import ROOT
 from stages._help import help_of
 
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-DEMO = yaml.safe_load((ROOT / "demo/dvc.yaml").read_text().replace("${item}", "demo"))["stages"]
-STAGES |= {name: stage["do"] for name, stage in DEMO.items()}
 
 
 @pytest.mark.parametrize("words", leaves(), ids=" ".join)
