@@ -40,7 +40,7 @@ def noise(num_frames: int) -> Iterator[Frames]:
 
 def write_dark(folder: Path, minutes: int) -> None:
     videos = [("video", lambda: noise(minutes * 60 * FPS))]
-    rows = write_shard(shard_path(folder, 0), videos, shard=0, codec="raw", jpeg_quality=0, min_frames=1).rows
+    rows = write_shard(shard_path(folder, 0), videos, shard=0, codec="raw", jpeg_quality=0).rows
     write_index(folder, rows, codec="raw", jpeg_quality=0, origin={})
 
 

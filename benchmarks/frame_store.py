@@ -41,7 +41,7 @@ def build(folder: Path, videos: dict[str, Frames], codec: Codec, quality: int) -
 
     def write() -> None:
         members = [(name, lambda frames=frames: iter(frames)) for name, frames in videos.items()]
-        result = write_shard(shard_path(folder, 0), members, shard=0, codec=codec, jpeg_quality=quality, min_frames=1)
+        result = write_shard(shard_path(folder, 0), members, shard=0, codec=codec, jpeg_quality=quality)
         write_index(folder, result.rows, codec=codec, jpeg_quality=quality, origin={})
 
     seconds = best_seconds(write, number=1)

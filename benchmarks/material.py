@@ -59,7 +59,7 @@ def write_store(
     rows: list[IndexRow] = []
     for shard, videos in sorted(shards.items()):
         target = shard_path(folder, shard)
-        rows += write_shard(target, videos, shard=shard, codec=codec, jpeg_quality=jpeg_quality, min_frames=1).rows
+        rows += write_shard(target, videos, shard=shard, codec=codec, jpeg_quality=jpeg_quality).rows
     write_index(folder, rows, codec=codec, jpeg_quality=jpeg_quality, origin={})
     return FrameStore(folder)
 

@@ -46,7 +46,7 @@ def write_noise(folder: Path, count: int, shape_THW: tuple[int, int, int]) -> Fr
     rng = np.random.default_rng(0)
     names = [f"video_{number:05d}" for number in range(count)]
     videos = [(name, lambda: iter(rng.integers(0, 40, (*shape_THW, 3), dtype=np.uint8))) for name in names]
-    rows = write_shard(shard_path(folder, 0), videos, shard=0, codec="raw", jpeg_quality=0, min_frames=1).rows
+    rows = write_shard(shard_path(folder, 0), videos, shard=0, codec="raw", jpeg_quality=0).rows
     write_index(folder, rows, codec="raw", jpeg_quality=0, origin={})
     return FrameStore(folder)
 
