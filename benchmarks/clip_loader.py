@@ -38,10 +38,11 @@ from torch.nn.functional import interpolate
 from torch.utils.data import DataLoader
 
 import pipeline.models.torchvision_compat  # noqa: F401 - before pytorchvideo, which imports torchvision
-from benchmarks.material import Frames, best_seconds, render_videos, used_cpu_seconds, write_store
+from benchmarks.material import best_seconds, render_videos, used_cpu_seconds, write_store
 from pipeline.core.params import ClipParams, ViewsParams, load_params
 from pipeline.data.dataset import BANK, ClipDataset, DrawnViews, EpochPlan, Sample, load_batches
 from pipeline.data.frame_store import FrameStore
+from pipeline.data.frames import Frames
 from pipeline.data.views import draw_view, read_view
 from pipeline.videos.reader import SCALING
 

@@ -20,9 +20,10 @@ import numpy as np
 import torch
 
 from benchmarks.in_memory import enhance_frames
-from benchmarks.material import Frames, best_seconds, render_videos, write_store
+from benchmarks.material import best_seconds, render_videos, write_store
 from pipeline.core.params import load_params
 from pipeline.data.frame_store import FrameStore
+from pipeline.data.frames import Frames
 from pipeline.enhance.fit import Fit
 from pipeline.enhance.fitting import Fitter
 from pipeline.enhance.learned import LearnedEnhancer

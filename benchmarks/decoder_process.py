@@ -17,7 +17,8 @@ from pathlib import Path
 
 import simplejpeg
 
-from benchmarks.material import Frames, render_videos
+from benchmarks.material import render_videos
+from pipeline.data.frames import Frames
 from pipeline.videos import decoder as decoding
 from pipeline.videos import reader as video
 

@@ -20,9 +20,10 @@ import numpy as np
 import torch
 
 from benchmarks.enhance_stage import here, run_stage, save
-from benchmarks.material import Frames, peak_mib
+from benchmarks.material import peak_mib
 from pipeline.data.frame_shard import write_shard
 from pipeline.data.frame_store import shard_path, write_index
+from pipeline.data.frames import Frames
 from pipeline.enhance.classical import Equalize
 from pipeline.enhance.file import save_enhancer
 

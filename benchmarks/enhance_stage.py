@@ -24,9 +24,10 @@ import cv2
 import numpy as np
 import torch
 
-from benchmarks.material import Frames, render_videos, write_store
+from benchmarks.material import render_videos, write_store
 from pipeline.core.params import load_params
 from pipeline.core.progress import shares_text
+from pipeline.data.frames import Frames
 from pipeline.data.shards import RunTasks
 from pipeline.enhance.apply import Enhanced, enhance
 from pipeline.enhance.classical import gamma_table

@@ -19,9 +19,10 @@ import numpy as np
 import simplejpeg
 
 from benchmarks.in_memory import enhance_frames
-from benchmarks.material import Frames, best_seconds, render_videos
+from benchmarks.material import best_seconds, render_videos
 from pipeline.data.frame_shard import Codec, write_shard
 from pipeline.data.frame_store import FrameStore, shard_path, write_index
+from pipeline.data.frames import Frames
 from pipeline.enhance.classical import Gamma
 from pipeline.videos.reader import read_frames
 

@@ -20,8 +20,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.material import Frames, peak_mib
+from benchmarks.material import peak_mib
 from pipeline.core.params import ClipParams
+from pipeline.data.frames import Frames
 from pipeline.enhance.classical import Clahe
 from pipeline.models.recognizer import Architecture, Recognizer
 from pipeline.tools.predict.inference import Sampling, VideoPrediction, predict_videos
