@@ -511,10 +511,10 @@ def test_every_confidence_has_its_bin():
     edges_N = np.linspace(0, 1, NUM_BINS + 1)
     confidence_N = np.concatenate([edges_N, np.nextafter(edges_N, 2)[:-1]])
     bins = reliability(confidence_N, np.ones(len(confidence_N), bool), num_bins=NUM_BINS)
-    assert sum(found.num_videos for found in bins) == len(confidence_N)
+    assert sum(found["num_videos"] for found in bins) == len(confidence_N)
     for found in bins:
-        assert found.low < found.high
-        assert found.low <= found.confidence <= found.high
+        assert found["low"] < found["high"]
+        assert found["low"] <= found["confidence"] <= found["high"]
     assert 0 <= expected_calibration_error(bins) <= 1
 
 
