@@ -26,7 +26,8 @@ def main(
 ) -> None:
     """Read the videos and their lists once: manifest, quarantine and dark frames.
 
-    Broken videos go to the quarantine with the reason; above prepare.max_quarantined of them the stage fails.
+    Broken videos go to the quarantine with the reason; above prepare.max_quarantined of them the stage fails. With
+    `prepare.damaged: take` the frames before a damage are used, and the manifest states it.
     """
     params = load_params(params_path)
     with interruptible() as stop:
@@ -44,9 +45,13 @@ def main(
     say(f"prepare: between the splits: {leakage_text(prepared.leaks)}")
     for line in prepared.contradictions:
         say(f"prepare: labels contradict each other: {line}")
+    damaged = [row for row in prepared.manifest.rows if row.damage]
+    for taken in damaged:
+        say(f"prepare: damaged, taken up to there: {taken.path} ({taken.split}): {taken.damage}")
     for row in prepared.quarantine:
         say(f"prepare: quarantined {row.path} ({row.split}): {row.reason}")
     if prepared.seconds:
         say(f"prepare: time went to {shares_text(prepared.seconds)}")
     num_videos, num_broken = len(prepared.manifest.rows), len(prepared.quarantine)
-    say(f"prepare: {num_videos} videos, {num_broken} in quarantine -> {manifest_path}, {dark_path}")
+    of_these = f", {len(damaged)} of them damaged" if damaged else ""
+    say(f"prepare: {num_videos} videos{of_these}, {num_broken} in quarantine -> {manifest_path}, {dark_path}")

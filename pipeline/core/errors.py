@@ -56,6 +56,10 @@ class BrokenVideoError(DataError):
     """One video cannot be used; the message is the reason, without the path."""
 
 
+class LostDecoderError(BrokenVideoError):
+    """The process that decoded one video was lost, or is no longer to be trusted."""
+
+
 class EnvironmentProblem(DlkddError):
     """The machine lacks something: a package, a device, disk space, or a lock that another run holds (exit code 4)."""
 

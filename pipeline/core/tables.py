@@ -6,7 +6,7 @@ import csv
 import io
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -45,14 +45,18 @@ def number(text: str) -> float:
     raise ValueError(f"expected a number, not {text!r}")
 
 
-def read_table(path: Path, columns: Mapping[str, Reader] | Reader) -> list[dict[str, Any]]:
+def read_table(
+    path: Path, columns: Mapping[str, Reader] | Reader, *, optional: Collection[str] = ()
+) -> list[dict[str, Any]]:
     """The rows of a table that has exactly these columns, or any where one reader is given for all of them.
 
+    `optional` ones may be missing, and are then missing in the rows.
     Raises TableError with all that is wrong, ValueError where the file is cut off or not UTF-8, and OSError.
     """
     (_, header), *rows = parse_table(read_text_whole(path))
     if callable(columns):
         columns = dict.fromkeys(header, columns)
+    columns = {name: column for name, column in columns.items() if name in header or name not in optional}
     if header != list(columns):
         found = shortened(",".join(header)) or "none"
         raise TableError([(1, f"its columns are {found}, expected {','.join(columns)}")])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
@@ -32,7 +32,8 @@ class ManifestRow:
     """One usable video.
 
     label: the data set's own number of the class. fps: frames a second, 0.0 where none is stated. width, height: pixels
-    as displayed. digest: of the file's bytes.
+    as displayed. digest: of the file's bytes. damage: why the file is not whole, where its frames before that were
+    taken; a column of the file only where a video has one.
     """
 
     video_id: str
@@ -46,6 +47,7 @@ class ManifestRow:
     width: int
     height: int
     digest: str
+    damage: str = ""
 
 
 @dataclass(frozen=True)
@@ -135,16 +137,20 @@ Row = TypeVar("Row", ManifestRow, QuarantineRow)
 
 # Annotations are texts here, as of `from __future__ import annotations`
 _READERS: dict[str, Reader] = {"str": str, "int": whole_number, "float": number}
+OPTIONAL = ("damage",)  # columns that are left out where they would be empty
 
 
 def _write(path: Path, row_type: type[Row], rows: Sequence[Row]) -> None:
-    write_table(path, [field.name for field in fields(row_type)], map(astuple, rows))
+    left_out = [name for name in OPTIONAL if not any(getattr(row, name, "") for row in rows)]
+    names = [field.name for field in fields(row_type) if field.name not in left_out]
+    write_table(path, names, ([getattr(row, name) for name in names] for row in rows))
 
 
 def _read(path: Path, row_type: type[Row]) -> tuple[Row, ...]:
     findings = Findings()
     try:
-        rows = read_table(path, {field.name: _READERS[str(field.type)] for field in fields(row_type)})
+        columns = {field.name: _READERS[str(field.type)] for field in fields(row_type)}
+        rows = read_table(path, columns, optional=OPTIONAL)
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}", remedy=PREPARE_AGAIN) from None
     except UnicodeDecodeError:
@@ -188,7 +194,7 @@ def _row_problems(row: ManifestRow) -> Iterable[str]:
         yield problem
     elif row.video_id != video_id(row.path):
         yield f"video_id of {row.path} is {video_id(row.path)!r}, not {row.video_id!r}"
-    yield from filter(None, (text_problem(row.class_name), text_problem(row.group)))
+    yield from filter(None, map(text_problem, (row.class_name, row.group, row.damage)))
     if not row.class_name or not row.group:
         yield "class_name or group is empty"
     if row.split not in SPLITS:

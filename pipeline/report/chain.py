@@ -17,6 +17,9 @@ def describe_chain(paths: ReportPaths, found: Artifacts) -> list[Artifact]:
     """The artifacts in the order in which they are made."""
     manifest = found.manifest
     what = f"{len(manifest.rows)} videos of {len(manifest.class_names)} classes; {len(found.quarantine)} in quarantine"
+    num_damaged = sum(bool(row.damage) for row in manifest.rows)
+    if num_damaged:
+        what += f"; {num_damaged} damaged, taken up to there"
     chain: list[tuple[object, tuple[str, str | None, Sequence[Artifact]]]] = [
         (paths.manifest, (what, manifest.digest, ())),
         (paths.dark, _frames(found.dark, ("videos",))),

@@ -32,7 +32,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from pipeline.core.errors import DataError, EnvironmentProblem, shortened
+from pipeline.core.errors import DataError, EnvironmentProblem, LostDecoderError, shortened
 from pipeline.data.frames import Frame
 from pipeline.videos import reader
 from pipeline.videos.images import MAX_PIXELS
@@ -50,19 +50,19 @@ READY, FRAME, TIME, END, INFO, BROKEN, DATA, FILE, MEMORY, FAILED = (bytes([lett
 CRASHES = ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGSYS", "SIGTRAP")
 
 
-def probe(path: Path, *, images: str | None = None) -> VideoInfo:
+def probe(path: Path, *, images: str | None = None, take_damaged: bool = False) -> VideoInfo:
     """Read what a video states, and decode its first frame: `pipeline.videos.reader.probe` in another process.
 
     Raises BrokenVideoError where there is no video stream or no frame, DataError where the file cannot be opened.
     """
-    (info,) = _ask(path, {"what": "probe", "images": images})
+    (info,) = _ask(path, {"what": "probe", "images": images, "take_damaged": take_damaged})
     return cast(VideoInfo, info)
 
 
 def read_frames(path: Path, *, short_side: int | None = None, images: str | None = None) -> Iterator[Frame]:
     """Yield every frame once, in display order: `pipeline.videos.reader.read_frames` in another process.
 
-    Frames and errors are the same. It also raises BrokenVideoError when the decoder crashes, hangs, needs too much
+    Frames and errors are the same. It also raises LostDecoderError when the decoder crashes, hangs, needs too much
     memory or fails in a way that nobody foresaw, and EnvironmentProblem when its process is killed from outside.
     Closing the iterator early ends the process.
     """
@@ -207,7 +207,7 @@ def _ask(path: Path, request: dict[str, Any]) -> Iterator[Frame | VideoInfo | fl
         except EOFError:
             raise _end_of(path, decoder.process.wait()) from None
         except TimeoutError:
-            raise BrokenVideoError(f"its decoder gave no frame for {WAIT_SECONDS} s") from None
+            raise LostDecoderError(f"its decoder gave no frame for {WAIT_SECONDS} s") from None
         is_sound = kind in (END, INFO, BROKEN, DATA, FILE)
     finally:
         if is_sound:
@@ -221,10 +221,12 @@ def _ask(path: Path, request: dict[str, Any]) -> Iterator[Frame | VideoInfo | fl
 
 
 def _error_of(kind: bytes, value: Any) -> Exception:
-    if kind in (BROKEN, FAILED):
+    if kind == BROKEN:
         return BrokenVideoError(value)
+    if kind == FAILED:
+        return LostDecoderError(value)
     if kind == MEMORY:
-        return BrokenVideoError(f"its decoder needs more than {MEMORY_BYTES / 2**30:g} GiB of memory")
+        return LostDecoderError(f"its decoder needs more than {MEMORY_BYTES / 2**30:g} GiB of memory")
     if kind == DATA:
         return DataError(value)
     assert kind == FILE
@@ -237,9 +239,9 @@ def _end_of(path: Path, code: int) -> Exception:
         return RuntimeError(f"{path}: the decoder's process ended with {code}")
     name = signal.Signals(-code).name
     if name == "SIGXCPU":
-        return BrokenVideoError(f"its decoder worked on one frame for more than {CPU_SECONDS} s")
+        return LostDecoderError(f"its decoder worked on one frame for more than {CPU_SECONDS} s")
     if name in CRASHES:
-        return BrokenVideoError(f"its decoder crashed ({name})")
+        return LostDecoderError(f"its decoder crashed ({name})")
     return EnvironmentProblem(
         f"{path}: its decoder was killed from outside ({name})",
         remedy="memory is the usual reason: look for out-of-memory kills, then run the same command again with fewer "
@@ -268,7 +270,8 @@ def serve(memory_bytes: int, cpu_seconds: int) -> None:
             path = Path(request["path"])
             _more_time(cpu_seconds)
             if request["what"] == "probe":
-                _answer(out, INFO, asdict(reader.probe(path, images=request["images"])))
+                info = reader.probe(path, images=request["images"], take_damaged=request["take_damaged"])
+                _answer(out, INFO, asdict(info))
                 continue
             if request["what"] == "times":
                 for seconds in reader.read_times(path):

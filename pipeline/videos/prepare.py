@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.digest import digest_file, digest_json
-from pipeline.core.errors import DataError, StaleArtifactError
+from pipeline.core.errors import DataError, LostDecoderError, StaleArtifactError
 from pipeline.core.params import PrepareParams
 from pipeline.core.progress import Stopwatch, summed
 from pipeline.core.work_folder import work_folder
@@ -68,7 +68,7 @@ def prepare(
     videos = videos_by_id(listed)
     # What a shard is made of. Its record names its videos: one of them may change without touching the other shards.
     fingerprint = params.model_dump(
-        include={"root", "frames", "short_side", "min_frames", "codec", "jpeg_quality", "num_shards"}
+        include={"root", "frames", "damaged", "short_side", "min_frames", "codec", "jpeg_quality", "num_shards"}
     )
     outs = (manifest_path, quarantine_path, dark_path)
     with work_folder("prepare", params=fingerprint, inputs={}, format_version=PREPARED_VERSION, outs=outs) as work:
@@ -174,6 +174,7 @@ def _manifest_row(row: IndexRow, videos: Mapping[str, ListedVideo], sources: Map
         width=source.info.width,
         height=source.info.height,
         digest=source.digest,
+        damage=source.info.damage,
     )
 
 
@@ -249,7 +250,7 @@ def prepare_shard(task: PrepareTask) -> ShardReport:
 
     return make_shard(
         task,
-        {video.video_id: partial(_frames, video, params, infos, watch) for video in task.videos},
+        {video.video_id: partial(frames_of, video, params, infos, watch) for video in task.videos},
         record=record,
         unchanged=unchanged,
         notes=notes,
@@ -259,24 +260,45 @@ def prepare_shard(task: PrepareTask) -> ShardReport:
     )
 
 
-def _frames(
+def frames_of(
     video: SourceVideo, params: PrepareParams, infos: dict[str, VideoInfo], watch: Stopwatch
 ) -> Iterator[Frame]:
+    """Yield a video's frames as they are stored, and note in `infos` what it is.
+
+    Raises BrokenVideoError where it cannot be used. A damaged one can where `prepare.damaged` says so, up to the
+    damage, which the note then tells.
+    """
     with watch.time("decode"):
-        infos[video.video_id] = probe(video.path, images=video.images)
+        info = probe(video.path, images=video.images, take_damaged=params.damaged == "take")
     count = 0
-    for frame in watch.each("decode", read_frames(video.path, short_side=params.short_side, images=video.images)):
-        yield frame
-        count += 1
-    check_count(video, count, params.min_frames)
+    try:
+        for frame in watch.each("decode", read_frames(video.path, short_side=params.short_side, images=video.images)):
+            yield frame
+            count += 1
+    except LostDecoderError:
+        raise
+    except BrokenVideoError as error:
+        if params.damaged != "take":
+            raise
+        info = replace(info, damage=info.damage or error.message)
+    infos[video.video_id] = judged(video, info, count, params)
 
 
-def check_count(video: SourceVideo, num_frames: int, min_frames: int) -> None:
-    """Raise BrokenVideoError where a video has another number of frames than its list states, or too few."""
+def judged(video: SourceVideo, info: VideoInfo, num_frames: int, params: PrepareParams) -> VideoInfo:
+    """What a video is, by the number of its frames as well.
+
+    Raises BrokenVideoError where it has another one than its list states and `prepare.damaged` does not take that, or
+    too few.
+    """
     if video.listed_frames not in (None, num_frames):
-        raise BrokenVideoError(f"its list states {video.listed_frames} frames, it has {num_frames}")
-    if num_frames < min_frames:
-        raise BrokenVideoError(f"{num_frames} frames, fewer than the {min_frames} of prepare.min_frames")
+        reason = f"its list states {video.listed_frames} frames, it has {num_frames}"
+        if params.damaged != "take":
+            raise BrokenVideoError(reason)
+        info = replace(info, damage=info.damage or reason)
+    if num_frames < params.min_frames:
+        few = f"{num_frames} frames, fewer than the {params.min_frames} of prepare.min_frames"
+        raise BrokenVideoError(f"{few}: {info.damage}" if info.damage else few)
+    return info
 
 
 def _found(video: SourceVideo) -> Source:

@@ -78,7 +78,8 @@ class VideoInfo:
     num_frames: as many as its packets should give; None where packets seem to be half frames, as some of interlaced
     streams are. fps: frames over the time they last, 0.0 where that is unknown (frame folders). is_steady: whether
     they come at that rate from first to last. num_tracks: video tracks, of which the one that ffmpeg chooses is read.
-    width, height: pixels as displayed, after sample aspect ratio and rotation.
+    width, height: pixels as displayed, after sample aspect ratio and rotation. damage: why the file is not whole; empty
+    where it is, or as far as is known.
     """
 
     num_frames: int | None
@@ -87,13 +88,14 @@ class VideoInfo:
     num_tracks: int
     width: int
     height: int
+    damage: str = ""
 
 
-def probe(path: Path, *, images: str | None = None) -> VideoInfo:
+def probe(path: Path, *, images: str | None = None, take_damaged: bool = False) -> VideoInfo:
     """Read a video's packets, and decode its first frame alone. images: which of a folder's are its frames (`img_*`).
 
-    Raises BrokenVideoError where there is no video stream or no frame, or where the packets are not what the container
-    promises; DataError where the file cannot be opened.
+    Raises BrokenVideoError where there is no video stream or no frame, or, unless `take_damaged`, where the packets are
+    not what the container promises; DataError where the file cannot be opened.
     """
     if path.is_dir():
         listed = list_images(path, images)
@@ -104,21 +106,28 @@ def probe(path: Path, *, images: str | None = None) -> VideoInfo:
         tally = PacketTally(stream.codec_context.name, promise.key_first)
         clock = PacketClock(container.format.name, float(stream.average_rate or stream.guessed_rate or 0))
         first: VideoFrame | None = None
-        for packet in _packets(container, stream, tally):
+        damage = ""
+        try:
+            for packet in _packets(container, stream, tally):
+                if first is None:
+                    first = next(iter(_frames_of(stream, packet, tally)), None)
+                if packet.size and not packet.is_discard:
+                    clock.add(packet.pts, packet.dts, packet.duration, packet.time_base)
             if first is None:
-                first = next(iter(_frames_of(stream, packet, tally)), None)
-            if packet.size and not packet.is_discard:
-                clock.add(packet.pts, packet.dts, packet.duration, packet.time_base)
-        if first is None:
-            raise BrokenVideoError("no frame can be decoded")
-        tally.expect_from(first.time or 0.0)
-        promise.check(tally)
+                raise BrokenVideoError("no frame can be decoded")
+            tally.expect_from(first.time or 0.0)
+            promise.check(tally)
+        except (BrokenVideoError, FFmpegError) as error:
+            meaning = _meaning(error) if isinstance(error, FFmpegError) else error
+            if first is None or not take_damaged or not isinstance(meaning, BrokenVideoError):
+                raise
+            damage = meaning.message
         num_expected = tally.num_expected
         is_half = first.interlaced_frame and promise.num_frames is None and clock.is_too_fast(num_expected)
         rate = (clock.stated_fps, True) if is_half else clock.rate(num_expected)
         layout = _Layout.of(first, stream, None)
         num_frames, num_tracks = None if is_half else num_expected, len(_video_tracks(container))
-        return VideoInfo(num_frames, *rate, num_tracks, *layout.displayed)
+        return VideoInfo(num_frames, *rate, num_tracks, *layout.displayed, damage)
 
 
 def read_frames(path: Path, *, short_side: int | None = None, images: str | None = None) -> Iterator[Frame]:

@@ -12,15 +12,16 @@ import numpy as np
 import pytest
 import simplejpeg
 from check_setups import write_params
+from video_files import encode
 
 from pipeline.core.digest import digest_file
-from pipeline.core.errors import DataError, Interrupted
+from pipeline.core.errors import DataError, Interrupted, LostDecoderError
 from pipeline.core.params import PrepareParams
 from pipeline.data.frame_store import FrameStore, shard_of, shard_path
 from pipeline.data.manifest import read_manifest, read_quarantine
 from pipeline.videos import prepare as preparation
 from pipeline.videos.prepare import counts_text, prepare
-from pipeline.videos.reader import read_frames, write_video
+from pipeline.videos.reader import VideoInfo, read_frames, write_video
 from stages import prepare as stage
 
 NUM_SHARDS = 4
@@ -56,11 +57,17 @@ def project(originals, tmp_path, monkeypatch):
     return tmp_path
 
 
+def write_frames_as(path, *, frames):
+    """A video in a container that states no number of frames; yields what is stored of it."""
+    encode(path, frames=frames, options={"g": "3", "bf": "0"})
+    return read_frames(path, short_side=16)
+
+
 def section(**changes):
     values = {
         "root": "data", "layout": "csv", "lists": None, "split": 1, "val_share": 0.25, "test_share": 0.25,
         "max_quarantined": 0.3, "min_frames": 4, "short_side": 16, "codec": "raw", "jpeg_quality": 95,
-        "num_shards": NUM_SHARDS, "frames": None,
+        "num_shards": NUM_SHARDS, "frames": None, "damaged": "quarantine",
     }  # fmt: skip
     return PrepareParams(**{**values, **changes})
 
@@ -332,6 +339,58 @@ def test_short_videos_are_broken(project):
     write_video(Path("data/jump/jump_1.mp4"), iter(moving(1)[:3]), fps=12.5)
     (row,) = run_prepare().quarantine
     assert re.search(r"3 frames, fewer than the 4 of prepare\.min_frames", row.reason)
+
+
+@pytest.fixture
+def cut_video(project):
+    """A video that was cut off after 7 of its 12 frames, and what its path and split are."""
+    name = "jump/jump_1.mkv"
+    write_frames_as(Path("data") / name, frames=12)
+    content = Path("data", name).read_bytes()
+    Path("data", name).write_bytes(content[: int(len(content) * 0.7)])
+    Path("data/jump/jump_1.mp4").unlink()
+    table = Path("data/videos.csv")
+    table.write_text(table.read_text().replace("jump_1.mp4", "jump_1.mkv"))
+    return name
+
+
+def test_the_frames_before_a_damage_are_taken_if_asked_for(cut_video):
+    (refused,) = run_prepare().quarantine
+    assert refused.path == cut_video
+    assert "damage" not in Path("out/manifest.csv").read_text().partition("\n")[0]
+    prepared = run_prepare(damaged="take", max_quarantined=0.0)
+    assert prepared.quarantine == ()
+    (row,) = [row for row in read_manifest(Path("out/manifest.csv")).rows if row.damage]
+    assert (row.path, row.damage) == (cut_video, refused.reason)
+    whole = list(write_frames_as(Path("whole.mkv"), frames=12))
+    assert 4 <= row.num_frames < 12
+    stored = FrameStore(Path("out/dark")).read(row.video_id, range(row.num_frames))
+    np.testing.assert_array_equal(stored, whole[: row.num_frames])
+    (again,) = run_prepare().quarantine  # what was taken before is not taken over
+    assert again == refused
+
+
+def test_what_is_damaged_and_too_short_is_broken_whatever_is_asked_for(cut_video):
+    (row,) = run_prepare(damaged="take", min_frames=9).quarantine
+    assert "fewer than the 9 of prepare.min_frames: " in row.reason
+
+
+def test_a_list_that_states_more_frames_tells_of_a_damage():
+    video = preparation.SourceVideo("a", Path("a.mp4"), 9, None)
+    info = VideoInfo(8, 25.0, True, 1, 8, 8)
+    with pytest.raises(DataError, match="its list states 9 frames, it has 8"):
+        preparation.judged(video, info, 8, section())
+    assert preparation.judged(video, info, 8, section(damaged="take")).damage == "its list states 9 frames, it has 8"
+
+
+def test_a_decoder_that_was_lost_damages_no_video(project, monkeypatch):
+    def lost(path, **options):
+        yield from list(read_frames(path, **options))[:6]
+        raise LostDecoderError("its decoder gave no frame for 120 s")
+
+    monkeypatch.setattr(preparation, "read_frames", lost)
+    with pytest.raises(DataError, match="8 of 8 videos are broken"):
+        run_prepare(damaged="take")
 
 
 @pytest.fixture

@@ -9,18 +9,19 @@ from pathlib import Path
 
 from pipeline.core.errors import DataError, in_one_line
 from pipeline.core.params import ClipParams, PrepareParams
-from pipeline.core.progress import MapTasks, Progress
+from pipeline.core.progress import MapTasks, Progress, Stopwatch
 from pipeline.data.leakage import STEM_LAYOUTS, find_leakage
 from pipeline.data.listing import ListedVideo, Listing
 from pipeline.data.manifest import QuarantineRow, read_manifest
 from pipeline.tools.check.findings import Group
-from pipeline.videos.decoder import probe, read_frames
+from pipeline.videos.decoder import probe
 from pipeline.videos.locate import MissingVideosError
 from pipeline.videos.prepare import (
     SourceVideo,
-    check_count,
     check_quarantine,
     digest_video,
+    frames_of,
+    judged,
     read_listing,
     source_videos,
     track_notes,
@@ -181,6 +182,13 @@ def _look_at_all(
     infos = {job.video.video_id: found.info for job, found in zip(jobs, seen, strict=True)}
     for note in track_notes({videos[name].path: info for name, info in infos.items()}):
         group.fact(note)
+    damaged = [f"{videos[name].path}: {info.damage}" for name, info in infos.items() if info and info.damage]
+    if damaged:
+        group.warning(
+            f"{len(damaged)} of {len(videos)} videos are damaged: `prepare` will take their frames before the damage",
+            details=damaged,
+            remedy="replace them, or set `prepare.damaged: quarantine` to leave them out",
+        )
     if broken:
         _report_broken(group, broken, videos, params)
     return good
@@ -203,14 +211,15 @@ def _report_broken(
 
 def look(job: Look) -> Seen:
     """Look at one video; runs in a process of its own."""
-    path = job.video.path
     try:
-        info = probe(path, images=job.video.images)
-        num_frames = info.num_frames
         if job.every_frame:
-            num_frames = sum(1 for _ in read_frames(path, short_side=job.params.short_side, images=job.video.images))
+            infos: dict[str, VideoInfo] = {}
+            num_frames: int | None = sum(1 for _ in frames_of(job.video, job.params, infos, Stopwatch()))
+            return Seen(infos[job.video.video_id], num_frames, None)
+        info = probe(job.video.path, images=job.video.images, take_damaged=job.params.damaged == "take")
+        num_frames = info.num_frames
         if num_frames is not None:
-            check_count(job.video, num_frames, job.params.min_frames)
+            info = judged(job.video, info, num_frames, job.params)
     except DataError as error:
         return Seen(None, None, in_one_line(error))
     return Seen(info, num_frames, None)

@@ -131,6 +131,21 @@ def test_videos_with_too_few_frames(checked_project):
     assert "10 frames, fewer than the 11 of prepare.min_frames" in the_finding(group).details[0]
 
 
+@pytest.mark.parametrize("every_frame", [False, True])
+def test_damaged_videos_that_prepare_takes_are_a_warning(checked_project, every_frame):
+    path = Path("data/jump/jump1.mp4")
+    encode(path.with_suffix(".mkv"), frames=20, options={"g": "3", "bf": "0"})
+    content = path.with_suffix(".mkv").read_bytes()
+    path.write_bytes(content[: int(len(content) * 0.7)])
+    path.with_suffix(".mkv").unlink()
+    group, data = look_at(params(prepare__damaged="take"), every_frame=every_frame)
+    assert "1 of 8 videos are damaged: `prepare` will take" in the_finding(group).message
+    assert the_finding(group).level == "warning"
+    assert len(data.seen) == 8
+    group, _ = look_at(params(), every_frame=every_frame)
+    assert "1 of 8 videos are broken" in the_finding(group).message
+
+
 def test_damage_behind_the_first_frame_needs_every_frame(checked_project):
     path = Path("data/jump/jump1.mp4")
     content = bytearray(path.read_bytes())
