@@ -39,4 +39,4 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) .work data models results
+	rm -rf $(VENV) .work data models results teachers/made

@@ -41,9 +41,10 @@ def simulated(codec: LogitCodec, num_rows: int) -> Iterator[Rows]:
         flip_NVX = rng.integers(0, 2, size=(length, NUM_VIEWS, 1), dtype=np.int32)
         arrays = {
             "views": np.concatenate([boxes_NVX, flip_NVX], axis=2),
-            "pixel_digest": rng.integers(0, 2**63, size=(length, NUM_VIEWS), dtype=np.uint64),
-            "frame_shape": np.full((length, 3), (250, 128, 171), dtype=np.int32),
-            "frames_digest": rng.integers(0, 256, size=(length, DIGEST_BYTES), dtype=np.uint8),
+            "dark_shape": np.full((length, 3), (250, 128, 171), dtype=np.int32),
+            "pixel_digest": rng.integers(0, 2**63, size=(length, NUM_VIEWS, 1), dtype=np.uint64),
+            "frame_shape": np.full((length, 1, 3), (250, 128, 171), dtype=np.int32),
+            "frames_digest": rng.integers(0, 256, size=(length, 1, DIGEST_BYTES), dtype=np.uint8),
             **{name: array[:length] for name, array in packed.items()},
         }
         yield Rows(tuple(f"class/video_{row:09d}" for row in range(start, start + length)), arrays)
@@ -52,13 +53,15 @@ def simulated(codec: LogitCodec, num_rows: int) -> Iterator[Rows]:
 def write(path: Path, codec: LogitCodec, num_rows: int) -> None:
     names = [f"class {number}" for number in range(codec.num_classes)]
     policy = {"num_views": NUM_VIEWS, "seed": 0, "version": 1}
-    made_from = dict.fromkeys(("manifest", "frames", "enhancer"), "0" * 2 * DIGEST_BYTES)
+    clip, zero = {"num_frames": 16, "frame_stride": 2, "size": 112}, "0" * 2 * DIGEST_BYTES
+    seen = {"light": "gamma", "enhancer": zero, "frames": zero, "clip": clip}
+    made_from = {"manifest": zero, "dark": zero}
     attributes = {
         "class_names": names,
-        "clip": {"num_frames": 16, "frame_stride": 2, "size": 112},
+        "clip": clip,
         "view_policy": policy,
         "batch_size": 16,
-        "teachers": [{"name": "simulated", "digest": "0" * 2 * DIGEST_BYTES, "top1_on_views": 0.0}],
+        "teachers": [{"name": "simulated", "digest": zero, "top1_on_views": 0.0, **seen}],
         "digests": {**made_from, "class_names": digest_json(names), "view_policy": digest_json(policy)},
         "codec_error": {"top1_agreement": 1.0, "mean_kl": {}, "max_kl": {}},
     }

@@ -21,15 +21,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.core.digest import DIGEST_BYTES
 from pipeline.core.params import ClipParams, ViewsParams, load_params
 from pipeline.data.dataset import BANK, Batch, ClipDataset, DrawnViews, EpochPlan, Sample, load_batches
 from pipeline.data.frame_shard import write_shard
 from pipeline.data.frame_store import FrameStore, shard_path, write_index
+from pipeline.data.views import VIEW_POLICY_VERSION
 from pipeline.distill.store.codecs import codec_of
 from pipeline.distill.store.store import SoftTargetStore
 from pipeline.distill.student.cached_targets import load_targets
 from pipeline.distill.student.loss import distillation_loss
-from pipeline.distill.teacher.precompute import Packing, TeacherInference, compute_part, keys_of, pack_store, parts_of
+from pipeline.distill.teacher.precompute import (
+    CachedTeacher,
+    Packing,
+    TeacherInference,
+    compute_part,
+    keys_of,
+    pack_store,
+    parts_of,
+)
 from pipeline.distill.teacher.row_cache import RowCache
 from pipeline.models.inference import infer
 from pipeline.models.recognizer import Architecture, Recognizer, load_model, save_model
@@ -84,7 +94,8 @@ class Epochs:
 
     def precompute(self, clip: ClipParams) -> SoftTargetStore:
         how = TeacherInference(
-            teacher=(self.folder / "teacher", self.teacher.digest), frames=(self.enhanced.path, self.enhanced.digest),
+            name="teacher", teacher=(self.folder / "teacher", self.teacher.digest),
+            frames=(self.enhanced.path, self.enhanced.digest),
             folder=self.folder, clip=clip, views=VIEWS, seed=0, batch_size=self.params.batch_size,
             device=str(self.device), num_workers=0,
         )  # fmt: skip
@@ -92,9 +103,18 @@ class Epochs:
             compute_part(part)
         codec = codec_of({"name": "float16"}, NUM_CLASSES)
         labels = [sample.label for sample in self.samples]
-        packing = Packing(RowCache(self.folder), keys_of(self.samples, self.enhanced), labels, codec)
-        attributes = {"class_names": list(self.teacher.class_names), "view_policy": VIEWS.model_dump(), "digests": {}}
-        pack_store(self.folder / "store.zarr", packing, self.teacher, attributes, max_kl=1.0)
+        cached = CachedTeacher(RowCache(self.folder), keys_of(self.samples, self.enhanced))
+        named = {"name": self.architecture.name, "digest": self.teacher.digest, "clip": clip.model_dump()}
+        seen = {"light": None, "enhancer": None, "frames": self.enhanced.digest}
+        attributes = {
+            "class_names": list(self.teacher.class_names),
+            "clip": clip.model_dump(),
+            "view_policy": {**VIEWS.model_dump(), "seed": 0, "version": VIEW_POLICY_VERSION},
+            "batch_size": self.params.batch_size,
+            "teachers": [{**named, **seen}],
+            "digests": {"manifest": "0" * 2 * DIGEST_BYTES, "dark": None},
+        }
+        pack_store(self.folder / "store.zarr", Packing([cached], labels, codec), attributes, max_kl=1.0)
         return SoftTargetStore(self.folder / "store.zarr")
 
     def baseline(self) -> float:

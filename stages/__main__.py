@@ -32,7 +32,7 @@ os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 
 # Commands that torchrun can start in several processes, one for each GPU. With DLKDD_PROCESSES=4 in the environment
 # they start them by themselves, under `dvc repro` as well, whose command lines are fixed.
-PARALLEL = ("train_teacher", "precompute_soft_targets", "train_student", "train_baseline")
+PARALLEL = ("train_teacher", "train_more_teacher", "precompute_soft_targets", "train_student", "train_baseline")
 
 # In the order of the chain. A command is `main` of the module of its name, whose docstring begins with its help.
 COMMANDS = (
@@ -40,6 +40,7 @@ COMMANDS = (
     "fit_enhancer",
     "enhance",
     "train_teacher",
+    "train_more_teacher",
     "precompute_soft_targets",
     "train_student",
     "train_baseline",
@@ -66,6 +67,7 @@ COMMANDS = (
 # Modules of several commands: each a function of its name with its help, or `main` for all of them.
 FAMILIES = {
     "train_teacher": "train",
+    "train_more_teacher": "train",
     "train_baseline": "train",
     "score_teacher": "score",
     "score_student": "score",

@@ -26,7 +26,7 @@ def print_summary(found: Mapping[str, Any]) -> None:
         {
             "store": found["location"],
             "digest": found["digest"],
-            "format": f"{attributes['format']} {attributes['format_version']}",
+            "format": f"{attributes['format']} {found['format_version']}",
             "holds": f"{attributes['num_rows']} videos × {attributes['num_views']} views × {num_classes} classes; "
             f"teachers: {attributes['num_teachers']}, shards: {len(attributes['shards'])}",
             "codec": f"{codec}: {found['bytes_per_view']} bytes a view of a teacher{size}",
@@ -38,8 +38,16 @@ def print_summary(found: Mapping[str, Any]) -> None:
         }
     )
     print_table(
-        ("teacher", "top-1 on these views", "digest of its file"),
-        ((teacher["name"], f"{teacher['top1_on_views']:.1%}", teacher["digest"]) for teacher in attributes["teachers"]),
+        ("teacher", "light", "top-1 on these views", "digest of its file", "of its enhancer", "of its frames"),
+        (
+            (
+                teacher["name"],
+                teacher["light"] or "not named",
+                f"{teacher['top1_on_views']:.1%}",
+                *(teacher[name] or "none" for name in ("digest", "enhancer", "frames")),
+            )
+            for teacher in attributes["teachers"]
+        ),
     )
     print_table(
         ("temperature", "KL(teacher ‖ unpacked): mean, nats", "largest"),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
 
 from pipeline.core.digest import digest_file
+from pipeline.core.errors import ParamsError
 from pipeline.core.files import publish
-from pipeline.core.params import load_params
+from pipeline.core.params import EnhancerName, load_params
 from pipeline.core.progress import interruptible
 from pipeline.core.tables import read_table, write_curve
 from pipeline.core.work_folder import out_lock
@@ -35,6 +36,9 @@ def main(
     manifest_path: ManifestOption,
     out: Annotated[Path, typer.Option(help="The enhancer's model file to write.")],
     curve_path: Annotated[Path, typer.Option("--curve", help="The table of losses to write, for `dvc plots`.")],
+    chosen: Annotated[
+        str | None, typer.Option("--enhancer", help="Fit this one, not the parameters' `enhancer`.")
+    ] = None,
     params_path: ParamsOption = PARAMS_PATH,
     device: DeviceOption = "auto",
     checkpoint_seconds: CheckpointOption = CHECKPOINT_SECONDS,
@@ -45,7 +49,7 @@ def main(
     take their weights from the file that fit_enhancer.weights names.
     """
     params = load_params(params_path)
-    name, options = params.enhancer, params.fit_enhancer
+    name, options = _known(chosen or params.enhancer), params.fit_enhancer
     frames = FrameStore(dark_path)
     train = tuple(row.video_id for row in read_manifest(manifest_path).rows_of("train"))
     if name in LEARNED and options.weights is None:
@@ -78,3 +82,11 @@ def main(
             source = f" with the weights of {weights}"
         write_curve(curve_path, [], if_empty=("step", "loss"))
     say(f"fit_enhancer: {name}{source} -> {out}")
+
+
+def _known(name: str) -> EnhancerName:
+    """The name of an enhancer; raises ParamsError for another one."""
+    for known in get_args(EnhancerName):
+        if name == known:
+            return known  # type: ignore[no-any-return]  # get_args tells no types
+    raise ParamsError(f"--enhancer {name}: there is no such enhancer; there are: {', '.join(get_args(EnhancerName))}")

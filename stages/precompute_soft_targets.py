@@ -1,13 +1,14 @@
-"""Run the teacher on every view of every training video, once, and keep its logits."""
+"""Run the teachers on every view of every training video, once, and keep their logits."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -18,13 +19,14 @@ from pipeline.core.files import PARTIAL_SUFFIX, publish
 from pipeline.core.params import ClipParams, PrecomputeSoftTargetsParams, load_params, stage_values
 from pipeline.core.progress import StopCheck, interruptible
 from pipeline.core.work_folder import work_folder
-from pipeline.data.dataset import samples_of
+from pipeline.data.dataset import Sample, samples_of
 from pipeline.data.frame_store import FrameStore
 from pipeline.data.manifest import Manifest, read_manifest
 from pipeline.data.views import VIEW_POLICY_VERSION
 from pipeline.distill.store.attributes import FORMAT_VERSION
 from pipeline.distill.store.codecs import LogitCodec, bytes_per_view, codec_of
 from pipeline.distill.teacher.precompute import (
+    CachedTeacher,
     Packing,
     Part,
     TeacherInference,
@@ -50,17 +52,25 @@ def main(
     ],
     teacher_path: Annotated[Path, typer.Option("--teacher", help="The teacher's model file.")],
     out: Annotated[Path, typer.Option(help="The soft-target store to write.")],
+    more_path: Annotated[
+        Path | None,
+        typer.Option(
+            "--more-teachers",
+            help="The folder of more_teachers; it has for each records/NAME.json, made/NAME/model.safetensors and "
+            "made/NAME/frames.",
+        ),
+    ] = None,
     params_path: ParamsOption = PARAMS_PATH,
     device: DeviceOption = "auto",
     workers: WorkersOption = None,
     scheduler: SchedulerOption = None,
 ) -> None:
-    """Run the teacher on every view of every training video, once, and keep its logits.
+    """Run the teachers on every view of every training video, once, and keep their logits.
 
     The store holds raw logits: temperature, weight and loss stay free for every student that learns from it. The logits
-    stay in the work folder, too: when videos come or go, with another codec, or for a damaged store, the same teacher
-    runs only on what is new. On the CPU each process has one thread; on a GPU there is one process, or one for each
-    under `torchrun`.
+    stay in a work folder of each teacher, too: when videos or teachers come or go, with another codec, or for a damaged
+    store, teachers run only on what is new to them. On the CPU each process has one thread; on a GPU there is one
+    process, or one for each under `torchrun`.
     """
     with process_group() as ranks, interruptible() as stop:
         if ranks.index > 0:
@@ -73,56 +83,134 @@ def main(
             )
         params = load_params(params_path)
         options = params.precompute_soft_targets
-        manifest, frames, teacher = read_manifest(manifest_path), FrameStore(frames_path), load_model(teacher_path)
+        manifest = read_manifest(manifest_path)
+        teachers = [_teacher("teacher", teacher_path, frames_path), *_more(list(params.more_teachers), more_path)]
         codec = _codec(options, len(manifest.class_names))
-        _check_teacher(teacher_path, teacher, manifest, frames, params.clip)
-        samples = samples_of(manifest, frames, "train")
+        samples = _common_samples(teachers, manifest, params.clip)
         torch_device = choose_device(device)
         policy = {**params.views.model_dump(), "seed": params.seed, "version": VIEW_POLICY_VERSION}
         fingerprint = stage_values(
             params.clip, view_policy=policy, batch_size=options.batch_size, device=torch_device.type
         )
-        inputs = {"teacher": teacher.digest}
-        version = FORMAT_VERSION
-        with work_folder(STAGE, params=fingerprint, inputs=inputs, format_version=version, outs=[out]) as work:
-            cache, keys = RowCache(work.path), keys_of(samples, frames)
-            new = [key[0] for key in keys if key not in cache]
-            how = TeacherInference(
-                teacher=(teacher_path.absolute(), teacher.digest),
-                frames=(frames_path.absolute(), frames.digest),
-                folder=work.path.absolute(),
-                clip=params.clip,
-                views=params.views,
-                seed=params.seed,
-                batch_size=options.batch_size,
-                device=str(torch_device),
-                num_workers=options.num_workers,
-            )
-            parts = parts_of(new, how)
+        how = {"clip": params.clip, "views": params.views, "seed": params.seed, "device": str(torch_device)}
+        how |= {"batch_size": options.batch_size, "num_workers": options.num_workers}
+        with ExitStack() as stack:
+            cached: list[CachedTeacher] = []
+            parts: list[list[Part]] = []
+            for teacher in teachers:
+                outs = [] if cached else [out]  # a process can hold a path's lock once
+                inputs, version = {"teacher": teacher.model.digest}, FORMAT_VERSION
+                work = stack.enter_context(
+                    work_folder(STAGE, params=fingerprint, inputs=inputs, format_version=version, outs=outs)
+                )
+                cached.append(CachedTeacher(RowCache(work.path), keys_of(samples, teacher.frames)))
+                parts.append(parts_of(cached[-1].missing(), teacher.inference(work.path, how)))
+            every = list(chain(*parts))
             if ranks.count > 1:
-                refuse_not_finite(_on_ranks(ranks, parts, stop))
+                refuse_not_finite(_on_ranks(ranks, every, stop))
             else:
-                refuse_not_finite(_on_workers(parts, stop, workers=workers, scheduler=scheduler))
-            cache.refresh()
-            packing = Packing(cache, keys, [sample.label for sample in samples], codec)
-            origin = {"manifest": manifest.digest, "frames": frames.digest, "enhancer": frames.origin.get("enhancer")}
+                refuse_not_finite(_on_workers(every, stop, workers=workers, scheduler=scheduler))
+            for each in cached:
+                each.cache.refresh()
+            packing = Packing(cached, [sample.label for sample in samples], codec)
             attributes = {
                 "class_names": list(manifest.class_names),
                 "clip": params.clip.model_dump(),
                 "view_policy": policy,
                 "batch_size": options.batch_size,
-                "digests": origin,
+                "teachers": [teacher.attributes() for teacher in teachers],
+                "digests": {"manifest": manifest.digest, "dark": teachers[0].dark_digest},
             }
-            built = work.path / f"soft_targets.zarr{PARTIAL_SUFFIX}"  # swept when a killed run left it
-            digest = pack_store(built, packing, teacher, attributes, max_kl=options.max_kl)
+            built = cached[0].cache.folder / f"soft_targets.zarr{PARTIAL_SUFFIX}"  # swept when a killed run left it
+            digest = pack_store(built, packing, attributes, max_kl=options.max_kl)
             publish(built, out)
-            cache.remove_others(keys)
+            for each in cached:
+                each.cache.remove_others(each.keys)
     say(
-        f"{STAGE}: {len(keys)} videos × {params.views.num_views} views × {codec.num_classes} classes in "
-        f"{bytes_per_view(codec)} bytes a view; {len(new)} videos computed, {len(keys) - len(new)} known before; "
-        f"the teacher's top-1 on these views is {packing.top1_on_views:.1%}"
+        f"{STAGE}: {len(samples)} videos × {params.views.num_views} views × {codec.num_classes} classes in "
+        f"{bytes_per_view(codec)} bytes a view of a teacher"
     )
+    for teacher, of_teacher, top1 in zip(teachers, parts, packing.top1_on_views, strict=True):
+        num_new = sum(len(part.video_ids) for part in of_teacher)
+        say(
+            f"{STAGE}: {teacher.name}: {num_new} videos computed, {len(samples) - num_new} known before; "
+            f"top-1 on these views is {top1:.1%}"
+        )
     say(f"{STAGE}: {options.codec} keeps {packing.error} -> {out}, digest {digest}")
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A teacher and the frames that it sees, opened; `name` is for messages."""
+
+    name: str
+    path: Path
+    frames_path: Path
+    model: ModelFile
+    frames: FrameStore
+
+    @property
+    def dark_digest(self) -> str | None:
+        """Of the dark frames that its own were made from, or are; None where they do not say."""
+        origin = self.frames.origin
+        return self.frames.digest if "enhancer" not in origin and "videos" in origin else origin.get("dark")
+
+    def inference(self, folder: Path, how: Mapping[str, Any]) -> TeacherInference:
+        """How it runs, for tasks in any process: `how` is the same for all teachers."""
+        return TeacherInference(
+            name=self.name,
+            teacher=(self.path.absolute(), self.model.digest),
+            frames=(self.frames_path.absolute(), self.frames.digest),
+            folder=folder.absolute(),
+            **how,
+        )
+
+    def attributes(self) -> dict[str, object]:
+        """What the store records of it."""
+        architecture = self.model.recognizer.architecture
+        return {
+            "name": architecture.name,
+            "digest": self.model.digest,
+            "light": self.frames.origin.get("light"),
+            "enhancer": self.frames.origin.get("enhancer"),
+            "frames": self.frames.digest,
+            "clip": architecture.clip.model_dump(),
+        }
+
+
+def _teacher(name: str, path: Path, frames_path: Path) -> Teacher:
+    return Teacher(name, path, frames_path, load_model(path), FrameStore(frames_path))
+
+
+def _more(names: Sequence[str], folder: Path | None) -> list[Teacher]:
+    """The further teachers; raises StaleArtifactError where one is not that of its record, on which DVC relies."""
+    if names and folder is None:
+        raise ParamsError(
+            f"more_teachers has {', '.join(names)}, and --more-teachers, the folder that holds them, is not given",
+            remedy="`dvc repro precompute_soft_targets` gives it, or set more_teachers to {}",
+        )
+    teachers, findings = [], []
+    for name in names if folder else ():
+        assert folder is not None
+        record_path, made = folder / "records" / f"{name}.json", folder / "made" / name
+        missing = [path for path in (record_path, made / "model.safetensors", made / "frames") if not path.exists()]
+        findings += [f"{path} does not exist" for path in missing]
+        if not missing:
+            teachers.append(_teacher(name, made / "model.safetensors", made / "frames"))
+            found = {"model": teachers[-1].model.digest, "frames": teachers[-1].frames.digest}
+            record = json.loads(record_path.read_text(encoding="utf-8"))
+            findings += [
+                f"{record_path}: names the {what} {record.get(what)}, here is {digest}"
+                for what, digest in found.items()
+                if record.get(what) != digest
+            ]
+    if findings:
+        raise StaleArtifactError(
+            "teachers that more_teachers names are not here",
+            findings=findings,
+            remedy="`dvc repro precompute_soft_targets` makes them first; `dvc checkout` brings back what was made",
+        )
+    return teachers
 
 
 def _codec(options: PrecomputeSoftTargetsParams, num_classes: int) -> LogitCodec:
@@ -134,13 +222,13 @@ def _codec(options: PrecomputeSoftTargetsParams, num_classes: int) -> LogitCodec
         ) from None
 
 
-def _check_teacher(path: Path, teacher: ModelFile, manifest: Manifest, frames: FrameStore, clip: ClipParams) -> None:
+def _check_teacher(teacher: Teacher, manifest: Manifest, clip: ClipParams) -> None:
     """Refuse a teacher of other classes or clips than this run's; tell if it was trained on other frames."""
-    found = teacher.recognizer.architecture.clip
+    path, model, found = teacher.path, teacher.model, teacher.model.recognizer.architecture.clip
     findings = []
-    if teacher.class_names != manifest.class_names:
+    if model.class_names != manifest.class_names:
         findings.append(
-            f"class names: the teacher has {list(teacher.class_names)}, the manifest {list(manifest.class_names)}"
+            f"class names: the teacher has {list(model.class_names)}, the manifest {list(manifest.class_names)}"
         )
     if found != clip:
         findings.append(f"clip: the teacher takes {found.model_dump()}, the parameters say {clip.model_dump()}")
@@ -148,12 +236,49 @@ def _check_teacher(path: Path, teacher: ModelFile, manifest: Manifest, frames: F
         raise StaleArtifactError(
             f"{path}: does not fit this run", findings=findings, remedy="`dvc repro train_teacher` trains one that fits"
         )
-    trained_on = teacher.trained_on.get("digests", {}).get("frames")
-    if trained_on not in (None, frames.digest):
+    trained_on = model.trained_on.get("digests", {}).get("frames")
+    if trained_on not in (None, teacher.frames.digest):
         say(
-            f"{STAGE}: {path} was trained on frames {trained_on}, these are {frames.digest}: expected only if "
+            f"{STAGE}: {path} was trained on frames {trained_on}, these are {teacher.frames.digest}: expected only if "
             "videos were added or removed since"
         )
+
+
+def _common_samples(teachers: Sequence[Teacher], manifest: Manifest, clip: ClipParams) -> list[Sample]:
+    """The train videos of all teachers; raises StaleArtifactError for teachers that do not fit this run, or each other.
+
+    A view is one for all of them, so their videos must have one geometry.
+    """
+    for teacher in teachers:
+        _check_teacher(teacher, manifest, clip)
+    first, *others = teachers
+    samples = samples_of(manifest, first.frames, "train")
+    findings = [
+        f"{teacher.path}: the same teacher as {before.path}"
+        for number, teacher in enumerate(teachers)
+        for before in teachers[:number]
+        if teacher.model.digest == before.model.digest
+    ]
+    for other in others:
+        samples_of(manifest, other.frames, "train")
+        dark = (first.dark_digest, other.dark_digest)
+        if None not in dark and dark[0] != dark[1]:
+            findings.append(
+                f"{other.frames_path}: made from the dark frames {dark[1]}, {first.frames_path} from {dark[0]}"
+            )
+        findings += [
+            f"{sample.video_id}: {other.frames_path} has frames, height, width {shape}, {first.frames_path} {expected}"
+            for sample in samples
+            if (shape := other.frames.shape(sample.video_id)) != (expected := first.frames.shape(sample.video_id))
+        ]
+    if findings:
+        raise StaleArtifactError(
+            "these teachers do not fit each other",
+            findings=findings,
+            remedy="each of more_teachers differs from the others in enhancer, network or seed, and all see the dark "
+            "frames of one run: `dvc repro precompute_soft_targets`",
+        )
+    return samples
 
 
 def _on_workers(parts: Sequence[Part], stop: StopCheck, *, workers: int | None, scheduler: str | None) -> list[str]:

@@ -104,7 +104,7 @@ def main(
         as_json,
         csv_path,
     )
-    if model.trained_on.get("stage") == "train_teacher":
+    if model.trained_on.get("stage") in ("train_teacher", "train_more_teacher"):
         say("predict: this is a teacher: it learnt from enhanced frames, and sees these as they are")
     if camera is not None:
         _predict_camera(task, camera)

@@ -69,6 +69,12 @@ def main(
     --variant "" --variant "dkd: soft_loss=dkd temperature=4"
     """
     params = load_params(params_path)
+    if params.more_teachers:
+        raise ParamsError(
+            f"{params_path}: a study trains one teacher for each seed, and more_teachers has "
+            f"{', '.join(params.more_teachers)}",
+            remedy="give a copy of the file with more_teachers: {} by --params",
+        )
     chosen = read_variants([*_lines(variants_path), *(variants or [])] or [""], params)
     manifest = read_manifest(manifest_path)
     if missing := [f"{path}: no such folder" for path in (dark, enhanced) if not path.is_dir()]:

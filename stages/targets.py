@@ -35,7 +35,9 @@ StoreArgument = Annotated[str, typer.Argument(help="A store: a path, or a URL th
 FolderArgument = Annotated[Path, typer.Argument(help="A store in a folder.")]
 ManifestOption = Annotated[Path | None, typer.Option("--manifest", help="The manifest that the store was made for.")]
 TeachersOption = Annotated[list[Path] | None, typer.Option("--teacher", help="A teacher's model file; repeatable.")]
-EnhancedOption = Annotated[Path | None, typer.Option("--enhanced", help="The frames that the teachers saw.")]
+EnhancedOption = Annotated[
+    list[Path] | None, typer.Option("--enhanced", help="The frames that a teacher saw; repeatable.")
+]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace what is there, if it is of the same kind.")]
 
 
@@ -83,7 +85,7 @@ def verify(
         store,
         depth,
         teachers=[load_model(path) for path in teachers or ()],
-        frames=None if enhanced is None else FrameStore(enhanced),
+        frames=[FrameStore(path) for path in enhanced or ()],
         num_sampled=sample,
         seed=seed,
         device=choose_device(device),
@@ -133,7 +135,11 @@ def merge(
         Path | None, typer.Option("--manifest", help="Of the merged store, where the stores have different videos.")
     ] = None,
     enhanced: Annotated[
-        Path | None, typer.Option("--enhanced", help="Frames of all videos, where the stores saw different ones.")
+        list[Path] | None,
+        typer.Option(
+            "--enhanced",
+            help="Frames of all videos, where the stores saw different ones; once, or once for each teacher, in order.",
+        ),
     ] = None,
     force: ForceOption = False,
     as_json: JsonOption = False,
@@ -159,7 +165,7 @@ def merge(
         if manifest_path is None:
             digest = merge_teachers(opened, built, progress=progress)
         else:
-            frames = None if enhanced is None else FrameStore(enhanced)
+            frames = [FrameStore(path) for path in enhanced or ()]
             manifest = read_manifest(manifest_path)
             digest = merge_videos(opened, built, manifest=manifest, frames=frames, progress=progress)
     kind = "teachers" if of_teachers else "videos"

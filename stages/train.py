@@ -1,13 +1,23 @@
-"""The trainings on hard labels alone: the teacher's on the enhanced videos, the baseline's on the dark ones."""
+"""The trainings on hard labels alone: the teachers' on the enhanced videos, the baseline's on the dark ones."""
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.core.errors import ParamsError
+from pipeline.core.files import write_text_whole
 from pipeline.core.params import load_params
+from pipeline.core.weights import whole_digest
 from pipeline.data.dataset import BANK, DrawnViews
 from pipeline.train.run import Run, Training, label_loss, read_inputs, train_network
 from stages._shell import (
     CHECKPOINT_SECONDS,
     PARAMS_PATH,
+    RANK,
     CheckpointOption,
     CurveOption,
     DeviceOption,
@@ -52,6 +62,53 @@ def train_teacher(
         run=Run(device, checkpoint_seconds, out, curve_path, tensorboard, progress, say),
     )
     train_network(training)
+
+
+def train_more_teacher(
+    *,
+    name: Annotated[str, typer.Option(help="Its name in more_teachers.")],
+    manifest_path: ManifestOption,
+    frames_path: TrainFramesOption,
+    out: ModelOutOption,
+    curve_path: CurveOption,
+    record_path: Annotated[
+        Path, typer.Option("--record", help="The file to write that names the model and its frames by their digests.")
+    ],
+    params_path: ParamsOption = PARAMS_PATH,
+    device: DeviceOption = "auto",
+    checkpoint_seconds: CheckpointOption = CHECKPOINT_SECONDS,
+    tensorboard: TensorboardOption = None,
+) -> None:
+    """Train a further teacher, on the videos in a light of its own.
+
+    It has the network and the seed that more_teachers names, and train_teacher's parameters but for its `training`.
+    """
+    params = load_params(params_path)
+    if name not in params.more_teachers:
+        raise ParamsError(
+            f"--name {name}: more_teachers has no such teacher",
+            findings=[f"{params_path}: it has {', '.join(params.more_teachers) or 'none'}"],
+        )
+    chosen = params.more_teachers[name]
+    options = chosen.training_params(params.train_teacher)
+    inputs = read_inputs(manifest_path, frames_path)
+    views = DrawnViews(inputs.frames, params.clip, params.views, chosen.seed, purpose="teacher")
+    training = Training(
+        "train_more_teacher",
+        chosen.network,
+        inputs,
+        params.clip,
+        options,
+        chosen.seed,
+        source=lambda _work: views,
+        loss=label_loss(inputs, options),
+        values={"views": params.views.model_dump()},
+        run=Run(device, checkpoint_seconds, out, curve_path, tensorboard, progress, say),
+    )
+    train_network(training)
+    if RANK == 0:
+        record = {"model": whole_digest(out), "frames": inputs.frames.digest}
+        write_text_whole(record_path, json.dumps(record, indent=1) + "\n")
 
 
 def train_baseline(

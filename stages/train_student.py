@@ -85,7 +85,7 @@ def main(
     if teacher_path is not None and teacher_path.exists():
         wanted["teachers.digest"] = whole_digest(teacher_path)
     if online is not None:
-        wanted["digests.frames"] = online.frames.digest
+        wanted["teachers.frames"] = online.frames.digest
     findings = differences(store, wanted)
     soft_loss, temperature, soft_weight = params.soft_loss, params.temperature, params.soft_weight
     options, distillation, seed = params.train_student, params.distillation, params.seed

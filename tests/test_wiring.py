@@ -17,6 +17,8 @@ from stages.__main__ import COMMANDS, FAMILIES
 
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 DEMO_STAGE = yaml.safe_load((ROOT / "demo/dvc.yaml").read_text())["stages"]["demo_videos"]["do"]
+MORE_TEACHERS = yaml.safe_load((ROOT / "teachers/dvc.yaml").read_text())["stages"]
+EVERY = {**STAGES, **{f"teachers/{name}": stage["do"] for name, stage in MORE_TEACHERS.items()}}
 CODE_ENTRY = ("pipeline/__init__.py", "stages/__init__.py", "stages/__main__.py")
 
 
@@ -67,10 +69,15 @@ def is_params(node):
     return isinstance(node, ast.Name) and node.id == "params"
 
 
-@pytest.mark.parametrize("name", STAGES)
+def command_of(name):
+    """Of a stage of dvc.yaml or of teachers/dvc.yaml, where the paths are others."""
+    return name.removeprefix("teachers/")
+
+
+@pytest.mark.parametrize("name", EVERY)
 def test_code_dependencies_are_the_modules_imported(graph, name):
-    declared = sorted(dep for dep in STAGES[name]["deps"] if dep.startswith(("pipeline/", "stages/")))
-    expected = code_used(graph, name)
+    declared = sorted(dep for dep in EVERY[name]["deps"] if dep.startswith(("pipeline/", "stages/")))
+    expected = code_used(graph, command_of(name))
     assert declared == expected, "dvc.yaml should list:\n" + "\n".join(f"      - {path}" for path in expected)
 
 
@@ -105,16 +112,33 @@ def test_code_dependencies_of_the_demo(graph):
     assert sorted(DEMO_STAGE["deps"]) == code_used(graph, "demo_videos")
 
 
-@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("name", EVERY)
 def test_parameters_are_the_fields_read(name):
-    assert sorted(STAGES[name].get("params", [])) == params_read(name)
+    # a further teacher's are its own entry alone, and its command line names its enhancer in place of the dial
+    declared = {param.removesuffix(".${key}") for param in EVERY[name].get("params", [])}
+    in_command = {"enhancer"} if "--enhancer ${item.enhancer}" in EVERY[name]["cmd"] else set()
+    assert sorted(declared | in_command) == params_read(command_of(name))
 
 
-@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("name", EVERY)
 def test_a_stage_has_one_name(name):
-    assert STAGES[name]["cmd"].split()[:4] == ["python", "-m", "stages", name]
-    assert name in COMMANDS
-    assert (ROOT / f"stages/{module_of(name)}.py").is_file()
+    command = command_of(name)
+    assert EVERY[name]["cmd"].split()[:4] == ["python", "-m", "stages", command]
+    assert command in COMMANDS
+    assert (ROOT / f"stages/{module_of(command)}.py").is_file()
+
+
+@pytest.mark.parametrize("name", MORE_TEACHERS)
+def test_a_further_teacher_is_made_as_the_first_one_is(name):
+    """The same rooms; and all that it makes is in its folder, but for the record that precompute depends on."""
+    first = STAGES[{"train_more_teacher": "train_teacher"}.get(name, name)]
+    rooms = [[dep for dep in stage["deps"] if "/" in dep and not dep.startswith(("data/", "models/", "teachers/"))]
+             for stage in (first, MORE_TEACHERS[name]["do"])]  # fmt: skip
+    assert rooms[0] == rooms[1]
+    outs = [out for out in MORE_TEACHERS[name]["do"]["outs"] if isinstance(out, str)]
+    assert all(out.startswith("teachers/made/${key}/") for out in outs)
+    assert "teachers/records" in STAGES["precompute_soft_targets"]["deps"]
+    assert (ROOT / "teachers/records/README.md").is_file()
 
 
 def test_commands_and_modules_are_the_same():
@@ -197,7 +221,8 @@ def test_the_report_needs_nothing_that_a_colleague_with_soft_targets_lacks():
 
 
 # What a change of a file costs: the stages that `dvc status` then calls changed. Others follow where outs differ.
-TRAININGS = {"train_teacher", "train_student", "train_baseline"}
+MORE = "teachers/dvc.yaml:train_more_teacher@second"
+TRAININGS = {"train_teacher", "train_student", "train_baseline", MORE}
 STALE = {
     "pipeline/tools/targets/diff.py": set(),
     "pipeline/distill/student/loss.py": {"train_student"},
@@ -211,15 +236,63 @@ STALE = {
 
 @pytest.fixture(scope="module")
 def locked(tmp_path_factory):
-    """A clone whose dvc.lock says that all stages ran: their outs are texts."""
+    """A clone with a further teacher whose dvc.lock says that all stages ran: their outs are texts."""
     folder = tmp_path_factory.mktemp("locked")
     clone(folder, "csv")
+    name_teachers(folder, "second")
     (folder / yaml.safe_load((folder / "params.yaml").read_text())["prepare"]["root"]).mkdir(parents=True)
-    for path in outs_of_all():
+    of_second = [
+        (out if isinstance(out, str) else next(iter(out))).replace("${key}", "second")
+        for stage in MORE_TEACHERS.values()
+        for out in stage["do"]["outs"]
+    ]
+    for path in (*outs_of_all(), *of_second):
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_text(path)
     run(folder, "dvc", "commit", "--force", "--quiet")
     return folder
+
+
+def name_teachers(folder, *names):
+    text = (folder / "params.yaml").read_text()
+    entry = "{enhancer: gamma_auto, network: r2plus1d_slim, seed: 1, training: {}}"
+    entries = "".join(f"\n  {name}: {entry}" for name in names) or " {}"
+    start, stop = text.index("more_teachers:"), text.index("\n\n", text.index("more_teachers:"))
+    (folder / "params.yaml").write_text(f"{text[:start]}more_teachers:{entries}{text[stop:]}")
+
+
+def of_teacher(name):
+    return {f"teachers/dvc.yaml:{stage}@{name}" for stage in MORE_TEACHERS}
+
+
+# report shows all parameters
+STALE_BY_PARAMS = {
+    "another teacher": (
+        lambda folder: name_teachers(folder, "second", "third"),
+        {*of_teacher("third"), "precompute_soft_targets", "report"},
+    ),
+    "a teacher less": (name_teachers, {"precompute_soft_targets", "report"}),
+    "temperature": (lambda folder: substitute(folder, "\ntemperature: ", "1"), {"train_student", "report"}),
+    "enhancer": (lambda folder: substitute(folder, "\nenhancer: ", "gamma # "), {"fit_enhancer", "report"}),
+}
+
+
+def substitute(folder, key, value):
+    text = (folder / "params.yaml").read_text()
+    assert text.count(key) == 1
+    (folder / "params.yaml").write_text(text.replace(key, key + value))
+
+
+@pytest.mark.parametrize("change", STALE_BY_PARAMS)
+def test_a_changed_parameter_makes_stale_what_uses_it_and_nothing_else(locked, change):
+    apply, expected = STALE_BY_PARAMS[change]
+    before = (locked / "params.yaml").read_text()
+    try:
+        apply(locked)
+        changed = json.loads(run(locked, "dvc", "status", "--json").stdout)
+    finally:
+        (locked / "params.yaml").write_text(before)
+    assert set(changed) == expected
 
 
 @pytest.mark.parametrize("path", STALE)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
@@ -152,6 +152,23 @@ class TrainParams(Section):
         return self
 
 
+class MoreTeacherParams(Section):
+    """A teacher beside the dials' one; `training` has what differs from train_teacher."""
+
+    enhancer: EnhancerName
+    network: ModelName
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    training: dict[str, Any]
+
+    def training_params(self, train_teacher: TrainParams) -> TrainParams:
+        """The parameters of its training."""
+        return TrainParams.model_validate({**train_teacher.model_dump(), **self.training})
+
+
+# it is the name of a folder and, to DVC, a part of a stage's name
+TeacherName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$")]
+
+
 class PrecomputeSoftTargetsParams(Section):
     """Teacher inference over the bank of views, and how its logits are packed."""
 
@@ -212,12 +229,29 @@ class Params(Section):
     clip: ClipParams
     views: ViewsParams
     train_teacher: TrainParams
+    more_teachers: dict[TeacherName, MoreTeacherParams]  # teachers/dvc.yaml has stages for each
     precompute_soft_targets: PrecomputeSoftTargetsParams
     soft_targets: SoftTargetsParams
     distillation: DistillationParams
     train_student: TrainParams
     score: ScoreParams
     evaluate: EvaluateParams
+
+    def trainings(self) -> dict[str, TrainParams]:
+        """Every training's parameters by where they are in the file; the baseline takes the student's."""
+        more = {f"more_teachers.{n}": t.training_params(self.train_teacher) for n, t in self.more_teachers.items()}
+        return {"train_teacher": self.train_teacher, **more, "train_student": self.train_student}
+
+    @model_validator(mode="after")
+    def _more_teachers_can_be_trained(self) -> Params:
+        for name, teacher in self.more_teachers.items():
+            try:
+                teacher.training_params(self.train_teacher)
+            except ValidationError as error:
+                place = ("more_teachers", name, "training")
+                findings = [_finding(detail, {}, TrainParams, place) for detail in error.errors()]
+                raise ValueError("; ".join(findings)) from None
+        return self
 
     @model_validator(mode="after")
     def _schedule_ends(self) -> Params:

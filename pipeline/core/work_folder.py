@@ -36,21 +36,42 @@ def work_root() -> Path:
 
 @dataclass(frozen=True)
 class WorkFolder:
-    """A locked folder for one stage run: `path` holds the progress, and stays until `finish`."""
+    """A locked folder for one stage run: `path` holds the progress, and stays until `finish`.
+
+    `outs` are what was or will be published from it: a stage that makes several artifacts of a kind, as the frames of
+    several lights, keeps a folder for each.
+    """
 
     stage: str
     path: Path
+    outs: frozenset[str] = frozenset()
 
     def finish(self) -> None:
         """Remove the progress, once the outs are published."""
         shutil.rmtree(self.path)
 
     def keep(self) -> None:
-        """Leave what was made for the next run; what earlier runs of the stage, with other parameters, left goes."""
+        """Leave what was made for the next run; what runs with other parameters left for the same outs goes."""
         for marker in self.path.parent.glob(f"{self.stage}-*/{KEPT_NAME}"):
+            others = _kept_for(marker) - self.outs
             with suppress(EnvironmentProblem):
-                remove_work_folder(marker.parent)
-        write_text_whole(self.path / KEPT_NAME, "{}\n")
+                if others:
+                    _mark_kept(marker, others)
+                else:
+                    remove_work_folder(marker.parent)
+        _mark_kept(self.path / KEPT_NAME, self.outs)
+
+
+def _mark_kept(marker: Path, outs: frozenset[str]) -> None:
+    write_text_whole(marker, json.dumps({"outs": sorted(outs)}) + "\n")
+
+
+def _kept_for(marker: Path) -> frozenset[str]:
+    """The outs that a kept folder is kept for; none where it does not say."""
+    try:
+        return frozenset(map(str, json.loads(marker.read_bytes())["outs"]))
+    except (OSError, ValueError, LookupError, TypeError):
+        return frozenset()
 
 
 def stage_of(path: Path) -> str:
@@ -93,12 +114,13 @@ def work_folder(
         path.mkdir(exist_ok=True)
         for leftover in path.rglob(f"*{PARTIAL_SUFFIX}"):
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        named = frozenset(map(str, outs)) | _kept_for(path / KEPT_NAME)
         (path / KEPT_NAME).unlink(missing_ok=True)
         write_text_whole(
             path / "fingerprint.json",
             json.dumps({"stage": stage, "params": dict(params), "inputs": dict(inputs)}, indent=1, sort_keys=True),
         )
-        yield WorkFolder(stage, path)
+        yield WorkFolder(stage, path, named)
 
 
 @contextmanager

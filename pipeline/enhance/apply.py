@@ -41,7 +41,7 @@ def enhance(dark_path: Path, enhancer_path: Path, out: Path, *, device: str = "c
     with all videos that cannot be enhanced; the others are kept in the work folder.
     """
     dark = FrameStore(dark_path)
-    load_enhancer(enhancer_path)  # to refuse it here rather than in every worker
+    light = load_enhancer(enhancer_path).name  # and refuse it here rather than in every worker
     enhancer = digest_file(enhancer_path)
     how = {"codec": dark.codec, "jpeg_quality": dark.jpeg_quality, "device": device.partition(":")[0]}
     inputs = {"enhancer": enhancer}
@@ -56,7 +56,7 @@ def enhance(dark_path: Path, enhancer_path: Path, out: Path, *, device: str = "c
                 "lists; then run the same command again: it does only what is missing",
             )
         rows = [row for report in reports for row in report.rows]
-        origin = {"dark": dark.digest, "enhancer": enhancer}
+        origin = {"dark": dark.digest, "enhancer": enhancer, "light": light}
         if "videos" in dark.origin:
             origin["videos"] = dark.origin["videos"]
         publish_store(work, out, rows, codec=dark.codec, jpeg_quality=_quality(dark), origin=origin)

@@ -56,12 +56,18 @@ def _enhancer(found: Artifacts) -> tuple[str, str | None, Sequence[Artifact]]:
 def _soft_targets(found: Artifacts) -> tuple[str, str | None, Sequence[Artifact]]:
     store = found.soft_targets
     attributes = store.attributes
-    right = ", ".join(f"{100 * teacher['top1_on_views']:.1f} %" for teacher in attributes["teachers"])
     views = f"{store.num_views} view{'s' * (store.num_views != 1)} of each of {store.num_rows} videos"
-    what = f"logits for {views}, {attributes['codec']['name']}; the teacher is right about {right} of these views"
-    sources = _sources(attributes["digests"], ("manifest", "frames"))
-    for teacher in attributes["teachers"]:
-        sources += _sources({"teacher": teacher["digest"]}, ("teacher",))
+    right = "; ".join(
+        f"{teacher['name']} in the light {teacher['light'] or 'not named'} is right about "
+        f"{100 * teacher['top1_on_views']:.1f} % of these views"
+        for teacher in attributes["teachers"]
+    )
+    what = f"logits for {views}, {attributes['codec']['name']}; {right}"
+    sources = _sources(attributes["digests"], ("manifest",))
+    for number, teacher in enumerate(attributes["teachers"]):
+        # the chain's page has files of the first one alone
+        found_here = _sources({"frames": teacher["frames"], "teacher": teacher["digest"]}, ("frames", "teacher"))
+        sources += [{**source, "expected": number == 0} for source in found_here]
     return what, store.digest, sources
 
 

@@ -121,7 +121,7 @@ def check_fit(paths: ReportPaths, found: Artifacts, results: Results) -> None:
     enhancer = found.models["enhancer"]
     if found.enhanced is not None:
         compare(paths.enhanced, "dark store", found.enhanced.origin.get("dark"), dark)
-        compare(paths.soft_targets, "enhanced store", store.attributes["digests"].get("frames"), found.enhanced.digest)
+        compare(paths.soft_targets, "enhanced store", store.attributes["teachers"][0]["frames"], found.enhanced.digest)
         if enhancer is not None:
             compare(paths.enhanced, "enhancer", found.enhanced.origin.get("enhancer"), enhancer.digest)
     compare(paths.metrics, "manifest", results.metrics.protocol.manifest, manifest)

@@ -254,3 +254,43 @@ def test_stage_values_keep_sections_of_one_kind_apart_from_dials():
         TrainParams.__name__: params.train_student.model_dump(),
         "seed": 3,
     }
+
+
+# more teachers
+
+ENTRY = {"enhancer": "none", "network": "r2plus1d_slim", "seed": 1, "training": {}}
+
+
+def with_teachers(path, **entries):
+    path.write_text(yaml.safe_dump({**VALUES, "more_teachers": entries}, sort_keys=False))
+    return path
+
+
+def test_a_further_teacher_is_trained_as_the_first_one_but_for_what_its_entry_says(path):
+    params = load_params(with_teachers(path, dark=ENTRY, wide={**ENTRY, "training": {"width": 32}}))
+    assert list(params.more_teachers) == ["dark", "wide"]
+    dark, wide = (teacher.training_params(params.train_teacher) for teacher in params.more_teachers.values())
+    assert dark == params.train_teacher
+    assert wide == params.train_teacher.model_copy(update={"width": 32})
+    assert list(params.trainings()) == ["train_teacher", "more_teachers.dark", "more_teachers.wide", "train_student"]
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "words"),
+    [
+        ("second", {"training": {"widht": 3}}, "more_teachers.second.training.widht is not a parameter; did you mean"),
+        ("second", {"training": {"epochs": 0}}, "more_teachers.second.training.epochs: input should be greater than"),
+        ("second", {"training": {"warmup_epochs": 99}}, "warmup_epochs (99) must be below epochs"),
+        ("second", {"enhancer": "gama"}, "more_teachers.second.enhancer"),
+        ("second", {"network": None}, "more_teachers.second.network"),
+        ("second", {"light": 1}, "more_teachers.second.light is not a parameter"),
+        ("a/b", {}, "more_teachers.a/b"),
+        ("../x", {}, "more_teachers"),
+        ("Second", {}, "more_teachers.Second"),
+    ],
+)
+def test_a_further_teacher_that_cannot_be_trained_is_refused_with_its_name(path, name, change, words):
+    with pytest.raises(ParamsError) as caught:
+        load_params(with_teachers(path, **{name: {**ENTRY, **change}}))
+    (finding,) = caught.value.findings
+    assert words in finding

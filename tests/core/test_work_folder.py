@@ -551,3 +551,43 @@ def test_handlers_are_put_back(ends_with):
     else:
         run()
     assert handlers() == before
+
+
+# what is kept, of several artifacts of a kind
+
+
+def kept_run(out, fingerprint):
+    with work_folder("stage", params={"x": fingerprint}, inputs={}, format_version=1, outs=[Path(out)]) as work:
+        (work.path / "progress").write_text(str(fingerprint))
+        work.keep()
+    return work.path
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+
+
+def test_another_out_does_not_cost_what_the_first_one_keeps(here):
+    first, second = kept_run("a", 1), kept_run("b", 2)
+    assert (first / "progress").exists()
+    third = kept_run("a", 3)
+    assert [(path / "progress").exists() for path in (first, second, third)] == [False, True, True]
+
+
+def test_a_folder_of_two_outs_stays_until_both_have_another(here):
+    shared = kept_run("a", 1)
+    assert kept_run("b", 1) == shared
+    kept_run("a", 2)
+    assert (shared / "progress").exists()
+    kept_run("b", 2)
+    assert not shared.exists()
+
+
+@pytest.mark.parametrize("marker", ["{}\n", "", "[]", '{"outs": 3}', "\xff"])
+def test_a_folder_that_does_not_say_for_what_it_is_kept_goes(here, marker):
+    first = kept_run("a", 1)
+    (first / "kept.json").write_bytes(marker.encode("latin-1"))
+    kept_run("b", 2)
+    assert not first.exists()

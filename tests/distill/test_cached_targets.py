@@ -47,9 +47,10 @@ def random_store(path, video_ids, *, codec="float16", num_views=3, num_teachers=
     views[..., 6] %= 2
     arrays = {
         "views": views,
-        "pixel_digest": rng.integers(2**64, size=(n, num_views), dtype="<u8"),
-        "frame_shape": np.tile(np.array(SHAPE, "<i4"), (n, 1)),
-        "frames_digest": rng.integers(256, size=(n, 16), dtype="u1"),
+        "dark_shape": np.tile(np.array(SHAPE, "<i4"), (n, 1)),
+        "pixel_digest": rng.integers(2**64, size=(n, num_views, num_teachers), dtype="<u8"),
+        "frame_shape": np.tile(np.array(SHAPE, "<i4"), (n, num_teachers, 1)),
+        "frames_digest": rng.integers(256, size=(n, num_teachers, 16), dtype="u1"),
         **packed,
     }
     class_names = [f"class {k}" for k in range(num_classes)]
@@ -360,7 +361,7 @@ WANTED = {
     "class_names": [f"class {k}" for k in range(4)],
     "clip": {"num_frames": 2, "frame_stride": 2, "size": 16},
     "digests.manifest": digest_bytes(b"manifest"),
-    "digests.frames": digest_bytes(b"frames"),
+    "teachers.frames": digest_bytes(b"frames"),
     "teachers.name": "teacher 1",
     "teachers.digest": digest_bytes(b"\0"),
 }
@@ -377,7 +378,7 @@ def test_what_the_store_was_made_from_is_no_difference(tmp_path):
         ("class_names", [f"class {k}" for k in (1, 0, 2, 3)]),
         ("clip", {"num_frames": 2, "frame_stride": 2, "size": 32}),
         ("digests.manifest", "c4"),
-        ("digests.frames", "c3"),
+        ("teachers.frames", "c3"),
         ("teachers.name", "x3d_m"),
         ("teachers.digest", "b"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -18,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from paths import ROOT
 from precompute_runs import NUM_TRAIN, compute, make_project, write_params
-from target_stores import BATCH_SIZE, SEED, make_store, make_teacher
+from target_stores import BATCH_SIZE, SEED, make_store, make_teacher, rows_of_teacher
 
 from pipeline.core.errors import DataError, EnvironmentProblem, ParamsError, StaleArtifactError
 from pipeline.data.frame_store import FrameStore
@@ -27,7 +28,7 @@ from pipeline.distill.store.codecs import codec_of
 from pipeline.distill.store.rows import Rows, row_layout
 from pipeline.distill.store.store import SoftTargetStore
 from pipeline.distill.teacher import bank, precompute
-from pipeline.distill.teacher.precompute import Packing, Part, TeacherInference, compute_part
+from pipeline.distill.teacher.precompute import CachedTeacher, Packing, Part, TeacherInference, compute_part
 from pipeline.distill.teacher.row_cache import RowCache, write_part
 from pipeline.models.inference import infer
 from pipeline.models.recognizer import load_model
@@ -74,7 +75,7 @@ def test_it_is_the_store_that_is_made_by_hand(project, codec):
     assert found.attributes.keys() == expected.attributes.keys()
     made_here = ("teachers", "digests")
     assert all(found.attributes[n] == v for n, v in expected.attributes.items() if n not in made_here)
-    assert found.attributes["digests"] == {**expected.attributes["digests"], "enhancer": None}
+    assert found.attributes["digests"] == expected.attributes["digests"]
 
 
 def test_it_names_its_teacher_and_how_right_that_was(project):
@@ -85,7 +86,15 @@ def test_it_names_its_teacher_and_how_right_that_was(project):
     correct_NV = rows.logits(store.codec)[:, :, 0].argmax(axis=-1) == labels_N[:, None]
     teacher = load_model(Path("teacher.safetensors"))
     assert store.attributes["teachers"] == [
-        {"name": "r2plus1d_slim", "digest": teacher.digest, "top1_on_views": pytest.approx(correct_NV.mean(), abs=1e-6)}
+        {
+            "name": "r2plus1d_slim",
+            "digest": teacher.digest,
+            "top1_on_views": pytest.approx(correct_NV.mean(), abs=1e-6),
+            "light": None,
+            "enhancer": None,
+            "frames": FrameStore(Path("frames")).digest,
+            "clip": CLIP.model_dump(),
+        }
     ]
 
 
@@ -104,7 +113,8 @@ def test_the_size_of_parts_does_not_show_in_sums(tmp_path_factory, cuts):
         for start, stop in pairwise([0, *sorted(cuts), 30]):
             write_part(folder, rows.take(slice(start, stop)))
         keys = [(name, "00" * 16, (0, 0, 0)) for name in rows.video_ids]
-        packing = Packing(RowCache(folder), keys, [0] * 30, codec_of({"name": "topk", "k": 2}, 5))
+        teachers = [CachedTeacher(RowCache(folder), keys)]
+        packing = Packing(teachers, [0] * 30, codec_of({"name": "topk", "k": 2}, 5))
         list(packing.rows())
         return packing.error
 
@@ -351,7 +361,8 @@ def test_all_videos_with_logits_that_cannot_be_kept_are_named(project, monkeypat
         patched.setattr(bank, "infer", broken)
         with pytest.raises(DataError, match=words) as caught:
             compute()
-    assert caught.value.findings == (f"{video_ids[1]}: view 0", f"{video_ids[3]}: view 2")
+    prefix = "teacher, " if num_new else ""
+    assert caught.value.findings == (f"{prefix}{video_ids[1]}: view 0", f"{prefix}{video_ids[3]}: view 2")
     assert not Path("store.zarr").exists()
     clips.clear()
     write_params(project, codec="float32")
@@ -371,6 +382,7 @@ def test_another_teacher_is_refused_with_all_that_differs(project):
 
 def test_a_file_that_changes_under_a_worker_is_noticed(project):
     how = TeacherInference(
+        name="teacher",
         teacher=(project / "teacher.safetensors", "0" * 32),
         frames=(project / "frames", FrameStore(project / "frames").digest),
         folder=project,
@@ -383,3 +395,152 @@ def test_a_file_that_changes_under_a_worker_is_noticed(project):
     )
     with pytest.raises(StaleArtifactError, match="has another digest here"):
         compute_part(Part(("video",), how))
+
+
+# several teachers
+
+
+def more_teachers(project, *names, light=0):
+    """Teachers in a folder, each of a seed of its own, on frames brighter by its place; and the parameters' entries."""
+    manifest, frames = read_manifest(Path("manifest.csv")), FrameStore(Path("frames"))
+    videos = {row.video_id: frames.read(row.video_id, range(row.num_frames)) for row in manifest.rows}
+    for place, name in enumerate(names, 1):
+        made = project / "more/made" / name
+        made.mkdir(parents=True, exist_ok=True)
+        make_teacher(made / "model.safetensors", seed=place)
+        bright = {video_id: video // 2 + 20 * place + light for video_id, video in videos.items()}
+        write_frames(made / "frames", bright)
+        write_record(name)
+    entry = {"enhancer": "gamma", "network": "r2plus1d_slim", "seed": 0, "training": {}}
+    values = yaml.safe_load(Path("params.yaml").read_text())
+    values["more_teachers"] = dict.fromkeys(names, entry)
+    Path("params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+    return {"more_path": Path("more")}
+
+
+def write_record(name, **changes):
+    made = Path("more/made") / name
+    digests = {"model": load_model(made / "model.safetensors").digest, "frames": FrameStore(made / "frames").digest}
+    Path("more/records").mkdir(exist_ok=True)
+    Path("more/records", f"{name}.json").write_text(json.dumps({**digests, **changes}))
+
+
+def all_rows(path):
+    store = SoftTargetStore(Path(path))
+    return store, store.read_shard(0)
+
+
+def test_the_store_of_several_teachers_is_that_of_each_side_by_side(project):
+    options = more_teachers(project, "second", "third")
+    compute(**options)
+    store, rows = all_rows("store.zarr")
+    paths = [("teacher.safetensors", "frames")]
+    paths += [(f"more/made/{name}/model.safetensors", f"more/made/{name}/frames") for name in ("second", "third")]
+    write_params(project)
+    for axis, (teacher, frames) in enumerate(paths):
+        compute("one.zarr", teacher_path=Path(teacher), frames_path=Path(frames))
+        one, expected = all_rows("one.zarr")
+        assert store.attributes["teachers"][axis] == one.attributes["teachers"][0]
+        assert store.attributes["teachers"][axis]["frames"] == FrameStore(Path(frames)).digest
+        found = rows_of_teacher(rows, axis)
+        for name, array in expected.arrays.items():
+            assert np.array_equal(found.arrays[name], array), name
+
+
+def test_a_new_teacher_is_computed_alone_and_one_that_goes_costs_nothing(project, monkeypatch, clips):
+    compute()
+    clips.clear()
+    options = more_teachers(project, "second")
+    two = compute(**options)
+    assert sum(clips) == NUM_TRAIN * VIEWS.num_views
+    clips.clear()
+    options = more_teachers(project, "second", "third")
+    compute(**options)
+    assert sum(clips) == NUM_TRAIN * VIEWS.num_views
+    clips.clear()
+    options = more_teachers(project, "second")
+    assert compute(**options) == two
+    assert clips == []
+    assert two == from_scratch(project, monkeypatch, **options)
+
+
+def test_a_changed_light_is_computed_again_for_its_teacher_alone(project, monkeypatch, clips):
+    compute(**more_teachers(project, "second", "third"))
+    clips.clear()
+    options = more_teachers(project, "second", "third", light=1)
+    found = compute(**options)
+    assert sum(clips) == 2 * NUM_TRAIN * VIEWS.num_views
+    assert found == from_scratch(project, monkeypatch, **options)
+
+
+def test_neither_processes_nor_the_size_of_parts_show_with_several_teachers(project, monkeypatch):
+    options = more_teachers(project, "second")
+    expected = compute(**options)
+    monkeypatch.setenv("DVC_ROOT", str(project / "workers"))
+    monkeypatch.setattr(precompute, "CLIPS_PER_PART", 5)
+    assert compute("workers.zarr", workers=2, **options) == expected
+
+
+def test_one_teacher_that_fell_apart_is_named_and_the_rows_of_the_others_are_kept(project, monkeypatch, clips):
+    options = more_teachers(project, "second")
+    second = load_model(Path("more/made/second/model.safetensors"))
+    head, whole = second.recognizer.network.head[-1].weight, bank.infer
+
+    def broken(teacher, clip_BTHWC, *, batch_size):
+        logits_BK = whole(teacher, clip_BTHWC, batch_size=batch_size)
+        return logits_BK * np.nan if torch.equal(teacher.network.head[-1].weight, head) else logits_BK
+
+    with monkeypatch.context() as patched:
+        patched.setattr(bank, "infer", broken)
+        with pytest.raises(DataError, match=f"not finite on {NUM_TRAIN} videos") as caught:
+            compute(**options)
+    assert all(finding.startswith("second, ") for finding in caught.value.findings)
+    clips.clear()
+    compute(**options)
+    assert sum(clips) == NUM_TRAIN * VIEWS.num_views
+    assert SoftTargetStore(Path("store.zarr")).attributes["teachers"][1]["digest"] == second.digest
+
+
+def test_teachers_that_do_not_fit_each_other_are_refused_before_the_work(project, clips):
+    options = more_teachers(project, "second", "third")
+    shutil.copy("more/made/second/model.safetensors", "more/made/third/model.safetensors")
+    frames, changed = FrameStore(Path("frames")), read_manifest(Path("manifest.csv")).rows_of("train")[2].video_id
+    longer = {name: np.zeros((7 if name == changed else 6, 18, 22, 3), np.uint8) for name in frames.video_ids}
+    write_frames(project / "more/made/third/frames", longer)
+    write_record("third")
+    with pytest.raises(StaleArtifactError, match="do not fit each other") as caught:
+        compute(**options)
+    assert caught.value.findings == (
+        "more/made/third/model.safetensors: the same teacher as more/made/second/model.safetensors",
+        f"{changed}: more/made/third/frames has frames, height, width (7, 18, 22), frames {frames.shape(changed)}",
+    )
+    assert clips == []
+
+
+def test_frames_of_other_dark_frames_are_refused(project, clips):
+    options = more_teachers(project, "second")
+    frames = FrameStore(Path("frames"))
+    videos = {name: frames.read(name, range(frames.shape(name)[0])) for name in frames.video_ids}
+    for path, dark in (("frames", "a" * 32), ("more/made/second/frames", "b" * 32)):
+        write_frames(project / path, videos, origin={"dark": dark, "enhancer": "c" * 32, "light": "gamma"})
+    write_record("second")
+    with pytest.raises(StaleArtifactError, match="do not fit each other") as caught:
+        compute(**options)
+    assert caught.value.findings[0].startswith(
+        f"more/made/second/frames: made from the dark frames {'b' * 32}, frames from"
+    )
+    assert clips == []
+
+
+def test_teachers_that_are_named_and_not_there_are_told(project):
+    options = more_teachers(project, "second")
+    write_record("second", model="0" * 32)
+    with pytest.raises(StaleArtifactError, match="are not here") as caught:
+        compute(**options)
+    assert caught.value.findings[0].startswith(f"more/records/second.json: names the model {'0' * 32}, here is ")
+    shutil.rmtree("more/made/second/frames")
+    with pytest.raises(StaleArtifactError, match="are not here") as caught:
+        compute(**options)
+    assert caught.value.findings == ("more/made/second/frames does not exist",)
+    with pytest.raises(ParamsError, match="--more-teachers, the folder that holds them, is not given"):
+        compute()

@@ -24,9 +24,10 @@ def rows_of(video_ids, *, brightness=0, shape=SHAPE, num_classes=3):
     logits = [np.random.default_rng(seed).normal(size=(2, 1, num_classes)) for seed in seeds]
     arrays = {
         "views": np.array(seeds, dtype="<u4").astype("<i4")[:, None, None] * np.ones((1, 2, 7), dtype="<i4"),
-        "pixel_digest": np.array(seeds, dtype="<u8")[:, None].repeat(2, axis=1),
-        "frame_shape": np.array([shape] * len(video_ids), dtype="<i4").reshape(-1, 3),
-        "frames_digest": np.array([list(digest) for digest in digests], dtype="u1").reshape(-1, 16),
+        "dark_shape": np.array([shape] * len(video_ids), dtype="<i4").reshape(-1, 3),
+        "pixel_digest": np.array(seeds, dtype="<u8")[:, None, None].repeat(2, axis=1),
+        "frame_shape": np.array([shape] * len(video_ids), dtype="<i4").reshape(-1, 1, 3),
+        "frames_digest": np.array([list(digest) for digest in digests], dtype="u1").reshape(-1, 1, 16),
         "logits": np.array(logits, dtype="<f4").reshape(-1, 2, 1, num_classes),
     }
     return Rows(tuple(video_ids), arrays)

@@ -30,9 +30,10 @@ def rows_of(num_rows, codec=CODECS[0], *, num_views=2, num_teachers=1, seed=0, v
     logits_NVMK = rng.normal(0, 5, (num_rows, num_views, num_teachers, 3)).astype(np.float32)
     arrays = {
         "views": rng.integers(0, 50, (num_rows, num_views, 7), dtype="<i4"),
-        "pixel_digest": rng.integers(2**64, size=(num_rows, num_views), dtype="<u8"),
-        "frame_shape": rng.integers(1, 50, (num_rows, 3), dtype="<i4"),
-        "frames_digest": rng.integers(0, 256, (num_rows, 16), dtype="u1"),
+        "dark_shape": rng.integers(1, 50, (num_rows, 3), dtype="<i4"),
+        "pixel_digest": rng.integers(2**64, size=(num_rows, num_views, num_teachers), dtype="<u8"),
+        "frame_shape": rng.integers(1, 50, (num_rows, num_teachers, 3), dtype="<i4"),
+        "frames_digest": rng.integers(0, 256, (num_rows, num_teachers, 16), dtype="u1"),
         **codec_of(codec, 3).pack(logits_NVMK),
     }
     return Rows(video_ids, arrays)
@@ -92,7 +93,7 @@ def test_every_row_comes_back(small_shards, tmp_path_factory, video_ids, num_vie
 def test_attributes_come_back_with_those_of_the_format(path):
     attributes = SoftTargetStore(write(path, rows_of(2))).attributes
     assert attributes.items() >= ATTRIBUTES.items()
-    assert (attributes["format"], attributes["format_version"]) == ("dlkdd-soft-targets", 2)
+    assert (attributes["format"], attributes["format_version"]) == ("dlkdd-soft-targets", 3)
 
 
 def test_attributes_of_other_versions_are_ignored(path):
@@ -156,7 +157,7 @@ def test_the_order_of_attributes_does_not_matter(tmp_path):
 
 
 def test_a_store_of_ordinary_size_is_few_files(path):
-    assert len(contents(write(path, rows_of(300)))) == 1 + 2 * 7
+    assert len(contents(write(path, rows_of(300)))) == 1 + 2 * 8
 
 
 def test_every_value_changes_the_digest(tmp_path):
@@ -168,7 +169,7 @@ def test_every_value_changes_the_digest(tmp_path):
         stores.append(write(tmp_path / name, Rows(rows.video_ids, {**rows.arrays, name: changed})))
     stores.append(write(tmp_path / "names", replace(rows, video_ids=tuple(f"{name}x" for name in rows.video_ids))))
     stores.append(write(tmp_path / "attributes", rows, attributes={**ATTRIBUTES, "batch_size": 5}))
-    assert len({SoftTargetStore(store).digest for store in stores}) == len(stores) == 8
+    assert len({SoftTargetStore(store).digest for store in stores}) == len(stores) == 9
 
 
 # what is refused when it is written
@@ -322,14 +323,16 @@ def test_what_is_no_store_is_refused_with_the_command_that_makes_one(path, what)
     assert "dvc repro precompute_soft_targets" in caught.value.remedy
 
 
-@pytest.mark.parametrize("change", [{"format_version": 1}, {"format_version": 3}, {"format": "zip"}], ids=str)
+@pytest.mark.parametrize("change", [{"format_version": 1}, {"format_version": 4}, {"format": "zip"}], ids=str)
 def test_another_format_is_refused_by_name(path, change):
     write(path, rows_of(3))
     root = path / "zarr.json"
     values = json.loads(root.read_text())
     values["attributes"] |= change
     root.write_text(json.dumps(values))
-    with pytest.raises(StaleArtifactError, match=r"expected dlkdd-soft-targets of format version 2, found") as caught:
+    with pytest.raises(
+        StaleArtifactError, match=r"expected dlkdd-soft-targets of format version 2 or 3, found"
+    ) as caught:
         SoftTargetStore(path)
     assert str(next(iter(change.values()))) in str(caught.value)
 

@@ -1,6 +1,7 @@
 """Whatever is done to a store in whatever order, it is the one that is made from scratch, or its damage is known.
 
-A state machine over write, kill, go on, grow, shrink, damage, verify and merge, beside a model in plain dicts.
+A state machine over write, kill, go on, grow, shrink, teachers that come and go, damage, verify and merge, beside a
+model in plain dicts.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from builders import CLIP, VIEWS, manifest_row, noise_video, one_thread, write_f
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
-from target_stores import contents
+from target_stores import contents, rows_of_teacher, teacher_attributes
 
 from pipeline.core.files import PARTIAL_SUFFIX, publish
 from pipeline.core.weights import load_weights
@@ -33,14 +34,23 @@ from pipeline.distill.store.codecs import codec_of
 from pipeline.distill.store.rows import concatenate
 from pipeline.distill.store.store import SoftTargetStore, write_store
 from pipeline.distill.teacher import precompute
-from pipeline.distill.teacher.precompute import Packing, TeacherInference, compute_part, keys_of, pack_store, parts_of
+from pipeline.distill.teacher.precompute import (
+    CachedTeacher,
+    Packing,
+    TeacherInference,
+    compute_part,
+    keys_of,
+    pack_store,
+    parts_of,
+)
 from pipeline.distill.teacher.row_cache import RowCache
-from pipeline.models.recognizer import ModelFile
-from pipeline.tools.targets.merge import merge_videos
+from pipeline.tools.targets.merge import merge_teachers, merge_videos
 from pipeline.tools.targets.verify import verify
 
 NAMES = ("drink", "jump", "wave")
 VIDEOS = tuple(f"{NAMES[index % 3]}/{index}" for index in range(6))
+TEACHERS = {"one": "7" * 32, "two": "8" * 32}  # each in a light of its own
+LISTS = (("one",), ("two",), ("one", "two"), ("two", "one"))
 CODECS = ({"name": "float16"}, {"name": "float32"}, {"name": "topk", "k": 2})
 PER_PART = 2
 SEED = 5
@@ -52,80 +62,100 @@ class Teacher(torch.nn.Module):
 
     architecture = type("Named", (), {"name": "simple", "clip": CLIP})
 
+    def __init__(self, name):
+        super().__init__()
+        self.divisor = {"one": 10, "two": 20}[name]
+
     def forward(self, clip_BTHWC):
-        return clip_BTHWC.float().mean(dim=(1, 2, 3)) / 10
-
-
-def logits_of_clip(clip_THWC):
-    return (clip_THWC[None].float().mean(dim=(1, 2, 3)) / 10)[0].numpy()
+        return clip_BTHWC.float().mean(dim=(1, 2, 3)) / self.divisor
 
 
 class World:
-    """What does not change between two runs of the machine: frames, manifests, and each store made from scratch."""
+    """What does not change between two runs of the machine: frames, manifests, and each store made from scratch.
+
+    `computed` are the videos of each teacher that `make` computed.
+    """
 
     def __init__(self, folder):
         self.folder = folder
         shape = (5, 18, 22)
         rows = {name: manifest_row(name, NAMES.index(name.split("/")[0]), "train", shape) for name in VIDEOS}
-        self.frames = write_frames(folder, {name: noise_video(name, shape) for name in VIDEOS})
+        self.frames = {
+            teacher: write_frames(folder / teacher, {name: noise_video(f"{name} {teacher}", shape) for name in VIDEOS})
+            for teacher in TEACHERS
+        }
         # every class is there in each of them
         self.subsets = [s for n in range(3, 7) for s in combinations(sorted(VIDEOS), n) if classes_of(s) == set(NAMES)]
         self.manifests = {
             s: write_manifest(folder / f"{i}.csv", [rows[n] for n in s]) for i, s in enumerate(self.subsets)
         }
-        self.teacher = ModelFile(Teacher(), NAMES, {}, "7" * 32)
-        self.logits_VK = {name: self.logits_of(name) for name in VIDEOS}
+        self.logits_VK = {(name, teacher): self.logits_of(name, teacher) for name in VIDEOS for teacher in TEACHERS}
         self.scratch = {}
 
-    def logits_of(self, name):
+    def logits_of(self, name, teacher):
         """By another way than the pipeline's."""
-        frames = self.frames
+        frames = self.frames[teacher]
         options = {"seed": SEED, "purpose": BANK, "video_id": name}
         views = [draw_view(frames.shape(name), CLIP, VIEWS, number=n, **options) for n in range(VIEWS.num_views)]
-        return np.array([logits_of_clip(read_view(frames, name, view, CLIP)) for view in views])
+        clips = [read_view(frames, name, view, CLIP)[None] for view in views]
+        return np.array([Teacher(teacher)(clip_1THWC)[0].numpy() for clip_1THWC in clips])
 
-    def from_scratch(self, subset, codec):
-        """Files of the store of some videos."""
-        key = (subset, str(codec))
+    def from_scratch(self, subset, codec, teachers):
+        """Files of the store of some videos and teachers."""
+        key = (subset, str(codec), teachers)
         if key not in self.scratch:
             folder = Path(tempfile.mkdtemp(dir=self.folder))
-            self.make(folder, folder / "store", subset, codec)
-            self.require_logits(folder / "store", subset, codec)
+            self.make(folder, folder / "store", subset, codec, teachers)
+            self.require_logits(folder / "store", subset, codec, teachers)
             self.scratch[key] = contents(folder / "store")
         return self.scratch[key]
 
-    def require_logits(self, path, subset, codec):
-        """A store made from scratch holds the teacher's logits."""
+    def require_logits(self, path, subset, codec, teachers):
+        """A store made from scratch holds the teachers' logits, and names what each saw."""
         store = SoftTargetStore(path)
         rows = concatenate([store.read_shard(shard) for shard in range(store.num_shards)])
         assert rows.video_ids == subset
-        expected = np.array([self.logits_VK[name] for name in subset])[:, :, None]
+        expected = np.array([[self.logits_VK[name, teacher] for teacher in teachers] for name in subset])
+        expected = np.moveaxis(expected, 1, 2)
+        for axis, teacher in enumerate(teachers):
+            digest_of = {row.video_id: row.digest for row in self.frames[teacher].rows}
+            found = [digest.tobytes().hex() for digest in rows.arrays["frames_digest"][:, axis]]
+            assert found == [digest_of[name] for name in subset]
         packer = codec_of(codec, 3)
         assert np.allclose(rows.logits(packer), packer.unpack(packer.pack(expected)), atol=1e-3)
 
-    def make(self, work, built, subset, codec):
-        """As the stage does it; returns how many videos were computed, and what removes the parts of others."""
-        samples = samples_of(self.manifests[subset], self.frames, "train")
-        cache, keys = RowCache(work), keys_of(samples, self.frames)
-        new = [key[0] for key in keys if key not in cache]
-        how = TeacherInference(
-            teacher=(Path("teacher"), self.teacher.digest), frames=(self.frames.path, self.frames.digest),
-            folder=work, clip=CLIP, views=VIEWS, seed=SEED, batch_size=4, device="cpu", num_workers=0,
-        )  # fmt: skip
-        for part in parts_of(new, how):
-            compute_part(part)
-        cache.refresh()
-        packing = Packing(cache, keys, [sample.label for sample in samples], codec_of(codec, 3))
+    def make(self, work, built, subset, codec, teachers):
+        """As the stage does it; returns how many rows were computed, and what removes the parts of other videos."""
+        cached, num_new = [], 0
+        for teacher in teachers:
+            frames, folder = self.frames[teacher], work / teacher
+            folder.mkdir(exist_ok=True)
+            samples = samples_of(self.manifests[subset], frames, "train")
+            cached.append(CachedTeacher(RowCache(folder), keys_of(samples, frames)))
+            new = cached[-1].missing()
+            how = TeacherInference(
+                name=teacher, teacher=(Path(teacher), TEACHERS[teacher]), frames=(frames.path, frames.digest),
+                folder=folder, clip=CLIP, views=VIEWS, seed=SEED, batch_size=4, device="cpu", num_workers=0,
+            )  # fmt: skip
+            for part in parts_of(new, how):
+                compute_part(part)
+            num_new += len(new)
+            cached[-1].cache.refresh()
+        packing = Packing(cached, [sample.label for sample in samples], codec_of(codec, 3))
         manifest = self.manifests[subset]
+        named = [
+            teacher_attributes(name, TEACHERS[name], light=name, frames=self.frames[name].digest) for name in teachers
+        ]
         attributes = {
             "class_names": list(manifest.class_names),
             "clip": CLIP.model_dump(),
             "view_policy": {**VIEWS.model_dump(), "seed": SEED, "version": VIEW_POLICY_VERSION},
             "batch_size": 4,
-            "digests": {"manifest": manifest.digest, "frames": self.frames.digest, "enhancer": None},
+            "teachers": named,
+            "digests": {"manifest": manifest.digest, "dark": None},
         }
-        pack_store(built, packing, self.teacher, attributes, max_kl=100.0)
-        return len(new), lambda: cache.remove_others(keys)
+        pack_store(built, packing, attributes, max_kl=100.0)
+        return num_new, lambda: [each.cache.remove_others(each.keys) for each in cached]
 
 
 def classes_of(subset):
@@ -166,7 +196,7 @@ def killed_at(number):
 
 
 class StoreMachine(RuleBasedStateMachine):
-    """A store at `out`; the model is what it should hold, in `published`, and the parts that should be kept."""
+    """A store at `out`; the model is what it should hold, in `published`, and the parts of each teacher."""
 
     world: World
 
@@ -175,10 +205,10 @@ class StoreMachine(RuleBasedStateMachine):
         self.folder = Path(tempfile.mkdtemp(dir=self.world.folder))
         self.out = self.folder / "soft_targets.zarr"
         os.environ["DVC_ROOT"] = str(self.folder)
-        self.subset, self.codec = self.world.subsets[0], CODECS[0]
-        self.published = None  # (subset, codec) of the store that is there
+        self.subset, self.codec, self.teachers = self.world.subsets[0], CODECS[0], LISTS[0]
+        self.published = None  # (subset, codec, teachers) of the store that is there
         self.damaged = False
-        self.parts = set()  # frozensets of videos
+        self.parts = set()  # (teacher, frozenset of videos)
 
     def teardown(self):
         shutil.rmtree(self.folder)
@@ -187,14 +217,21 @@ class StoreMachine(RuleBasedStateMachine):
 
     def plan(self):
         """Parts that the next run makes."""
-        kept = frozenset().union(*self.parts)
-        new = [name for name in self.subset if name not in kept]
-        return [frozenset(new[start : start + PER_PART]) for start in range(0, len(new), PER_PART)]
+        planned = []
+        for teacher in self.teachers:
+            kept = frozenset().union(*(videos for of, videos in self.parts if of == teacher))
+            new = [name for name in self.subset if name not in kept]
+            planned += [(teacher, frozenset(new[at : at + PER_PART])) for at in range(0, len(new), PER_PART)]
+        return planned
+
+    def kept(self, parts):
+        """Those that a run to its end leaves: it looks after the teachers that it has."""
+        return {(of, videos) for of, videos in parts if of not in self.teachers or videos & set(self.subset)}
 
     def run(self):
         with work_folder("machine", params={}, inputs={}, format_version=1) as work:
             built = work.path / f"store{PARTIAL_SUFFIX}"
-            num_new, remove_others = self.world.make(work.path, built, self.subset, self.codec)
+            num_new, remove_others = self.world.make(work.path, built, self.subset, self.codec, self.teachers)
             publish(built, self.out)
             remove_others()
         return num_new
@@ -203,7 +240,8 @@ class StoreMachine(RuleBasedStateMachine):
         """Whole parts in the work folder."""
         for folder in self.folder.glob(".work/machine-*/"):
             if folder.is_dir():
-                return {frozenset(load_weights(path)[1]["video_ids"]) for path in folder.glob("*.safetensors")}
+                paths = folder.glob("*/*.safetensors")
+                return {(path.parent.name, frozenset(load_weights(path)[1]["video_ids"])) for path in paths}
         return set()
 
     # rules
@@ -222,13 +260,17 @@ class StoreMachine(RuleBasedStateMachine):
     def choose_codec(self, codec):
         self.codec = codec
 
+    @rule(teachers=st.sampled_from(LISTS))
+    def choose_teachers(self, teachers):
+        self.teachers = teachers
+
     @rule()
     def write(self):
         plan = self.plan()
-        assert self.run() == sum(map(len, plan))
-        self.parts = {part for part in self.parts.union(plan) if part & set(self.subset)}
+        assert self.run() == sum(len(videos) for _, videos in plan)
+        self.parts = self.kept(self.parts.union(plan))
         assert self.parts_there() == self.parts
-        self.published, self.damaged = (self.subset, self.codec), False
+        self.published, self.damaged = (self.subset, self.codec, self.teachers), False
 
     @rule(touches=st.integers(0, 60))
     def write_and_die(self, touches):
@@ -239,10 +281,10 @@ class StoreMachine(RuleBasedStateMachine):
         except Killed:
             pass
         there = self.parts_there()
-        assert {part for part in self.parts if part & set(self.subset)} <= there
+        assert self.kept(self.parts) <= there
         assert there <= self.parts.union(plan)
         self.parts = there
-        wanted = (self.subset, self.codec)
+        wanted = (self.subset, self.codec, self.teachers)
         if not self.out.exists():
             self.published = None
         elif contents(self.out) == self.world.from_scratch(*wanted):
@@ -275,7 +317,7 @@ class StoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.published and not self.damaged)
     @rule(data=st.data())
     def split_and_merge(self, data):
-        subset, codec = self.published
+        subset, codec, teachers = self.published
         pairs = [
             (one, other)
             for one in self.world.subsets
@@ -293,11 +335,35 @@ class StoreMachine(RuleBasedStateMachine):
             same = {n: whole.attributes[n] for n in ("teachers", "codec_error")}
             write_store(
                 path, [rows.take([row for row, name in enumerate(rows.video_ids) if name in part])],
-                codec=codec_of(codec, 3), num_rows=len(part), num_views=VIEWS.num_views, num_teachers=1,
+                codec=codec_of(codec, 3), num_rows=len(part), num_views=VIEWS.num_views, num_teachers=len(teachers),
                 attributes={**given, **same, "digests": digests},
             )  # fmt: skip
             stores.append(SoftTargetStore(path))
         merge_videos(stores, self.folder / "merged", manifest=self.world.manifests[subset])
+        self.require_merged()
+
+    @precondition(lambda self: self.published and not self.damaged and len(self.published[2]) > 1)
+    @rule()
+    def split_and_merge_teachers(self):
+        subset, codec, _teachers = self.published
+        whole = SoftTargetStore(self.out)
+        rows = concatenate([whole.read_shard(shard) for shard in range(whole.num_shards)])
+        stores = []
+        for axis, teacher in enumerate(whole.attributes["teachers"]):
+            path = self.folder / f"part-{axis}"
+            given = ("class_names", "clip", "view_policy", "batch_size", "digests", "codec_error")
+            write_store(
+                path, [rows_of_teacher(rows, axis)], codec=codec_of(codec, 3), num_rows=len(subset),
+                num_views=VIEWS.num_views, num_teachers=1,
+                attributes={**{n: whole.attributes[n] for n in given}, "teachers": [teacher]},
+            )  # fmt: skip
+            stores.append(SoftTargetStore(path))
+        merge_teachers(stores, self.folder / "merged")
+        assert SoftTargetStore(self.folder / "merged").attributes["teachers"] == whole.attributes["teachers"]
+        self.require_merged()
+
+    def require_merged(self):
+        """The merged store has the bytes of the published one, but for its attributes."""
         expected = {name: content for name, content in contents(self.out).items() if name != "zarr.json"}
         found = contents(self.folder / "merged")
         found.pop("zarr.json")
@@ -322,7 +388,7 @@ def machine(tmp_path_factory):
         patched.setattr(soft_targets, "CHUNK_ROWS", 1)
         patched.setattr(soft_targets, "SHARD_ROWS", 2)
         patched.setattr(precompute, "CLIPS_PER_PART", PER_PART * VIEWS.num_views)
-        patched.setattr(precompute, "_teacher", lambda _teacher, _device: Teacher())
+        patched.setattr(precompute, "_teacher", lambda teacher, _device: Teacher(teacher[0].name))
         StoreMachine.world = World(tmp_path_factory.mktemp("world"))
         yield StoreMachine
 

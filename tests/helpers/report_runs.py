@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 from builders import manifest_row, noise_video, tiny_recognizer, write_frames
 from paths import ROOT
-from target_stores import store_attributes, write
+from target_stores import store_attributes, teacher_attributes, write
 
 from pipeline.core.digest import digest_file, digest_uint64
 from pipeline.data.manifest import QuarantineRow, write_manifest, write_quarantine
@@ -41,8 +41,11 @@ def paths_in(folder):
     )
 
 
-def make_run(folder, *, class_names=("drink", "jump", "wave"), quarantined=(), names=None):
-    """Write a run: four test videos and two of train of each class; `names` gives a video's id by class and number."""
+def make_run(folder, *, class_names=("drink", "jump", "wave"), quarantined=(), names=None, more_teachers=()):
+    """Write a run: four test videos and two of train of each class; `names` gives a video's id by class and number.
+
+    `more_teachers` are what the store names of further teachers.
+    """
     names = names or (lambda label, split, number: f"{label}/{split}_{number}")
     paths = paths_in(folder)
     for path in (paths.manifest, paths.models["student"], paths.curves["student"], paths.tables / "x"):
@@ -66,7 +69,7 @@ def make_run(folder, *, class_names=("drink", "jump", "wave"), quarantined=(), n
     enhanced = write_frames(paths.enhanced, {name: 4 * video for name, video in dark_THWC.items()}, origin=origin)
     digests = {"manifest": manifest.digest, "frames": enhanced.digest}
     _write_model(paths, manifest, "teacher", digests)
-    digests["soft_targets"] = _write_store(paths, manifest, digests)
+    digests["soft_targets"] = _write_store(paths, manifest, digests, more_teachers)
     digests["frames"] = dark.digest
     _write_model(paths, manifest, "student", digests)
     _write_model(paths, manifest, "baseline", {name: digests[name] for name in ("manifest", "frames")})
@@ -80,13 +83,19 @@ def _write_model(paths, manifest, name, digests):
     save_model(paths.models[name], recognizer, class_names=manifest.class_names, trained_on=trained_on)
 
 
-def _write_store(paths, manifest, digests):
+def _write_store(paths, manifest, digests, more_teachers):
     codec = codec_of({"name": "float16"}, len(manifest.class_names))
     ids = tuple(row.video_id for row in manifest.rows_of("train"))
-    layout = row_layout(codec, 1, 1)
+    layout = row_layout(codec, 1, 1 + len(more_teachers))
     rows = Rows(ids, {name: np.zeros((len(ids), *array.inner), array.dtype) for name, array in layout.items()})
-    teacher = {"name": "r2plus1d_slim", "digest": digest_file(paths.models["teacher"]), "top1_on_views": 0.75}
-    attributes = store_attributes(manifest.class_names, num_views=1, digests=digests, teachers=[teacher])
+    of_teacher = {"frames": digests["frames"], "top1_on_views": 0.75}
+    teacher = teacher_attributes("r2plus1d_slim", digest_file(paths.models["teacher"]), **of_teacher)
+    attributes = store_attributes(
+        manifest.class_names,
+        num_views=1,
+        digests={"manifest": digests["manifest"]},
+        teachers=[teacher, *more_teachers],
+    )
     return write(paths.soft_targets, rows, codec, attributes)
 
 

@@ -85,9 +85,12 @@ def make_store(folder, *, codec="float16", num_train=7, num_teachers=1, num_view
     digests = {row.video_id: bytes.fromhex(row.digest) for row in frames.rows}
     arrays = {
         "views": np.array([[view.row() for view in of_video] for of_video in drawn], dtype="<i4"),
-        "pixel_digest": np.array([[pixel_digest(c.numpy()) for c in clip_V] for clip_V in clips], dtype="<u8"),
-        "frame_shape": np.array([frames.shape(name) for name in video_ids], dtype="<i4"),
-        "frames_digest": np.array([list(digests[name]) for name in video_ids], dtype="u1"),
+        "dark_shape": np.array([frames.shape(name) for name in video_ids], dtype="<i4"),
+        "pixel_digest": of_each(
+            [[pixel_digest(c.numpy()) for c in clip_V] for clip_V in clips], "<u8", num_teachers, axis=2
+        ),
+        "frame_shape": of_each([frames.shape(name) for name in video_ids], "<i4", num_teachers, axis=1),
+        "frames_digest": of_each([list(digests[name]) for name in video_ids], "u1", num_teachers, axis=1),
         **codec.pack(logits_NVMK),
     }
     error = CodecLoss()
@@ -95,8 +98,11 @@ def make_store(folder, *, codec="float16", num_train=7, num_teachers=1, num_view
     attributes = store_attributes(
         manifest.class_names,
         num_views=num_views,
-        teachers=[{"name": "r2plus1d_slim", "digest": t.digest, "top1_on_views": 0.5} for t in teachers],
-        digests={"manifest": manifest.digest, "frames": frames.digest, "enhancer": digest_bytes(b"gamma")},
+        teachers=[
+            teacher_attributes("r2plus1d_slim", t.digest, frames=frames.digest, enhancer=digest_bytes(b"gamma"))
+            for t in teachers
+        ],
+        digests={"manifest": manifest.digest},
         codec_error=error.attributes(),
     )
     rows = Rows(video_ids, arrays)
@@ -105,13 +111,21 @@ def make_store(folder, *, codec="float16", num_train=7, num_teachers=1, num_view
     return Made(path, manifest, frames, teachers, rows, attributes)
 
 
+def of_each(values, dtype, num_teachers, *, axis):
+    """An array with an axis of teachers, the same for each."""
+    return np.repeat(np.expand_dims(np.array(values, dtype=dtype), axis), num_teachers, axis=axis)
+
+
+def teacher_attributes(name, digest, **changes):
+    """What a store names of a teacher."""
+    seen = {"light": "gamma", "enhancer": None, "frames": digest_bytes(b"frames"), "clip": CLIP.model_dump()}
+    return {"name": name, "digest": digest, "top1_on_views": 0.5, **seen, **changes}
+
+
 def store_attributes(class_names, *, num_views, num_teachers=1, digests=None, **changes):
     """All attributes that a writer of a store gives."""
     policy = {**VIEWS.model_dump(), "num_views": num_views, "seed": SEED, "version": VIEW_POLICY_VERSION}
-    teachers = [
-        {"name": f"teacher {axis}", "digest": digest_bytes(bytes([axis])), "top1_on_views": 0.5}
-        for axis in range(num_teachers)
-    ]
+    teachers = [teacher_attributes(f"teacher {axis}", digest_bytes(bytes([axis]))) for axis in range(num_teachers)]
     return {
         "class_names": list(class_names),
         "clip": CLIP.model_dump(),
@@ -120,8 +134,7 @@ def store_attributes(class_names, *, num_views, num_teachers=1, digests=None, **
         "teachers": teachers,
         "digests": {
             "manifest": digest_bytes(b"manifest"),
-            "frames": digest_bytes(b"frames"),
-            "enhancer": None,
+            "dark": None,
             "class_names": digest_json(list(class_names)),
             "view_policy": digest_json(policy),
             **(digests or {}),
@@ -142,6 +155,16 @@ def write(path, rows, codec, attributes):
     _, num_views, num_teachers = next(rows.arrays[name] for name in codec.arrays()).shape[:3]
     sizes = {"num_rows": len(rows), "num_views": num_views, "num_teachers": num_teachers}
     return write_store(path, [rows], codec=codec, attributes=attributes, **sizes)
+
+
+def rows_of_teacher(rows, axis):
+    """The same rows with one of their teachers."""
+    axes = {"views": None, "dark_shape": None, "frame_shape": 1, "frames_digest": 1}
+    arrays = {
+        name: array if axes.get(name, 2) is None else np.take(array, [axis], axis=axes.get(name, 2))
+        for name, array in rows.arrays.items()
+    }
+    return Rows(rows.video_ids, arrays)
 
 
 def contents(folder):

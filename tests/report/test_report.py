@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from builders import noise_video, tiny_recognizer, write_frames
 from report_runs import GAIN, make_run, metrics_values, paths_in, write_csv
+from target_stores import teacher_attributes
 
 from pipeline.core.errors import DataError, ParamsError, StaleArtifactError
 from pipeline.data.manifest import read_manifest
@@ -296,6 +297,14 @@ def test_what_is_missing_is_named_with_a_remedy(run, name, error):
     with pytest.raises(error, match=re.escape(str(path))) as caught:
         make_report(run)
     assert caught.value.remedy
+
+
+def test_every_teacher_is_named_with_its_light_and_how_right_it_is(tmp_path):
+    further = teacher_attributes("x3d_s", "d" * 32, light="equalize", top1_on_views=0.625)
+    page = Tree(make_report(make_run(tmp_path, more_teachers=[further]))).root.text
+    assert "r2plus1d_slim in the light gamma is right about 75.0 % of these views" in page
+    assert "x3d_s in the light equalize is right about 62.5 % of these views" in page
+    assert "d" * 32 in page
 
 
 def test_a_colleague_with_soft_targets_alone_has_a_report(run):

@@ -16,7 +16,7 @@ from pipeline.core.params import ClipParams, Count, NotNegative, Share
 from pipeline.distill.store.codecs import codec_of
 
 FORMAT = "dlkdd-soft-targets"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 _Digest = Annotated[str, Field(pattern=rf"^[0-9a-f]{{{2 * DIGEST_BYTES}}}$")]
 
@@ -34,12 +34,15 @@ class _Teacher(_Part):
     name: str
     digest: _Digest
     top1_on_views: Share
+    light: str | None  # the name of the enhancer
+    enhancer: _Digest | None
+    frames: _Digest
+    clip: ClipParams
 
 
 class _Digests(_Part):
     manifest: _Digest
-    frames: _Digest
-    enhancer: _Digest | None
+    dark: _Digest | None
     class_names: _Digest
     view_policy: _Digest
 

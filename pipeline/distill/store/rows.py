@@ -26,11 +26,16 @@ def row_layout(codec: LogitCodec, num_views: int, num_teachers: int) -> dict[str
     }
     return {
         "views": ArrayLayout((num_views, NUM_VIEW_FIELDS), np.dtype("<i4"), -1),
-        "pixel_digest": ArrayLayout((num_views,), np.dtype("<u8"), 0),  # of each clip that the teacher saw
-        "frame_shape": ArrayLayout((3,), np.dtype("<i4"), 0),  # of the stored video: frames, height, width
-        "frames_digest": ArrayLayout((DIGEST_BYTES,), np.dtype("u1"), 0),  # of the stored video that the teacher saw
+        "dark_shape": ArrayLayout((3,), np.dtype("<i4"), 0),  # of the dark video: frames, height, width
+        "pixel_digest": ArrayLayout((num_views, num_teachers), np.dtype("<u8"), 0),  # of each clip as a teacher saw it
+        "frame_shape": ArrayLayout((num_teachers, 3), np.dtype("<i4"), 0),  # of the video that a teacher saw
+        "frames_digest": ArrayLayout((num_teachers, DIGEST_BYTES), np.dtype("u1"), 0),  # of the same
         **logits,
     }
+
+
+_OF_ALL_TEACHERS = ("views", "dark_shape")
+_TEACHER_AXIS = {"frame_shape": 1, "frames_digest": 1}  # of the others it is the one behind N and V
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,28 @@ class Rows:
             for video_id, content_X in zip(self.video_ids, content_NX, strict=True)
         ]
         return np.frombuffer(bytes.fromhex("".join(digests)), dtype=np.uint8).reshape(-1, DIGEST_BYTES)
+
+
+def join_teachers(parts: Sequence[Rows]) -> Rows:
+    """The rows of several stores' teachers as those of one, of the same videos and views (see `unlike_views`)."""
+    first = parts[0]
+    joined = {
+        name: np.concatenate([part.arrays[name] for part in parts], axis=_TEACHER_AXIS.get(name, 2))
+        for name in first.arrays
+        if name not in _OF_ALL_TEACHERS
+    }
+    return Rows(first.video_ids, {name: joined.get(name, array) for name, array in first.arrays.items()})
+
+
+def unlike_views(parts: Sequence[Rows]) -> list[str]:
+    """Where rows of the same videos differ in what all teachers share: the views, and the dark videos' shapes."""
+    first = parts[0]
+    return [
+        f"{first.video_ids[row]}: {name} differs"
+        for name in _OF_ALL_TEACHERS
+        for part in parts[1:]
+        for row in np.flatnonzero((part.arrays[name] != first.arrays[name]).reshape(len(first), -1).any(axis=1))
+    ]
 
 
 def concatenate(parts: Sequence[Rows]) -> Rows:

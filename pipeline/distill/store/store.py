@@ -18,7 +18,7 @@ import atexit
 import json
 import math
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,6 +37,7 @@ from pipeline.core.errors import EnvironmentProblem, StaleArtifactError
 from pipeline.distill.store.attributes import FORMAT, FORMAT_VERSION, attribute_findings
 from pipeline.distill.store.codecs import ArrayLayout, LogitCodec, codec_of
 from pipeline.distill.store.rows import Rows, check_rows, find_bad_rows, find_misplaced_rows, pieces, row_layout
+from pipeline.distill.store.version_2 import current_attributes, current_rows, version_2_layout
 
 if TYPE_CHECKING:
     import aiohttp
@@ -113,7 +114,7 @@ def files_of(attributes: Mapping[str, Any]) -> dict[str, Any]:
     described: dict[str, Buffer] = {}
     group = zarr.group(MemoryStore(described), zarr_format=3)
     codec = codec_of(attributes["codec"], len(attributes["class_names"]))
-    layout = row_layout(codec, attributes["num_views"], attributes["num_teachers"])
+    layout = _layout_of(attributes["format_version"])(codec, attributes["num_views"], attributes["num_teachers"])
     arrays = _create_arrays(group, layout, attributes["num_rows"])
     group.attrs.put(dict(attributes))
     shards = {
@@ -122,6 +123,10 @@ def files_of(attributes: Mapping[str, Any]) -> dict[str, Any]:
         for shard in range(len(attributes["shards"]))
     }
     return {**{name: json.loads(content.to_bytes()) for name, content in described.items()}, **shards}
+
+
+def _layout_of(version: int) -> Callable[[LogitCodec, int, int], dict[str, ArrayLayout]]:
+    return version_2_layout if version == 2 else row_layout
 
 
 def _shard_rows(num_rows: int) -> tuple[int, int]:
@@ -162,7 +167,7 @@ def damaged(location: str, reason: str, findings: Sequence[str] = ()) -> StaleAr
 
 
 def read_attributes(location: Path | str) -> dict[str, Any]:
-    """The attributes of a store with their digest, checked; raises as `SoftTargetStore` does."""
+    """The attributes of a store as they are there, with their digest, checked; raises as `SoftTargetStore` does."""
     return _open_group(str(location))[1]
 
 
@@ -174,14 +179,14 @@ def _open_group(location: str) -> tuple[zarr.Group, dict[str, Any]]:
         digest = digest_json({name: value for name, value in attributes.items() if name != _ATTRIBUTES_DIGEST})
     except _READ_ERRORS as error:
         raise damaged(location, f"zarr.json cannot be read: {_short(error)}") from error
-    if found != (FORMAT, FORMAT_VERSION):
+    if found not in ((FORMAT, 2), (FORMAT, FORMAT_VERSION)):
         raise StaleArtifactError(
-            f"{location}: expected {FORMAT} of format version {FORMAT_VERSION}, found {found[0]} {found[1]}",
+            f"{location}: expected {FORMAT} of format version 2 or {FORMAT_VERSION}, found {found[0]} {found[1]}",
             remedy="`dvc repro precompute_soft_targets` makes a store of this version",
         )
     if attributes.get(_ATTRIBUTES_DIGEST) != digest:
         raise damaged(location, "the attributes do not have their digest")
-    findings = attribute_findings(attributes)
+    findings = attribute_findings(current_attributes(attributes))
     if findings:
         raise damaged(location, "its attributes are incomplete or contradict each other", findings)
     num_rows, per_shard = attributes["num_rows"], attributes["rows_per_shard"]
@@ -207,20 +212,26 @@ class SoftTargetStore:
     `read_shard` gives rows, each checked against its digest and the shard's; nothing else gives any. Raises
     StaleArtifactError where the store is missing, damaged or of another format, EnvironmentProblem where a URL cannot
     be reached. Writes nothing.
+
+    `attributes` and rows are of the current version whatever the version of the store, which is `format_version`;
+    `file_layout` has the arrays that it really has.
     """
 
     def __init__(self, location: Path | str) -> None:
         self.location = str(location)
-        group, self.attributes = _open_group(self.location)
-        self.digest: str = self.attributes.pop(_ATTRIBUTES_DIGEST)
+        group, attributes = _open_group(self.location)
+        self.digest: str = attributes.pop(_ATTRIBUTES_DIGEST)
+        self.format_version: int = attributes["format_version"]
+        self.attributes = current_attributes(attributes)
         self.codec = codec_of(self.attributes["codec"], len(self.attributes["class_names"]))
         self.num_rows: int = self.attributes["num_rows"]
         self.num_views: int = self.attributes["num_views"]
         self.num_teachers: int = self.attributes["num_teachers"]
         self.layout = row_layout(self.codec, self.num_views, self.num_teachers)
+        self.file_layout = _layout_of(self.format_version)(self.codec, self.num_views, self.num_teachers)
         self._first_ids: list[str] = [shard["first"] for shard in self.attributes["shards"]]
         try:
-            _check_chunks(self.layout, self.num_rows)
+            _check_chunks(self.file_layout, self.num_rows)
             self._arrays = self._open_arrays(group)
         except _READ_ERRORS as error:
             raise damaged(self.location, _short(error)) from error
@@ -257,7 +268,7 @@ class SoftTargetStore:
         bad_N = np.zeros(stop - start, dtype=bool)
         findings: list[str] = []
         read = {name: self._read(name, start, stop, bad_N, findings) for name in self._arrays}
-        rows = Rows(tuple(map(str, read.pop(_IDS))), {name: read[name] for name in self.layout})
+        rows = Rows(tuple(map(str, read.pop(_IDS))), {name: read[name] for name in self.file_layout})
         row_digests = read[_ROW_DIGESTS]
         find_bad_rows(rows, row_digests, bad_N, findings)
         expected = self.attributes["shards"][shard]
@@ -267,11 +278,13 @@ class SoftTargetStore:
             findings.append(f"rows {start} to {stop - 1} are not the rows that the attributes name")
             bad_N[:] = True
         find_misplaced_rows(rows, self._first_ids[shard : shard + 2], bad_N, findings)
+        if self.format_version == 2:
+            rows = current_rows(rows, self.num_teachers)
         return Examined(start, rows, bad_N, tuple(findings))
 
     def _open_arrays(self, group: zarr.Group) -> dict[str, zarr.Array[Any]]:
         """The arrays, each described exactly as the writer would: shape, type, chunks, shards, codecs, fill value."""
-        as_written = _create_arrays(zarr.group(MemoryStore(), zarr_format=3), self.layout, self.num_rows)
+        as_written = _create_arrays(zarr.group(MemoryStore(), zarr_format=3), self.file_layout, self.num_rows)
         opened: dict[str, Any] = {name: group[name] for name in as_written}
         findings = [
             f"{name}/zarr.json does not describe the array that the attributes name"

@@ -81,14 +81,17 @@ class CachedTargets:
 def differences(store: SoftTargetStore, wanted: Mapping[str, object]) -> list[str]:
     """Where a run declares something else than the store was made from, with both values.
 
-    `wanted` maps attributes to values: `class_names`, `clip`, `digests.manifest` and so on; `teachers.name` and
-    `teachers.digest` must be those of one of the store's teachers.
+    `wanted` maps attributes to values: `class_names`, `clip`, `digests.manifest` and so on; `teachers.name`,
+    `teachers.digest` and `teachers.frames` must be those of one of the store's teachers.
     """
     attributes = store.attributes
     held = {
         **attributes,
         **{f"digests.{name}": digest for name, digest in attributes["digests"].items()},
-        **{f"teachers.{field}": [teacher[field] for teacher in attributes["teachers"]] for field in ("name", "digest")},
+        **{
+            f"teachers.{field}": [teacher[field] for teacher in attributes["teachers"]]
+            for field in ("name", "digest", "frames")
+        },
     }
 
     def text(value: object) -> str:
@@ -174,7 +177,7 @@ def _parts(
 def _other_shapes(rows: Rows, frames: FrameStore) -> list[str]:
     return [
         f"{video_id}: the store has frames, height, width {tuple(shape)}, this run {frames.shape(video_id)}"
-        for video_id, shape in zip(rows.video_ids, rows.arrays["frame_shape"].tolist(), strict=True)
+        for video_id, shape in zip(rows.video_ids, rows.arrays["dark_shape"].tolist(), strict=True)
         if tuple(shape) != frames.shape(video_id)
     ]
 

@@ -1,6 +1,6 @@
-"""The bank of views, and the outputs of teachers for it.
+"""The bank of views, and the outputs of a teacher for it.
 
-Axes: N videos, V views, M teachers, B batch, T frames, H height, W width, C channels, K classes.
+Axes: N videos, V views, B batch, T frames, H height, W width, C channels, K classes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pipeline.models.recognizer import Recognizer
 
 @dataclass(frozen=True)
 class Bank:
-    """The views of videos that teachers see, and how many clips to a batch."""
+    """The views of videos that a teacher sees, and how many clips to a batch."""
 
     frames: FrameStore
     views: ViewSource
@@ -34,14 +34,14 @@ class Bank:
 
 @dataclass(frozen=True)
 class TeacherOutputs:
-    """The float32 logits_NVMK of teachers for all views of some videos, and digests of the pixels that they saw."""
+    """The float32 logits_NVK of a teacher for all views of some videos, and digests of the pixels that it saw."""
 
-    logits_NVMK: NDArray[np.float32]
+    logits_NVK: NDArray[np.float32]
     pixel_digest_NV: NDArray[np.uint64]
 
 
 def infer_views(
-    teachers: Sequence[Recognizer],
+    teacher: Recognizer,
     bank: Bank,
     video_ids: Sequence[str],
     *,
@@ -49,32 +49,30 @@ def infer_views(
     num_workers: int,
     advance: Callable[[int, str], None],
 ) -> TeacherOutputs:
-    """Run teachers, which are on the device, on the views of some videos; `advance` counts the clips."""
+    """Run a teacher, which is on the device, on the views of some videos; `advance` counts the clips."""
     dataset = ClipDataset(bank.frames, [Sample(video_id, 0) for video_id in video_ids], bank.views, bank.clip)
     batches = in_order(len(video_ids), bank.num_views, bank.batch_size)
     digests, logits = [], []
     for batch in load_batches(dataset, batches, num_workers=num_workers):
         digests += [pixel_digest(clip_THWC.numpy()) for clip_THWC in batch.clip_BTHWC]
-        clip_BTHWC = batch.clip_BTHWC.to(device)
-        of_teachers = [infer(teacher, clip_BTHWC, batch_size=bank.batch_size).cpu() for teacher in teachers]
-        logits.append(torch.stack(of_teachers, dim=1))
-        advance(len(clip_BTHWC), "")
+        logits.append(infer(teacher, batch.clip_BTHWC.to(device), batch_size=bank.batch_size).cpu())
+        advance(len(batch.clip_BTHWC), "")
     shape = (len(video_ids), bank.num_views)
-    return TeacherOutputs(
-        torch.cat(logits).numpy().reshape(*shape, len(teachers), -1), np.array(digests, dtype="<u8").reshape(shape)
-    )
+    return TeacherOutputs(torch.cat(logits).numpy().reshape(*shape, -1), np.array(digests, dtype="<u8").reshape(shape))
 
 
 def bank_arrays(bank: Bank, video_ids: Sequence[str], outputs: TeacherOutputs) -> dict[str, NDArray[Any]]:
-    """The arrays of these videos' rows in a store, without those of the logits."""
+    """The arrays of these videos' rows in a store of this teacher, without those of the logits."""
     digest_of = {row.video_id: row.digest for row in bank.frames.rows}
     views_NV7 = [
         [bank.views.lookup(video_id, number)[0].row() for number in range(bank.num_views)] for video_id in video_ids
     ]
     digests_NX = [np.frombuffer(bytes.fromhex(digest_of[video_id]), dtype=np.uint8) for video_id in video_ids]
+    shape_N3 = np.array([bank.frames.shape(video_id) for video_id in video_ids], dtype="<i4")
     return {
         "views": np.array(views_NV7, dtype="<i4"),
-        "pixel_digest": outputs.pixel_digest_NV,
-        "frame_shape": np.array([bank.frames.shape(video_id) for video_id in video_ids], dtype="<i4"),
-        "frames_digest": np.stack(digests_NX),
+        "dark_shape": shape_N3,  # an enhancer keeps it
+        "pixel_digest": outputs.pixel_digest_NV[:, :, None],
+        "frame_shape": shape_N3[:, None],
+        "frames_digest": np.stack(digests_NX)[:, None],
     }

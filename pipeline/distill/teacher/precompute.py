@@ -1,10 +1,10 @@
-"""The teacher's logits for every view of every training video: computed part by part, then packed into a store.
+"""The teachers' logits for every view of every training video: computed part by part, then packed into a store.
 
-A part, some videos with all of their views, is a task for one process, and whole in the work folder before that process
-begins the next. A row depends on nothing but its video and the teacher, so the store is the same for any size and order
-of parts and any number of processes.
+A part, some videos with all of their views for one teacher, is a task for one process, and whole in the teacher's work
+folder before that process begins the next. A row depends on nothing but its video and the teacher, so the store is the
+same for any size and order of parts and any number of processes.
 
-Axes: N videos, V views, M teachers (here one), K classes.
+Axes: N videos, V views, M teachers, K classes.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from pipeline.data.dataset import BANK, DrawnViews, Sample
 from pipeline.data.frame_store import FrameStore
 from pipeline.data.views import named_views
 from pipeline.distill.store.codecs import CodecLoss, LogitCodec
-from pipeline.distill.store.rows import Rows, concatenate, row_layout
+from pipeline.distill.store.rows import Rows, concatenate, join_teachers, row_layout
 from pipeline.distill.store.store import write_store
 from pipeline.distill.teacher.bank import Bank, bank_arrays, infer_views
 from pipeline.distill.teacher.row_cache import Key, RowCache, write_part
-from pipeline.models.recognizer import ModelFile, Recognizer, load_model
+from pipeline.models.recognizer import Recognizer, load_model
 
 CLIPS_PER_PART = 512
 _ROWS_AT_ONCE = 512  # packed; a fixed number, since what they cost is summed in floats, in this order
@@ -40,8 +40,9 @@ Artifact = tuple[Path, str]  # an absolute path, and the digest that is expected
 
 @dataclass(frozen=True)
 class TeacherInference:
-    """How teacher inference runs, and where its outputs go."""
+    """How the inference of one teacher runs, and where its outputs go."""
 
+    name: str  # for messages
     teacher: Artifact
     frames: Artifact
     folder: Path
@@ -61,7 +62,7 @@ class Part:
     how: TeacherInference
 
     def __str__(self) -> str:
-        return f"videos {self.video_ids[0]} to {self.video_ids[-1]}"
+        return f"{self.how.name}: videos {self.video_ids[0]} to {self.video_ids[-1]}"
 
 
 def parts_of(video_ids: Sequence[str], how: TeacherInference) -> list[Part]:
@@ -73,33 +74,34 @@ def parts_of(video_ids: Sequence[str], how: TeacherInference) -> list[Part]:
 def compute_part(part: Part) -> tuple[str, ...]:
     """Run the teacher on a part and write its rows into the folder, but none of videos with logits that are not finite.
 
-    Returns those videos, each with its views, in words.
+    Returns those videos, each with its views, in words that begin with the teacher.
     """
     how, device = part.how, torch.device(part.how.device)
     frames = _frames(how.frames)
     views = DrawnViews(frames, how.clip, how.views, how.seed, purpose=BANK)
     bank = Bank(frames, views, how.clip, how.views.num_views, how.batch_size)
     outputs = infer_views(
-        [_teacher(how.teacher, device)],
+        _teacher(how.teacher, device),
         bank,
         part.video_ids,
         device=device,
         num_workers=how.num_workers,
         advance=lambda _count, _note: None,
     )
-    finite_NV = _finite(outputs.logits_NVMK)
+    logits_NVMK = outputs.logits_NVK[:, :, None]
+    finite_NV = _finite(logits_NVMK)
     finite_N = finite_NV.all(axis=1)
-    rows = Rows(part.video_ids, {**bank_arrays(bank, part.video_ids, outputs), "logits": outputs.logits_NVMK})
+    rows = Rows(part.video_ids, {**bank_arrays(bank, part.video_ids, outputs), "logits": logits_NVMK})
     if finite_N.any():
         write_part(how.folder, rows.take(np.flatnonzero(finite_N)))
-    return tuple(named_views(part.video_ids, ~finite_NV))
+    return tuple(f"{how.name}, {video}" for video in named_views(part.video_ids, ~finite_NV))
 
 
 def refuse_not_finite(videos: Sequence[str]) -> None:
     """Raise DataError where there are videos, named by `compute_part`, of which a logit is not finite."""
     if videos:
         raise DataError(
-            f"the teacher's logits are not finite on {len(videos)} videos:",
+            f"a teacher's logits are not finite on {len(videos)} videos:",
             findings=videos,
             remedy="train the teacher again with a lower train_teacher.learning_rate",
         )
@@ -134,25 +136,42 @@ def _require_unchanged(artifact: Artifact, found: str) -> None:
         )
 
 
-@dataclass
-class Packing:
-    """Packs rows of the cache into rows of a store, and measures what that costs.
-
-    `labels` are the class indices of the keys, for the teacher's accuracy.
-    """
+@dataclass(frozen=True)
+class CachedTeacher:
+    """The rows of one teacher: where they are cached, and the keys of those to pack, in the order of the videos."""
 
     cache: RowCache
     keys: Sequence[Key]
+
+    def missing(self) -> list[str]:
+        """The videos whose rows are not cached."""
+        return [key[0] for key in self.keys if key not in self.cache]
+
+
+@dataclass
+class Packing:
+    """Packs rows of the teachers' caches into rows of a store, and measures what that costs.
+
+    All teachers have the same videos; `labels` are these videos' class indices, for the teachers' accuracy.
+    """
+
+    teachers: Sequence[CachedTeacher]
     labels: Sequence[int]
     codec: LogitCodec
     error: CodecLoss = field(default_factory=CodecLoss)
-    num_correct: int = 0
     too_large: list[str] = field(default_factory=list)  # videos and views of logits that the codec's type cannot hold
 
+    def __post_init__(self) -> None:
+        self.num_correct_M = np.zeros(len(self.teachers), dtype=np.int64)
+
     def rows(self) -> Iterator[Rows]:
-        """Packed rows in the order of the keys."""
-        for start in range(0, len(self.keys), _ROWS_AT_ONCE):
-            rows = concatenate(list(self.cache.rows(self.keys[start : start + _ROWS_AT_ONCE])))
+        """Packed rows in the order of the videos."""
+        for start in range(0, len(self.labels), _ROWS_AT_ONCE):
+            of_teachers = [
+                concatenate(list(teacher.cache.rows(teacher.keys[start : start + _ROWS_AT_ONCE])))
+                for teacher in self.teachers
+            ]
+            rows = join_teachers(of_teachers)
             logits_NVMK = rows.arrays["logits"]
             packed = self.codec.pack(logits_NVMK)
             unpacked_NVMK = self.codec.unpack(packed)
@@ -162,15 +181,16 @@ class Packing:
             if finite_N.any():
                 self.error.add(logits_NVMK[finite_N], unpacked_NVMK[finite_N])
             labels_N11 = np.array(self.labels[start : start + len(rows)])[:, None, None]
-            self.num_correct += int((logits_NVMK.argmax(axis=-1) == labels_N11).sum())
+            self.num_correct_M += (logits_NVMK.argmax(axis=-1) == labels_N11).sum(axis=(0, 1))
             arrays = {**rows.arrays, **packed}
             layout = row_layout(self.codec, *logits_NVMK.shape[1:3])
             yield Rows(rows.video_ids, {name: arrays[name] for name in layout})
 
     @property
-    def top1_on_views(self) -> float:
-        """The teacher's accuracy on the views that were packed."""
-        return round(self.num_correct / self.error.num_views, 6)
+    def top1_on_views(self) -> list[float]:
+        """Each teacher's accuracy on the views that were packed."""
+        num_views = self.error.num_views // len(self.teachers)
+        return [round(num_correct / num_views, 6) for num_correct in self.num_correct_M.tolist()]
 
     def require_small_error(self, max_kl: float) -> None:
         """Raise DataError where the codec cannot hold some logits, or costs too much.
@@ -179,7 +199,7 @@ class Packing:
         """
         if self.too_large:
             raise DataError(
-                f"the teacher's logits are too large for the codec {self.codec.attributes()['name']} on "
+                f"a teacher's logits are too large for the codec {self.codec.attributes()['name']} on "
                 f"{len(self.too_large)} videos:",
                 findings=self.too_large,
                 remedy="set precompute_soft_targets.codec to float32, which needs no new teacher inference, or train "
@@ -201,21 +221,19 @@ class Packing:
             )
 
 
-def pack_store(
-    path: Path, packing: Packing, teacher: ModelFile, attributes: Mapping[str, Any], *, max_kl: float
-) -> str:
-    """Write the store of one teacher into a new folder; returns its digest.
+def pack_store(path: Path, packing: Packing, attributes: Mapping[str, Any], *, max_kl: float) -> str:
+    """Write the store of all teachers into a new folder; returns its digest.
 
-    To the given attributes come what packing costs, the teacher, and the digests of what the attributes spell out.
-    Raises DataError where packing costs more than `max_kl`, or logits are too large for the codec.
+    To the given attributes come what packing costs, the teachers' accuracies, and the digests of what the attributes
+    spell out. Raises DataError where packing costs more than `max_kl`, or logits are too large for the codec.
     """
     whole = dict(attributes)
 
     def rows() -> Iterator[Rows]:
         yield from packing.rows()
         packing.require_small_error(max_kl)
-        name, top1 = teacher.recognizer.architecture.name, packing.top1_on_views
-        whole["teachers"] = [{"name": name, "digest": teacher.digest, "top1_on_views": top1}]
+        accuracies = zip(attributes["teachers"], packing.top1_on_views, strict=True)
+        whole["teachers"] = [{**teacher, "top1_on_views": top1} for teacher, top1 in accuracies]
         whole["codec_error"] = packing.error.attributes()
 
     whole["digests"] = {
@@ -227,9 +245,9 @@ def pack_store(
         path,
         rows(),
         codec=packing.codec,
-        num_rows=len(packing.keys),
+        num_rows=len(packing.labels),
         num_views=attributes["view_policy"]["num_views"],
-        num_teachers=1,
+        num_teachers=len(packing.teachers),
         attributes=whole,
     )
 

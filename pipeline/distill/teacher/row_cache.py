@@ -1,12 +1,13 @@
-"""Rows of soft targets that earlier runs computed, kept in a work folder whatever the videos of the next run.
+"""Rows of soft targets of one teacher that earlier runs computed, kept whatever the videos of the next run.
 
 They stay when the store is published, since the next run has no store to take rows from: DVC deletes a stage's outs
 before the stage starts. A row is found by its video's name, and the digest and shape of the frames that the teacher
 saw; everything else that it depends on (the teacher, the view policy, the clip, the batch size, the kind of device) is
-in the folder's fingerprint. A part is a file with the rows of some videos, the unit of work: it is whole or does not
+in the fingerprint of the work folder. Each teacher has a folder of its own, so another one needs inference of its own
+alone. A part is a file with the rows of some videos, the unit of work: it is whole or does not
 exist. Logits are kept as float32, so that another codec needs no teacher.
 
-Axes: N videos, V views, M teachers (here one), K classes.
+Axes: N videos, V views, M teachers (one), K classes.
 """
 
 from __future__ import annotations
@@ -79,5 +80,5 @@ def _read(path: Path) -> Rows:
 
 def _keys(rows: Rows) -> Sequence[Key]:
     digests = [digest.tobytes().hex() for digest in rows.arrays["frames_digest"]]
-    shapes = map(tuple, rows.arrays["frame_shape"].tolist())
+    shapes = map(tuple, rows.arrays["frame_shape"][:, 0].tolist())
     return list(zip(rows.video_ids, digests, shapes, strict=True))

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.core.params import Params, PrepareParams
+from pipeline.core.params import Params, PrecomputeSoftTargetsParams, PrepareParams, TrainParams
 from pipeline.core.work_folder import has_locks, work_root
 from pipeline.tools.check.data import Seen
 from pipeline.tools.check.findings import Group, age_text, size_text
@@ -32,6 +32,7 @@ def check_space(group: Group, params: Params, seen: Sequence[Seen], *, dvc_root:
         return
     # videos that state no number of frames count as average ones
     dark, enhanced = (size * len(seen) / len(counted) for size in frame_bytes(params.prepare, counted))
+    enhanced *= 1 + len(params.more_teachers)  # each has frames of its own
     needed: dict[Path, float] = defaultdict(float)
     needed[Path()] += dark + enhanced
     if dvc_root is not None:
@@ -139,13 +140,11 @@ def check_work(group: Group) -> None:
 def check_shared_memory(group: Group, params: Params) -> None:
     """Data loader processes pass batches of clips through shared memory, of which containers often have 64 MiB."""
     clip = params.clip.num_frames * params.clip.size**2 * 3
+    sections: dict[str, TrainParams | PrecomputeSoftTargetsParams] = {**params.trainings()}
+    sections["precompute_soft_targets"] = params.precompute_soft_targets
     wanted = {
         section: options.num_workers * BATCHES_AHEAD * options.batch_size * clip
-        for section, options in (
-            ("train_teacher", params.train_teacher),
-            ("precompute_soft_targets", params.precompute_soft_targets),
-            ("train_student", params.train_student),
-        )
+        for section, options in sections.items()
         if options.num_workers
     }
     if not wanted:

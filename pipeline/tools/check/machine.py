@@ -98,11 +98,7 @@ def check_device(group: Group, device: torch.device) -> None:
 
 def check_compiler(group: Group, params: Params) -> None:
     """torch.compile calls a C++ compiler when the first step runs."""
-    compiled = [
-        f"{name}.compile"
-        for name, section in (("train_teacher", params.train_teacher), ("train_student", params.train_student))
-        if section.compile
-    ]
+    compiled = [f"{name}.compile" for name, section in params.trainings().items() if section.compile]
     if compiled and not any(shutil.which(name) for name in (os.environ.get("CXX", "c++"), "g++", "clang++")):
         group.problem(
             f"{' and '.join(compiled)}: torch.compile needs a C++ compiler, and there is none",
@@ -188,7 +184,7 @@ def _check_settings(group: Group, root: Path) -> None:
 
 def _check_records(group: Group, root: Path) -> None:
     """DVC writes these files in place; after a kill just then, each of its commands ends with an error of them."""
-    for path in (Path("dvc.lock"), Path("demo/dvc.lock"), root / ".dvc/tmp/rwlock"):
+    for path in (Path("dvc.lock"), Path("demo/dvc.lock"), Path("teachers/dvc.lock"), root / ".dvc/tmp/rwlock"):
         if path.is_file() and not _is_whole(path):
             name = os.path.relpath(path)
             group.problem(

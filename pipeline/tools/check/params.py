@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from math import sqrt
 from pathlib import Path
 
@@ -35,12 +36,12 @@ class Known:
 
 def check_params(group: Group, params: Params, known: Known) -> None:
     """Everything that the stages compare before they start, and what is allowed but rarely intended."""
-    for name, section, options in (
-        (params.teacher, "train_teacher", params.train_teacher),
-        (params.student, "train_student", params.train_student),
-    ):
-        _check_training(group, name, section, options, params, known)
-    _check_enhancer(group, params)
+    more = {f"more_teachers.{name}": teacher.network for name, teacher in params.more_teachers.items()}
+    networks = {"train_teacher": params.teacher, **more, "train_student": params.student}
+    for section, options in params.trainings().items():
+        _check_training(group, networks[section], section, options, params, known)
+    _check_enhancers(group, params)
+    _check_teachers(group, params)
     if known.class_names is not None:
         _check_codec(group, params, len(known.class_names))
     _check_soft_loss(group, params, known)
@@ -94,24 +95,44 @@ def _check_weights(group: Group, section: str, weights: str, arch: Architecture,
     group.fact(f"{section}: {found.summary}")
 
 
-def _check_enhancer(group: Group, params: Params) -> None:
+def _check_enhancers(group: Group, params: Params) -> None:
     options = params.fit_enhancer
     if options.weights is None:
         return
-    if params.enhancer not in LEARNED:
+    names = dict.fromkeys((params.enhancer, *(teacher.enhancer for teacher in params.more_teachers.values())))
+    learned = [name for name in names if name in LEARNED]
+    if not learned:
         group.warning(
-            f"fit_enhancer.weights is set, but {params.enhancer} has no weights: the file is not used",
+            f"fit_enhancer.weights is set, but {' and '.join(names)} has no weights: the file is not used",
             remedy=f"set it to null, or choose one of {', '.join(LEARNED)}",
         )
+    for name in learned:
+        with group.catching():
+            enhancer_from_weights(
+                Path(options.weights), name, curve_reduction=options.curve_reduction, precision=options.precision
+            )
+            group.fact(f"fit_enhancer.weights: {options.weights} holds the weights of {name}")
+
+
+def _check_teachers(group: Group, params: Params) -> None:
+    if not params.more_teachers:
         return
-    with group.catching():
-        enhancer_from_weights(
-            Path(options.weights),
-            params.enhancer,
-            curve_reduction=options.curve_reduction,
-            precision=options.precision,
+    made_by = {"the dials' one": (params.enhancer, params.teacher, params.seed, params.train_teacher)}
+    made_by |= {
+        name: (each.enhancer, each.network, each.seed, each.training_params(params.train_teacher))
+        for name, each in params.more_teachers.items()
+    }
+    group.fact("teachers: " + ", ".join(f"{name} ({how[1]}, {how[0]}, seed {how[2]})" for name, how in made_by.items()))
+    for one, other in combinations(made_by, 2):
+        if made_by[one] == made_by[other]:
+            group.problem(
+                f"more_teachers.{other}: the same teacher as {one}", remedy="give it another enhancer, network or seed"
+            )
+    if params.soft_targets.source == "online":
+        group.problem(
+            f"soft_targets.source is online, which takes one teacher, and more_teachers has {len(made_by) - 1} more",
+            remedy="set soft_targets.source to cache, or more_teachers to {}",
         )
-        group.fact(f"fit_enhancer.weights: {options.weights} holds the weights of {params.enhancer}")
 
 
 def _check_codec(group: Group, params: Params, num_classes: int) -> None:

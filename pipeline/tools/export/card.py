@@ -25,7 +25,10 @@ _ROLES = {
         "sees dark video as it is; learned from the labels and from soft targets of a teacher",
     ),
     "train_baseline": ("baseline", "sees dark video as it is; learned from the labels alone"),
-    "train_teacher": ("teacher", "sees light-enhanced video, not dark video as it is; learned from the labels"),
+    **dict.fromkeys(
+        ("train_teacher", "train_more_teacher"),
+        ("teacher", "sees light-enhanced video, not dark video as it is; learned from the labels"),
+    ),
 }
 _UNKNOWN = ("model", "was not trained by a stage of dlkdd, so what it sees is not known")
 

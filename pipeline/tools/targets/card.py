@@ -8,7 +8,6 @@ from pathlib import Path
 from pipeline.core.errors import StaleArtifactError
 from pipeline.core.progress import Progress, no_progress
 from pipeline.core.text import code_span, markdown_table
-from pipeline.distill.store.attributes import FORMAT_VERSION
 from pipeline.distill.store.codecs import bytes_per_view
 from pipeline.distill.store.store import MAKE_REMEDY, SoftTargetStore
 from pipeline.tools.targets.verify import CARD_NAME, verify
@@ -37,9 +36,16 @@ def card(store: SoftTargetStore, license_text: str | None) -> str:
     attributes = store.attributes
     clip, policy, error = attributes["clip"], attributes["view_policy"], attributes["codec_error"]
     teachers = markdown_table(
-        ("teacher", "digest of its file", "top-1 on these views"),
+        ("teacher", "light", "top-1 on these views", "digests of its file", "of its enhancer", "of its frames"),
         (
-            (code_span(teacher["name"]), code_span(teacher["digest"]), f"{teacher['top1_on_views']:.1%}")
+            (
+                code_span(teacher["name"]),
+                code_span(teacher["light"]) if teacher["light"] else "not named",
+                f"{teacher['top1_on_views']:.1%}",
+                code_span(teacher["digest"]),
+                code_span(teacher["enhancer"]) if teacher["enhancer"] else "none",
+                code_span(teacher["frames"]),
+            )
             for teacher in attributes["teachers"]
         ),
     )
@@ -62,7 +68,7 @@ def card(store: SoftTargetStore, license_text: str | None) -> str:
 
 Raw logits, before any temperature, of {seen_by} that saw light-enhanced videos.
 A student learns from them and from the dark copies of the same videos; it needs neither teacher nor enhanced videos.
-Store of dlkdd, format version {FORMAT_VERSION}, digest **`{store.digest}`**.
+Store of dlkdd, format version {store.format_version}, digest **`{store.digest}`**.
 
 {teachers}
 
@@ -78,7 +84,7 @@ frame, at most {policy["max_aspect"]:g} times as wide as high or as high as wide
         --manifest data/manifest.csv --frames data/dark \\
         --out models/student.safetensors --curve results/curves/student.csv
 
-The dark videos must be those of the manifest below, stored at the size that the teacher's had; what does not fit is
+The dark videos must be those of the manifest below, stored at the size that they had; what does not fit is
 refused before the first step. Only the shards that hold a run's videos are fetched. To check what arrived:
 
     dlkdd targets verify URL/{STORE_NAME} --depth checksums

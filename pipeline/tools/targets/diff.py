@@ -63,7 +63,7 @@ def diff(a: SoftTargetStore, b: SoftTargetStore, *, progress: Progress = no_prog
                 most = heapq.nlargest(NUM_NAMED, [*most, *pairs])
             advance(len(ids_a) + len(ids_b), "")
 
-    held_a, held_b = _flat(a.attributes), _flat(b.attributes)
+    held_a, held_b = ({**_flat(each.attributes), "format_version": each.format_version} for each in (a, b))
 
     def divergence(classes: slice | NDArray[np.intp]) -> dict[str, float]:
         num_views = int(views_K[classes].sum())

@@ -101,8 +101,11 @@ def _table(store: SoftTargetStore, rows: Rows) -> pyarrow.Table:
         "teacher_digest": of_teacher("digest"),
         **{field.name: column(rows.arrays["views"][..., i], 2) for i, field in enumerate(fields(View))},
     }
-    axes = {"pixel_digest": 2, "frame_shape": 1, "frames_digest": 1}
-    columns |= {name: column(array, axes.get(name, 3)) for name, array in rows.arrays.items() if name != "views"}
+    arrays = {name: array for name, array in rows.arrays.items() if name != "views"}
+    for name in ("frame_shape", "frames_digest"):  # (N, M, …)
+        arrays[name] = np.repeat(arrays[name][:, None], num_views, axis=1)
+    axes = {"dark_shape": 1}
+    columns |= {name: column(array, axes.get(name, 3)) for name, array in arrays.items()}
     return pa.table(columns, metadata={_ATTRIBUTES: json.dumps(store.attributes, sort_keys=True)})
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +17,21 @@ from pipeline.core.errors import ParamsError, StaleArtifactError
 from pipeline.core.progress import Progress, no_progress
 from pipeline.data.frame_store import FrameStore
 from pipeline.data.manifest import Manifest
-from pipeline.distill.store.rows import Rows, concatenate
+from pipeline.distill.store.rows import Rows, concatenate, join_teachers, unlike_views
 from pipeline.distill.store.store import SoftTargetStore, write_store
 
 _REMEDY = "`dlkdd targets diff` shows two stores side by side"
 
 # What both kinds of merge need to be the same, and what each needs beyond that
-_COMMON = ("class_names", "clip", "view_policy", "batch_size", "codec", "num_views", "digests.enhancer")
-_ENSEMBLE = ("num_rows", "digests.manifest", "digests.frames")
+_COMMON = ("class_names", "clip", "view_policy", "batch_size", "codec", "num_views")
+_ENSEMBLE = ("num_rows", "digests.manifest", "digests.dark")
 
 
 def merge_teachers(stores: Sequence[SoftTargetStore], path: Path, *, progress: Progress = no_progress) -> str:
     """Write an ensemble: the teachers of all stores, in their order, over the views that all have; returns its digest.
 
-    Raises StaleArtifactError with all that differs: the stores must have the same videos, views, pixels and codec.
+    The teachers may have seen different lights. Raises StaleArtifactError with all that differs: the stores must have
+    the same dark videos, views and codec.
     """
     teachers = [teacher for store in stores for teacher in store.attributes["teachers"]]
     digests = [teacher["digest"] for teacher in teachers]
@@ -41,22 +42,22 @@ def merge_teachers(stores: Sequence[SoftTargetStore], path: Path, *, progress: P
             *(f"teacher {digest} is in more than one store" for digest in twice),
         ]
     )
-    codec_arrays = stores[0].codec.arrays()
 
     def rows() -> Iterator[Rows]:
         differing: list[str] = []
         with progress("merge", stores[0].num_rows, "rows") as advance:
             for parts in blocks(stores):
-                differing += _unlike(parts, codec_arrays)
+                differing += _unlike(parts)
                 if not differing:
-                    logits = {
-                        name: np.concatenate([part.arrays[name] for part in parts], axis=2) for name in codec_arrays
-                    }
-                    yield Rows(parts[0].video_ids, {**parts[0].arrays, **logits})
+                    joined = join_teachers(parts)
+                    differing += _unlike_pixels(joined, [teacher["clip"] for teacher in teachers])
+                    yield joined
                 advance(len(parts[0]), "")
         _refuse(differing)
 
-    return _write(path, stores, rows(), stores[0].num_rows, {"teachers": teachers})
+    known = [store.attributes["digests"] for store in stores if store.attributes["digests"]["dark"] is not None]
+    changes = {"teachers": teachers, "digests": (known or [stores[0].attributes["digests"]])[0]}
+    return _write(path, stores, rows(), stores[0].num_rows, changes)
 
 
 def merge_videos(
@@ -64,24 +65,26 @@ def merge_videos(
     path: Path,
     *,
     manifest: Manifest,
-    frames: FrameStore | None = None,
+    frames: Sequence[FrameStore] = (),
     progress: Progress = no_progress,
 ) -> str:
     """Write one store with the rows of all, whose videos are the manifest's train videos; returns its digest.
 
-    The stores must be of the same teachers and views. Where they were made from different frame stores, `frames` is
-    one that holds all of their videos, bit for bit. Raises StaleArtifactError with all that differs.
+    The stores must be of the same teachers and views. Where they were made from different frame stores, `frames` are
+    ones that hold all of their videos, bit for bit: of each teacher one, or one of all. Raises StaleArtifactError with
+    all that differs, ParamsError for another number of frame stores.
     """
     findings = _differences(stores, (*_COMMON, "teachers"))
     expected = [row.video_id for row in manifest.rows_of("train")]
     if list(manifest.class_names) != stores[0].attributes["class_names"]:
         had = stores[0].attributes["class_names"]
         findings.append(f"class_names: {stores[0].location} has {had}, the manifest {list(manifest.class_names)}")
-    all_frames = {store.attributes["digests"]["frames"] for store in stores}
-    if len(all_frames) > 1 and frames is None:
-        findings.append(f"digests.frames: {', '.join(sorted(all_frames))}: a frame store that holds all is needed")
+    seen = [tuple(teacher["frames"] for teacher in store.attributes["teachers"]) for store in stores]
+    if len(set(seen)) > 1 and not frames:
+        every = sorted({digest for digests in seen for digest in digests})
+        findings.append(f"teachers.frames: {', '.join(every)}: frame stores that hold all are needed")
     _refuse(findings)
-    digest_of = {} if frames is None else {row.video_id: row.digest for row in frames.rows}
+    of_teachers = _frames_of_teachers(frames, stores[0].num_teachers)
 
     def rows() -> Iterator[Rows]:
         wrong: list[str] = []
@@ -92,23 +95,49 @@ def merge_videos(
                 whole = whole.take(np.argsort(np.array(whole.video_ids), kind="stable"))
                 stop = bisect_right(expected, whole.video_ids[-1])
                 wrong += _unlike_manifest(whole.video_ids, expected[start:stop])
-                for video_id, digest in zip(whole.video_ids, whole.arrays["frames_digest"], strict=True):
-                    if frames is not None and digest_of.get(video_id) != digest.tobytes().hex():
-                        wrong.append(f"{video_id}: {frames.path} has not the frames that its teacher saw")
+                wrong += _unlike_frames(whole, of_teachers)
                 start = stop
                 advance(len(whole), "")
                 if not wrong:
                     yield whole
         _refuse([*wrong, *_unlike_manifest((), expected[start:])])
 
+    dark = {store.attributes["digests"]["dark"] for store in stores}
     digests = dict(stores[0].attributes["digests"], manifest=manifest.digest)
-    if frames is not None:
-        digests["frames"] = frames.digest
+    if of_teachers:
+        digests["dark"] = of_teachers[0].origin.get("dark")
+    elif len(dark) > 1:
+        digests["dark"] = None
     teachers = [
         {**teacher, "top1_on_views": _mean(stores, [s.attributes["teachers"][axis]["top1_on_views"] for s in stores])}
         for axis, teacher in enumerate(stores[0].attributes["teachers"])
     ]
+    for teacher, store in zip(teachers, of_teachers, strict=False):
+        teacher["frames"] = store.digest
     return _write(path, stores, rows(), len(expected), {"teachers": teachers, "digests": digests})
+
+
+def _frames_of_teachers(frames: Sequence[FrameStore], num_teachers: int) -> Sequence[FrameStore]:
+    """The frames that each teacher saw; none where none are given."""
+    if len(frames) not in (0, 1, num_teachers):
+        raise ParamsError(
+            f"--enhanced is given {len(frames)} times for {num_teachers} teachers: once, or once for each"
+        )
+    return frames if len(frames) != 1 else [*frames] * num_teachers
+
+
+def _unlike_frames(rows: Rows, of_teachers: Sequence[FrameStore]) -> list[str]:
+    """Videos of which a frame store has other frames than the teacher saw."""
+    wrong = []
+    for axis, frames in enumerate(of_teachers):
+        digest_of = {row.video_id: row.digest for row in frames.rows}
+        digests = rows.arrays["frames_digest"][:, axis]
+        wrong += [
+            f"{video_id}: {frames.path} has not the frames that teacher {axis} saw"
+            for video_id, digest in zip(rows.video_ids, digests, strict=True)
+            if digest_of.get(video_id) != digest.tobytes().hex()
+        ]
+    return wrong
 
 
 def same_videos(stores: Sequence[SoftTargetStore]) -> bool:
@@ -150,17 +179,21 @@ def _write(
 
 
 def _differences(stores: Sequence[SoftTargetStore], names: Sequence[str]) -> list[str]:
-    """Each attribute in which the stores differ, with every value; of `teachers` the digests."""
+    """Each attribute in which the stores differ, with every value; of `teachers` the digests, and their enhancers'.
+
+    Old stores do not name their dark frames: what is not named differs from nothing.
+    """
     if len(stores) < 2:
         raise ParamsError("merging takes at least two stores")
     findings = []
     for name in names:
         values: list[Any] = [store.attributes[name.partition(".")[0]] for store in stores]
         if name == "teachers":
-            values = [[teacher["digest"] for teacher in teachers] for teachers in values]
+            values = [[(each["digest"], each["enhancer"]) for each in teachers] for teachers in values]
         elif "." in name:
             values = [digests[name.partition(".")[2]] for digests in values]
-        if any(value != values[0] for value in values):
+        named = [value for value in values if value is not None]
+        if any(value != named[0] for value in named):
             shown = "; ".join(f"{store.location} has {value}" for store, value in zip(stores, values, strict=True))
             findings.append(f"{name}: {shown}")
     return findings
@@ -171,21 +204,26 @@ def _refuse(findings: Sequence[str]) -> None:
         raise StaleArtifactError("these stores cannot be merged", findings=findings, remedy=_REMEDY)
 
 
-def _unlike(parts: Sequence[Rows], codec_arrays: Mapping[str, object]) -> list[str]:
-    """Rows of a block that are not the same but for their logits."""
+def _unlike(parts: Sequence[Rows]) -> list[str]:
+    """Rows of a block that are not of the same videos and views."""
     first = parts[0]
     if any(part.video_ids != first.video_ids for part in parts):
         names = set.union(*(set(part.video_ids) for part in parts))
         return [
             f"{name} is not in every store" for name in sorted(names) if any(name not in p.video_ids for p in parts)
         ]
-    return [
-        f"{first.video_ids[row]}: {name} differs"
-        for name, array in first.arrays.items()
-        if name not in codec_arrays
-        for part in parts[1:]
-        for row in np.flatnonzero((part.arrays[name] != array).reshape(len(first), -1).any(axis=1))
-    ]
+    return unlike_views(parts)
+
+
+def _unlike_pixels(rows: Rows, clips: Sequence[Mapping[str, int]]) -> list[str]:
+    """Rows of which two teachers, of the same frames and the same geometry, saw other pixels: by another program."""
+    frames, pixels = rows.arrays["frames_digest"], rows.arrays["pixel_digest"]
+    differing_N = np.zeros(len(rows), dtype=bool)
+    for one, other in combinations(range(len(clips)), 2):
+        if clips[one] == clips[other]:
+            same_frames_N = (frames[:, one] == frames[:, other]).all(axis=1)
+            differing_N |= same_frames_N & (pixels[:, :, one] != pixels[:, :, other]).any(axis=1)
+    return [f"{rows.video_ids[row]}: pixel_digest differs" for row in np.flatnonzero(differing_N)]
 
 
 def _unlike_manifest(video_ids: Sequence[str], expected: Sequence[str]) -> list[str]:

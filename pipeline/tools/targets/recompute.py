@@ -1,6 +1,6 @@
 """Teacher inference repeated for some rows of a soft-target store, and what differs from what the store holds.
 
-Axes: N videos, V views, M teachers, K classes.
+Axes: N videos, V views, K classes.
 """
 
 from __future__ import annotations
@@ -35,70 +35,89 @@ _MOST = float(np.finfo(np.float32).max)  # stands for what is not finite, which 
 def recompute(
     store: SoftTargetStore,
     rows: Rows,
-    teachers: Sequence[ModelFile],
-    frames: FrameStore,
+    teachers: Sequence[tuple[ModelFile, FrameStore]],
     device: torch.device,
     advance: Advance,
 ) -> tuple[dict[str, float], list[str]]:
-    """Run teachers of the store, given in any order, on rows of it; returns what was compared, and what differs.
+    """Run teachers of the store, each on its frames, on rows of it; returns what was compared, and what differs.
 
     Are frames, drawn views, pixels and logits the same? Views are drawn where the store's policy is of this program's
     version; logits are compared where frames and pixels are the same, and may differ by what `compare_logits` allows.
-    Of the `num_views` views that were compared, of `num_videos` videos, `num_equal` have the same bits;
-    `max_difference` is between logits packed in the same way, so 0 where all bits are the same, and `max_relative` is
-    it over the largest |logit| of its view. Raises StaleArtifactError for frames that cannot be read.
+    Of the `num_views` views that were compared, each for each teacher, of `num_videos` videos, `num_equal` have the
+    same bits; `max_difference` is between logits packed in the same way, so 0 where all bits are the same, and
+    `max_relative` is it over the largest |logit| of its view. Raises StaleArtifactError for frames that cannot be read.
     """
     findings: list[str] = []
-    rows = _with_same_frames(rows, frames, findings)
+    total: dict[str, float] = dict.fromkeys(
+        ("num_videos", "num_views", "num_equal", "max_difference", "max_relative"), 0
+    )
+    recorded = [teacher["digest"] for teacher in store.attributes["teachers"]]
+    for teacher, frames in teachers:
+        found = _recompute_one(store, rows, recorded.index(teacher.digest), teacher, frames, device, advance, findings)
+        for name, value in found.items():
+            total[name] = total[name] + value if name in ("num_views", "num_equal") else max(total[name], value)
+    return total, list(dict.fromkeys(findings))  # views that several teachers' frames show to be others: once
+
+
+def _recompute_one(
+    store: SoftTargetStore,
+    rows: Rows,
+    axis: int,
+    teacher: ModelFile,
+    frames: FrameStore,
+    device: torch.device,
+    advance: Advance,
+    findings: list[str],
+) -> dict[str, float]:
+    """What `recompute` returns, of the teacher at one place of the store's axis of teachers."""
+    rows = _with_same_frames(rows, axis, frames, findings)
     findings += _other_views(store, rows, frames)
     if not len(rows):
-        return dict.fromkeys(("num_videos", "num_views", "num_equal", "max_difference", "max_relative"), 0), findings
-    recorded = [teacher["digest"] for teacher in store.attributes["teachers"]]
-    axes = sorted({recorded.index(teacher.digest): teacher for teacher in teachers}.items())
-    clip, batch_size = ClipParams(**store.attributes["clip"]), store.attributes["batch_size"]
+        return {}
+    clip, batch_size = ClipParams(**store.attributes["teachers"][axis]["clip"]), store.attributes["batch_size"]
     outputs = infer_views(
-        [teacher.recognizer.to(device).eval() for _, teacher in axes],
+        teacher.recognizer.to(device).eval(),
         Bank(frames, _StoredViews(rows), clip, store.num_views, batch_size),
         rows.video_ids,
         device=device,
         num_workers=0,
         advance=advance,
     )
-    stored = {name: rows.arrays[name][:, :, [axis for axis, _ in axes]] for name in store.codec.arrays()}
-    logits = compare_logits(store.codec, stored, outputs.logits_NVMK)
-    same_NV = outputs.pixel_digest_NV == rows.arrays["pixel_digest"]
+    stored = {name: rows.arrays[name][:, :, axis] for name in store.codec.arrays()}
+    logits = compare_logits(store.codec, stored, outputs.logits_NVK)
+    same_NV = outputs.pixel_digest_NV == rows.arrays["pixel_digest"][:, :, axis]
     for row, video_id in enumerate(rows.video_ids):
         if not same_NV[row].all():
             views = np.flatnonzero(~same_NV[row]).tolist()
-            findings.append(f"{video_id}: pixel_digest: the teacher saw other pixels in views {views}")
-        for place, (axis, _) in enumerate(axes):
-            far_V = same_NV[row] & ~logits.close_NVM[row, :, place]
-            if far_V.any():
-                findings.append(
-                    f"{video_id}: the logits of teacher {axis} in views {np.flatnonzero(far_V).tolist()} differ by "
-                    f"up to {logits.difference_NVM[row, far_V, place].max():.3g}, more than rounding explains"
-                )
+            findings.append(f"{video_id}: pixel_digest: teacher {axis} saw other pixels in views {views}")
+        far_V = same_NV[row] & ~logits.close_NV[row]
+        if far_V.any():
+            findings.append(
+                f"{video_id}: the logits of teacher {axis} in views {np.flatnonzero(far_V).tolist()} differ by "
+                f"up to {logits.difference_NV[row, far_V].max():.3g}, more than rounding explains"
+            )
     return {
         "num_videos": len(rows),
         "num_views": int(same_NV.sum()),
-        "num_equal": int((logits.equal_NVM.all(axis=2) & same_NV).sum()),
-        "max_difference": float(logits.difference_NVM[same_NV].max(initial=0)),
-        "max_relative": float(logits.relative_NVM[same_NV].max(initial=0)),
-    }, findings
+        "num_equal": int((logits.equal_NV & same_NV).sum()),
+        "max_difference": float(logits.difference_NV[same_NV].max(initial=0)),
+        "max_relative": float(logits.relative_NV[same_NV].max(initial=0)),
+    }
 
 
-def _with_same_frames(rows: Rows, frames: FrameStore, findings: list[str]) -> Rows:
-    """The rows whose frames are those that the teacher saw; the others are added to the findings."""
+def _with_same_frames(rows: Rows, axis: int, frames: FrameStore, findings: list[str]) -> Rows:
+    """The rows whose frames are those that a teacher saw; the others are added to the findings."""
     known = {row.video_id: (row.digest, tuple(frames.shape(row.video_id))) for row in frames.rows}
+    digests, shapes = rows.arrays["frames_digest"][:, axis], rows.arrays["frame_shape"][:, axis].tolist()
     same = []
-    for number, (video_id, digest, shape) in enumerate(
-        zip(rows.video_ids, rows.arrays["frames_digest"], rows.arrays["frame_shape"].tolist(), strict=True)
-    ):
+    for number, (video_id, digest, shape) in enumerate(zip(rows.video_ids, digests, shapes, strict=True)):
         seen, found = (digest.tobytes().hex(), tuple(shape)), known.get(video_id)
         if found == seen:
             same.append(number)
         else:
-            findings.append(f"{video_id}: frames: the teacher saw {seen}, {frames.path} has {found or 'no such video'}")
+            findings.append(
+                f"{video_id}: frames: teacher {axis} saw {seen}, {frames.path} has {found or 'no such video'}"
+            )
     return rows.take(same)
 
 
@@ -129,16 +148,16 @@ class _StoredViews:
 
 @dataclass(frozen=True)
 class LogitComparison:
-    """For each view of each teacher: the same bits; the largest difference; that over the largest |logit|; close."""
+    """For each view: the same bits; the largest difference; that over the largest |logit|; close."""
 
-    equal_NVM: NDArray[np.bool_]
-    difference_NVM: NDArray[np.float64]
-    relative_NVM: NDArray[np.float64]
-    close_NVM: NDArray[np.bool_]
+    equal_NV: NDArray[np.bool_]
+    difference_NV: NDArray[np.float64]
+    relative_NV: NDArray[np.float64]
+    close_NV: NDArray[np.bool_]
 
 
 def compare_logits(
-    codec: LogitCodec, stored: Mapping[str, NDArray[Any]], teacher_NVMK: NDArray[np.float32]
+    codec: LogitCodec, stored: Mapping[str, NDArray[Any]], teacher_NVK: NDArray[np.float32]
 ) -> LogitComparison:
     """Packed logits against a teacher's, which are packed in the same way.
 
@@ -148,35 +167,35 @@ def compare_logits(
     near ties may change places, and the logsumexp of the others. None of them moves further than the logits do.
     """
     with np.errstate(over="ignore", invalid="ignore"):  # logits that are not finite are not close
-        packed = codec.pack(teacher_NVMK)
+        packed = codec.pack(teacher_NVK)
         pairs = (
-            [(stored["logits"], packed["logits"])] if "logits" in packed else _topk_pairs(stored, packed, teacher_NVMK)
+            [(stored["logits"], packed["logits"])] if "logits" in packed else _topk_pairs(stored, packed, teacher_NVK)
         )
-        largest_NVM = np.maximum(np.abs(teacher_NVMK).max(axis=-1).astype(np.float64), np.finfo(np.float32).tiny)
-        difference_NVM = np.zeros(largest_NVM.shape)
-        close_NVM = np.ones(largest_NVM.shape, dtype=bool)
+        largest_NV = np.maximum(np.abs(teacher_NVK).max(axis=-1).astype(np.float64), np.finfo(np.float32).tiny)
+        difference_NV = np.zeros(largest_NV.shape)
+        close_NV = np.ones(largest_NV.shape, dtype=bool)
         for found, expected in pairs:
             difference = np.abs(found.astype(np.float64) - expected.astype(np.float64))
             allowed = (
                 np.spacing(np.maximum(np.abs(found), np.abs(expected))).astype(np.float64)
-                + RELATIVE_TOLERANCE * largest_NVM[..., None]
+                + RELATIVE_TOLERANCE * largest_NV[..., None]
             )
-            close_NVM &= (difference <= allowed).all(axis=-1)
-            difference_NVM = np.maximum(difference_NVM, np.nan_to_num(difference, nan=_MOST, posinf=_MOST).max(axis=-1))
-    equal = [(array == packed[name]).reshape(*largest_NVM.shape, -1).all(axis=-1) for name, array in stored.items()]
-    return LogitComparison(np.logical_and.reduce(equal), difference_NVM, difference_NVM / largest_NVM, close_NVM)
+            close_NV &= (difference <= allowed).all(axis=-1)
+            difference_NV = np.maximum(difference_NV, np.nan_to_num(difference, nan=_MOST, posinf=_MOST).max(axis=-1))
+    equal = [(array == packed[name]).reshape(*largest_NV.shape, -1).all(axis=-1) for name, array in stored.items()]
+    return LogitComparison(np.logical_and.reduce(equal), difference_NV, difference_NV / largest_NV, close_NV)
 
 
 def _topk_pairs(
-    stored: Mapping[str, NDArray[Any]], packed: Mapping[str, NDArray[Any]], teacher_NVMK: NDArray[np.float32]
+    stored: Mapping[str, NDArray[Any]], packed: Mapping[str, NDArray[Any]], teacher_NVK: NDArray[np.float32]
 ) -> list[tuple[NDArray[Any], NDArray[Any]]]:
     kept, classes = stored["topk_logits"], stored["topk_classes"].astype(np.int64)
-    others = teacher_NVMK.astype(np.float64)
+    others = teacher_NVK.astype(np.float64)
     np.put_along_axis(others, classes, -np.inf, axis=-1)
     largest = others.max(axis=-1, keepdims=True)
     rest = largest + np.log(np.exp(others - largest).sum(axis=-1, keepdims=True))
     return [
-        (kept, np.take_along_axis(teacher_NVMK, classes, axis=-1).astype(kept.dtype)),
+        (kept, np.take_along_axis(teacher_NVK, classes, axis=-1).astype(kept.dtype)),
         (kept, packed["topk_logits"]),
         (stored["rest_logsumexp"][..., None], rest.astype(stored["rest_logsumexp"].dtype)),
     ]

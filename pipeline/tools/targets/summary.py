@@ -80,6 +80,7 @@ def summarise(
     return {
         "location": store.location,
         "digest": store.digest,
+        "format_version": store.format_version,
         "attributes": store.attributes,
         "bytes_per_view": bytes_per_view(store.codec),
         "bytes_on_disk": size,

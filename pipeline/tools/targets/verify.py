@@ -74,7 +74,7 @@ def verify(
     depth: Depth,
     *,
     teachers: Sequence[ModelFile] = (),
-    frames: FrameStore | None = None,
+    frames: Sequence[FrameStore] = (),
     num_sampled: int = 32,
     seed: int = 0,
     device: torch.device = _CPU,
@@ -83,9 +83,9 @@ def verify(
     """Check a store at a path or an fsspec URL. All that is wrong is in the verdict; nothing is changed.
 
     The depth "teacher" runs the given teachers, one or more of the store's, on `num_sampled` of its videos, drawn by
-    `seed`; the same kind of device gives the same bits, and `recompute.compare_logits` has what others may differ by.
-    Raises EnvironmentProblem where a URL cannot be reached, ParamsError where that depth lacks teachers or
-    frames, StaleArtifactError where the frames are damaged.
+    `seed`, on those of the `frames` that the store names for each; the same kind of device gives the same bits, and
+    `recompute.compare_logits` has what others may differ by. Raises EnvironmentProblem where a URL cannot be reached,
+    ParamsError where that depth lacks teachers or frames, StaleArtifactError where the frames are damaged.
     """
     if depth == "teacher" and not (teachers and frames):
         raise ParamsError("the depth teacher takes a teacher's model file and the frames that it saw")
@@ -98,7 +98,6 @@ def verify(
     with progress("checksums", store.num_rows, "rows") as advance:
         sampled = _check_rows(store, verdict, sample, advance)
     if depth == "teacher":
-        assert frames is not None
         _compare_teachers(store, verdict, sampled, teachers, frames, device, progress)
     return verdict
 
@@ -154,7 +153,7 @@ def _check_rows(store: SoftTargetStore, verdict: Verdict, sample: NDArray[np.int
         verdict.num_rows_checked += len(bad_N)
         verdict.num_rows_bad += int(bad_N.sum())
         # the arrays of the layout, the ids and the row digests
-        verdict.num_chunks_checked += -(-len(bad_N) // soft_targets.CHUNK_ROWS) * (len(store.layout) + 2)
+        verdict.num_chunks_checked += -(-len(bad_N) // soft_targets.CHUNK_ROWS) * (len(store.file_layout) + 2)
         advance(len(bad_N), "")
     return concatenate(sampled)
 
@@ -162,11 +161,11 @@ def _check_rows(store: SoftTargetStore, verdict: Verdict, sample: NDArray[np.int
 def _check_values(examined: Examined, store: SoftTargetStore, findings: list[str]) -> NDArray[np.bool_]:
     """Which rows, whole as they are, hold what no store can hold."""
     arrays, video_ids = examined.rows.arrays, examined.rows.video_ids
-    outside_NV = outside(arrays["views"], arrays["frame_shape"], int(store.attributes["clip"]["num_frames"]))
+    outside_NV = outside(arrays["views"], arrays["dark_shape"], int(store.attributes["clip"]["num_frames"]))
     wrong_N = outside_NV.any(axis=1) & ~examined.bad_N
     for row in np.flatnonzero(wrong_N):
         number = int(outside_NV[row].argmax())
-        view, shape = tuple(arrays["views"][row, number].tolist()), tuple(arrays["frame_shape"][row].tolist())
+        view, shape = tuple(arrays["views"][row, number].tolist()), tuple(arrays["dark_shape"][row].tolist())
         findings.append(f"{video_ids[row]}: view {number} {view} is no view of a video of {shape}")
     if isinstance(store.codec, TopK):
         classes_NVMk = np.sort(arrays["topk_classes"], axis=-1)
@@ -178,13 +177,13 @@ def _check_values(examined: Examined, store: SoftTargetStore, findings: list[str
     return wrong_N
 
 
-def outside(views_NV7: NDArray[np.int32], frame_shape_N3: NDArray[np.int32], num_frames: int) -> NDArray[np.bool_]:
+def outside(views_NV7: NDArray[np.int32], dark_shape_N3: NDArray[np.int32], num_frames: int) -> NDArray[np.bool_]:
     """Which seven numbers (N, V) are no `View`, or one that leaves its video in space or time.
 
     A clip of `num_frames` that is longer than the video starts over.
     """
     first, stride, top, left, height, width, flip = np.moveaxis(views_NV7.astype(np.int64), -1, 0)
-    video_frames, video_height, video_width = np.moveaxis(frame_shape_N3.astype(np.int64), -1, 0)[:, :, None]
+    video_frames, video_height, video_width = np.moveaxis(dark_shape_N3.astype(np.int64), -1, 0)[:, :, None]
     span = (num_frames - 1) * stride
     inside = (
         (np.minimum.reduce([first, top, left]) >= 0)
@@ -206,22 +205,28 @@ def _compare_teachers(
     verdict: Verdict,
     sampled: Rows,
     teachers: Sequence[ModelFile],
-    frames: FrameStore,
+    frames: Sequence[FrameStore],
     device: torch.device,
     progress: Progress,
 ) -> None:
-    recorded = {teacher["digest"] for teacher in store.attributes["teachers"]}
+    recorded = {teacher["digest"]: teacher["frames"] for teacher in store.attributes["teachers"]}
     verdict.findings += [
         f"teacher {given.digest} is none of the store's: {', '.join(sorted(recorded))}"
         for given in teachers
         if given.digest not in recorded
     ]
-    if frames.digest != (seen := store.attributes["digests"]["frames"]):
-        verdict.findings.append(f"digests.frames: the store has {seen}, {frames.path} {frames.digest}")
-    of_store = [given for given in teachers if given.digest in recorded]
-    if of_store:
-        with progress("teacher", len(sampled) * store.num_views, "clips") as advance:
-            verdict.teacher, differing = recompute(store, sampled, of_store, frames, device, advance)
+    of_store = {given.digest: given for given in teachers if given.digest in recorded}
+    given_frames = {given.digest: given for given in frames}
+    seen_by: list[tuple[ModelFile, FrameStore]] = []
+    for digest, teacher in of_store.items():
+        seen = given_frames.get(recorded[digest])
+        if seen is None:
+            others = ", ".join(f"{given.path} {given.digest}" for given in frames)
+            verdict.findings.append(f"teachers.frames: teacher {digest} saw {recorded[digest]}, given: {others}")
+        seen_by.append((teacher, seen or frames[0]))
+    if seen_by:
+        with progress("teacher", len(sampled) * store.num_views * len(seen_by), "clips") as advance:
+            verdict.teacher, differing = recompute(store, sampled, seen_by, device, advance)
         verdict.findings += differing
     if store.attributes["view_policy"]["version"] != VIEW_POLICY_VERSION:
         verdict.notes.append("views were not drawn again: the store's policy is of another version")

@@ -240,6 +240,29 @@ def test_the_smoke_recipe_has_no_problem():
     assert messages(compare(load_params(SMOKE)), "problem") == []
 
 
+ENTRY = {"enhancer": "gamma", "network": "r2plus1d_slim", "seed": 1, "training": {}}
+
+
+def test_further_teachers_are_named_and_looked_at():
+    group = compare(params(more_teachers={"second": ENTRY, "third": {**ENTRY, "network": "x3d_s"}}))
+    (fact,) = [fact for fact in group.facts if fact.startswith("teachers: ")]
+    assert "second (r2plus1d_slim, gamma, seed 1), third (x3d_s, gamma, seed 1)" in fact
+    (message,) = messages(group, "problem")
+    assert message.startswith("more_teachers.third: ")  # has no width
+    assert "width" in message
+
+
+def test_a_teacher_twice_and_an_online_one_of_several():
+    same = {**ENTRY, "seed": params().seed}
+    group = compare(params(more_teachers={"second": same, "third": same}, soft_targets__source="online"))
+    assert messages(group, "problem") == [
+        "more_teachers.second: the same teacher as the dials' one",
+        "more_teachers.third: the same teacher as the dials' one",
+        "more_teachers.third: the same teacher as second",
+        "soft_targets.source is online, which takes one teacher, and more_teachers has 2 more",
+    ]
+
+
 def test_without_data_what_depends_on_them_is_left_out():
     group = compare(params(precompute_soft_targets__codec="topk"), num_train=None, class_names=None)
     assert messages(group, "problem") == []

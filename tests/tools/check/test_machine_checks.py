@@ -86,6 +86,16 @@ def test_too_little_space(tmp_path, monkeypatch):
     assert "are needed" in finding.message
 
 
+def test_each_further_teacher_needs_frames_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    entry = {"enhancer": "none", "network": "r2plus1d_slim", "seed": 1, "training": {}}
+    dark, enhanced = frame_bytes(params().prepare, [seen(100)])
+    chosen = params(more_teachers={"second": entry, "third": {**entry, "seed": 2}})
+    for free, level in ((dark + 3 * enhanced + 1, []), (dark + 3 * enhanced - 1, ["problem"])):
+        free_bytes(monkeypatch, free)
+        assert [finding.level for finding in space(chosen, [seen(100)]).findings] == level
+
+
 @pytest.mark.parametrize(("kind", "copies"), [("copy", 3), ("hardlink,copy", 1), (None, 3)])
 def test_copies_of_dvc_count(tmp_path, monkeypatch, kind, copies):
     monkeypatch.chdir(tmp_path)
@@ -286,7 +296,7 @@ stages:
 
 
 @pytest.mark.parametrize("length", [0, LOCK.index("'2.0") + 2, LOCK.index("cmd:") + 3, LOCK.index("- path") + 3])
-@pytest.mark.parametrize("name", ["dvc.lock", "demo/dvc.lock"])
+@pytest.mark.parametrize("name", ["dvc.lock", "demo/dvc.lock", "teachers/dvc.lock"])
 def test_a_lock_file_that_dvc_was_killed_over(repository, name, length):
     Path(name).parent.mkdir(exist_ok=True)
     Path(name).write_text(LOCK)

@@ -40,13 +40,16 @@ def test_parquet_has_a_row_for_each_view_of_each_teacher(made, tmp_path):
     assert list(zip(*columns, strict=True)) == expected
     assert set(table["teacher"].to_pylist()) == {"r2plus1d_slim"}
     for name in ("frame_shape", "frames_digest"):
-        of_views = np.repeat(made.rows.arrays[name], store.num_views * store.num_teachers, axis=0)
+        array = made.rows.arrays[name]
+        of_views = np.repeat(array[:, None], store.num_views, axis=1).reshape(-1, *array.shape[2:])
         assert np.array_equal(np.array(table[name].to_pylist()), of_views), name
+    dark = np.repeat(made.rows.arrays["dark_shape"], store.num_views * store.num_teachers, axis=0)
+    assert np.array_equal(np.array(table["dark_shape"].to_pylist()), dark)
     fields = list(View.__dataclass_fields__)
     views = np.array([table[name].to_pylist() for name in fields]).T
     assert np.array_equal(views, np.repeat(made.rows.arrays["views"].reshape(-1, 7), store.num_teachers, axis=0))
     digests = np.array(table["pixel_digest"].to_pylist(), np.uint64)
-    assert np.array_equal(digests, np.repeat(made.rows.arrays["pixel_digest"].ravel(), store.num_teachers))
+    assert np.array_equal(digests, made.rows.arrays["pixel_digest"].ravel())
     assert json.loads(table.schema.metadata[b"attributes"]) == store.attributes
     assert parquet.ParquetFile(tmp_path / "x.parquet").num_row_groups == store.num_shards
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from builders import one_thread, write_frames  # noqa: F401 - a fixture
-from target_stores import contents, make_store, shards_of, write
+from target_stores import contents, make_store, rows_of_teacher, shards_of, write
 
 from pipeline.core.errors import ParamsError, StaleArtifactError
 from pipeline.data.manifest import write_manifest
@@ -39,13 +39,8 @@ def store_of(made, path, rows, **changes):
 
 def of_teacher(made, path, axis, **changes):
     """The store of one of its teachers."""
-    codec_arrays = SoftTargetStore(made.path).codec.arrays()
-    arrays = {
-        name: array[:, :, axis : axis + 1] if name in codec_arrays else array
-        for name, array in made.rows.arrays.items()
-    }
     teachers = [made.attributes["teachers"][axis]]
-    return store_of(made, path, Rows(made.rows.video_ids, arrays), **{"teachers": teachers, **changes})
+    return store_of(made, path, rows_of_teacher(made.rows, axis), **{"teachers": teachers, **changes})
 
 
 # teachers
@@ -109,11 +104,55 @@ def test_teachers_that_saw_other_pixels_are_refused_with_their_videos(made, tmp_
     changed = made.rows.arrays["pixel_digest"].copy()
     changed[5] += 1
     rows = concatenate([b.read_shard(shard) for shard in range(b.num_shards)])
-    other = Rows(rows.video_ids, {**rows.arrays, "pixel_digest": changed})
+    other = Rows(rows.video_ids, {**rows.arrays, "pixel_digest": changed[:, :, 1:]})
     c = store_of(made, tmp_path / "c", other, teachers=[made.attributes["teachers"][1]])
     with pytest.raises(StaleArtifactError) as caught:
         merge_teachers([a, c], tmp_path / "merged")
     assert caught.value.findings == (f"{made.rows.video_ids[5]}: pixel_digest differs",)
+
+
+@pytest.mark.parametrize("name", ["views", "dark_shape"])
+def test_teachers_of_other_views_or_dark_videos_are_refused_with_their_videos(made, tmp_path, name):
+    a, b = (of_teacher(made, tmp_path / str(axis), axis) for axis in range(2))
+    rows = concatenate([b.read_shard(shard) for shard in range(b.num_shards)])
+    changed = rows.arrays[name].copy()
+    changed[3] += 1
+    other = Rows(rows.video_ids, {**rows.arrays, name: changed})
+    c = store_of(made, tmp_path / "c", other, teachers=[made.attributes["teachers"][1]])
+    with pytest.raises(StaleArtifactError) as caught:
+        merge_teachers([a, c], tmp_path / "merged")
+    assert caught.value.findings == (f"{made.rows.video_ids[3]}: {name} differs",)
+
+
+def test_teachers_of_two_lights_keep_what_each_saw(made, tmp_path):
+    a, b = (of_teacher(made, tmp_path / str(axis), axis) for axis in range(2))
+    rows = concatenate([b.read_shard(shard) for shard in range(b.num_shards)])
+    seen = {name: rows.arrays[name] + 1 for name in ("pixel_digest", "frames_digest")}
+    light = {"light": "clahe", "enhancer": "c" * 32, "frames": "d" * 32}
+    teachers = [{**made.attributes["teachers"][1], **light}]
+    c = store_of(made, tmp_path / "c", Rows(rows.video_ids, {**rows.arrays, **seen}), teachers=teachers)
+    merge_teachers([a, c], tmp_path / "merged")
+    merged = SoftTargetStore(tmp_path / "merged")
+    assert merged.attributes["teachers"] == [made.attributes["teachers"][0], *teachers]
+    found = concatenate([merged.read_shard(shard) for shard in range(merged.num_shards)])
+    for axis, part in enumerate((made.rows, Rows(rows.video_ids, {**rows.arrays, **seen}))):
+        expected = rows_of_teacher(part, 0)
+        for name in ("pixel_digest", "frames_digest", "frame_shape"):
+            assert np.array_equal(rows_of_teacher(found, axis).arrays[name], expected.arrays[name]), name
+    assert verify(tmp_path / "merged", "checksums").whole
+
+
+def test_teachers_of_other_dark_frames_are_refused_and_a_store_that_names_none_is_not(made, tmp_path):
+    def of_dark(axis, name, dark):
+        digests = {**made.attributes["digests"], "dark": dark}
+        return of_teacher(made, tmp_path / name, axis, digests=digests)
+
+    a = of_dark(0, "a", None)
+    b, c = of_dark(1, "b", "b" * 32), of_dark(0, "c", "c" * 32)
+    merge_teachers([a, b], tmp_path / "merged")
+    assert SoftTargetStore(tmp_path / "merged").attributes["digests"]["dark"] == "b" * 32
+    with pytest.raises(StaleArtifactError, match=r"digests\.dark"):
+        merge_teachers([b, c], tmp_path / "other")
 
 
 def test_one_store_is_not_merged(made, tmp_path):
@@ -203,19 +242,26 @@ def test_another_manifest_names_the_videos_that_it_has(made, tmp_path):
 
 def test_different_frame_stores_take_one_that_holds_all(made, tmp_path):
     parts = split(made, tmp_path, [0, 1, 2, 3], [4, 5, 6])
-    digests = {**parts[1].attributes["digests"], "frames": "f" * 32}
-    parts[1] = store_of(made, tmp_path / "other", made.rows.take([4, 5, 6]), digests=digests)
-    with pytest.raises(StaleArtifactError, match=r"digests\.frames"):
+    teachers = [{**teacher, "frames": "f" * 32} for teacher in made.attributes["teachers"]]
+    parts[1] = store_of(
+        made, tmp_path / "other", made.rows.take([4, 5, 6]), teachers=teachers, digests=parts[1].attributes["digests"]
+    )
+    with pytest.raises(StaleArtifactError, match=r"teachers\.frames"):
         merge_videos(parts, tmp_path / "merged", manifest=made.manifest)
-    merge_videos(parts, tmp_path / "merged", manifest=made.manifest, frames=made.frames)
-    assert SoftTargetStore(tmp_path / "merged").attributes["digests"]["frames"] == made.frames.digest
+    for number, frames in enumerate(([made.frames], [made.frames] * 2)):
+        merge_videos(parts, tmp_path / f"merged{number}", manifest=made.manifest, frames=frames)
+        found = SoftTargetStore(tmp_path / f"merged{number}").attributes["teachers"]
+        assert {teacher["frames"] for teacher in found} == {made.frames.digest}
+    with pytest.raises(ParamsError, match="3 times for 2 teachers"):
+        merge_videos(parts, tmp_path / "m", manifest=made.manifest, frames=[made.frames] * 3)
     videos = {name: made.frames.read(name, range(6)) for name in made.frames.video_ids}
     changed = made.rows.video_ids[6]
     videos[changed] = 255 - videos[changed]
+    frames = [made.frames, write_frames(tmp_path / "changed", videos)]
     with pytest.raises(StaleArtifactError) as caught:
-        merge_videos(parts, tmp_path / "m", manifest=made.manifest, frames=write_frames(tmp_path / "changed", videos))
-    assert len(caught.value.findings) == 1
-    assert caught.value.findings[0].startswith(f"{changed}: ")
+        merge_videos(parts, tmp_path / "m", manifest=made.manifest, frames=frames)
+    path = tmp_path / "changed"
+    assert caught.value.findings == (f"{changed}: {path} has not the frames that teacher 1 saw",)
 
 
 def test_other_teachers_are_refused(made, tmp_path):
