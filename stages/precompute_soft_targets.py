@@ -1,4 +1,4 @@
-"""Run the teacher on every view of every training video, once, and keep its logits."""
+"""Run the teacher on every view of every video to learn from, once, and keep its logits."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from pipeline.core.progress import StopCheck, interruptible
 from pipeline.core.work_folder import work_folder
 from pipeline.data.dataset import samples_of
 from pipeline.data.frame_store import FrameStore
+from pipeline.data.listing import TAUGHT, UNLABELLED
 from pipeline.data.manifest import Manifest, read_manifest
 from pipeline.data.views import VIEW_POLICY_VERSION
 from pipeline.distill.store.attributes import FORMAT_VERSION
@@ -55,12 +56,12 @@ def main(
     workers: WorkersOption = None,
     scheduler: SchedulerOption = None,
 ) -> None:
-    """Run the teacher on every view of every training video, once, and keep its logits.
+    """Run the teacher on every view of every video to learn from, once, and keep its logits.
 
-    The store holds raw logits: temperature, weight and loss stay free for every student that learns from it. The logits
-    stay in the work folder, too: when videos come or go, with another codec, or for a damaged store, the same teacher
-    runs only on what is new. On the CPU each process has one thread; on a GPU there is one process, or one for each
-    under `torchrun`.
+    These are the training videos, and those without a label. The store holds raw logits: temperature, weight and loss
+    stay free for every student that learns from it. The logits stay in the work folder, too: when videos come or go,
+    with another codec, or for a damaged store, the same teacher runs only on what is new. On the CPU each process has
+    one thread; on a GPU there is one process, or one for each under `torchrun`.
     """
     with process_group() as ranks, interruptible() as stop:
         if ranks.index > 0:
@@ -76,7 +77,8 @@ def main(
         manifest, frames, teacher = read_manifest(manifest_path), FrameStore(frames_path), load_model(teacher_path)
         codec = _codec(options, len(manifest.class_names))
         _check_teacher(teacher_path, teacher, manifest, frames, params.clip)
-        samples = samples_of(manifest, frames, "train")
+        samples = samples_of(manifest, frames, *TAUGHT)
+        num_footage = len(manifest.rows_of(UNLABELLED))
         torch_device = choose_device(device)
         policy = {**params.views.model_dump(), "seed": params.seed, "version": VIEW_POLICY_VERSION}
         fingerprint = stage_values(
@@ -112,15 +114,17 @@ def main(
                 "view_policy": policy,
                 "batch_size": options.batch_size,
                 "digests": origin,
+                **({"num_unlabelled": num_footage} if num_footage else {}),
             }
             built = work.path / f"soft_targets.zarr{PARTIAL_SUFFIX}"  # swept when a killed run left it
             digest = pack_store(built, packing, teacher, attributes, max_kl=options.max_kl)
             publish(built, out)
             cache.remove_others(keys)
+    without, labelled = (f" ({num_footage} without a label)", " that have a label") if num_footage else ("", "")
     say(
-        f"{STAGE}: {len(keys)} videos × {params.views.num_views} views × {codec.num_classes} classes in "
+        f"{STAGE}: {len(keys)} videos{without} × {params.views.num_views} views × {codec.num_classes} classes in "
         f"{bytes_per_view(codec)} bytes a view; {len(new)} videos computed, {len(keys) - len(new)} known before; "
-        f"the teacher's top-1 on these views is {packing.top1_on_views:.1%}"
+        f"the teacher's top-1 on these views{labelled} is {packing.top1_on_views:.1%}"
     )
     say(f"{STAGE}: {options.codec} keeps {packing.error} -> {out}, digest {digest}")
 

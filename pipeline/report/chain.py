@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.data.frame_store import FrameStore
+from pipeline.data.listing import UNLABELLED
 from pipeline.report.inputs import Artifacts, ReportPaths
 
 # `path`, `what` it is, its `digest` (None where it is missing), and `sources`, what it records that it was made from:
@@ -16,7 +17,11 @@ Artifact = dict[str, Any]
 def describe_chain(paths: ReportPaths, found: Artifacts) -> list[Artifact]:
     """The artifacts in the order in which they are made."""
     manifest = found.manifest
-    what = f"{len(manifest.rows)} videos of {len(manifest.class_names)} classes; {len(found.quarantine)} in quarantine"
+    unlabelled = len(manifest.rows_of(UNLABELLED))
+    what = (
+        f"{len(manifest.rows)} videos of {len(manifest.class_names)} classes"
+        f"{f', {unlabelled} of them without a label' * bool(unlabelled)}; {len(found.quarantine)} in quarantine"
+    )
     chain: list[tuple[object, tuple[str, str | None, Sequence[Artifact]]]] = [
         (paths.manifest, (what, manifest.digest, ())),
         (paths.dark, _frames(found.dark, ("videos",))),
@@ -54,7 +59,8 @@ def _soft_targets(found: Artifacts) -> tuple[str, str | None, Sequence[Artifact]
     store = found.soft_targets
     attributes = store.attributes
     right = ", ".join(f"{100 * teacher['top1_on_views']:.1f} %" for teacher in attributes["teachers"])
-    views = f"{store.num_views} view{'s' * (store.num_views != 1)} of each of {store.num_rows} videos"
+    footage = f" ({store.num_unlabelled} without a label)" if store.num_unlabelled else ""
+    views = f"{store.num_views} view{'s' * (store.num_views != 1)} of each of {store.num_rows} videos{footage}"
     what = f"logits for {views}, {attributes['codec']['name']}; the teacher is right about {right} of these views"
     sources = _sources(attributes["digests"], ("manifest", "frames"))
     for teacher in attributes["teachers"]:
