@@ -20,6 +20,7 @@ def print_summary(found: Mapping[str, Any]) -> None:
     """What `summarise` found, to stdout."""
     attributes = found["attributes"]
     num_classes, error = len(attributes["class_names"]), attributes["codec_error"]
+    without = f" ({attributes['num_unlabelled']} without a label)" if attributes.get("num_unlabelled") else ""
     size = "" if found["bytes_on_disk"] is None else f", {found['bytes_on_disk']:,} bytes on disk"
     codec = " ".join(str(value) for value in attributes["codec"].values())
     print_facts(
@@ -27,8 +28,8 @@ def print_summary(found: Mapping[str, Any]) -> None:
             "store": found["location"],
             "digest": found["digest"],
             "format": f"{attributes['format']} {found['format_version']}",
-            "holds": f"{attributes['num_rows']} videos × {attributes['num_views']} views × {num_classes} classes; "
-            f"teachers: {attributes['num_teachers']}, shards: {len(attributes['shards'])}",
+            "holds": f"{attributes['num_rows']} videos{without} × {attributes['num_views']} views × {num_classes} "
+            f"classes; teachers: {attributes['num_teachers']}, shards: {len(attributes['shards'])}",
             "codec": f"{codec}: {found['bytes_per_view']} bytes a view of a teacher{size}",
             "classes": _names(attributes["class_names"]),
             "clip": _pairs(attributes["clip"]),

@@ -119,6 +119,7 @@ def _check_with_packages(
         None if data.splits is None else data.splits["train"],
         device,
         _processes_of_training(environment),
+        0 if data.splits is None else data.splits["unlabelled"],
     )
     check_params(groups["parameters"], loaded, known)
     check_space(disk, loaded, data.seen, dvc_root=dvc_root())

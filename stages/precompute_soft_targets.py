@@ -1,4 +1,4 @@
-"""Run the teachers on every view of every training video, once, and keep their logits."""
+"""Run the teachers on every view of every video to learn from, once, and keep their logits."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from pipeline.core.progress import StopCheck, interruptible
 from pipeline.core.work_folder import work_folder
 from pipeline.data.dataset import Sample, samples_of
 from pipeline.data.frame_store import FrameStore
+from pipeline.data.listing import TAUGHT, UNLABELLED
 from pipeline.data.manifest import Manifest, read_manifest
 from pipeline.data.views import VIEW_POLICY_VERSION
 from pipeline.distill.store.attributes import FORMAT_VERSION
@@ -65,12 +66,12 @@ def main(
     workers: WorkersOption = None,
     scheduler: SchedulerOption = None,
 ) -> None:
-    """Run the teachers on every view of every training video, once, and keep their logits.
+    """Run the teachers on every view of every video to learn from, once, and keep their logits.
 
-    The store holds raw logits: temperature, weight and loss stay free for every student that learns from it. The logits
-    stay in a work folder of each teacher, too: when videos or teachers come or go, with another codec, or for a damaged
-    store, teachers run only on what is new to them. On the CPU each process has one thread; on a GPU there is one
-    process, or one for each under `torchrun`.
+    These are the training videos, and those without a label. The store holds raw logits: temperature, weight and loss
+    stay free for every student that learns from it. The logits stay in a work folder of each teacher, too: when videos
+    or teachers come or go, with another codec, or for a damaged store, teachers run only on what is new to them. On the
+    CPU each process has one thread; on a GPU there is one process, or one for each under `torchrun`.
     """
     with process_group() as ranks, interruptible() as stop:
         if ranks.index > 0:
@@ -87,6 +88,7 @@ def main(
         teachers = [_teacher("teacher", teacher_path, frames_path), *_more(list(params.more_teachers), more_path)]
         codec = _codec(options, len(manifest.class_names))
         samples = _common_samples(teachers, manifest, params.clip)
+        num_footage = len(manifest.rows_of(UNLABELLED))
         torch_device = choose_device(device)
         policy = {**params.views.model_dump(), "seed": params.seed, "version": VIEW_POLICY_VERSION}
         fingerprint = stage_values(
@@ -120,21 +122,23 @@ def main(
                 "batch_size": options.batch_size,
                 "teachers": [teacher.attributes() for teacher in teachers],
                 "digests": {"manifest": manifest.digest, "dark": teachers[0].dark_digest},
+                **({"num_unlabelled": num_footage} if num_footage else {}),
             }
             built = cached[0].cache.folder / f"soft_targets.zarr{PARTIAL_SUFFIX}"  # swept when a killed run left it
             digest = pack_store(built, packing, attributes, max_kl=options.max_kl)
             publish(built, out)
             for each in cached:
                 each.cache.remove_others(each.keys)
+    without, labelled = (f" ({num_footage} without a label)", " that have a label") if num_footage else ("", "")
     say(
-        f"{STAGE}: {len(samples)} videos × {params.views.num_views} views × {codec.num_classes} classes in "
+        f"{STAGE}: {len(samples)} videos{without} × {params.views.num_views} views × {codec.num_classes} classes in "
         f"{bytes_per_view(codec)} bytes a view of a teacher"
     )
     for teacher, of_teacher, top1 in zip(teachers, parts, packing.top1_on_views, strict=True):
         num_new = sum(len(part.video_ids) for part in of_teacher)
         say(
             f"{STAGE}: {teacher.name}: {num_new} videos computed, {len(samples) - num_new} known before; "
-            f"top-1 on these views is {top1:.1%}"
+            f"top-1 on these views{labelled} is {top1:.1%}"
         )
     say(f"{STAGE}: {options.codec} keeps {packing.error} -> {out}, digest {digest}")
 
@@ -245,14 +249,14 @@ def _check_teacher(teacher: Teacher, manifest: Manifest, clip: ClipParams) -> No
 
 
 def _common_samples(teachers: Sequence[Teacher], manifest: Manifest, clip: ClipParams) -> list[Sample]:
-    """The train videos of all teachers; raises StaleArtifactError for teachers that do not fit this run, or each other.
+    """The videos to learn from; raises StaleArtifactError for teachers that do not fit this run, or each other.
 
     A view is one for all of them, so their videos must have one geometry.
     """
     for teacher in teachers:
         _check_teacher(teacher, manifest, clip)
     first, *others = teachers
-    samples = samples_of(manifest, first.frames, "train")
+    samples = samples_of(manifest, first.frames, *TAUGHT)
     findings = [
         f"{teacher.path}: the same teacher as {before.path}"
         for number, teacher in enumerate(teachers)
@@ -260,7 +264,7 @@ def _common_samples(teachers: Sequence[Teacher], manifest: Manifest, clip: ClipP
         if teacher.model.digest == before.model.digest
     ]
     for other in others:
-        samples_of(manifest, other.frames, "train")
+        samples_of(manifest, other.frames, *TAUGHT)
         dark = (first.dark_digest, other.dark_digest)
         if None not in dark and dark[0] != dark[1]:
             findings.append(

@@ -16,6 +16,7 @@ from pipeline.core.params import load_params
 from pipeline.core.progress import interruptible
 from pipeline.core.text import markdown_table
 from pipeline.core.work_folder import out_lock
+from pipeline.data.listing import ALL_SPLITS, SPLITS
 from pipeline.data.manifest import Manifest, read_manifest
 from pipeline.tools.study.jobs import run_chain
 from pipeline.tools.study.results import Results, read_results, table, verdict, write_rows
@@ -123,7 +124,8 @@ def _lines(path: Path | None) -> list[str]:
 def _notes(study: Study, manifest: Manifest, seconds: Mapping[str, float | None], at_once: int) -> list[str]:
     """What a reader of the table must know."""
     seeds = f"seeds {study.seeds[0]} to {study.seeds[-1]}" if len(study.seeds) > 1 else f"seed {study.seeds[0]} alone"
-    counts = ", ".join(f"{len(manifest.rows_of(split))} {split}" for split in ("train", "val", "test"))
+    sizes = {split: len(manifest.rows_of(split)) for split in ALL_SPLITS}
+    counts = ", ".join(f"{sizes[split]} {split}" for split in ALL_SPLITS if split in SPLITS or sizes[split])
     notes = [
         f"Top-1 in per cent over {seeds}; {counts} videos (manifest {manifest.digest}). ± is half of the 95 % interval "
         "of the mean over the seeds, by Student's t; − baseline and × compare with the baseline of the same seed. The "

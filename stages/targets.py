@@ -97,7 +97,9 @@ def verify(
         for note in verdict.notes:
             say(f"note: {note}")
         if verdict.depth != "attributes":
-            typer.echo(f"{verdict.num_rows_checked} of {verdict.num_rows} rows checked, {verdict.num_rows_bad} bad")
+            footage = f"; {verdict.num_unlabelled} are of videos without a label" if verdict.num_unlabelled else ""
+            checked = f"{verdict.num_rows_checked} of {verdict.num_rows} rows checked, {verdict.num_rows_bad} bad"
+            typer.echo(checked + footage)
         if verdict.teacher is not None:
             typer.echo(
                 "teacher inference repeated for {num_videos} videos: {num_equal} of {num_views} views have the same "

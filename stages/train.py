@@ -53,6 +53,8 @@ def train_teacher(
         "train_teacher",
         params.teacher,
         inputs,
+        inputs.train,
+        len(inputs.train),
         params.clip,
         params.train_teacher,
         params.seed,
@@ -97,6 +99,8 @@ def train_more_teacher(
         "train_more_teacher",
         chosen.network,
         inputs,
+        inputs.train,
+        len(inputs.train),
         params.clip,
         options,
         chosen.seed,
@@ -124,15 +128,21 @@ def train_baseline(
 ) -> None:
     """Train the baseline: the student's network on the dark videos alone.
 
-    It has the student's network, parameters and views, in the same order; only the soft targets are missing.
+    It has the student's network, parameters and views, in the same order; only the soft targets are missing. Where the
+    student also learns from footage, it makes as many steps: by further passes over its videos, each with views of its
+    own.
     """
     params = load_params(params_path)
     inputs = read_inputs(manifest_path, frames_path)
-    views = DrawnViews(inputs.frames, params.clip, params.views, params.seed, purpose=BANK)
+    passes = -(-len(inputs.taught) // len(inputs.train))  # of an epoch
+    bank = params.views.model_copy(update={"num_views": params.views.num_views * passes})
+    views = DrawnViews(inputs.frames, params.clip, bank, params.seed, purpose=BANK)
     training = Training(
         "train_baseline",
         params.student,
         inputs,
+        inputs.train,
+        len(inputs.taught),
         params.clip,
         params.train_student,
         params.seed,

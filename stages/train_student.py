@@ -17,7 +17,7 @@ from pipeline.data.dataset import Batch, EpochPlan
 from pipeline.data.frame_store import FrameStore
 from pipeline.distill.store.store import SoftTargetStore
 from pipeline.distill.student.cached_targets import CachedTargets, differences, load_targets
-from pipeline.distill.student.loss import distillation_loss, soft_weight_at
+from pipeline.distill.student.loss import distillation_loss, require_labels, soft_weight_at
 from pipeline.models.inference import infer
 from pipeline.models.recognizer import Recognizer, load_model
 from pipeline.train.execution import check_dist_columns
@@ -68,8 +68,9 @@ def main(
 ) -> None:
     """Train the student on the dark videos and the cached soft targets.
 
-    Views come from the store, each with the teacher's logits for exactly that crop. The teacher never runs here, unless
-    soft_targets.source is online: then it sees the same views at every step.
+    From videos without a label it learns by their soft targets alone. Views come from the store, each with the
+    teacher's logits for exactly that crop. The teacher never runs here, unless soft_targets.source is online: then it
+    sees the same views at every step.
     """
     params = load_params(params_path)
     inputs, store = read_inputs(manifest_path, frames_path), SoftTargetStore(soft_targets)
@@ -91,12 +92,13 @@ def main(
     options, distillation, seed = params.train_student, params.distillation, params.seed
     teachers, weights_K = params.soft_targets.teachers, inputs.class_weights(options)
     if soft_loss == "dist" and distillation.dist_intra > 0:
-        check_dist_columns(EpochPlan(len(inputs.train), options.batch_size, seed=0), options, world_size())
+        check_dist_columns(EpochPlan(len(inputs.taught), options.batch_size, seed=0), options, world_size())
+    require_labels(soft_loss, inputs.num_footage)
 
     def source(work: Path) -> CachedTargets:
         return load_targets(
             store,
-            [sample.video_id for sample in inputs.train],
+            [sample.video_id for sample in inputs.taught],
             memory_bytes=memory_mib * 2**20,
             folder=work / "soft_targets",
             teachers=teachers,
@@ -118,12 +120,15 @@ def main(
             options=distillation,
             label_smoothing=options.label_smoothing,
             class_weights_K=weights_K,
+            labelled_share=batch.labelled_share,
         )
 
     training = Training(
         "train_student",
         params.student,
         inputs,
+        inputs.taught,
+        len(inputs.taught),
         params.clip,
         options,
         params.seed,

@@ -60,6 +60,8 @@ class PrepareParams(Section):
     split: Annotated[int, Field(ge=0)]
     val_share: Annotated[float, Field(gt=0, lt=1)]
     test_share: Annotated[float, Field(gt=0, lt=1)]
+    unlabelled: Annotated[str, Field(min_length=1)] | None
+    unlabelled_share: Annotated[float, Field(ge=0, lt=1)]
     damaged: Literal["quarantine", "take"]
     max_quarantined: Share
     min_frames: Count

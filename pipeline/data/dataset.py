@@ -33,20 +33,21 @@ _SHARED_MEMORY = "file </torch_"  # in PyTorch's errors about what processes sha
 
 @dataclass(frozen=True)
 class Sample:
-    """A labelled video: `label` is the class index, 0 to K − 1."""
+    """A video: `label` is the class index, 0 to K − 1, or NO_LABEL."""
 
     video_id: str
     label: int
 
 
-def samples_of(manifest: Manifest, frames: FrameStore, split: str) -> list[Sample]:
-    """The videos of a split, in the order of the manifest.
+def samples_of(manifest: Manifest, frames: FrameStore, *splits: str) -> list[Sample]:
+    """The videos of a split, or of several, in the order of the manifest.
 
     Raises StaleArtifactError where the frame store lacks some of them or was made from other videos, DataError where
-    the split has none.
+    there are none.
     """
     check_same_videos(manifest, frames)
-    samples = [Sample(row.video_id, manifest.class_index(row)) for row in manifest.rows_of(split)]
+    split = " and ".join(splits)
+    samples = [Sample(row.video_id, manifest.class_index(row)) for row in manifest.rows_of(*splits)]
     stored = set(frames.video_ids)
     missing = [sample.video_id for sample in samples if sample.video_id not in stored]
     if missing:
@@ -87,13 +88,17 @@ def check_same_videos(manifest: Manifest, frames: FrameStore) -> None:
 
 @dataclass(frozen=True)
 class Batch:
-    """Clips with their labels and, for a student, the teacher's logits, or the clips for an online teacher."""
+    """Clips with their labels and, for a student, the teacher's logits, or the clips for an online teacher.
+
+    A clip without a label has NO_LABEL. labelled_share: how much of the step's whole batch, on all ranks, has one.
+    """
 
     clip_BTHWC: Tensor
     labels_B: Tensor
     teacher_BK: Tensor | None
     teacher_clip_BTHWC: Tensor | None  # the same views of other frames
     video_ids: tuple[str, ...]
+    labelled_share: float = 1.0
 
     def changed(self, change: Callable[[Tensor], Tensor], video_ids: tuple[str, ...] | None = None) -> Batch:
         """The batch with that done to each of its tensors, and with other ids where they are given."""
@@ -103,6 +108,7 @@ class Batch:
             None if self.teacher_BK is None else change(self.teacher_BK),
             None if self.teacher_clip_BTHWC is None else change(self.teacher_clip_BTHWC),
             self.video_ids if video_ids is None else video_ids,
+            self.labelled_share,
         )
 
     def parts(self, count: int) -> list[Batch]:
@@ -200,14 +206,18 @@ class ClipDataset(Dataset[Item]):
 
 @dataclass(frozen=True)
 class EpochPlan:
-    """The order of the samples: every sample once an epoch, in batches of nearly equal size.
+    """The order of the samples: pass after pass over the videos, cut into epochs of `num_samples` clips, and these into
+    batches of nearly equal size.
 
-    Of several ranks each takes its share of every batch: the order does not depend on their number.
+    An epoch is one pass where `num_videos` is not given. A baseline that has fewer videos than a student, which learns
+    from footage too, makes as many steps by further passes. Of several ranks each takes its share of every batch: the
+    order does not depend on their number.
     """
 
     num_samples: int
     batch_size: int
     seed: int
+    num_videos: int | None = None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -215,10 +225,19 @@ class EpochPlan:
         return -(-self.num_samples // self.batch_size)
 
     def batches(self, epoch: int) -> list[list[Key]]:
-        """Keys of each batch of an epoch; the view's number is the epoch."""
-        rng = np.random.default_rng([self.seed, digest_uint64(b"order"), epoch])
-        parts = np.array_split(rng.permutation(self.num_samples), self.steps_per_epoch)
-        return [[(int(index), epoch) for index in part] for part in parts]
+        """Keys of each batch of an epoch; the view's number is that of the pass."""
+        num_videos = self.num_videos or self.num_samples
+        first, start = divmod(epoch * self.num_samples, num_videos)
+        passes = range(first, first + -(-(start + self.num_samples) // num_videos))
+        keys = [(index, number) for number in passes for index in self._pass(number, num_videos)]
+        ends = np.array_split(np.arange(start, start + self.num_samples), self.steps_per_epoch)
+        return [keys[part[0] : part[-1] + 1] for part in ends]
+
+    def _pass(self, number: int, num_videos: int) -> list[int]:
+        order: list[int] = (
+            np.random.default_rng([self.seed, digest_uint64(b"order"), number]).permutation(num_videos).tolist()
+        )
+        return order
 
     def batches_from(self, step: int, num_epochs: int, *, rank: int = 0, num_ranks: int = 1) -> Iterator[list[Key]]:
         """A rank's share of all batches from a global step to the end of the last epoch."""

@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from pipeline.data.listing import SPLITS, ListedVideo
+from pipeline.data.listing import SPLITS, UNLABELLED, ListedVideo
 from pipeline.data.manifest import ManifestRow
 from pipeline.data.names import name_stem, without_suffix
 
 NUM_EXAMPLES = 3
+PAIRS = tuple(combinations(SPLITS, 2))
+FOOTAGE_PAIRS = tuple((UNLABELLED, split) for split in SPLITS if split != "train")  # with train it may share anything
 STEM_LAYOUTS = ("frame_folders", "class_folders", "csv")
 
 
@@ -19,9 +21,10 @@ STEM_LAYOUTS = ("frame_folders", "class_folders", "csv")
 class Leak:
     """What two splits share, of one kind.
 
-    kind: path, digest (the same bytes under one label), group, or stem (the source's part of the file name). splits:
-    the one that is trained on first. num_shared: paths, digests … in both. num_videos: of each split, how many have one
-    of those; num_total: of how many. examples: some of what is shared, sorted; of a digest a path of each split.
+    kind: path, digest (the same bytes under one label, or without one), group, or stem (the source's part of the file
+    name). splits: the one that is trained on first. num_shared: paths, digests … in both. num_videos: of each split,
+    how many have one of those; num_total: of how many. examples: some of what is shared, sorted; of a digest a path of
+    each split.
     """
 
     kind: str
@@ -46,21 +49,22 @@ def find_leakage(rows: Sequence[ManifestRow | ListedVideo], *, stems: bool = Fal
 
     stems: for data sets that number the clips of one source and whose groups do not say so.
     """
-    kinds: dict[str, Callable[[ManifestRow | ListedVideo], str | None]] = {
-        "path": lambda row: without_suffix(row.path),
-        "digest": lambda row: f"{row.digest} {row.label}" if isinstance(row, ManifestRow) else None,
-        "group": lambda row: row.group,
-    }
+    checks: list[tuple[str, Sequence[tuple[str, str]], Callable[[ManifestRow | ListedVideo], str | None]]] = [
+        ("path", (*PAIRS, *FOOTAGE_PAIRS), lambda row: without_suffix(row.path)),
+        ("digest", PAIRS, lambda row: f"{row.digest} {row.label}" if isinstance(row, ManifestRow) else None),
+        ("digest", FOOTAGE_PAIRS, lambda row: row.digest if isinstance(row, ManifestRow) else None),
+        ("group", (*PAIRS, *FOOTAGE_PAIRS), lambda row: row.group),
+    ]
     if stems:
-        kinds["stem"] = lambda row: name_stem(row.path)
+        checks.append(("stem", (*PAIRS, *FOOTAGE_PAIRS), lambda row: name_stem(row.path)))
     totals = Counter(row.split for row in rows)
     leaks = []
-    for kind, value_of in kinds.items():
+    for kind, pairs, value_of in checks:
         paths: dict[str | None, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
         for row in rows:
             if (value := value_of(row)) is not None:
                 paths[row.split][value].append(row.path)
-        for first, second in combinations(SPLITS, 2):
+        for first, second in pairs:
             shared = sorted(paths[first].keys() & paths[second].keys())
             examples = shared[:NUM_EXAMPLES]
             if kind == "digest":
@@ -86,7 +90,8 @@ def find_contradictions(rows: Iterable[ManifestRow]) -> list[str]:
     """A line for each file that has copies under other labels: none of them can be right for all."""
     by_digest: dict[str, list[ManifestRow]] = defaultdict(list)
     for row in rows:
-        by_digest[row.digest].append(row)
+        if row.split != UNLABELLED:
+            by_digest[row.digest].append(row)
     copies = [same for same in by_digest.values() if len({row.label for row in same}) > 1]
     return sorted(
         " = ".join(f"{row.path} ({row.class_name}, {row.split})" for row in same) + ": the same bytes, other labels"

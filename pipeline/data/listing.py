@@ -20,7 +20,11 @@ from pipeline.data.names import (
     without_suffix,
 )
 
-SPLITS = ("train", "val", "test")
+SPLITS = ("train", "val", "test")  # of the videos that have a label
+UNLABELLED = "unlabelled"  # the split of footage: videos without a label, which soft targets alone are for
+ALL_SPLITS = (*SPLITS, UNLABELLED)
+TAUGHT = ("train", UNLABELLED)  # what soft targets are for
+NO_LABEL = -1  # the label of footage, and its class index; it has no class name either
 BLANKS = " \t"  # may stand around a field; other white space is a part of it, and mostly damage
 EMPTY = "no videos: a split that has a list, or a folder, has videos"
 # First lines that are headers have nothing but these words; the official lists of ARID and Dark-48 have none
@@ -29,11 +33,12 @@ HEADER_WORDS = frozenset({"id", "videoid", "label", "classid", "class", "path", 
 
 @dataclass(frozen=True)
 class ListedVideo:
-    """One labelled video of a list.
+    """One video of a list.
 
     path: POSIX, relative to the root; as listed, and once located as found on disk. label: the data set's own number.
     group: what no split may cut (a recording, a person, a source video). split: train, val, test, or None where the
-    data set has no lists. line: "file:line". num_frames: as listed, None where the list states none.
+    data set has no lists; unlabelled, and then label is NO_LABEL and class_name empty. line: "file:line". num_frames:
+    as listed, None where the list states none.
     """
 
     path: str
@@ -156,6 +161,16 @@ def number_classes(places: Mapping[str, str], findings: Findings) -> dict[int, s
     return dict(enumerate(numbers)) if None in numbers.values() else names
 
 
+def footage(path: str, group: str, line: str) -> ListedVideo:
+    """A video without a label."""
+    return ListedVideo(path, NO_LABEL, "", group, UNLABELLED, line)
+
+
+def without_label(video: ListedVideo) -> ListedVideo:
+    """A video as footage: what its list says about its class is forgotten."""
+    return replace(video, label=NO_LABEL, class_name="", split=UNLABELLED)
+
+
 def checked(
     videos: Sequence[ListedVideo], class_names: dict[int, str], findings: Findings, *, notes: Iterable[str] = ()
 ) -> Listing:
@@ -165,23 +180,24 @@ def checked(
     characters, names of classes or groups that look the same, classes without a video in some split, and lists without
     videos.
     """
-    _check_labels(videos, class_names, findings)
+    labelled = [video for video in videos if video.split != UNLABELLED]
+    _check_labels(labelled, class_names, findings)
     _check_repeats(videos, findings)
     _check_looks(videos, findings)
     for video in videos:
         problems = (path_problem(video.path), text_problem(video.class_name), text_problem(video.group))
         for problem in dict.fromkeys(filter(None, problems)):
             findings.add(video.line, problem)
-    if not videos and not findings.lines:
-        findings.add("lists", "no videos")
+    if not labelled and not findings.lines:
+        findings.add("lists", "no videos with a label" if videos else "no videos")
     if not findings.lines:  # else classes seem empty whose lines could not be read
-        for split in sorted({video.split or "" for video in videos}):
-            present = {video.label for video in videos if (video.split or "") == split}
+        for split in sorted({video.split or "" for video in labelled}):
+            present = {video.label for video in labelled if (video.split or "") == split}
             for label, name in sorted(class_names.items()):
                 if label not in present:
                     where = next((video.line for video in videos if video.label == label), "lists")
                     findings.add(where, f"class {label} ({name}) has no video{f' in {split}' if split else ''}")
-    remedy = _shift(videos, class_names) or "docs/datasets.md shows each layout's lists"
+    remedy = _shift(labelled, class_names) or "docs/datasets.md shows each layout's lists"
     findings.raise_any("the annotation lists cannot be used", remedy=remedy)
     return Listing(
         {label: same_form(name) for label, name in sorted(class_names.items())},
@@ -220,8 +236,7 @@ def _check_repeats(videos: Sequence[ListedVideo], findings: Findings) -> None:
         else:
             findings.add(
                 video.line,
-                f"{video.path} is {video.class_name}{_in_split(video)}, "
-                f"but {before.path} is {before.class_name}{_in_split(before)} ({before.line})",
+                f"{video.path} is {_listed_as(video)}, but {before.path} is {_listed_as(before)} ({before.line})",
             )
 
 
@@ -233,7 +248,7 @@ def _check_looks(videos: Sequence[ListedVideo], findings: Findings) -> None:
     first: dict[tuple[str, str], tuple[str, str]] = {}
     told = set()
     for video in videos:
-        names = [("class", look(video.class_name), video.class_name)]
+        names = [] if video.split == UNLABELLED else [("class", look(video.class_name), video.class_name)]
         if video.group != without_suffix(video.path):
             names.append(("group", look(video.group, case=False), video.group))
         for kind, seen, name in names:
@@ -247,5 +262,7 @@ def _looks_like(name: str, before: str) -> str:
     return f"'{spelt(name)}' looks like '{spelt(before)}', but has other characters: write it in one way"
 
 
-def _in_split(video: ListedVideo) -> str:
-    return f" in {video.split}" if video.split else ""
+def _listed_as(video: ListedVideo) -> str:
+    if video.split == UNLABELLED:
+        return UNLABELLED
+    return f"{video.class_name} in {video.split}" if video.split else video.class_name

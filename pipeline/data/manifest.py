@@ -15,7 +15,7 @@ from typing import TypeVar
 from pipeline.core.digest import DIGEST_BYTES, digest_file, digest_json
 from pipeline.core.errors import DataError, StaleArtifactError
 from pipeline.core.tables import Reader, TableError, number, read_table, whole_number, write_table
-from pipeline.data.listing import SPLITS, Findings
+from pipeline.data.listing import ALL_SPLITS, NO_LABEL, UNLABELLED, Findings
 from pipeline.data.names import path_problem, same_form, text_problem, without_suffix
 
 PREPARE_AGAIN = "run the prepare stage: `dvc repro prepare`"
@@ -31,9 +31,9 @@ def video_id(path: str) -> str:
 class ManifestRow:
     """One usable video.
 
-    label: the data set's own number of the class. fps: frames a second, 0.0 where none is stated. width, height: pixels
-    as displayed. digest: of the file's bytes. damage: why the file is not whole, where its frames before that were
-    taken; a column of the file only where a video has one.
+    label: the data set's own number of the class; NO_LABEL, with an empty class_name, where split is unlabelled. fps:
+    frames a second, 0.0 where none is stated. width, height: pixels as displayed. digest: of the file's bytes. damage:
+    why the file is not whole, where its frames before that were taken; a column of the file only where a video has one.
     """
 
     video_id: str
@@ -70,7 +70,7 @@ class Manifest:
     @cached_property
     def labels(self) -> tuple[int, ...]:
         """The data set's label numbers in order: the label of class index k is labels[k]."""
-        return tuple(sorted({row.label for row in self.rows}))
+        return tuple(sorted({row.label for row in self.rows} - {NO_LABEL}))
 
     @cached_property
     def class_names(self) -> tuple[str, ...]:
@@ -93,13 +93,16 @@ class Manifest:
         return {label: index for index, label in enumerate(self.labels)}
 
     def class_index(self, row: ManifestRow) -> int:
-        """Position of a row's class among the class names, 0 to K-1, whatever numbers the data set uses."""
-        return self._index_of_label[row.label]
+        """Position of a row's class among the class names, 0 to K-1, whatever numbers the data set uses.
 
-    def rows_of(self, split: str) -> tuple[ManifestRow, ...]:
-        """Rows of train, val or test, sorted by id; empty where the manifest has none."""
-        assert split in SPLITS, split
-        return tuple(row for row in self.rows if row.split == split)
+        NO_LABEL for footage.
+        """
+        return NO_LABEL if row.split == UNLABELLED else self._index_of_label[row.label]
+
+    def rows_of(self, *splits: str) -> tuple[ManifestRow, ...]:
+        """Rows of train, val, test or unlabelled, or of several, sorted by id; empty where the manifest has none."""
+        assert {*splits} <= {*ALL_SPLITS}, splits
+        return tuple(row for row in self.rows if row.split in splits)
 
 
 def write_manifest(path: Path, rows: Iterable[ManifestRow]) -> Manifest:
@@ -150,6 +153,8 @@ def _read(path: Path, row_type: type[Row]) -> tuple[Row, ...]:
     findings = Findings()
     try:
         columns = {field.name: _READERS[str(field.type)] for field in fields(row_type)}
+        if "label" in columns:
+            columns["label"] = _label
         rows = read_table(path, columns, optional=OPTIONAL)
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}", remedy=PREPARE_AGAIN) from None
@@ -167,6 +172,10 @@ def _read(path: Path, row_type: type[Row]) -> tuple[Row, ...]:
     return tuple(row_type(**row) for row in rows)
 
 
+def _label(text: str) -> int:
+    return NO_LABEL if text == str(NO_LABEL) else whole_number(text)
+
+
 def _check(rows: Sequence[ManifestRow], places: Sequence[str], path: Path) -> None:
     """Raise DataError with all that is wrong with the rows, each at its place."""
     findings = Findings()
@@ -181,6 +190,8 @@ def _check(rows: Sequence[ManifestRow], places: Sequence[str], path: Path) -> No
         before = ids.setdefault(row.video_id, row.path)
         if before is not row.path:
             findings.add(place, f"{row.path} and {before} have the same video_id {row.video_id!r}; keep one of them")
+        if row.split == UNLABELLED:
+            continue
         if names.setdefault(row.label, row.class_name) != row.class_name:
             findings.add(place, f"class {row.label} is {row.class_name!r} here, but {names[row.label]!r} above")
         elif labels.setdefault(row.class_name, row.label) != row.label:
@@ -195,12 +206,15 @@ def _row_problems(row: ManifestRow) -> Iterable[str]:
     elif row.video_id != video_id(row.path):
         yield f"video_id of {row.path} is {video_id(row.path)!r}, not {row.video_id!r}"
     yield from filter(None, map(text_problem, (row.class_name, row.group, row.damage)))
-    if not row.class_name or not row.group:
-        yield "class_name or group is empty"
-    if row.split not in SPLITS:
-        yield f"split is {', '.join(SPLITS)}, not {row.split!r}"
-    if row.label < 0:
+    if row.split == UNLABELLED:
+        if (row.label, row.class_name) != (NO_LABEL, ""):
+            yield f"unlabelled, but with the label {row.label} and the class_name {row.class_name!r}"
+    elif row.label < 0:
         yield f"label is 0 or more, not {row.label}"
+    if not row.group or (row.split != UNLABELLED and not row.class_name):
+        yield "class_name or group is empty"
+    if row.split not in ALL_SPLITS:
+        yield f"split is {', '.join(ALL_SPLITS)}, not {row.split!r}"
     if not (math.isfinite(row.fps) and row.fps >= 0):
         yield f"fps is a number of 0 or more, not {row.fps}"
     for name in ("num_frames", "width", "height"):

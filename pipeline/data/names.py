@@ -25,6 +25,7 @@ SPLIT_WORDS = {
     **dict.fromkeys(("train", "training", "trn"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "validate", "dev"), "val"),
     **dict.fromkeys(("test", "testing", "tst"), "test"),
+    **dict.fromkeys(("unlabelled", "unlabeled"), "unlabelled"),
 }  # not eval, which is val to some and test to others
 MAX_NAME_BYTES, MAX_PATH_BYTES = 255, 4000  # of file systems; the root takes some of a path's 4,096
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.data.frame_store import FrameStore
+from pipeline.data.listing import UNLABELLED
 from pipeline.report.inputs import Artifacts, ReportPaths
 
 # `path`, `what` it is, its `digest` (None where it is missing), and `sources`, what it records that it was made from:
@@ -16,10 +17,16 @@ Artifact = dict[str, Any]
 def describe_chain(paths: ReportPaths, found: Artifacts) -> list[Artifact]:
     """The artifacts in the order in which they are made."""
     manifest = found.manifest
-    what = f"{len(manifest.rows)} videos of {len(manifest.class_names)} classes; {len(found.quarantine)} in quarantine"
+    unlabelled = len(manifest.rows_of(UNLABELLED))
     num_damaged = sum(bool(row.damage) for row in manifest.rows)
-    if num_damaged:
-        what += f"; {num_damaged} damaged, taken up to there"
+    what = "; ".join(
+        [
+            f"{len(manifest.rows)} videos of {len(manifest.class_names)} classes"
+            + (f", {unlabelled} of them without a label" if unlabelled else ""),
+            *([f"{num_damaged} damaged, taken up to there"] if num_damaged else []),
+            f"{len(found.quarantine)} in quarantine",
+        ]
+    )
     chain: list[tuple[object, tuple[str, str | None, Sequence[Artifact]]]] = [
         (paths.manifest, (what, manifest.digest, ())),
         (paths.dark, _frames(found.dark, ("videos",))),
@@ -56,7 +63,8 @@ def _enhancer(found: Artifacts) -> tuple[str, str | None, Sequence[Artifact]]:
 def _soft_targets(found: Artifacts) -> tuple[str, str | None, Sequence[Artifact]]:
     store = found.soft_targets
     attributes = store.attributes
-    views = f"{store.num_views} view{'s' * (store.num_views != 1)} of each of {store.num_rows} videos"
+    footage = f" ({store.num_unlabelled} without a label)" if store.num_unlabelled else ""
+    views = f"{store.num_views} view{'s' * (store.num_views != 1)} of each of {store.num_rows} videos{footage}"
     right = "; ".join(
         f"{teacher['name']} in the light {teacher['light'] or 'not named'} is right about "
         f"{100 * teacher['top1_on_views']:.1f} % of these views"

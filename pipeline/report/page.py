@@ -20,7 +20,7 @@ from pipeline.core.params import Params, Section, load_params
 from pipeline.core.progress import Progress, no_progress
 from pipeline.core.tables import Curve
 from pipeline.data.leakage import STEM_LAYOUTS, find_contradictions, find_leakage
-from pipeline.data.listing import SPLITS
+from pipeline.data.listing import ALL_SPLITS, UNLABELLED
 from pipeline.data.manifest import Manifest
 from pipeline.evaluate.cost import cost_of
 from pipeline.evaluate.light import spread_videos
@@ -220,7 +220,7 @@ def _rows(paths: ReportPaths, results: Results, found: Artifacts, params: Params
             )
             for row in results.tables["per_class"]
         ],
-        "split_rows": [_split_row(found.manifest, split) for split in SPLITS],
+        "split_rows": [_split_row(found.manifest, split) for split in ALL_SPLITS if _is_shown(found.manifest, split)],
         "quarantine": [(row.path, row.split, row.reason) for row in found.quarantine[:MOST_QUARANTINED]],
         "dials": [
             (name, str(getattr(params, name)))
@@ -272,9 +272,13 @@ def _curve_row(curve: Curve, name: str) -> tuple[object, ...]:
     return _marked(name), len(curve), *shown
 
 
+def _is_shown(manifest: Manifest, split: str) -> bool:
+    return split != UNLABELLED or bool(manifest.rows_of(split))
+
+
 def _split_row(manifest: Manifest, split: str) -> tuple[object, ...]:
     rows = manifest.rows_of(split)
-    counts = (len({row.class_name for row in rows}), len({row.group for row in rows}))
+    counts = (len({row.class_name for row in rows} - {""}), len({row.group for row in rows}))
     return split, len(rows), *counts, f"{sum(row.num_frames for row in rows):,}"
 
 

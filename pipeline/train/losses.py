@@ -9,14 +9,34 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor
 
+from pipeline.data.listing import NO_LABEL
+
 
 def hard_loss(
-    logits_BK: Tensor, labels_B: Tensor, *, label_smoothing: float, weights_K: Tensor | None = None
+    logits_BK: Tensor,
+    labels_B: Tensor,
+    *,
+    label_smoothing: float,
+    weights_K: Tensor | None = None,
+    labelled_share: float = 1.0,
 ) -> Tensor:
     """Mean cross-entropy with the labels of the manifest; each clip is weighted by weights_K of its class.
 
-    Unlike torch's class weights these are not normalised by the batch, so the losses of its parts add up.
+    Unlike torch's class weights these are not normalised by the batch, so the losses of its parts add up. With a
+    `labelled_share` below 1 clips may have NO_LABEL: the mean is over the labelled ones of a whole batch, of which that
+    share is labelled and this may be a part; it is 0 where there are none.
     """
+    if labelled_share < 1:
+        loss_B = F.cross_entropy(
+            at_least_float32(logits_BK),
+            labels_B,
+            label_smoothing=label_smoothing,
+            reduction="none",
+            ignore_index=NO_LABEL,
+        )
+        if weights_K is not None:
+            loss_B = loss_B * weights_K.to(loss_B)[labels_B.clamp(min=0)]
+        return loss_B.mean() / labelled_share if labelled_share else loss_B.mean()
     if weights_K is None:
         return F.cross_entropy(at_least_float32(logits_BK), labels_B, label_smoothing=label_smoothing)
     loss_B = F.cross_entropy(at_least_float32(logits_BK), labels_B, label_smoothing=label_smoothing, reduction="none")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +19,7 @@ from pipeline.core.tables import write_curve
 from pipeline.core.work_folder import WorkFolder, work_folder
 from pipeline.data.dataset import Batch, EpochPlan, Sample, ViewSource, pixel_statistics, samples_of
 from pipeline.data.frame_store import FrameStore
+from pipeline.data.listing import TAUGHT
 from pipeline.data.manifest import Manifest, read_manifest
 from pipeline.models.pretrained import PUBLISHED_STATISTICS, Fit, fit, load_into, read_pretrained
 from pipeline.models.recognizer import MODEL_FORMAT_VERSION, Architecture, Recognizer, check_geometry, save_model
@@ -30,12 +31,18 @@ from pipeline.train.trainer import Epoch, Listener, LossFunction, Trained, Train
 
 @dataclass(frozen=True)
 class Inputs:
-    """What every training reads, checked against each other."""
+    """What every training reads, checked against each other. `taught`: what soft targets are for, train and footage."""
 
     manifest: Manifest
     frames: FrameStore
     train: list[Sample]
     val: list[Sample]
+    taught: list[Sample]
+
+    @property
+    def num_footage(self) -> int:
+        """Videos without a label."""
+        return len(self.taught) - len(self.train)
 
     def class_weights(self, options: TrainParams) -> Tensor | None:
         """Weights_K of the classes in the loss on hard labels; None where all weigh the same."""
@@ -55,7 +62,8 @@ def read_inputs(manifest_path: Path, frames_path: Path) -> Inputs:
             f"{manifest_path}: all videos are of one class, {manifest.class_names[0]}: there is nothing to tell apart",
             remedy="list videos of two classes or more, then `dvc repro prepare`",
         )
-    return Inputs(manifest, frames, samples_of(manifest, frames, "train"), samples_of(manifest, frames, "val"))
+    train, val = (samples_of(manifest, frames, split) for split in ("train", "val"))
+    return Inputs(manifest, frames, train, val, samples_of(manifest, frames, *TAUGHT))
 
 
 def label_loss(inputs: Inputs, options: TrainParams) -> LossFunction:
@@ -88,14 +96,17 @@ class Run:
 class Training:
     """What a training is: a network, what it learns from, by which loss and options, and how it runs.
 
-    `source` is given the work folder, where it may keep files, and gives the views. `values` are parameters that only
-    this stage uses, `input_digests` the digests of inputs beyond manifest and frames: both are part of the fingerprint
-    of the work folder, and the model file keeps the digests. With `teacher_frames` the loss gets their clips, too.
+    It learns from `samples`, in epochs of `num_clips`. `source` is given the work folder, where it may keep files, and
+    gives the views. `values` are parameters that only this stage uses, `input_digests` the digests of inputs beyond
+    manifest and frames: both are part of the fingerprint of the work folder, and the model file keeps the digests. With
+    `teacher_frames` the loss gets their clips, too.
     """
 
     stage: str
     network: ModelName
     inputs: Inputs
+    samples: Sequence[Sample]
+    num_clips: int
     clip: ClipParams
     options: TrainParams
     seed: int
@@ -105,6 +116,11 @@ class Training:
     run: Run
     input_digests: dict[str, str] = field(default_factory=dict)
     teacher_frames: FrameStore | None = None
+
+    @property
+    def plan(self) -> EpochPlan:
+        """Its epochs and batches."""
+        return EpochPlan(self.num_clips, self.options.batch_size, self.seed, len(self.samples))
 
     @property
     def architecture(self) -> Architecture:
@@ -130,7 +146,9 @@ def train_network(training: Training) -> None:
             views = _shared_views(training, folder, ranks, stop)
             trainer = Trainer(
                 _new_recognizer(training, start),
-                TrainingData(inputs.frames, inputs.train, inputs.val, views, training.teacher_frames),
+                TrainingData(
+                    inputs.frames, training.samples, inputs.val, views, training.teacher_frames, training.num_clips
+                ),
                 options,
                 training.loss,
                 seed=training.seed,
@@ -140,7 +158,7 @@ def train_network(training: Training) -> None:
                 ranks=ranks,
             )
             shown = run.progress if ranks.index == 0 else no_progress
-            with shown(training.stage, options.epochs * len(inputs.train), "clips") as advance:
+            with shown(training.stage, options.epochs * training.num_clips, "clips") as advance:
                 trained = trainer.run(stop=stop, listener=Listener(advance, write_epoch, run.say))
             if work is None:
                 return
@@ -151,8 +169,7 @@ def train_network(training: Training) -> None:
 def _check_execution(training: Training, ranks: Ranks, device: torch.device) -> None:
     """Raise ParamsError for what cannot be trained, before any work starts."""
     options = training.options
-    plan = EpochPlan(len(training.inputs.train), options.batch_size, seed=0)
-    architecture = training.architecture
+    plan, architecture = training.plan, training.architecture
     check_shares(plan, options, ranks)
     autocast_dtype(options.precision, device)
     smallest = plan.smallest_part(options.accumulate)  # batch statistics are those of all ranks

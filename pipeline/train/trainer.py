@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import KW_ONLY, asdict, dataclass, field
+from dataclasses import KW_ONLY, asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from pipeline.core.progress import Advance, StopCheck
 from pipeline.core.tables import Curve
 from pipeline.data.dataset import Batch, ClipDataset, EpochPlan, Sample, UniformViews, ViewSource, load_batches
 from pipeline.data.frame_store import FrameStore
+from pipeline.data.listing import NO_LABEL
 from pipeline.models.recognizer import Recognizer
 from pipeline.train.augmentation import Mix, draw_mix, light_augmentation, neighbours
 from pipeline.train.execution import autocast_dtype, check_shares, wrap_model
@@ -39,13 +40,17 @@ FULL_SCALE = 1.0  # at this scale an overflow in float16 is no longer due to the
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What a network is trained and validated on; an online teacher sees the views in `teacher_frames`."""
+    """What a network is trained and validated on; an online teacher sees the views in `teacher_frames`.
+
+    num_clips: of an epoch; None: one of each video.
+    """
 
     frames: FrameStore
     train: Sequence[Sample]
     val: Sequence[Sample]
     source: ViewSource
     teacher_frames: FrameStore | None = None
+    num_clips: int | None = None
 
 
 @dataclass
@@ -56,8 +61,14 @@ class TrainingState:
     loss_sum: float = 0.0  # over the samples of the epoch so far
     num_correct: float = 0.0
     num_seen: int = 0
+    num_unlabelled: int = 0  # of those seen
     num_skipped: int = 0  # steps without a finite loss and gradient
     curve: Curve = field(default_factory=list)
+
+    @property
+    def top1(self) -> float:
+        """Of the clips with a label."""
+        return self.num_correct / max(self.num_seen - self.num_unlabelled, 1)
 
 
 @dataclass(frozen=True)
@@ -129,7 +140,9 @@ class Trainer:
     def __post_init__(self) -> None:
         params, device = self.params, self.device
         self.recognizer.to(device)
-        self.plan = EpochPlan(len(self.data.train), params.batch_size, self.seed)
+        num_videos = len(self.data.train)
+        self.plan = EpochPlan(self.data.num_clips or num_videos, params.batch_size, self.seed, num_videos)
+        self.has_footage = any(sample.label == NO_LABEL for sample in self.data.train)
         check_shares(self.plan, params, self.ranks)
         dtype = autocast_dtype(params.precision, device)
         self.autocast = torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
@@ -195,6 +208,10 @@ class Trainer:
         self.recognizer.train()
         statistics = [buffer.clone() for buffer in self.recognizer.buffers()]
         num_clips = self.plan.samples_before(progress.step + 1) - self.plan.samples_before(progress.step)
+        num_unlabelled = 0
+        if self.has_footage:
+            num_unlabelled = int(self.ranks.all_reduce_sum((batch.labels_B == NO_LABEL).sum()))
+            batch = replace(batch, labelled_share=(num_clips - num_unlabelled) / num_clips)
         loss_sum, num_correct = self._gradients(batch.to(self.device), num_clips)
         self.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self.recognizer.parameters(), params.clip_grad_norm)
@@ -212,6 +229,7 @@ class Trainer:
             progress.loss_sum += loss
             progress.num_correct += correct
             progress.num_seen += num_clips
+            progress.num_unlabelled += num_unlabelled
         progress.step += 1
         return num_clips
 
@@ -281,14 +299,14 @@ class Trainer:
                 "epoch": progress.step // self.plan.steps_per_epoch - 1,
                 "learning_rate": learning_rate(progress.step - 1, self.plan.steps_per_epoch, self.params),
                 "train_loss": progress.loss_sum / num_seen,
-                "train_top1": progress.num_correct / num_seen,
+                "train_top1": progress.top1,
                 "val_loss": val_loss,
                 "val_top1": val_top1,
             }
             if not progress.curve or _rank(row) > max(map(_rank, progress.curve)):
                 self.best_weights = {name: value.clone() for name, value in self.recognizer.state_dict().items()}
         progress.curve.append(row)
-        progress.loss_sum, progress.num_correct, progress.num_seen = 0.0, 0.0, 0
+        progress.loss_sum, progress.num_correct, progress.num_seen, progress.num_unlabelled = 0.0, 0.0, 0, 0
 
     def _validate(self) -> tuple[float, float]:
         """Mean cross-entropy and top-1 over the middle clip of every val video; each rank computes its share."""
@@ -383,7 +401,7 @@ def _note(progress: TrainingState, pace: _Pace) -> str:
     """Numbers of the epoch so far, or of the one that has just ended, and of val."""
     curve = progress.curve
     if progress.num_seen:
-        loss, top1 = progress.loss_sum / progress.num_seen, progress.num_correct / progress.num_seen
+        loss, top1 = progress.loss_sum / progress.num_seen, progress.top1
     elif curve:
         loss, top1 = curve[-1]["train_loss"], curve[-1]["train_top1"]
     else:

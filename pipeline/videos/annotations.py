@@ -20,10 +20,12 @@ from pipeline.data.listing import (
     BLANKS,
     EMPTY,
     SPLITS,
+    UNLABELLED,
     Findings,
     ListedVideo,
     Listing,
     checked,
+    footage,
     number_classes,
     read_body,
     read_class_names,
@@ -32,7 +34,7 @@ from pipeline.data.listing import (
     whole_number,
 )
 from pipeline.data.names import name_stem, same_form, split_named, without_suffix
-from pipeline.videos.class_folders import list_class_folders
+from pipeline.videos.class_folders import add_footage, list_class_folders
 from pipeline.videos.locate import locate
 
 # Path and class name to group; None where the path is not named as the data set names files
@@ -204,25 +206,34 @@ def parse_csv(file: Path, root: Path | None = None) -> Listing:
     """One CSV with a header: path, label, and optionally class_name, group, split; other columns are ignored.
 
     label is the class's name, or its number if the column class_name has the name. Without split, val and test are
-    carved; without group, each video is a group of its own. root: absolute paths below it are taken.
+    carved; without group, each video is a group of its own. A row of the split unlabelled, or one whose label,
+    class_name and split are empty or absent, is footage. root: absolute paths below it are taken.
     """
     rows = _read_csv(file, required=("path", "label"), others=("class_name", "group", "split"))
     findings = Findings()
-    class_names = _csv_class_names(rows, findings)
+    class_names = _csv_class_names([(where, row) for where, row in rows if not _is_footage(row)], findings)
     labels = {name: label for label, name in class_names.items()}
     videos: list[ListedVideo] = []
     for where, row in rows:
         path, named = _relative(row["path"], root), row.get("split")
         split = None if named is None else split_named(named)
         name = row.get("class_name", row["label"])
-        if named is not None and split is None:
-            findings.add(where, f"split is train, val or test, not {named!r}")
+        if named is not None and split is None and not _is_footage(row):
+            findings.add(where, f"split is train, val, test or {UNLABELLED}, not {named!r}")
         if row.get("group") == "":
             findings.add(where, "group is empty; leave the column out where videos are their own groups")
-        if name in labels:
-            group = row.get("group") or without_suffix(path)
+        group = row.get("group") or without_suffix(path)
+        if _is_footage(row):
+            videos.append(footage(path, group, where))
+        elif name in labels:
             videos.append(ListedVideo(path, labels[name], name, group, split, where))
     return checked(videos, class_names, findings)
+
+
+def _is_footage(row: dict[str, str]) -> bool:
+    """Whether a row of a table is of a video without a label; a label that is missing in a split is an error."""
+    named = row.get("split", "")
+    return split_named(named) == UNLABELLED or not (named or row["label"] or row.get("class_name"))
 
 
 def _csv_class_names(rows: list[tuple[str, dict[str, str]]], findings: Findings) -> dict[int, str]:
@@ -307,6 +318,12 @@ def _dark48_group(path: str, class_name: str) -> str | None:
     return name_stem(path) if PurePosixPath(path).parts[:-1] == (class_name,) else None
 
 
+def _arid_footage_group(path: str) -> str:
+    """That of a clip of ARID, in whatever folder it lies; any other video is a group of its own."""
+    match = re.fullmatch(r"([^/_]+_[^/]+)_[0-9]+", without_suffix(PurePosixPath(path).name))
+    return match[1] if match else without_suffix(path)
+
+
 def _own_group(path: str, _class_name: str) -> str | None:
     return without_suffix(path)
 
@@ -319,20 +336,37 @@ def _ug2_group(path: str, class_name: str) -> str | None:
 class Layout:
     """How a data set lies below its root: called with the root, prepare.lists and prepare.split it gives the listing.
 
-    parse: reads the lists at a place, of an official split, for a root. lists: that place, relative to the root, where
-    prepare.lists is None; None: there are no lists, and the place is the root. folders, directories: as `locate` takes
-    them.
+    parse: reads the lists at a place, of an official split, for a root; None: there are no lists, but folders of
+    classes. lists: that place, relative to the root, where prepare.lists is None. folders, directories: as `locate`
+    takes them. footage_group: the group of a path that has no label.
     """
 
-    parse: Callable[[Path, int, Path], Listing]
-    lists: str | None
+    parse: Callable[[Path, int, Path], Listing] | None
+    lists: str
     folders: Sequence[str] | Mapping[str | None, Sequence[str]] = ("",)
     directories: bool = False
+    footage_group: Callable[[str], str] = without_suffix
 
-    def __call__(self, root: Path, lists: Path | None, split: int) -> Listing:
-        """The videos as listed, each found on disk; raises DataError."""
-        place = root if self.lists is None else root / (self.lists if lists is None else lists)
-        return locate(self.parse(place, split, root), root, folders=self.folders, directories=self.directories)
+    def __call__(self, root: Path, lists: Path | None, split: int, unlabelled: str | None = None) -> Listing:
+        """The videos as listed, and the footage that prepare.unlabelled names, each found on disk; raises DataError."""
+        if self.parse is None:
+            _check_aside(root, unlabelled)
+            listing = list_class_folders(root, unlabelled)
+        else:
+            listing = self.parse(root / (self.lists if lists is None else lists), split, root)
+        located = locate(listing, root, folders=self.folders, directories=self.directories)
+        if unlabelled is None:
+            return located
+        return add_footage(located, root, unlabelled, group_of=self.footage_group, directories=self.directories)
+
+
+def _check_aside(root: Path, unlabelled: str | None) -> None:
+    """Raise DataError where a folder of footage would count as a class, or as a part of one."""
+    if unlabelled is not None and (root / unlabelled).is_dir() and len(PurePosixPath(unlabelled).parts) != 1:
+        raise DataError(
+            f"prepare.unlabelled: {unlabelled}: beside folders of classes it is a folder of its own in {root}",
+            remedy="move it there, or name a list of its videos",
+        )
 
 
 UG2_FOLDERS: dict[str | None, Sequence[str]] = {
@@ -342,15 +376,28 @@ UG2_FOLDERS: dict[str | None, Sequence[str]] = {
 }
 LAYOUTS = {  # prepare.layout
     "arid_v1": Layout(
-        lambda lists, split, _root: parse_arid_v1(lists, split), "list_cvt", ("", "clips_v1", "clips_v1_avi", "data")
+        lambda lists, split, _root: parse_arid_v1(lists, split),
+        "list_cvt",
+        ("", "clips_v1", "clips_v1_avi", "data"),
+        footage_group=_arid_footage_group,
     ),
     "arid_v1_5": Layout(
-        lambda lists, split, _root: parse_arid_v1_5(lists, split), "list_cvt", ("clips_v1.5", "clips_v1.5_avi", "")
+        lambda lists, split, _root: parse_arid_v1_5(lists, split),
+        "list_cvt",
+        ("clips_v1.5", "clips_v1.5_avi", ""),
+        footage_group=_arid_footage_group,
     ),
-    "arid_ug2": Layout(lambda lists, _split, _root: parse_arid_ug2(lists), "list_cvt", UG2_FOLDERS),
-    "dark48": Layout(lambda lists, split, _root: parse_dark48(lists, split), "annotations", ("", "videos", "clips")),
+    "arid_ug2": Layout(
+        lambda lists, _split, _root: parse_arid_ug2(lists), "list_cvt", UG2_FOLDERS, footage_group=_arid_footage_group
+    ),
+    "dark48": Layout(
+        lambda lists, split, _root: parse_dark48(lists, split),
+        "annotations",
+        ("", "videos", "clips"),
+        footage_group=name_stem,
+    ),
     "frame_folders": Layout(parse_frame_folders, ".", directories=True),
-    "class_folders": Layout(lambda _place, _split, root: list_class_folders(root), None),
+    "class_folders": Layout(None, "."),
     "csv": Layout(
         lambda place, _split, root: parse_csv(place / "videos.csv" if place.is_dir() else place, root), "videos.csv"
     ),

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from pipeline.core.errors import DataError
-from pipeline.data.listing import SPLITS, Findings, ListedVideo, Listing
+from pipeline.data.listing import ALL_SPLITS, Findings, ListedVideo, Listing
 from pipeline.data.names import is_litter, is_video, look, same_form, spelt, without_suffix
 
 
@@ -42,7 +42,7 @@ def locate(
     if not root.is_dir():
         raise DataError(f"{root}: no such folder", remedy="set prepare.root to the data set's folder")
     findings = Findings()
-    of_split = folders if isinstance(folders, Mapping) else dict.fromkeys((*SPLITS, None), folders)
+    of_split = folders if isinstance(folders, Mapping) else dict.fromkeys((*ALL_SPLITS, None), folders)
     places = {split: [place for place in of_split[split] if (root / place).is_dir()] for split in of_split}
     candidates = _Candidates(root, directories=directories)
     videos, on_disk = [], set()

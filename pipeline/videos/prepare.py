@@ -22,14 +22,14 @@ from pipeline.data.frame_shard import IndexRow
 from pipeline.data.frame_store import shard_of
 from pipeline.data.frames import Frame
 from pipeline.data.leakage import STEM_LAYOUTS, Leak, find_contradictions, find_leakage
-from pipeline.data.listing import ListedVideo, Listing
+from pipeline.data.listing import SPLITS, UNLABELLED, ListedVideo, Listing
 from pipeline.data.manifest import Manifest, ManifestRow, QuarantineRow, video_id, write_manifest, write_quarantine
 from pipeline.data.shards import RunTasks, ShardReport, ShardTask, make_shard, new_run, publish_store, read_record
 from pipeline.videos.annotations import LAYOUTS
 from pipeline.videos.decoder import probe, read_frames
 from pipeline.videos.images import video_files
 from pipeline.videos.reader import BrokenVideoError, VideoInfo
-from pipeline.videos.splits import complete_splits
+from pipeline.videos.splits import complete_splits, left_out_notes
 
 SHOWN_PATHS = 5
 PREPARED_VERSION = 4  # raised when the same videos come to give other frames or records
@@ -64,7 +64,7 @@ def prepare(
     where a split loses a class to the quarantine; finished shards then stay in the work folder.
     """
     listing = read_listing(params)
-    listed = complete_splits(listing.videos, val_share=params.val_share, test_share=params.test_share, seed=seed)
+    listed = split_videos(listing.videos, params, seed)
     videos = videos_by_id(listed)
     # What a shard is made of. Its record names its videos: one of them may change without touching the other shards.
     fingerprint = params.model_dump(
@@ -87,7 +87,11 @@ def prepare(
         publish_store(work, dark_path, rows, codec=params.codec, jpeg_quality=params.jpeg_quality, origin=origin)
     leaks = tuple(find_leakage(manifest.rows, stems=params.layout in STEM_LAYOUTS))
     contradictions = tuple(find_contradictions(manifest.rows))
-    notes = (*listing.notes, *track_notes({row.path: sources[row.video_id].info for row in manifest.rows}))
+    notes = (
+        *listing.notes,
+        *left_out_notes(listing.videos, listed),
+        *track_notes({row.path: sources[row.video_id].info for row in manifest.rows}),
+    )
     seconds = summed(report.seconds for report in reports)
     return Prepared(manifest, tuple(broken), leaks, contradictions, notes, seconds)
 
@@ -103,21 +107,35 @@ def track_notes(infos: Mapping[str, VideoInfo | None]) -> list[str]:
 
 
 def counts_text(manifest: Manifest) -> str:
-    """How many videos each class has in each split, as lines for a person."""
+    """How many videos each class has in each split, and how many have no label, as lines for a person."""
     counts = Counter((row.split, row.class_name) for row in manifest.rows)
-    splits = [split for split in ("train", "val", "test") if manifest.rows_of(split)]
+    splits = [split for split in SPLITS if manifest.rows_of(split)]
     width = max(len(name) for name in (*manifest.class_names, "class"))
     lines = [f"{'class':{width}}" + "".join(f"{split:>8}" for split in splits)]
     lines += [
         f"{name:{width}}" + "".join(f"{counts[split, name]:8}" for split in splits) for name in manifest.class_names
     ]
-    return "\n".join([*lines, f"{'all':{width}}" + "".join(f"{len(manifest.rows_of(split)):8}" for split in splits)])
+    lines.append(f"{'all':{width}}" + "".join(f"{len(manifest.rows_of(split)):8}" for split in splits))
+    if unlabelled := len(manifest.rows_of(UNLABELLED)):
+        lines.append(f"and {unlabelled} videos without a label, for the student's soft targets alone")
+    return "\n".join(lines)
 
 
 def read_listing(params: PrepareParams) -> Listing:
     """The data set as its layout lists it, with every video found on disk; raises DataError."""
     lists = None if params.lists is None else Path(params.lists)
-    return LAYOUTS[params.layout](Path(params.root), lists, params.split)
+    return LAYOUTS[params.layout](Path(params.root), lists, params.split, params.unlabelled)
+
+
+def split_videos(videos: Sequence[ListedVideo], params: PrepareParams, seed: int) -> tuple[ListedVideo, ...]:
+    """The videos, each with a split, as the parameters divide them; raises DataError where they cannot."""
+    return complete_splits(
+        videos,
+        val_share=params.val_share,
+        test_share=params.test_share,
+        unlabelled_share=params.unlabelled_share,
+        seed=seed,
+    )
 
 
 def videos_by_id(listed: Sequence[ListedVideo]) -> dict[str, ListedVideo]:
@@ -153,7 +171,7 @@ def check_quarantine(broken: Sequence[QuarantineRow], videos: Mapping[str, Liste
     lost = sorted({(str(video.split), video.class_name) for video in videos.values()} - left)
     if lost:
         raise DataError(
-            "no usable video is left of: " + ", ".join(f"{name} in {split}" for split, name in lost),
+            "no usable video is left of: " + ", ".join(f"{name} in {split}" if name else split for split, name in lost),
             findings=findings,
             remedy="replace the broken videos; what is done is kept",
         )

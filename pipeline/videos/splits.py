@@ -12,26 +12,49 @@ from dataclasses import replace
 
 from pipeline.core.digest import digest_uint64
 from pipeline.core.errors import DataError
-from pipeline.data.listing import ListedVideo
+from pipeline.data.listing import UNLABELLED, ListedVideo, without_label
 
 
 def complete_splits(
-    videos: Sequence[ListedVideo], *, val_share: float, test_share: float, seed: int
+    videos: Sequence[ListedVideo], *, val_share: float, test_share: float, unlabelled_share: float = 0.0, seed: int
 ) -> tuple[ListedVideo, ...]:
     """Give every video a split: test and val are carved out of train where the lists have none.
 
-    Test is carved first, so that another `val_share` leaves it as it is. Raises DataError where all are of one class.
+    Test is carved first, so that another `val_share` leaves it as it is, then val. Of what is left of train,
+    `unlabelled_share` loses its labels. Footage of groups that val or test have is left out (`left_out_notes`). Raises
+    DataError where all are of one class.
     """
-    if len(names := {video.class_name for video in videos}) == 1:
+    labelled = [video for video in videos if video.split != UNLABELLED]
+    if len(names := {video.class_name for video in labelled}) == 1:
         raise DataError(
-            f"all {len(videos)} videos are of one class, {names.pop()}: there is nothing to tell apart",
+            f"all {len(labelled)} videos are of one class, {names.pop()}: there is nothing to tell apart",
             remedy="list videos of two classes or more",
         )
     done = tuple(replace(video, split=video.split or "train") for video in videos)
     for to_split, share in (("test", test_share), ("val", val_share)):
         if all(video.split != to_split for video in done):
             done = carve(done, share=share, seed=seed, to_split=to_split)
-    return done
+    if unlabelled_share > 0:
+        done = carve(done, share=unlabelled_share, seed=seed, to_split=UNLABELLED)
+    measured = {video.group for video in done if video.split in ("val", "test")}
+    return tuple(
+        without_label(video) if video.split == UNLABELLED else video
+        for video in done
+        if video.split != UNLABELLED or video.group not in measured
+    )
+
+
+def left_out_notes(videos: Sequence[ListedVideo], completed: Sequence[ListedVideo]) -> list[str]:
+    """What to say of footage that `complete_splits` has left out; nothing where it has all."""
+    number = len(videos) - len(completed)
+    if not number:
+        return []
+    kept = {video.path for video in completed}
+    example = next(video for video in videos if video.path not in kept)
+    return [
+        f"{number} videos without a label are not used: val or test has their groups, such as {example.path} "
+        f"(group {example.group})"
+    ]
 
 
 def carve(

@@ -107,21 +107,23 @@ def write_frames(folder, videos, *, num_shards=2, origin=None):
 
 def manifest_row(video_id, label, split, shape_THW, *, class_name=None):
     """A row of a video with as many frames of that size."""
-    class_name = class_name or CLASSES[label]
+    class_name = CLASSES[label] if class_name is None else class_name
     num_frames, height, width = shape_THW
     digest = digest_bytes(video_id.encode())
     path = f"{video_id}.mp4"
     return ManifestRow(video_id, path, label, class_name, "1", split, num_frames, 25.0, width, height, digest)
 
 
-def tiny_data(folder, *, num_train=8, num_val=4, num_test=4, num_classes=2, shape_THW=(6, 18, 22)):
-    """A manifest and a frame store whose classes differ in brightness: easy to learn."""
+def tiny_data(folder, *, num_train=8, num_val=4, num_test=4, num_classes=2, shape_THW=(6, 18, 22), num_footage=0):
+    """A manifest and a frame store whose classes differ in brightness: easy to learn. Footage is like train."""
     rows, videos = [], {}
-    for split, number in (("train", num_train), ("val", num_val), ("test", num_test)):
+    sizes = {"train": num_train, "val": num_val, "test": num_test, "unlabelled": num_footage}
+    for split, number in sizes.items():
         for index in range(number):
             label = index % num_classes
             name = f"{CLASSES[label]}/{split}_{index}"
             low = 200 * label // num_classes
             videos[name] = noise_video(name, shape_THW, low=low, high=low + 60)
-            rows.append(manifest_row(name, label, split, shape_THW))
+            listed = (-1, split, shape_THW) if split == "unlabelled" else (label, split, shape_THW)
+            rows.append(manifest_row(name, *listed, class_name="" if split == "unlabelled" else None))
     return write_manifest(folder / "manifest.csv", rows), write_frames(folder / "frames", videos)

@@ -22,12 +22,13 @@ def write_params(folder, **options):
     (folder / "params.yaml").write_text(yaml.safe_dump(values))
 
 
-def make_project(tmp_path, monkeypatch):
+def make_project(tmp_path, monkeypatch, *, num_footage=0):
     """A folder with data and a teacher, two videos a part."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DVC_ROOT", raising=False)
     monkeypatch.setattr(precompute, "CLIPS_PER_PART", 2 * VIEWS.num_views)
-    tiny_data(tmp_path, num_train=NUM_TRAIN, num_val=1, num_test=1, num_classes=3)
+    sizes = {"num_train": NUM_TRAIN, "num_val": 1, "num_test": 1, "num_footage": num_footage}
+    tiny_data(tmp_path, num_classes=3, **sizes)
     make_teacher(tmp_path / "teacher.safetensors")
     write_params(tmp_path)
     return tmp_path

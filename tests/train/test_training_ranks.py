@@ -34,11 +34,11 @@ CHANGES = {"batch_size": 13, "dropout": 0.0, "clip_grad_norm": 0.5, "optimizer":
 # in each rank's own process
 
 
-def train(folder, *, name, what=""):
+def train(folder, *, name, what="", splits=("train",)):
     """Train on the folder's data, and write down what happened."""
     torch.set_num_threads(1)
     manifest, frames = read_manifest(folder / "manifest.csv"), FrameStore(folder / "frames")
-    train, val = samples_of(manifest, frames, "train"), samples_of(manifest, frames, "val")
+    train, val = samples_of(manifest, frames, *splits), samples_of(manifest, frames, "val")
     data = TrainingData(frames, train, val, DrawnViews(frames, CLIP, VIEWS, seed=0, purpose=BANK))
     seen = []
     with process_group() as ranks, interruptible() as stop:
@@ -47,7 +47,8 @@ def train(folder, *, name, what=""):
             seen.append(batch.video_ids)
             if what and ranks.index == 1 and len(seen) == 3:
                 os.kill(os.getpid(), {"die": signal.SIGKILL, "stop": signal.SIGTERM}[what])
-            return hard_loss(logits_BK, batch.labels_B, label_smoothing=0.0)
+            hard = hard_loss(logits_BK, batch.labels_B, label_smoothing=0.0, labelled_share=batch.labelled_share)
+            return hard + 0.1 * logits_BK.square().mean()  # of all clips, like a soft loss
 
         trainer = Trainer(
             tiny_recognizer(num_classes=2, dropout=0.0), data, train_params(**CHANGES), loss, seed=5,
@@ -86,7 +87,7 @@ def run(folder, num_ranks, **options):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
-    tiny_data(folder, num_train=25, num_val=5)
+    tiny_data(folder, num_train=25, num_val=5, num_footage=12)
     return folder
 
 
@@ -118,6 +119,14 @@ def test_two_processes_learn_what_one_does(folder, one):
     check_curve(curve(folder, "two"), one[0])
     for name, value in load_weights(folder / "two.safetensors")[0].items():
         torch.testing.assert_close(torch.from_numpy(value), torch.from_numpy(one[1][name]), rtol=2e-3, atol=1e-3)
+
+
+@pytest.mark.slow
+def test_footage_counts_in_a_whole_batch_whoever_has_it(folder):
+    for num_ranks in (1, 2):
+        done = run(folder, num_ranks, name=f"footage{num_ranks}", splits=["train", "unlabelled"])
+        assert done.returncode == 0, done.stderr
+    check_curve(curve(folder, "footage2"), curve(folder, "footage1"))
 
 
 @pytest.mark.slow

@@ -68,6 +68,7 @@ class _Attributes(_Part):
     teachers: Annotated[list[_Teacher], Field(min_length=1)]
     digests: _Digests
     codec_error: _CodecError
+    num_unlabelled: Annotated[int, Field(ge=0)] = 0  # rows of videos that have no label
     num_rows: Count
     num_views: Count
     num_teachers: Count
@@ -101,6 +102,8 @@ def attribute_findings(attributes: Mapping[str, Any]) -> list[str]:
         findings.append("attributes: class_names has a name twice")
     if len({teacher.digest for teacher in found.teachers}) < len(found.teachers):
         findings.append("attributes: teachers has a teacher twice")
+    if found.num_unlabelled > found.num_rows:
+        findings.append(f"attributes: num_unlabelled {found.num_unlabelled} is above num_rows {found.num_rows}")
     if any(after <= before for before, after in pairwise(firsts)):
         findings.append("attributes: the first ids of the shards do not ascend")
     return findings

@@ -227,6 +227,7 @@ class SoftTargetStore:
         self.num_rows: int = self.attributes["num_rows"]
         self.num_views: int = self.attributes["num_views"]
         self.num_teachers: int = self.attributes["num_teachers"]
+        self.num_unlabelled: int = self.attributes.get("num_unlabelled", 0)
         self.layout = row_layout(self.codec, self.num_views, self.num_teachers)
         self.file_layout = _layout_of(self.format_version)(self.codec, self.num_views, self.num_teachers)
         self._first_ids: list[str] = [shard["first"] for shard in self.attributes["shards"]]

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from pipeline.core.errors import ParamsError
 from pipeline.core.params import DistillationParams
-from pipeline.distill.student.soft_losses import SOFT_LOSSES, standardized
+from pipeline.data.listing import NO_LABEL
+from pipeline.distill.student.soft_losses import NEED_LABELS, SOFT_LOSSES, standardized
 from pipeline.train.losses import at_least_float32, hard_loss
 
 
@@ -24,6 +26,15 @@ def soft_weight_at(epoch: float, *, soft_weight: float, epochs: int, options: Di
     return soft_weight * min(done / options.schedule_epochs, 1.0)
 
 
+def require_labels(soft_loss: str, num_footage: int) -> None:
+    """Raise ParamsError where a soft loss looks at labels, and there are videos that have none."""
+    if soft_loss in NEED_LABELS and num_footage:
+        raise ParamsError(
+            f"soft_loss {soft_loss} looks at the label of each clip; {num_footage} videos have none",
+            remedy="choose kl, dist, wttm or mse, or leave the videos without a label out (docs/datasets.md)",
+        )
+
+
 def distillation_loss(
     student_BK: Tensor,
     labels_B: Tensor,
@@ -35,24 +46,36 @@ def distillation_loss(
     options: DistillationParams,
     label_smoothing: float = 0.0,
     class_weights_K: Tensor | None = None,
+    labelled_share: float = 1.0,
 ) -> Tensor:
     """(1 − soft_weight) · hard loss + soft_weight · soft loss; at soft_weight 0 exactly the baseline's loss.
+
+    The hard loss is the mean over the clips that have a label (`hard_loss` has what `labelled_share` is), the soft loss
+    that over all.
 
     With standardize both logits are standardised by row before the soft loss; with extra_temperatures it is the mean
     over `temperature` and these, as the instance-level part of Jin et al., "Multi-level logit distillation", CVPR 2023.
 
     Raises ValueError for shapes that do not fit (one teacher class would silently broadcast), fewer than two classes,
-    labels that are no class, a loss that is not known, a temperature that is not positive, and a weight outside of
-    [0, 1]: most of them give a plausible number otherwise.
+    labels that are no class, clips without a label where all should have one or where the loss needs it, a loss that is
+    not known, a temperature that is not positive, and a weight outside of [0, 1]: most of them give a plausible number
+    otherwise.
     """
-    _check_tensors(student_BK, labels_B, teacher_BK)
+    lowest = 0 if labelled_share == 1 or soft_loss in NEED_LABELS else NO_LABEL
+    _check_tensors(student_BK, labels_B, teacher_BK, lowest)
     if not (temperature > 0 and temperature < float("inf")):
         raise ValueError(f"temperature must be positive and finite, not {temperature}")
     if not 0 <= soft_weight <= 1:
         raise ValueError(f"soft_weight must be in [0, 1], not {soft_weight}")
     if soft_loss not in SOFT_LOSSES:
         raise ValueError(f"soft_loss must be one of {', '.join(SOFT_LOSSES)}, not {soft_loss}")
-    hard = hard_loss(student_BK, labels_B, label_smoothing=label_smoothing, weights_K=class_weights_K)
+    hard = hard_loss(
+        student_BK,
+        labels_B,
+        label_smoothing=label_smoothing,
+        weights_K=class_weights_K,
+        labelled_share=labelled_share,
+    )
     if soft_weight == 0:
         return hard
     soft = _soft_loss(student_BK, labels_B, teacher_BK, soft_loss, temperature, options)
@@ -72,7 +95,7 @@ def _soft_loss(
     return total / (1 + len(extra))
 
 
-def _check_tensors(student_BK: Tensor, labels_B: Tensor, teacher_BK: Tensor) -> None:
+def _check_tensors(student_BK: Tensor, labels_B: Tensor, teacher_BK: Tensor, lowest: int) -> None:
     if student_BK.ndim != 2 or student_BK.shape != teacher_BK.shape:
         raise ValueError(f"logits of student {tuple(student_BK.shape)} and teacher {tuple(teacher_BK.shape)} differ")
     if labels_B.shape != student_BK.shape[:1]:
@@ -80,5 +103,5 @@ def _check_tensors(student_BK: Tensor, labels_B: Tensor, teacher_BK: Tensor) -> 
     num_classes = student_BK.shape[1]
     if num_classes < 2:
         raise ValueError(f"wanted logits of at least 2 classes, got {num_classes}")
-    if bool(((labels_B < 0) | (labels_B >= num_classes)).any()):
-        raise ValueError(f"labels must be in 0 … {num_classes - 1}, got {labels_B.min()} … {labels_B.max()}")
+    if bool(((labels_B < lowest) | (labels_B >= num_classes)).any()):
+        raise ValueError(f"labels must be in {lowest} … {num_classes - 1}, got {labels_B.min()} … {labels_B.max()}")

@@ -128,3 +128,5 @@ SOFT_LOSSES: dict[str, SoftLoss] = {
     "wttm": lambda student, teacher, labels, t, options: wttm_loss(student, teacher, temperature=t),
     "mse": lambda student, teacher, labels, t, options: mse_loss(student, teacher),
 }
+
+NEED_LABELS = ("dkd",)  # they look at the label of a clip, which footage has none of

@@ -1,4 +1,4 @@
-"""The teachers' logits for every view of every training video: computed part by part, then packed into a store.
+"""The teachers' logits for every view of every video to learn from: computed part by part, then packed into a store.
 
 A part, some videos with all of their views for one teacher, is a task for one process, and whole in the teacher's work
 folder before that process begins the next. A row depends on nothing but its video and the teacher, so the store is the
@@ -24,6 +24,7 @@ from pipeline.core.errors import DataError, StaleArtifactError
 from pipeline.core.params import ClipParams, ViewsParams
 from pipeline.data.dataset import BANK, DrawnViews, Sample
 from pipeline.data.frame_store import FrameStore
+from pipeline.data.listing import NO_LABEL
 from pipeline.data.views import named_views
 from pipeline.distill.store.codecs import CodecLoss, LogitCodec
 from pipeline.distill.store.rows import Rows, concatenate, join_teachers, row_layout
@@ -159,6 +160,7 @@ class Packing:
     labels: Sequence[int]
     codec: LogitCodec
     error: CodecLoss = field(default_factory=CodecLoss)
+    num_labelled: int = 0  # views
     too_large: list[str] = field(default_factory=list)  # videos and views of logits that the codec's type cannot hold
 
     def __post_init__(self) -> None:
@@ -182,15 +184,15 @@ class Packing:
                 self.error.add(logits_NVMK[finite_N], unpacked_NVMK[finite_N])
             labels_N11 = np.array(self.labels[start : start + len(rows)])[:, None, None]
             self.num_correct_M += (logits_NVMK.argmax(axis=-1) == labels_N11).sum(axis=(0, 1))
+            self.num_labelled += int((labels_N11 != NO_LABEL).sum()) * logits_NVMK.shape[1]
             arrays = {**rows.arrays, **packed}
             layout = row_layout(self.codec, *logits_NVMK.shape[1:3])
             yield Rows(rows.video_ids, {name: arrays[name] for name in layout})
 
     @property
     def top1_on_views(self) -> list[float]:
-        """Each teacher's accuracy on the views that were packed."""
-        num_views = self.error.num_views // len(self.teachers)
-        return [round(num_correct / num_views, 6) for num_correct in self.num_correct_M.tolist()]
+        """Each teacher's accuracy on the views that were packed and have a label."""
+        return [round(num_correct / self.num_labelled, 6) for num_correct in self.num_correct_M.tolist()]
 
     def require_small_error(self, max_kl: float) -> None:
         """Raise DataError where the codec cannot hold some logits, or costs too much.

@@ -11,7 +11,7 @@ from pipeline.core.errors import DataError, in_one_line
 from pipeline.core.params import ClipParams, PrepareParams
 from pipeline.core.progress import MapTasks, Progress, Stopwatch
 from pipeline.data.leakage import STEM_LAYOUTS, find_leakage
-from pipeline.data.listing import ListedVideo, Listing
+from pipeline.data.listing import ALL_SPLITS, NO_LABEL, ListedVideo, Listing
 from pipeline.data.manifest import QuarantineRow, read_manifest
 from pipeline.tools.check.findings import Group
 from pipeline.videos.decoder import probe
@@ -24,11 +24,12 @@ from pipeline.videos.prepare import (
     judged,
     read_listing,
     source_videos,
+    split_videos,
     track_notes,
     videos_by_id,
 )
 from pipeline.videos.reader import VideoInfo
-from pipeline.videos.splits import complete_splits
+from pipeline.videos.splits import left_out_notes
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,9 @@ def check_data(
     splits: Counter[str] | None = None
     seen: list[Seen] = []
     with group.catching():
-        listed = complete_splits(listing.videos, val_share=params.val_share, test_share=params.test_share, seed=seed)
+        listed = split_videos(listing.videos, params, seed)
+        for note in left_out_notes(listing.videos, listed):
+            group.fact(note)
         splits = Counter(str(video.split) for video in listed)
         _check_splits(group, listed, splits, params)
         videos = videos_by_id([video for video in listed if video.path not in missing])
@@ -135,8 +138,8 @@ def _report_no_root(group: Group, root: str, rendered: Sequence[str]) -> None:
 def _check_splits(
     group: Group, listed: Sequence[ListedVideo], splits: Mapping[str, int], params: PrepareParams
 ) -> None:
-    num_classes = len({video.label for video in listed})
-    counted = ", ".join(f"{splits[split]} {split}" for split in ("train", "val", "test") if splits.get(split))
+    num_classes = len({video.label for video in listed} - {NO_LABEL})
+    counted = ", ".join(f"{splits[split]} {split}" for split in ALL_SPLITS if splits.get(split))
     group.fact(f"{len(listed)} videos of {num_classes} classes: {counted}")
     leaks = find_leakage(listed, stems=params.layout in STEM_LAYOUTS)
     if leaks:

@@ -14,6 +14,7 @@ from pipeline.core.device import Ranks
 from pipeline.core.params import ModelName, Params, TrainParams
 from pipeline.data.dataset import EpochPlan
 from pipeline.distill.store.codecs import codec_of
+from pipeline.distill.student.loss import require_labels
 from pipeline.enhance.file import LEARNED
 from pipeline.enhance.outside_weights import enhancer_from_weights
 from pipeline.models.pretrained import TORCHVISION, fit, read_pretrained, torchvision_url
@@ -32,6 +33,7 @@ class Known:
     num_train: int | None
     device: torch.device
     num_processes: int
+    num_footage: int = 0  # videos without a label
 
 
 def check_params(group: Group, params: Params, known: Known) -> None:
@@ -58,7 +60,7 @@ def _check_training(
     with group.catching(section):
         autocast_dtype(options.precision, known.device)
     if known.num_train is not None:
-        plan = EpochPlan(known.num_train, options.batch_size, seed=0)
+        plan = EpochPlan(_epoch_clips(section, known.num_train, known), options.batch_size, seed=0)
         smallest = max(1, plan.smallest_part(options.accumulate))
         with group.catching(section):
             check_shares(plan, options, Ranks(0, known.num_processes))
@@ -77,6 +79,11 @@ def _check_training(
     if group.num_problems == before:
         clip = f"{params.clip.num_frames}×{params.clip.size}×{params.clip.size}"
         group.fact(f"{section}: {name} takes clips of {clip} in batches of {options.batch_size} on {known.device.type}")
+
+
+def _epoch_clips(section: str, num_train: int, known: Known) -> int:
+    """Clips of an epoch: the teacher's has none of the footage."""
+    return num_train + known.num_footage * (section == "train_student")
 
 
 def _check_weights(group: Group, section: str, weights: str, arch: Architecture, known: Known) -> None:
@@ -145,10 +152,17 @@ def _check_codec(group: Group, params: Params, num_classes: int) -> None:
 
 def _check_soft_loss(group: Group, params: Params, known: Known) -> None:
     options = params.train_student
+    with group.catching():
+        require_labels(params.soft_loss, known.num_footage)
+    if known.num_footage and params.soft_weight == 0:
+        group.warning(
+            f"soft_weight is 0, and {known.num_footage} videos have no label: the student learns nothing from them",
+            remedy="raise soft_weight, or leave these videos out",
+        )
     if params.soft_loss != "dist" or params.distillation.dist_intra == 0 or known.num_train is None:
         return
     with group.catching():
-        plan = EpochPlan(known.num_train, options.batch_size, seed=0)
+        plan = EpochPlan(_epoch_clips("train_student", known.num_train, known), options.batch_size, seed=0)
         check_dist_columns(plan, options, known.num_processes)
 
 

@@ -64,11 +64,16 @@ def card(store: SoftTargetStore, license_text: str | None) -> str:
     seen_by = "one teacher" if store.num_teachers == 1 else f"{store.num_teachers} teachers"
     mirrored = "mirrored half of the time" if policy["flip"] else "never mirrored"
     codec = " ".join(str(value) for value in attributes["codec"].values())
+    footage = ""
+    if store.num_unlabelled:
+        footage = (
+            f"{store.num_unlabelled} of the videos have no label: of them a student learns by these logits alone.\n"
+        )
     return f"""# Soft targets: {store.num_rows} videos × {store.num_views} views × {len(store.class_names)} classes
 
 Raw logits, before any temperature, of {seen_by} that saw light-enhanced videos.
 A student learns from them and from the dark copies of the same videos; it needs neither teacher nor enhanced videos.
-Store of dlkdd, format version {store.format_version}, digest **`{store.digest}`**.
+{footage}Store of dlkdd, format version {store.format_version}, digest **`{store.digest}`**.
 
 {teachers}
 

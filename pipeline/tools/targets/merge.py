@@ -16,6 +16,7 @@ import numpy as np
 from pipeline.core.errors import ParamsError, StaleArtifactError
 from pipeline.core.progress import Progress, no_progress
 from pipeline.data.frame_store import FrameStore
+from pipeline.data.listing import TAUGHT, UNLABELLED
 from pipeline.data.manifest import Manifest
 from pipeline.distill.store.rows import Rows, concatenate, join_teachers, unlike_views
 from pipeline.distill.store.store import SoftTargetStore, write_store
@@ -56,8 +57,9 @@ def merge_teachers(stores: Sequence[SoftTargetStore], path: Path, *, progress: P
         _refuse(differing)
 
     known = [store.attributes["digests"] for store in stores if store.attributes["digests"]["dark"] is not None]
-    changes = {"teachers": teachers, "digests": (known or [stores[0].attributes["digests"]])[0]}
-    return _write(path, stores, rows(), stores[0].num_rows, changes)
+    digests = (known or [stores[0].attributes["digests"]])[0]
+    changed = {"teachers": teachers, "digests": digests, **_unlabelled(stores[0].num_unlabelled)}
+    return _write(path, stores, rows(), stores[0].num_rows, changed)
 
 
 def merge_videos(
@@ -68,14 +70,14 @@ def merge_videos(
     frames: Sequence[FrameStore] = (),
     progress: Progress = no_progress,
 ) -> str:
-    """Write one store with the rows of all, whose videos are the manifest's train videos; returns its digest.
+    """Write one store with the rows of all, whose videos are those that the manifest teaches by; returns its digest.
 
     The stores must be of the same teachers and views. Where they were made from different frame stores, `frames` are
     ones that hold all of their videos, bit for bit: of each teacher one, or one of all. Raises StaleArtifactError with
     all that differs, ParamsError for another number of frame stores.
     """
     findings = _differences(stores, (*_COMMON, "teachers"))
-    expected = [row.video_id for row in manifest.rows_of("train")]
+    expected = [row.video_id for row in manifest.rows_of(*TAUGHT)]
     if list(manifest.class_names) != stores[0].attributes["class_names"]:
         had = stores[0].attributes["class_names"]
         findings.append(f"class_names: {stores[0].location} has {had}, the manifest {list(manifest.class_names)}")
@@ -108,13 +110,16 @@ def merge_videos(
         digests["dark"] = of_teachers[0].origin.get("dark")
     elif len(dark) > 1:
         digests["dark"] = None
+    labelled = [store.num_rows - store.num_unlabelled for store in stores]
+    right = [[teacher["top1_on_views"] for teacher in store.attributes["teachers"]] for store in stores]
     teachers = [
-        {**teacher, "top1_on_views": _mean(stores, [s.attributes["teachers"][axis]["top1_on_views"] for s in stores])}
+        {**teacher, "top1_on_views": _mean(stores, [each[axis] for each in right], labelled)}
         for axis, teacher in enumerate(stores[0].attributes["teachers"])
     ]
     for teacher, store in zip(teachers, of_teachers, strict=False):
         teacher["frames"] = store.digest
-    return _write(path, stores, rows(), len(expected), {"teachers": teachers, "digests": digests})
+    changed = {"teachers": teachers, "digests": digests, **_unlabelled(len(manifest.rows_of(UNLABELLED)))}
+    return _write(path, stores, rows(), len(expected), changed)
 
 
 def _frames_of_teachers(frames: Sequence[FrameStore], num_teachers: int) -> Sequence[FrameStore]:
@@ -235,9 +240,16 @@ def _unlike_manifest(video_ids: Sequence[str], expected: Sequence[str]) -> list[
     ]
 
 
-def _mean(stores: Sequence[SoftTargetStore], values: Sequence[float]) -> float:
-    """Over the views of all stores, from the mean of each."""
-    return round(float(np.average(values, weights=[store.num_rows * store.num_teachers for store in stores])), 6)
+def _unlabelled(number: int) -> dict[str, int]:
+    """The attribute, which stores have that have such rows."""
+    return {"num_unlabelled": number} if number else {}
+
+
+def _mean(stores: Sequence[SoftTargetStore], values: Sequence[float], num_rows: Sequence[int] | None = None) -> float:
+    """Over the views of all stores, from the mean of each over all of its rows, or over so many."""
+    counts = num_rows or [store.num_rows for store in stores]
+    weights = [count * store.num_teachers for count, store in zip(counts, stores, strict=True)]
+    return round(float(np.average(values, weights=weights)), 6)
 
 
 def _codec_error(stores: Sequence[SoftTargetStore]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from pipeline.core.errors import StaleArtifactError
 from pipeline.core.progress import Progress, no_progress
+from pipeline.data.listing import TAUGHT
 from pipeline.data.manifest import Manifest
 from pipeline.distill.store.codecs import bytes_per_view, log_softmax
 from pipeline.distill.store.store import SoftTargetStore, damaged
@@ -46,7 +47,7 @@ def summarise(
                 findings=others,
                 remedy="give the manifest of the repository that made the store, or omit --manifest",
             )
-        labels = {row.video_id: row.class_name for row in manifest.rows_of("train")}
+        labels = {row.video_id: row.class_name for row in manifest.rows_of(*TAUGHT)}
     most = math.log(max(store.codec.num_classes, 2))
     counts = {temperature: np.zeros(NUM_BINS, dtype=np.int64) for temperature in temperatures}
     totals = dict.fromkeys(counts, 0.0)
@@ -68,6 +69,8 @@ def summarise(
                 if labels is not None:
                     for video_id, best_V in zip(examined.rows.video_ids, logits_NVK.argmax(axis=-1), strict=True):
                         label = labels[video_id]
+                        if not label:
+                            continue
                         views[label] += len(best_V)
                         correct[label] += sum(store.class_names[best] == label for best in best_V)
             advance(len(examined.rows), "")

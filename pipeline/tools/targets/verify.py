@@ -54,6 +54,7 @@ class Verdict:
     findings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     num_rows: int = 0
+    num_unlabelled: int = 0
     num_rows_checked: int = 0
     num_rows_bad: int = 0
     num_chunks_checked: int = 0
@@ -116,7 +117,7 @@ def _open(location: Path | str, verdict: Verdict) -> SoftTargetStore | None:
         verdict.findings[:0] = error.findings or [str(error).partition("\n")[0]]
         verdict.notes.append("no row was read: the store cannot be opened")
         return None
-    verdict.digest, verdict.num_rows = store.digest, store.num_rows
+    verdict.digest, verdict.num_rows, verdict.num_unlabelled = store.digest, store.num_rows, store.num_unlabelled
     return store
 
 

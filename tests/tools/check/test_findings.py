@@ -105,7 +105,7 @@ def test_lists_that_cannot_be_read(checked_project):
     with Path("data/videos.csv").open("a") as file:
         file.write("jump/jump9.mp4,jump,jump9,eval\n")
     group, _ = look_at(params())
-    assert "split is train, val or test, not 'eval'" in the_finding(group).details[0]
+    assert "split is train, val, test or unlabelled, not 'eval'" in the_finding(group).details[0]
     assert the_finding(group).level == "problem"
 
 
