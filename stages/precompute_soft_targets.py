@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -120,9 +121,12 @@ def main(
     say(
         f"{STAGE}: {len(keys)} videos × {params.views.num_views} views × {codec.num_classes} classes in "
         f"{bytes_per_view(codec)} bytes a view; {len(new)} videos computed, {len(keys) - len(new)} known before; "
-        f"the teacher's top-1 on these views is {packing.top1_on_views:.1%}"
+        f"the teacher's top-1 on these views is {packing.top1_on_views:.1%}, its mean entropy "
+        f"{packing.certainty.mean_entropy:.3f} of {math.log(codec.num_classes):.2f} nats"
     )
     say(f"{STAGE}: {options.codec} keeps {packing.error} -> {out}, digest {digest}")
+    if packing.certainty.warning is not None:
+        say(f"{STAGE}: {packing.certainty.warning}")
 
 
 def _codec(options: PrecomputeSoftTargetsParams, num_classes: int) -> LogitCodec:

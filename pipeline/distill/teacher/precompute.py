@@ -25,6 +25,7 @@ from pipeline.core.params import ClipParams, ViewsParams
 from pipeline.data.dataset import BANK, DrawnViews, Sample
 from pipeline.data.frame_store import FrameStore
 from pipeline.data.views import named_views
+from pipeline.distill.store.certainty import Certainty
 from pipeline.distill.store.codecs import CodecLoss, LogitCodec
 from pipeline.distill.store.rows import Rows, concatenate, row_layout
 from pipeline.distill.store.store import write_store
@@ -146,6 +147,7 @@ class Packing:
     labels: Sequence[int]
     codec: LogitCodec
     error: CodecLoss = field(default_factory=CodecLoss)
+    certainty: Certainty = field(default_factory=Certainty)
     num_correct: int = 0
     too_large: list[str] = field(default_factory=list)  # videos and views of logits that the codec's type cannot hold
 
@@ -161,6 +163,7 @@ class Packing:
             self.too_large += named_views(rows.video_ids, ~finite_NV)
             if finite_N.any():
                 self.error.add(logits_NVMK[finite_N], unpacked_NVMK[finite_N])
+                self.certainty.add(logits_NVMK[finite_N])
             labels_N11 = np.array(self.labels[start : start + len(rows)])[:, None, None]
             self.num_correct += int((logits_NVMK.argmax(axis=-1) == labels_N11).sum())
             arrays = {**rows.arrays, **packed}
