@@ -47,6 +47,15 @@ def meta_logits(architecture, *, train=False):
         return recognizer(torch.empty(2, clip.num_frames, clip.size, clip.size, 3, dtype=torch.uint8))
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_every_network_takes_clips_normalised_by_themselves(name):
+    needs = MODELS[name].needs
+    clip = ClipParams(num_frames=max(needs.min_frames, 16), frame_stride=1, size=max(needs.min_size, 64))
+    with torch.device("meta"):
+        clip_BTHWC = torch.empty(2, clip.num_frames, clip.size, clip.size, 3, dtype=torch.uint8)
+        assert Recognizer(arch(name, clip))(clip_BTHWC).shape == (2, 11)
+
+
 SMALL = ClipParams(num_frames=4, frame_stride=1, size=64)
 
 
