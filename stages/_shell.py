@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from pipeline.core.progress import Advance
+from pipeline.core.tables import weak_teacher_of
 from pipeline.core.text import printable as printable
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -41,6 +42,12 @@ TensorboardOption = Annotated[
     Path | None, typer.Option("--tensorboard", help="A folder for TensorBoard: every epoch is written as it ends.")
 ]
 
+# of what compares teacher and baseline
+CurvesOption = Annotated[
+    Path | None,
+    typer.Option("--curves", help="The folder of the trainings' curves; teacher's and baseline's are compared."),
+]
+
 # of what scores a model
 ScoreFramesOption = Annotated[Path, typer.Option("--frames", help="The frame store of the kind that the model knows.")]
 PredictionsOutOption = Annotated[Path, typer.Option("--out", help="The table of predictions to write.")]
@@ -60,6 +67,13 @@ def say(message: str) -> None:
 def say_error(message: str) -> None:
     """The same from every rank, with its number: each has errors of its own."""
     console.print(printable(f"rank {RANK}: {message}" if RANK else message), markup=False, emoji=False)
+
+
+def warn_of_weak_teacher(stage: str, curves: Path | None) -> None:
+    """Say so where the teacher is no better than the baseline on val, by the curves that are there."""
+    warning = None if curves is None else weak_teacher_of(curves)
+    if warning is not None:
+        say(f"{stage}: {warning}")
 
 
 def print_line(text: str) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.distill.store.certainty import NEARLY_HARD
 from stages._shell import print_facts, print_line, print_table
 
 _NUM_BARS = 20
@@ -66,6 +67,9 @@ def print_summary(found: Mapping[str, Any]) -> None:
             for each in found["entropy"]
         ),
     )
+    print_line(f"nearly hard labels (a probability above {NEARLY_HARD}): {found['nearly_hard']:.1%} of the views")
+    if found["warning"] is not None:
+        print_line(found["warning"])
     for each in found["entropy"]:
         print_line(f"views by their entropy in nats, at temperature {each['temperature']:g}")
         counts = np.array(each["counts"]).reshape(_NUM_BARS, -1).sum(axis=1)

@@ -13,7 +13,17 @@ from pipeline.evaluate.compare import aligned, check_predictions, compare, write
 from pipeline.evaluate.metrics_file import Metrics, Protocol, write_metrics
 from pipeline.evaluate.score.predictions import read_predictions, views_text
 from pipeline.evaluate.tables import digest_tables, make_tables, read_light, write_tables
-from stages._shell import PARAMS_PATH, JsonOption, ManifestOption, ParamsOption, print_json, print_line, print_table
+from stages._shell import (
+    PARAMS_PATH,
+    CurvesOption,
+    JsonOption,
+    ManifestOption,
+    ParamsOption,
+    print_json,
+    print_line,
+    print_table,
+    warn_of_weak_teacher,
+)
 
 
 def main(
@@ -26,10 +36,13 @@ def main(
     metrics_path: Annotated[Path, typer.Option("--metrics", help="The metrics to write, for `dvc metrics`.")],
     confusion: Annotated[Path, typer.Option(help="The folder of the confusion tables to write, for `dvc plots`.")],
     tables: Annotated[Path, typer.Option(help="The folder of the tables to write: by class, light, length, video …")],
+    curves: CurvesOption = None,
     params_path: ParamsOption = PARAMS_PATH,
     as_json: JsonOption = False,
 ) -> None:
     """Compare teacher, student and baseline on the test videos, from their predictions: no model runs here.
+
+    With --curves a last line says where the teacher was no better than the baseline on val.
 
     docs/evaluation.md says what each number is. One model file alone: `dlkdd evaluate-model`.
     """
@@ -60,6 +73,7 @@ def main(
         print_json(metrics.model_dump())
     else:
         _print(metrics)
+    warn_of_weak_teacher("evaluate", curves)
 
 
 def _print(metrics: Metrics) -> None:

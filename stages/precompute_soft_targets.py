@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -132,7 +133,8 @@ def main(
     without, labelled = (f" ({num_footage} without a label)", " that have a label") if num_footage else ("", "")
     say(
         f"{STAGE}: {len(samples)} videos{without} × {params.views.num_views} views × {codec.num_classes} classes in "
-        f"{bytes_per_view(codec)} bytes a view of a teacher"
+        f"{bytes_per_view(codec)} bytes a view of a teacher; their mean entropy is "
+        f"{packing.certainty.mean_entropy:.3f} of {math.log(codec.num_classes):.2f} nats"
     )
     for teacher, of_teacher, top1 in zip(teachers, parts, packing.top1_on_views, strict=True):
         num_new = sum(len(part.video_ids) for part in of_teacher)
@@ -141,6 +143,8 @@ def main(
             f"top-1 on these views{labelled} is {top1:.1%}"
         )
     say(f"{STAGE}: {options.codec} keeps {packing.error} -> {out}, digest {digest}")
+    if packing.certainty.warning is not None:
+        say(f"{STAGE}: {packing.certainty.warning}")
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from stages._shell import (
     PARAMS_PATH,
     CheckpointOption,
     CurveOption,
+    CurvesOption,
     DeviceOption,
     ManifestOption,
     ModelOutOption,
@@ -35,6 +36,7 @@ from stages._shell import (
     TrainFramesOption,
     progress,
     say,
+    warn_of_weak_teacher,
 )
 
 TeacherOption = Annotated[
@@ -60,6 +62,7 @@ def main(
     curve_path: CurveOption,
     teacher_path: TeacherOption = None,
     enhanced_path: EnhancedOption = None,
+    curves: CurvesOption = None,
     memory_mib: MemoryOption = MEMORY_MIB,
     params_path: ParamsOption = PARAMS_PATH,
     device: DeviceOption = "auto",
@@ -149,6 +152,7 @@ def main(
         teacher_frames=None if online is None else online.frames,
     )
     train_network(training)
+    warn_of_weak_teacher("train_student", curves)
 
 
 @dataclass(frozen=True)

@@ -134,7 +134,7 @@ class TrainParams(Section):
     dropout: Annotated[float, Field(ge=0, lt=1)]
     drop_path: Annotated[float, Field(ge=0, lt=1)]
     weights: Annotated[str, Field(min_length=1)] | None
-    input_statistics: Literal["train", "kinetics", "imagenet", "pytorchvideo"]
+    input_statistics: Literal["train", "clip", "kinetics", "imagenet", "pytorchvideo"]
     frozen_stages: Annotated[int, Field(ge=0)]
     precision: Literal["float32", "bfloat16", "float16"]
     compile: bool

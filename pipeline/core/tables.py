@@ -116,3 +116,33 @@ def writing_table(path: Path, columns: Iterable[str], *, errors: str = "strict")
 def write_curve(path: Path, curve: Curve, *, if_empty: Sequence[str] = ()) -> None:
     """Six digits of every number, under the names of the first row; of an empty curve the heading `if_empty` alone."""
     write_table(path, curve[0] if curve else if_empty, ([f"{value:.6g}" for value in row.values()] for row in curve))
+
+
+def read_curve(path: Path) -> Curve:
+    """Raises TableError or ValueError where the file is no curve, and OSError."""
+    return read_table(path, float)
+
+
+def best_on_val(curve: Curve) -> float:
+    """The top-1 on val of a training's best epoch, which is the one whose weights are kept."""
+    return max(row["val_top1"] for row in curve)
+
+
+def weak_teacher(teacher: Curve, baseline: Curve) -> str | None:
+    """One line with what to try where the teacher is no better than the baseline on val, else None."""
+    taught, alone = best_on_val(teacher), best_on_val(baseline)
+    if taught > alone:
+        return None
+    return (
+        f"the teacher is not better than the baseline on val: top-1 {taught:.1%} and {alone:.1%}. Before other soft "
+        "losses try another enhancer, more train_teacher.epochs or several teachers, over several seeds; "
+        "docs/troubleshooting.md says why"
+    )
+
+
+def weak_teacher_of(curves: Path) -> str | None:
+    """The same by the files of a folder; None where a curve is not there, or is not whole."""
+    try:
+        return weak_teacher(*(read_curve(curves / f"{name}.csv") for name in ("teacher", "baseline")))
+    except (OSError, ValueError, KeyError):
+        return None

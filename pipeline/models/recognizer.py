@@ -1,4 +1,4 @@
-"""A network with its pixel statistics, uint8 clips in and logits out, and its model file.
+"""A network with what its pixels are normalised by, uint8 clips in and logits out, and its model file.
 
 Axes: B batch, C channels, T frames, H, W, K classes.
 """
@@ -22,22 +22,38 @@ from pipeline.models.networks import Architecture as Architecture
 from pipeline.models.networks import build_network
 
 MODEL_FORMAT_VERSION = 2  # 1 had no stochastic depth; it is still read
+OF_THE_CLIP = "clip"  # the attribute input_statistics of a file without mean and deviation
+
+# Grey levels, the least deviation that a clip is divided by: one is the least that two pixels can differ by. A clip of
+# one colour becomes zeros, and one that is black but for a few pixels is not blown up into noise.
+LEAST_DEVIATION = 1.0
+
+
+Statistics = Mapping[str, Sequence[float]]  # mean_C and std_C, or neither
+_ANY: Statistics = {"mean_C": [0.0] * 3, "std_C": [1.0] * 3}  # where a file's own will be, or numbers do not matter
 
 
 class Recognizer(nn.Module):
-    """A network together with the pixel statistics of its training videos: uint8 clips in, logits out.
+    """A network together with what its pixels are normalised by: uint8 clips in, logits out.
 
-    `mean_C` and `std_C` are those of RGB / 255.
+    `mean_C` and `std_C` are those of RGB / 255, in the training videos or in those of pretrained weights. Without them
+    each clip is normalised by itself, to mean 0 and deviation 1 over all of its pixels and channels.
     """
 
-    mean_C: Tensor
-    std_C: Tensor
+    mean_C: Tensor | None
+    std_C: Tensor | None
 
-    def __init__(self, architecture: Architecture, *, mean_C: Sequence[float], std_C: Sequence[float]) -> None:
+    def __init__(
+        self,
+        architecture: Architecture,
+        *,
+        mean_C: Sequence[float] | None = None,
+        std_C: Sequence[float] | None = None,
+    ) -> None:
         super().__init__()
         self.architecture = architecture
-        self.register_buffer("mean_C", torch.tensor(mean_C, dtype=torch.float32))
-        self.register_buffer("std_C", torch.tensor(std_C, dtype=torch.float32))
+        for name, values_C in (("mean_C", mean_C), ("std_C", std_C)):
+            self.register_buffer(name, None if values_C is None else torch.tensor(values_C, dtype=torch.float32))
         self.network = build_network(architecture)
         self.frozen: list[nn.Module] = []
         self.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
@@ -76,7 +92,12 @@ class Recognizer(nn.Module):
 
         Contiguous THWC, seen as CTHW, is channels_last_3d: the layout in which CPU convolutions are twice as fast.
         """
-        return ((clip_BTHWC.float() / 255 - self.mean_C) / self.std_C).permute(0, 4, 1, 2, 3)
+        clip_BTHWC = clip_BTHWC.float()
+        if self.mean_C is None or self.std_C is None:
+            clip_BTHWC = standardised(clip_BTHWC)
+        else:
+            clip_BTHWC = (clip_BTHWC / 255 - self.mean_C) / self.std_C
+        return clip_BTHWC.permute(0, 4, 1, 2, 3)
 
     @property
     def stages(self) -> list[list[nn.Module]]:
@@ -89,10 +110,18 @@ class Recognizer(nn.Module):
         return sum(parameter.numel() for parameter in self.parameters())
 
 
-def on_meta(architecture: Architecture) -> Recognizer:
+def standardised(clip_BTHWC: Tensor) -> Tensor:
+    """Clips of grey levels, each set to mean 0 and deviation 1, which is at least LEAST_DEVIATION before."""
+    axes = (1, 2, 3, 4)
+    centred_BTHWC = clip_BTHWC - clip_BTHWC.mean(dim=axes, keepdim=True)
+    deviation_B1111 = centred_BTHWC.square().mean(dim=axes, keepdim=True).sqrt()
+    return centred_BTHWC / deviation_B1111.clamp(min=LEAST_DEVIATION)
+
+
+def on_meta(architecture: Architecture, statistics: Statistics = _ANY) -> Recognizer:
     """A recogniser without memory, which has names and shapes alone."""
     with torch.device("meta"):
-        return Recognizer(architecture, mean_C=[0.0] * 3, std_C=[1.0] * 3)
+        return Recognizer(architecture, **statistics)
 
 
 @dataclass(frozen=True)
@@ -120,6 +149,8 @@ def save_model(
         "trained_on": trained_on,
     }
     tensors = {name: value.detach().cpu().contiguous().numpy() for name, value in recognizer.state_dict().items()}
+    if recognizer.mean_C is None:
+        attributes["input_statistics"] = OF_THE_CLIP
     save_weights(path, tensors, attributes)
 
 
@@ -137,12 +168,13 @@ def load_model(path: Path) -> ModelFile:
             remedy="train it again with `dvc repro`",
         )
     arch, class_names = architecture_of(path, attributes), class_names_of(path, attributes)
+    statistics = _statistics_of(path, attributes)
     state = {name: torch.from_numpy(array) for name, array in tensors.items()}
     try:
-        expected = on_meta(arch).state_dict()  # takes no memory, whatever sizes the file states
+        expected = on_meta(arch, statistics).state_dict()  # takes no memory, whatever sizes the file states
         if {name: value.shape for name, value in state.items()} != {n: value.shape for n, value in expected.items()}:
             raise ValueError("names or shapes differ")
-        recognizer = Recognizer(arch, mean_C=[0.0] * 3, std_C=[1.0] * 3)
+        recognizer = Recognizer(arch, **statistics)
         recognizer.load_state_dict(state)
     except (RuntimeError, ValueError, TypeError) as error:
         raise StaleArtifactError(
@@ -170,6 +202,17 @@ def class_names_of(path: Path, attributes: Mapping[str, Any]) -> tuple[str, ...]
             remedy="train it again with `dvc repro`",
         )
     return tuple(map(str, names or ()))
+
+
+def _statistics_of(path: Path, attributes: Mapping[str, Any]) -> Statistics:
+    """What a file's recogniser is built with; raises StaleArtifactError where a newer program normalised otherwise."""
+    name = attributes.get("input_statistics")
+    if name not in (None, OF_THE_CLIP):
+        raise StaleArtifactError(
+            f"{path}: its pixels are normalised by {name!r}, which is not known here",
+            remedy="use the version of dlkdd that wrote it, or train it again with `dvc repro`",
+        )
+    return {} if name == OF_THE_CLIP else _ANY
 
 
 def architecture_of(path: Path, attributes: Mapping[str, Any]) -> Architecture:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from pipeline.core.params import Params, Section, load_params
 from pipeline.core.progress import Progress, no_progress
-from pipeline.core.tables import Curve
+from pipeline.core.tables import Curve, weak_teacher
 from pipeline.data.leakage import STEM_LAYOUTS, find_contradictions, find_leakage
 from pipeline.data.listing import ALL_SPLITS, UNLABELLED
 from pipeline.data.manifest import Manifest
@@ -81,6 +81,7 @@ def make_report(paths: ReportPaths, *, progress: Progress = no_progress) -> str:
         bar=figures.bar,
         percent=percent,
         verdict=verdict(results.metrics),
+        weak_teacher=_sentence(weak_teacher(results.curves["teacher"], results.curves["baseline"])),
         paths=paths,
         params=params,
         params_text=paths.params.read_text(encoding="utf-8"),
@@ -108,6 +109,10 @@ def _finalized(value: object) -> object:
 def percent(share: float) -> str:
     """A share of 1 as per cent, with a no-break space."""
     return f"{100 * share:.1f}\N{NO-BREAK SPACE}%"
+
+
+def _sentence(text: str | None) -> str | None:
+    return text and f"{text[0].upper()}{text[1:]}."
 
 
 def verdict(metrics: Metrics) -> dict[str, str]:

@@ -22,7 +22,15 @@ from pipeline.data.frame_store import FrameStore
 from pipeline.data.listing import TAUGHT
 from pipeline.data.manifest import Manifest, read_manifest
 from pipeline.models.pretrained import PUBLISHED_STATISTICS, Fit, fit, load_into, read_pretrained
-from pipeline.models.recognizer import MODEL_FORMAT_VERSION, Architecture, Recognizer, check_geometry, save_model
+from pipeline.models.recognizer import (
+    MODEL_FORMAT_VERSION,
+    OF_THE_CLIP,
+    Architecture,
+    Recognizer,
+    Statistics,
+    check_geometry,
+    save_model,
+)
 from pipeline.train.execution import autocast_dtype, check_shares
 from pipeline.train.losses import class_weights, hard_loss
 from pipeline.train.tensorboard import EpochWriter, tensorboard_writer
@@ -189,15 +197,22 @@ def _read_start(training: Training) -> Fit | None:
 
 def _new_recognizer(training: Training, start: Fit | None) -> Recognizer:
     """A network as its training begins; weights that are not pretrained depend on the seed alone."""
-    architecture, inputs, options = training.architecture, training.inputs, training.options
-    statistics = PUBLISHED_STATISTICS.get(options.input_statistics)
-    mean_C, std_C = statistics or pixel_statistics(inputs.frames, inputs.train, architecture.clip)
+    statistics = _statistics(training)
     torch.manual_seed(training.seed)
-    recognizer = Recognizer(architecture, mean_C=mean_C, std_C=std_C)
+    recognizer = Recognizer(training.architecture, **statistics)
     if start is not None:
         load_into(recognizer.network, start)
-    recognizer.freeze(options.frozen_stages)
+    recognizer.freeze(training.options.frozen_stages)
     return recognizer
+
+
+def _statistics(training: Training) -> Statistics:
+    """What the network's pixels are normalised by; empty where each clip is by itself."""
+    inputs, name = training.inputs, training.options.input_statistics
+    if name == OF_THE_CLIP:
+        return {}
+    mean_C, std_C = PUBLISHED_STATISTICS.get(name) or pixel_statistics(inputs.frames, inputs.train, training.clip)
+    return {"mean_C": mean_C, "std_C": std_C}
 
 
 @contextmanager

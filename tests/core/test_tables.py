@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.core.tables import TableError, number, read_table, whole_number, write_curve, write_table
+from pipeline.core.tables import (
+    TableError,
+    number,
+    read_table,
+    weak_teacher_of,
+    whole_number,
+    write_curve,
+    write_table,
+)
 
 COLUMNS = {"name": str, "count": whole_number, "share": number}
 # csv writes a lone carriage return without quotes, and reads it as the end of a row
@@ -64,3 +72,32 @@ def test_a_curve_has_six_digits_and_its_columns_even_when_empty(tmp_path):
     write_curve(path, [], if_empty=("step", "loss"))
     assert path.read_bytes() == b"step,loss\n"
     assert read_table(path, float) == []
+
+
+def curve(*top1_on_val):
+    return [{"epoch": epoch, "val_top1": top1} for epoch, top1 in enumerate(top1_on_val)]
+
+
+@pytest.mark.parametrize(
+    ("teacher", "baseline", "is_weak"),
+    [((0.5, 0.9, 0.7), (0.8, 0.89), False), ((0.5, 0.8), (0.8, 0.5), True), ((0.9, 0.7), (0.2, 0.95, 0.1), True)],
+)
+def test_a_teacher_is_weak_where_its_best_epoch_is_not_above_the_baselines(tmp_path, teacher, baseline, is_weak):
+    for name, values in {"teacher": teacher, "baseline": baseline}.items():
+        write_curve(tmp_path / f"{name}.csv", curve(*values))
+    warning = weak_teacher_of(tmp_path)
+    assert (warning is not None) == is_weak
+    if is_weak:
+        assert f"top-1 {max(teacher):.1%} and {max(baseline):.1%}. " in warning
+        assert "train_teacher.epochs" in warning
+        assert "\n" not in warning
+
+
+@pytest.mark.parametrize(
+    "text", [None, "", "epoch,val_top1\n", "epoch,val_top1\n0,0.5", "epoch,loss\n0,0.5\n", "epoch\n"]
+)
+def test_nothing_is_said_where_a_curve_is_not_there_or_not_whole(tmp_path, text):
+    write_curve(tmp_path / "teacher.csv", curve(0.1))
+    if text is not None:
+        (tmp_path / "baseline.csv").write_text(text)
+    assert weak_teacher_of(tmp_path) is None

@@ -22,6 +22,7 @@ from precompute_runs import NUM_TRAIN, compute, make_project, write_params
 from target_stores import BATCH_SIZE, SEED, make_store, make_teacher, rows_of_teacher
 
 from pipeline.core.errors import DataError, EnvironmentProblem, ParamsError, StaleArtifactError
+from pipeline.core.weights import load_weights, save_weights
 from pipeline.data.frame_store import FrameStore
 from pipeline.data.manifest import read_manifest, write_manifest
 from pipeline.distill.store.codecs import codec_of
@@ -96,6 +97,19 @@ def test_it_names_its_teacher_and_how_right_that_was(project):
             "clip": CLIP.model_dump(),
         }
     ]
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e4])
+def test_soft_targets_that_are_nearly_hard_labels_are_told_of(project, capsys, scale):
+    path = Path("teacher.safetensors")
+    tensors, attributes = load_weights(path)
+    head = "network.head.3.weight"
+    save_weights(path, {**tensors, head: scale * tensors[head]}, attributes)
+    write_params(project, codec="float32")
+    compute()
+    said = capsys.readouterr().err
+    assert "its mean entropy " in said
+    assert ("of the soft targets are nearly hard labels" in said) == (scale > 1)
 
 
 @pytest.mark.parametrize("clips_per_part", [1, 9, 1000])

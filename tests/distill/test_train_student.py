@@ -20,6 +20,7 @@ from student_runs import StudentRun
 from target_stores import SEED, make_store, make_teacher
 
 from pipeline.core.errors import Interrupted, ParamsError, StaleArtifactError
+from pipeline.core.tables import write_curve
 from pipeline.data.manifest import write_manifest
 from pipeline.distill.store.store import SoftTargetStore
 from pipeline.models.recognizer import load_model
@@ -85,6 +86,15 @@ def test_the_teacher_and_its_frames_are_not_needed(run, expected, tmp_path):
     assert content(run, "alone") == expected
     run.train(name="beside", teacher_path=run.folder / "teacher_0.safetensors", enhanced_path=run.made.frames.path)
     assert content(run, "beside") == expected
+
+
+@pytest.mark.parametrize(("taught", "is_said"), [(0.5, True), (0.75, False)])
+def test_at_its_end_it_says_where_the_teacher_is_not_better_than_the_baseline(run, tmp_path, capsys, taught, is_said):
+    for name, top1 in {"teacher": taught, "baseline": 0.5}.items():
+        write_curve(tmp_path / f"{name}.csv", [{"epoch": 0, "val_top1": top1}])
+    run.train(name="warned", curves=tmp_path)
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("train_student: the teacher is not better than the baseline on val: ") == is_said
 
 
 def interruptible_at(step):

@@ -79,11 +79,14 @@ def train_params(**changes):
     return TrainParams(**{**values, **changes})
 
 
-def tiny_recognizer(*, clip=CLIP, num_classes=3, width=4, dropout=0.3, seed=0):
+STATISTICS = {"train": {"mean_C": [0.4, 0.5, 0.6], "std_C": [0.2, 0.25, 0.3]}, "clip": {}}
+
+
+def tiny_recognizer(*, clip=CLIP, num_classes=3, width=4, dropout=0.3, seed=0, input_statistics="train"):
     """A network of width 4 with weights that depend on the seed."""
     torch.manual_seed(seed)
     arch = Architecture("r2plus1d_slim", num_classes, clip, width, dropout, 0.0)
-    return Recognizer(arch, mean_C=[0.4, 0.5, 0.6], std_C=[0.2, 0.25, 0.3])
+    return Recognizer(arch, **STATISTICS[input_statistics])
 
 
 def noise_video(name, shape_THW, *, low=0, high=256):

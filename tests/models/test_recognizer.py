@@ -5,12 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from builders import CLIP, noise_video, one_thread, tiny_recognizer  # noqa: F401 - a fixture
+from builders import CLIP, STATISTICS, noise_video, one_thread, tiny_recognizer  # noqa: F401 - a fixture
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline.core.digest import digest_file
 from pipeline.core.errors import DlkddError, ParamsError, StaleArtifactError
 from pipeline.core.params import ClipParams
 from pipeline.core.weights import load_weights, save_weights
+from pipeline.models.inference import infer
 from pipeline.models.networks import ClipNeeds
 from pipeline.models.recognizer import MODELS, Architecture, Recognizer, check_geometry, load_model, save_model
 
@@ -42,6 +45,15 @@ def meta_logits(architecture, *, train=False):
     with torch.device("meta"):
         recognizer = Recognizer(architecture, mean_C=[0.1] * 3, std_C=[0.1] * 3).train(train)
         return recognizer(torch.empty(2, clip.num_frames, clip.size, clip.size, 3, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_network_takes_clips_normalised_by_themselves(name):
+    needs = MODELS[name].needs
+    clip = ClipParams(num_frames=max(needs.min_frames, 16), frame_stride=1, size=max(needs.min_size, 64))
+    with torch.device("meta"):
+        clip_BTHWC = torch.empty(2, clip.num_frames, clip.size, clip.size, 3, dtype=torch.uint8)
+        assert Recognizer(arch(name, clip))(clip_BTHWC).shape == (2, 11)
 
 
 SMALL = ClipParams(num_frames=4, frame_stride=1, size=64)
@@ -93,6 +105,55 @@ def test_pixels_are_normalised_by_the_statistics_of_the_training_videos():
         with torch.inference_mode():
             logits.append(recognizer(video + shift))
     assert torch.allclose(*logits, atol=1e-4)
+
+
+def normalised_MP(clip_BTHWC):
+    """What the network of a clip's own statistics is given, a row for each clip."""
+    return tiny_recognizer(input_statistics="clip").normalised(clip_BTHWC).flatten(start_dim=1).double()
+
+
+def test_a_clip_has_mean_0_and_deviation_1_of_its_own():
+    """In numpy and float64, over all pixels, frames and colours; its neighbours are no matter."""
+    dark, bright = clips(2) // 20, clips(2)
+    clip_BTHWC = torch.cat([dark[:1], bright[1:]])
+    pixels_MP = clip_BTHWC.permute(0, 4, 1, 2, 3).flatten(start_dim=1).double().numpy()
+    expected_MP = (pixels_MP - pixels_MP.mean(axis=1, keepdims=True)) / pixels_MP.std(axis=1, keepdims=True)
+    found_MP = normalised_MP(clip_BTHWC).numpy()
+    assert np.abs(found_MP - expected_MP).max() < 1e-5
+    assert np.array_equal(found_MP[:1], normalised_MP(clip_BTHWC[:1]).numpy())
+
+
+@given(st.integers(1, 4), st.integers(0, 40))
+def test_light_is_no_matter_to_a_network_of_a_clips_own_statistics(gain, shift):
+    clip_BTHWC = clips(2) // 8  # up to 31
+    assert torch.allclose(normalised_MP(clip_BTHWC * gain + shift), normalised_MP(clip_BTHWC), atol=1e-4)
+
+
+@pytest.mark.parametrize("level", [0, 1, 127, 255])
+def test_a_clip_of_one_colour_is_zeros(level):
+    clip_BTHWC = torch.full((2, 64, 112, 112, 3), level, dtype=torch.uint8)
+    assert normalised_MP(clip_BTHWC).abs().max() < 1e-3  # what float32 sums round
+
+
+def test_a_nearly_black_clip_is_not_blown_up():
+    """A pixel of one grey level stays a pixel of 1: divided by the deviation it would be one of 16."""
+    clip_BTHWC = torch.zeros(1, *clips().shape[1:], dtype=torch.uint8)
+    clip_BTHWC[0, 0, 0, 0] = 1
+    assert 0.9 < float(normalised_MP(clip_BTHWC).max()) <= 1.0
+
+
+def test_augmented_clips_are_normalised_like_others():
+    """Blends of mixup are floats."""
+    assert torch.equal(normalised_MP(clips().float()), normalised_MP(clips()))
+
+
+@pytest.mark.parametrize("size", [16, 56])
+def test_logits_of_a_clips_own_statistics_do_not_depend_on_its_place(size, one_thread):  # noqa: F811
+    clip = CLIP.model_copy(update={"size": size})
+    recognizer = tiny_recognizer(clip=clip, input_statistics="clip").eval()
+    clip_BTHWC = clips(5, clip)
+    logits_BK, turned_BK = (infer(recognizer, order, batch_size=4) for order in (clip_BTHWC, clip_BTHWC.flip(0)))
+    assert torch.equal(logits_BK, turned_BK.flip(0))
 
 
 def test_the_layout_in_memory_changes_nothing():
@@ -232,8 +293,9 @@ def randomised(recognizer):
     return recognizer
 
 
-def test_a_network_comes_back_with_the_same_logits(path):
-    recognizer = randomised(tiny_recognizer())
+@pytest.mark.parametrize("statistics", STATISTICS)
+def test_a_network_comes_back_with_the_same_logits(path, statistics):
+    recognizer = randomised(tiny_recognizer(input_statistics=statistics))
     model = load_model(saved(path, recognizer, digests={"frames": "ab"}))
     with torch.inference_mode():
         assert torch.equal(model.recognizer(clips()), recognizer.eval()(clips()))
@@ -245,6 +307,16 @@ def test_a_network_comes_back_with_the_same_logits(path):
     assert model.class_names == NAMES
     assert model.trained_on == {"stage": "train_student", "digests": {"frames": "ab"}}
     assert model.digest == digest_file(path)
+
+
+def test_a_file_says_that_a_clips_own_statistics_are_used_and_others_are_as_they_were(tmp_path):
+    """What knows of no such files finds tensors missing, and does not take the statistics to be 0 and 1."""
+    tensors, attributes = load_weights(saved(tmp_path / "clip", tiny_recognizer(input_statistics="clip")))
+    assert attributes["input_statistics"] == "clip"
+    assert not {"mean_C", "std_C"} & tensors.keys()
+    tensors, attributes = load_weights(saved(tmp_path / "train", tiny_recognizer()))
+    assert "input_statistics" not in attributes
+    assert {"mean_C", "std_C"} <= tensors.keys()
 
 
 def test_the_same_network_is_the_same_bytes(tmp_path):
@@ -266,6 +338,8 @@ def rewritten(path, tensors=None, **attributes):
 REWRITES = {
     "another format": ({"format": "other-model"}, "not other-model 2"),
     "another version": ({"format_version": 3}, "not dlkdd-model 3"),
+    "unknown statistics": ({"input_statistics": "video"}, "normalised by 'video', which is not known here"),
+    "statistics of the clip beside others": ({"input_statistics": "clip"}, "do not fit r2plus1d_slim"),
     "unknown network": ({"architecture": {"name": "vit"}}, "unknown architecture 'vit'"),
 }
 

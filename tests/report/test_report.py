@@ -105,6 +105,15 @@ def page(whole):
 # what it says
 
 
+def test_it_says_where_the_teacher_is_not_better_than_the_baseline(run, page):
+    """In the run that is made all three have the same curve."""
+    (said,) = [element.text for element in page.all("p") if "not better than the baseline on val" in element.text]
+    assert said.startswith("The teacher is not better than the baseline on val: top-1 75.0% and 75.0%. Before other")
+    path = run.curves["baseline"]
+    path.write_text(path.read_text().replace("0.75", "0.625"))
+    assert "not better than the baseline on val" not in make_report(run)
+
+
 def metrics_with(gain):
     return Metrics.model_validate(metrics_values(gain={**GAIN, **gain}))
 

@@ -17,6 +17,7 @@ from paths import ROOT
 from rich.console import Console
 
 from pipeline.core.errors import DataError, EnvironmentProblem, Interrupted, ParamsError, StaleArtifactError
+from pipeline.core.tables import write_curve
 from pipeline.data.manifest import write_manifest
 from pipeline.evaluate.score.predictions import Predictions, write_predictions
 from pipeline.evaluate.tables import write_light
@@ -127,6 +128,18 @@ def test_an_error_of_the_user_is_one_message_and_its_code(call, evaluation, tmp_
     assert err.startswith(f"error: {missing}: ")
     assert "Traceback" not in err
     assert not (tmp_path / "metrics.json").exists()
+
+
+@pytest.mark.parametrize(("taught", "is_said"), [(0.7, True), (0.9, False)])
+def test_evaluate_says_where_the_teacher_is_not_better_than_the_baseline(call, evaluation, tmp_path, taught, is_said):
+    (tmp_path / "curves").mkdir()
+    for name, top1 in {"teacher": taught, "baseline": 0.75}.items():
+        write_curve(tmp_path / f"curves/{name}.csv", [{"epoch": 0, "val_top1": top1}])
+    code, out, err = call("evaluate", *evaluation, "--curves", tmp_path / "curves", "--json")
+    assert code == 0
+    assert json.loads(out)["num_test_videos"] == 4
+    said = "evaluate: the teacher is not better than the baseline on val: top-1 70.0% and 75.0%."
+    assert (said in err) == is_said
 
 
 @pytest.mark.parametrize(

@@ -98,6 +98,18 @@ def test_published_statistics_go_into_the_model_file(train, name):
     assert recognizer.std_C.tolist() == pytest.approx(list(std_C))
 
 
+def test_a_clips_own_statistics_go_into_the_model_file(train):
+    recognizer = train(input_statistics="clip", ema=0.9).recognizer
+    assert (recognizer.mean_C, recognizer.std_C) == (None, None)
+
+
+def test_a_network_may_start_from_one_of_other_statistics(train, weights):
+    path, _ = weights
+    model = train(weights=str(path), input_statistics="clip")
+    assert model.recognizer.mean_C is None
+    assert model.trained_on["weights"] == "start.safetensors"
+
+
 OTHERS = {  # one of each way to build, with what it adds
     "r2plus1d_34_bert": {"frozen_stages": 4, "batch_size": 2},
     "swin3d_t": {"drop_path": 0.5},

@@ -26,6 +26,7 @@ from pipeline.data.dataset import BANK, DrawnViews, Sample
 from pipeline.data.frame_store import FrameStore
 from pipeline.data.listing import NO_LABEL
 from pipeline.data.views import named_views
+from pipeline.distill.store.certainty import Certainty
 from pipeline.distill.store.codecs import CodecLoss, LogitCodec
 from pipeline.distill.store.rows import Rows, concatenate, join_teachers, row_layout
 from pipeline.distill.store.store import write_store
@@ -160,6 +161,7 @@ class Packing:
     labels: Sequence[int]
     codec: LogitCodec
     error: CodecLoss = field(default_factory=CodecLoss)
+    certainty: Certainty = field(default_factory=Certainty)
     num_labelled: int = 0  # views
     too_large: list[str] = field(default_factory=list)  # videos and views of logits that the codec's type cannot hold
 
@@ -182,6 +184,7 @@ class Packing:
             self.too_large += named_views(rows.video_ids, ~finite_NV)
             if finite_N.any():
                 self.error.add(logits_NVMK[finite_N], unpacked_NVMK[finite_N])
+                self.certainty.add(logits_NVMK[finite_N].mean(axis=2))  # as a student takes them, by default
             labels_N11 = np.array(self.labels[start : start + len(rows)])[:, None, None]
             self.num_correct_M += (logits_NVMK.argmax(axis=-1) == labels_N11).sum(axis=(0, 1))
             self.num_labelled += int((labels_N11 != NO_LABEL).sum()) * logits_NVMK.shape[1]

@@ -13,7 +13,7 @@ from pipeline.core.errors import ParamsError
 from pipeline.core.text import code_span, markdown_table
 from pipeline.evaluate.cost import Cost
 from pipeline.evaluate.metrics_file import MODELS, read_metrics
-from pipeline.models.recognizer import ModelFile
+from pipeline.models.recognizer import LEAST_DEVIATION, OF_THE_CLIP, ModelFile, Recognizer
 
 CARD_FORMAT_VERSION = 1
 
@@ -56,16 +56,21 @@ def describe(model: ModelFile, cost: Cost, *, bare: bool) -> dict[str, Any]:
         "trained_on": model.trained_on,
         "class_names": list(model.class_names),
         "clip": clip.model_dump(),
-        "pixels": {
-            "mean": [round(value, 6) for value in recognizer.mean_C.tolist()],
-            "std": [round(value, 6) for value in recognizer.std_C.tolist()],
-        },
+        "pixels": _pixels(recognizer),
         "parameters": cost.parameters,
         "gmac_per_clip": round(cost.gmac, 6),
         "input": normalised if bare else frames,
         "output": tensor("logits" if bare else "probs", "float32", "batch", "classes"),
         "made_with": f"torch {torch.__version__}",
     }
+
+
+def _pixels(recognizer: Recognizer) -> dict[str, Any]:
+    """What pixels are normalised by: mean and deviation of shares of white, or those of each clip in grey levels."""
+    if recognizer.mean_C is None or recognizer.std_C is None:
+        return {"input_statistics": OF_THE_CLIP, "least_deviation": LEAST_DEVIATION}
+    statistics = {"mean": recognizer.mean_C, "std": recognizer.std_C}
+    return {name: [round(value, 6) for value in values_C.tolist()] for name, values_C in statistics.items()}
 
 
 def metrics_of(path: Path, trained_on: Mapping[str, Any]) -> dict[str, Any]:
@@ -93,7 +98,7 @@ def _role(trained_on: Mapping[str, Any]) -> tuple[str, str]:
 def card(attributes: Mapping[str, Any]) -> str:
     """The card in Markdown, of what `describe` gives with `file`, `comparison` and `metrics`."""
     role, text = _role(attributes["trained_on"])
-    arch, clip, file, pixels = (attributes[name] for name in ("architecture", "clip", "file", "pixels"))
+    arch, clip, file = (attributes[name] for name in ("architecture", "clip", "file"))
     compared, given, out = attributes["comparison"], attributes["input"], attributes["output"]
     digests = attributes["trained_on"].get("digests", {})
     options = ", ".join(f"{key} {value:g}" for key, value in arch.items() if isinstance(value, float | int))
@@ -107,7 +112,6 @@ def card(attributes: Mapping[str, Any]) -> str:
         "made with": attributes["made_with"],
     }
     trained = {name: code_span(str(digest)) for name, digest in {**digests, "this model": attributes["digest"]}.items()}
-    channels = zip(("red", "green", "blue"), pixels["mean"], pixels["std"], strict=True)
     limits = "\n".join(f"- {limit}" for limit in _limits(attributes, role))
     return f"""# {role.capitalize()}: {arch["name"]}, {len(attributes["class_names"])} actions in dark video
 
@@ -133,9 +137,7 @@ difference of an output to the original's is **{compared["max_difference"]:.2g}*
 
 {markdown_table(("", "digest"), trained.items())}
 
-Pixels, as shares of white, are normalised {"by the caller" if given["name"] == "clip" else "inside the program"} with
-
-{markdown_table(("", "mean", "spread"), ((name, f"{mean:g}", f"{std:g}") for name, mean, std in channels))}
+{_pixels_text(attributes["pixels"], "by the caller" if given["name"] == "clip" else "inside the program")}
 
 ## How good it is
 
@@ -152,6 +154,17 @@ _FORMATS = {"onnx": "an ONNX program", "torch": "a program of torch.export"}
 
 def _tensor(attributes: Mapping[str, Any]) -> str:
     return f"{attributes['dtype']} [{', '.join(map(str, attributes['shape']))}] ({', '.join(attributes['axes'])})"
+
+
+def _pixels_text(pixels: Mapping[str, Any], where: str) -> str:
+    if "mean" not in pixels:
+        return (
+            f"Each clip's pixels are set to mean 0 and deviation 1 {where}, over all frames and colours; a deviation "
+            f"below {pixels['least_deviation']:g} of 255 counts as that."
+        )
+    channels = zip(("red", "green", "blue"), pixels["mean"], pixels["std"], strict=True)
+    table = markdown_table(("", "mean", "spread"), ((name, f"{mean:g}", f"{std:g}") for name, mean, std in channels))
+    return f"Pixels, as shares of white, are normalised {where} with\n\n{table}"
 
 
 def _limits(attributes: Mapping[str, Any], role: str) -> list[str]:
@@ -211,9 +224,7 @@ def _usage(attributes: Mapping[str, Any]) -> str:
         f"clip = numpy.stack([cv2.resize(box, ({size}, {size}), interpolation=cv2.INTER_AREA) for box in boxes])",
     ]
     if bare:
-        lines.append(
-            f"clip = ((clip / 255 - {attributes['pixels']['mean']}) / {attributes['pixels']['std']}).astype('float32')"
-        )
+        lines.append(f"clip = ({_normalised(attributes['pixels'])}).astype('float32')")
         ready = "clip.transpose(3, 0, 1, 2)[None]"
     if is_onnx:
         feed = f"{{'{attributes['input']['name']}': {ready}}}"
@@ -223,3 +234,10 @@ def _usage(attributes: Mapping[str, Any]) -> str:
     lines.append(f"names = json.loads(pathlib.Path('{name}.json').read_text(encoding='utf-8'))['class_names']")
     lines.append("print(names[out.argmax()], out.max())")
     return "\n".join(lines) + "\n"
+
+
+def _normalised(pixels: Mapping[str, Any]) -> str:
+    """Python for the normalised `clip`."""
+    if "mean" not in pixels:
+        return f"(clip - clip.mean()) / max(clip.std(), {pixels['least_deviation']:g})"
+    return f"(clip / 255 - {pixels['mean']}) / {pixels['std']}"

@@ -18,7 +18,8 @@ from pipeline.core.errors import StaleArtifactError
 from pipeline.core.progress import Progress, no_progress
 from pipeline.data.listing import TAUGHT
 from pipeline.data.manifest import Manifest
-from pipeline.distill.store.codecs import bytes_per_view, log_softmax
+from pipeline.distill.store.certainty import Certainty, entropy
+from pipeline.distill.store.codecs import bytes_per_view
 from pipeline.distill.store.store import SoftTargetStore, damaged
 from pipeline.distill.student.cached_targets import differences
 
@@ -36,7 +37,9 @@ def summarise(
 
     `bytes_on_disk` is None for a URL. `entropy` has for each temperature that of the teachers' mean soft targets in
     nats: 0 is certainty, `most` (log K) is chance; `counts` are views in NUM_BINS equal steps from 0 to `most`.
-    `top1_by_class` has of each class its views and the share of them that is right, and is None without a manifest.
+    `nearly_hard` is the share of them that are hardly more than labels at temperature 1, `warning` what to try where
+    most are, or None. `top1_by_class` has of each class its views and the share of them that is right, and is None
+    without a manifest.
     Raises StaleArtifactError with all that is damaged, for another manifest, and for videos that it does not train on.
     """
     labels: dict[str, str] | None = None
@@ -52,6 +55,7 @@ def summarise(
     counts = {temperature: np.zeros(NUM_BINS, dtype=np.int64) for temperature in temperatures}
     totals = dict.fromkeys(counts, 0.0)
     views, correct = Counter[str](), Counter[str]()
+    certainty = Certainty()
     findings: list[str] = []
     with progress("inspect", store.num_rows, "rows") as advance:
         for shard in range(store.num_shards):
@@ -62,6 +66,7 @@ def summarise(
                 findings += [f"{name} is no train video of the manifest" for name in others]
             if not findings:
                 logits_NVK = examined.rows.logits(store.codec).mean(axis=2)
+                certainty.add(logits_NVK)
                 for temperature, counts_B in counts.items():
                     entropy_NV = entropy(logits_NVK / temperature)
                     totals[temperature] += float(entropy_NV.sum())
@@ -97,14 +102,10 @@ def summarise(
             }
             for temperature, counts_B in counts.items()
         ],
+        "nearly_hard": certainty.share_hard,
+        "warning": certainty.warning,
         "top1_by_class": None if labels is None else by_class,
     }
-
-
-def entropy(logits_K: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-    """Entropy in nats of the softmax over the last axis."""
-    log_p_K = log_softmax(logits_K.astype(np.float32))
-    return np.asarray(np.maximum(-(np.exp(log_p_K) * log_p_K).sum(axis=-1), 0))
 
 
 def _quartiles(counts_B: NDArray[np.int64], most: float) -> list[float]:

@@ -8,7 +8,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from builders import CLASSES, CLIP, noise_video, one_thread, tiny_recognizer  # noqa: F401 - a fixture
+from builders import CLASSES, CLIP, STATISTICS, noise_video, one_thread, tiny_recognizer  # noqa: F401 - a fixture
 from report_runs import GAIN, metrics_values
 
 from benchmarks.export_architectures import settled
@@ -30,11 +30,16 @@ METRICS = metrics_values(
 )
 
 
+def new_model(folder, statistics="train"):
+    path = folder / "model.safetensors"
+    network = settled(tiny_recognizer(input_statistics=statistics))
+    save_model(path, network, class_names=CLASSES, trained_on=TRAINED_ON)
+    return load_model(path)
+
+
 @pytest.fixture
 def model(tmp_path):
-    path = tmp_path / "model.safetensors"
-    save_model(path, settled(tiny_recognizer()), class_names=CLASSES, trained_on=TRAINED_ON)
-    return load_model(path)
+    return new_model(tmp_path)
 
 
 def write(model, path, kind="torch", bare=False, metrics=None):
@@ -56,8 +61,10 @@ def metrics_file(folder, metrics=METRICS):
     return path
 
 
+@pytest.mark.parametrize("statistics", STATISTICS)
 @pytest.mark.parametrize(("kind", "bare"), [(kind, bare) for kind in SUFFIXES for bare in (False, True)])
-def test_the_python_on_the_card_recognises_a_video(model, tmp_path, monkeypatch, capsys, kind, bare):
+def test_the_python_on_the_card_recognises_a_video(tmp_path, monkeypatch, capsys, kind, bare, statistics):
+    model = new_model(tmp_path, statistics)
     path = tmp_path / f"student{SUFFIXES[kind]}"
     write(model, path, kind, bare)
     (code,) = re.findall(r"```python\n(.*?)```", card_paths(path)[0].read_text(), re.DOTALL)
@@ -100,6 +107,12 @@ def test_a_card_names_what_the_model_is_and_comes_from(model, said):
         assert words in text
     assert said["trained_on"] == TRAINED_ON
     assert said["clip"] == CLIP.model_dump()
+
+
+def test_a_card_says_that_each_clip_is_normalised_by_itself(tmp_path):
+    said = write(new_model(tmp_path, "clip"), tmp_path / "x.pt2")
+    assert said["pixels"] == {"input_statistics": "clip", "least_deviation": 1.0}
+    assert "Each clip's pixels are set to mean 0 and deviation 1 inside the program" in card(said)
 
 
 def test_metrics_are_those_of_the_models_role(tmp_path):

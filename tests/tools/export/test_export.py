@@ -8,7 +8,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from builders import CLASSES, CLIP, one_thread, tiny_data, tiny_recognizer  # noqa: F401 - a fixture
+from builders import CLASSES, CLIP, STATISTICS, one_thread, tiny_data, tiny_recognizer  # noqa: F401 - a fixture
 
 from benchmarks.export_architectures import new_model, settled
 from pipeline.core.errors import DataError, EnvironmentProblem, ParamsError, StaleArtifactError
@@ -24,12 +24,17 @@ from pipeline.tools.export.onnx_file import open_onnx
 KINDS = [(kind, bare) for kind in SUFFIXES for bare in (False, True)]
 
 
+def new_file(folder, statistics="train"):
+    path = folder / "student.safetensors"
+    trained_on = {"stage": "train_student", "digests": {"frames": "f" * 32, "soft_targets": "5" * 32}}
+    network = settled(tiny_recognizer(input_statistics=statistics))
+    save_model(path, network, class_names=CLASSES, trained_on=trained_on)
+    return path
+
+
 @pytest.fixture(scope="module")
 def model_path(tmp_path_factory):
-    path = tmp_path_factory.mktemp("model") / "student.safetensors"
-    trained_on = {"stage": "train_student", "digests": {"frames": "f" * 32, "soft_targets": "5" * 32}}
-    save_model(path, settled(tiny_recognizer()), class_names=CLASSES, trained_on=trained_on)
-    return path
+    return new_file(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture
@@ -79,7 +84,7 @@ def test_a_program_gives_what_the_model_gives_on_any_batch(model, written, kind,
             logits_BK = model.recognizer(torch.from_numpy(clip_BTHWC))
         given, wanted = clip_BTHWC, logits_BK.softmax(dim=1)
         if bare:
-            mean_C, std_C = np.float32([0.4, 0.5, 0.6]), np.float32([0.2, 0.25, 0.3])  # tiny_recognizer's
+            mean_C, std_C = (np.float32(values_C) for values_C in STATISTICS["train"].values())
             given, wanted = ((clip_BTHWC / np.float32(255) - mean_C) / std_C).transpose(0, 4, 1, 2, 3), logits_BK
         found = run(written[kind, bare], np.ascontiguousarray(given))
         assert found.shape == (num_clips, 3)
@@ -87,6 +92,24 @@ def test_a_program_gives_what_the_model_gives_on_any_batch(model, written, kind,
         assert np.abs(found - wanted.numpy()).max() < 1e-4  # of up to 20
         # clips that all look alike would prove nothing
         assert num_clips == 1 or np.ptp(wanted.numpy(), axis=0).max() > 1e-3
+
+
+@pytest.mark.parametrize(("kind", "bare"), KINDS)
+def test_a_program_normalises_each_clip_of_a_batch_by_itself(tmp_path, kind, bare):
+    """A dark one, one of one colour and a bright one."""
+    path, model = tmp_path / f"x{SUFFIXES[kind]}", load_model(new_file(tmp_path, "clip"))
+    write(model, path, kind=kind, bare=bare)
+    clip_BTHWC = clips_of(3)
+    clip_BTHWC[0] //= 20
+    clip_BTHWC[1] = 7
+    with torch.inference_mode():
+        logits_BK = model.recognizer(torch.from_numpy(clip_BTHWC))
+    given, wanted_BK = clip_BTHWC, logits_BK if bare else logits_BK.softmax(dim=1)
+    if bare:
+        mean_B1111 = clip_BTHWC.mean(axis=(1, 2, 3, 4), keepdims=True)
+        std_B1111 = np.maximum(clip_BTHWC.std(axis=(1, 2, 3, 4), keepdims=True), 1)
+        given = ((clip_BTHWC - mean_B1111) / std_B1111).transpose(0, 4, 1, 2, 3).astype(np.float32)
+    assert np.abs(run(path, np.ascontiguousarray(given)) - wanted_BK.numpy()).max() < 1e-4
 
 
 def test_the_batch_of_a_bert_head_is_free():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import simplejpeg
 import torch
-from builders import CLASSES, one_thread, tiny_recognizer, write_frames  # noqa: F401
+from builders import CLASSES, STATISTICS, one_thread, tiny_recognizer, write_frames  # noqa: F401
 from video_files import encode
 
 from pipeline.core.errors import Interrupted
@@ -58,9 +58,9 @@ def files(folder):
     return sorted(folder.iterdir())
 
 
-@pytest.fixture(scope="module")
-def recognizer():
-    network = tiny_recognizer(clip=CLIP, num_classes=3)
+@pytest.fixture(scope="module", params=STATISTICS)
+def recognizer(request):
+    network = tiny_recognizer(clip=CLIP, num_classes=3, input_statistics=request.param)
     # a fresh one says nearly the same about everything
     torch.manual_seed(1)
     for parameter in network.parameters():
