@@ -133,7 +133,7 @@ def main(
     without, labelled = (f" ({num_footage} without a label)", " that have a label") if num_footage else ("", "")
     say(
         f"{STAGE}: {len(samples)} videos{without} × {params.views.num_views} views × {codec.num_classes} classes in "
-        f"{bytes_per_view(codec)} bytes a view of a teacher; their mean entropy is "
+        f"{bytes_per_view(codec)} bytes a view of a teacher; mean entropy "
         f"{packing.certainty.mean_entropy:.3f} of {math.log(codec.num_classes):.2f} nats"
     )
     for teacher, of_teacher, top1 in zip(teachers, parts, packing.top1_on_views, strict=True):
