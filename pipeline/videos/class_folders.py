@@ -72,7 +72,10 @@ def add_footage(
     look for folders of frames. Raises DataError where there is no footage, or where some of it cannot be named.
     """
     if place != "." and (problem := path_problem(place)):
-        raise DataError(f"prepare.unlabelled: {problem}", remedy="name a folder, or a list, below prepare.root")
+        raise DataError(
+            f"prepare.unlabelled names no place below the root: {problem}",
+            remedy="name a folder, or a list, below prepare.root",
+        )
     there, strangers = root / place, list[Path]()
     if there.is_dir():
         found = _image_folders(there) if directories else _files_below(there)
