@@ -261,6 +261,14 @@ def test_footage_is_prepared_and_checked_like_any_video(project):
     assert Path("manifest.csv").read_bytes() == plain
 
 
+def test_check_looks_at_the_rest_where_footage_is_missing(project):
+    Path("data/night.txt").write_text("night/lost.mp4\n")
+    group, data = look_at(params(prepare__unlabelled="night.txt"))
+    assert [finding.details for finding in group.findings] == [("data/night.txt:1: night/lost.mp4 is missing",)]
+    assert list(data.listing.class_names.values()) == ["jump", "wave"]
+    assert len(data.seen) == 8
+
+
 def test_broken_footage_goes_to_the_quarantine(project):
     Path("data/night").mkdir()
     Path("data/night/broken.mp4").write_bytes(b"not a video")
