@@ -25,7 +25,10 @@ def old(tmp_path, monkeypatch):
     with tarfile.open(FILES) as archive:
         archive.extractall(tmp_path, filter="data")
     params = tmp_path / "params.yaml"  # parameters are no artifacts: what has come since then must be in them
-    text = params.read_text().replace("prepare:\n", "prepare:\n  frames: null\n", 1)
+    since = (
+        "frames: null\n  unlabelled: null\n  unlabelled_share: 0.0\n  footage_window: null\n  footage_windows: null\n"
+    )
+    text = params.read_text().replace("prepare:\n", f"prepare:\n  {since}", 1)
     params.write_text(f"render: []\n{text}")
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DVC_ROOT", raising=False)

@@ -62,6 +62,8 @@ class PrepareParams(Section):
     test_share: Annotated[float, Field(gt=0, lt=1)]
     unlabelled: Annotated[str, Field(min_length=1)] | None
     unlabelled_share: Annotated[float, Field(ge=0, lt=1)]
+    footage_window: Count | None
+    footage_windows: Count | None
     damaged: Literal["quarantine", "take"]
     max_quarantined: Share
     min_frames: Count
@@ -69,6 +71,14 @@ class PrepareParams(Section):
     codec: Literal["raw", "jpeg"]
     jpeg_quality: Annotated[int, Field(ge=1, le=100)]
     num_shards: Annotated[int, Field(ge=1, le=200)]
+
+    @model_validator(mode="after")
+    def _windows_are_long_enough(self) -> PrepareParams:
+        if self.footage_window is None and self.footage_windows is not None:
+            raise ValueError(f"footage_windows ({self.footage_windows}) takes a footage_window, which is null")
+        if self.footage_window is not None and self.footage_window < self.min_frames:
+            raise ValueError(f"footage_window ({self.footage_window}) must not be below min_frames ({self.min_frames})")
+        return self
 
 
 class FitEnhancerParams(Section):

@@ -15,6 +15,7 @@ from typing import TypeVar
 from pipeline.core.digest import DIGEST_BYTES, digest_file, digest_json
 from pipeline.core.errors import DataError, StaleArtifactError
 from pipeline.core.tables import Reader, TableError, number, read_table, whole_number, write_table
+from pipeline.data.footage import source_id
 from pipeline.data.listing import ALL_SPLITS, NO_LABEL, UNLABELLED, Findings
 from pipeline.data.names import path_problem, same_form, text_problem, without_suffix
 
@@ -29,7 +30,7 @@ def video_id(path: str) -> str:
 
 @dataclass(frozen=True)
 class ManifestRow:
-    """One usable video.
+    """One usable video, or a window of one that has no label: its id then says so (pipeline/data/footage.py).
 
     label: the data set's own number of the class; NO_LABEL, with an empty class_name, where split is unlabelled. fps:
     frames a second, 0.0 where none is stated. width, height: pixels as displayed. digest: of the file's bytes. damage:
@@ -203,7 +204,7 @@ def _row_problems(row: ManifestRow) -> Iterable[str]:
     problem = path_problem(row.path)
     if problem:
         yield problem
-    elif row.video_id != video_id(row.path):
+    elif video_id(row.path) not in {row.video_id, source_id(row.video_id) if row.split == UNLABELLED else row.video_id}:
         yield f"video_id of {row.path} is {video_id(row.path)!r}, not {row.video_id!r}"
     yield from filter(None, map(text_problem, (row.class_name, row.group, row.damage)))
     if row.split == UNLABELLED:

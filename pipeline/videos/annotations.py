@@ -365,7 +365,7 @@ def _check_aside(root: Path, unlabelled: str | None) -> None:
     if unlabelled is not None and (root / unlabelled).is_dir() and len(PurePosixPath(unlabelled).parts) != 1:
         raise DataError(
             f"prepare.unlabelled: {unlabelled}: beside folders of classes it is a folder of its own in {root}",
-            remedy="move it there, or name a list of its videos",
+            remedy="move it there",
         )
 
 

@@ -27,7 +27,7 @@ from pipeline.data.names import (
     split_named,
     without_suffix,
 )
-from pipeline.videos.locate import locate, walk
+from pipeline.videos.locate import MissingVideosError, locate, walk
 from pipeline.videos.remux import unread_container
 
 
@@ -72,7 +72,10 @@ def add_footage(
     look for folders of frames. Raises DataError where there is no footage, or where some of it cannot be named.
     """
     if place != "." and (problem := path_problem(place)):
-        raise DataError(f"prepare.unlabelled: {problem}", remedy="name a folder, or a list, below prepare.root")
+        raise DataError(
+            f"prepare.unlabelled names no place below the root: {problem}",
+            remedy="name a folder, or a list, below prepare.root",
+        )
     there, strangers = root / place, list[Path]()
     if there.is_dir():
         found = _image_folders(there) if directories else _files_below(there)
@@ -92,7 +95,11 @@ def add_footage(
     findings.raise_any("footage without labels cannot be used", remedy="docs/datasets.md tells how it is listed")
     known = {same_form(without_suffix(video.path)) for video in listing.videos}
     shots = tuple(footage(path, group_of(path), line) for path, line in paths)
-    located = locate(Listing({}, shots), root, directories=directories)
+    try:
+        located = locate(Listing({}, shots), root, directories=directories)
+    except MissingVideosError as error:
+        whole = replace(listing, videos=(*listing.videos, *error.listing.videos))
+        raise MissingVideosError(error, whole, error.found | {video.path for video in listing.videos}) from None
     videos = [video for video in located.videos if same_form(without_suffix(video.path)) not in known]
     if not videos:
         more = f": all {len(paths)} are listed with a label" if paths else ""

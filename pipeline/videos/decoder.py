@@ -24,7 +24,7 @@ import sys
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -67,6 +67,37 @@ def read_frames(path: Path, *, short_side: int | None = None, images: str | None
     Closing the iterator early ends the process.
     """
     return cast(Iterator[Frame], _ask(path, {"what": "frames", "short_side": short_side, "images": images}))
+
+
+class Windows:
+    """Windows of one video, read one after the other by a single pass over its frames; `read` opens it."""
+
+    def __init__(self, read: Callable[[], Iterator[Frame]]) -> None:
+        self._read = read
+        self._frames: Iterator[Frame] = iter(())
+        self._next = -1  # number of the frame that comes next; -1 before the first pass
+        self._error: BrokenVideoError | None = None  # what ended the pass
+
+    def frames(self, first: int, count: int) -> Iterator[Frame]:
+        """Yield `count` frames from `first` on; a window before the last one read takes another pass.
+
+        Raises what `read_frames` raises, and BrokenVideoError where the video ends too early.
+        """
+        if not 0 <= self._next <= first:
+            self._frames, self._next, self._error = self._read(), 0, None
+        if self._error is not None:
+            raise self._error
+        try:
+            for frame in self._frames:
+                self._next += 1
+                if self._next > first:
+                    yield frame
+                if self._next == first + count:
+                    return
+            raise BrokenVideoError(f"it ends before frame {first + count}, which its packets promise")
+        except BrokenVideoError as error:
+            self._error = error
+            raise
 
 
 def read_times(path: Path) -> Iterator[float]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from pipeline.core.errors import DataError, LostDecoderError, StaleArtifactError
 from pipeline.core.params import PrepareParams
 from pipeline.core.progress import Stopwatch, summed
 from pipeline.core.work_folder import work_folder
+from pipeline.data.footage import source_id, window_id, window_starts
 from pipeline.data.frame_shard import IndexRow
 from pipeline.data.frame_store import shard_of
 from pipeline.data.frames import Frame
@@ -26,7 +27,7 @@ from pipeline.data.listing import SPLITS, UNLABELLED, ListedVideo, Listing
 from pipeline.data.manifest import Manifest, ManifestRow, QuarantineRow, video_id, write_manifest, write_quarantine
 from pipeline.data.shards import RunTasks, ShardReport, ShardTask, make_shard, new_run, publish_store, read_record
 from pipeline.videos.annotations import LAYOUTS
-from pipeline.videos.decoder import probe, read_frames
+from pipeline.videos.decoder import Windows, probe, read_frames
 from pipeline.videos.images import video_files
 from pipeline.videos.reader import BrokenVideoError, VideoInfo
 from pipeline.videos.splits import complete_splits, left_out_notes
@@ -76,7 +77,7 @@ def prepare(
         rows = [row for report in reports for row in report.rows]
         sources = {name: _source(**source) for report in reports for name, source in report.notes.items()}
         broken = [
-            QuarantineRow(name, videos[name].path, str(videos[name].split), reason)
+            QuarantineRow(name, _listed(name, videos).path, str(_listed(name, videos).split), reason)
             for report in reports
             for name, reason in report.broken
         ]
@@ -157,17 +158,17 @@ def videos_by_id(listed: Sequence[ListedVideo]) -> dict[str, ListedVideo]:
 
 def check_quarantine(broken: Sequence[QuarantineRow], videos: Mapping[str, ListedVideo], max_share: float) -> None:
     """Raise DataError where too many videos are broken, or where a split thereby loses a class."""
-    share = len(broken) / len(videos)
+    paths = {row.path for row in broken}  # of a video several windows may be broken
+    share = len(paths) / len(videos)
     findings = [f"{row.path} ({row.split}): {row.reason}" for row in broken]
     if share > max_share:
         raise DataError(
-            f"{len(broken)} of {len(videos)} videos are broken: {share:.2%}, "
+            f"{len(paths)} of {len(videos)} videos are broken: {share:.2%}, "
             f"more than the {max_share:.2%} of prepare.max_quarantined",
             findings=findings,
             remedy="replace them, or raise prepare.max_quarantined to leave them out; what is done is kept",
         )
-    names = {row.video_id for row in broken}
-    left = {(video.split, video.class_name) for name, video in videos.items() if name not in names}
+    left = {(video.split, video.class_name) for video in videos.values() if video.path not in paths}
     lost = sorted({(str(video.split), video.class_name) for video in videos.values()} - left)
     if lost:
         raise DataError(
@@ -177,8 +178,13 @@ def check_quarantine(broken: Sequence[QuarantineRow], videos: Mapping[str, Liste
         )
 
 
+def _listed(name: str, videos: Mapping[str, ListedVideo]) -> ListedVideo:
+    """The video of a row, which may be a window of it."""
+    return videos[name] if name in videos else videos[source_id(name)]
+
+
 def _manifest_row(row: IndexRow, videos: Mapping[str, ListedVideo], sources: Mapping[str, Source]) -> ManifestRow:
-    video, source = videos[row.video_id], sources[row.video_id]
+    video, source = _listed(row.video_id, videos), sources[row.video_id]
     assert source.info is not None
     return ManifestRow(
         video_id=row.video_id,
@@ -198,15 +204,23 @@ def _manifest_row(row: IndexRow, videos: Mapping[str, ListedVideo], sources: Map
 
 @dataclass(frozen=True)
 class SourceVideo:
-    """One video to read.
+    """One video to read, or a window of one.
 
-    listed_frames: number of frames that its list states, None where it states none. images: prepare.frames.
+    listed_frames: number of frames that its list states, None where it states none. images: prepare.frames. window,
+    most_windows: of footage, which is cut into windows of so many frames. first: of a window, its first frame.
     """
 
     video_id: str
     path: Path
     listed_frames: int | None
     images: str | None = None
+    window: int | None = None
+    most_windows: int | None = None
+    first: int | None = None
+
+    def starts(self, num_frames: int) -> list[int]:
+        """First frames of its windows; none where it is stored as it is."""
+        return [] if self.window is None else window_starts(num_frames, self.window, self.most_windows)
 
 
 @dataclass(frozen=True)
@@ -231,8 +245,12 @@ class Source:
 def source_videos(videos: Mapping[str, ListedVideo], params: PrepareParams) -> list[SourceVideo]:
     """The listed videos to read, sorted by id."""
     root = Path(params.root).absolute()
+    cut = (params.footage_window, params.footage_windows)
     return [
-        SourceVideo(name, root / video.path, video.num_frames, params.frames) for name, video in sorted(videos.items())
+        SourceVideo(
+            name, root / video.path, video.num_frames, params.frames, *(cut if video.split == UNLABELLED else ())
+        )
+        for name, video in sorted(videos.items())
     ]
 
 
@@ -249,26 +267,30 @@ def prepare_shard(task: PrepareTask) -> ShardReport:
     params = task.params
     record = read_record(task.work, task.shard)
     before = {name: _source(**source) for name, source in record.notes.items()}
+    videos = [piece for video in task.videos for piece in _pieces(video, params, before)]
+    lengths = {row.video_id: row.frames for row in record.rows}
     unchanged = {
         video.video_id
-        for video in task.videos
-        if video.video_id in before and _unchanged(video, before[video.video_id])
+        for video in videos
+        if video.video_id in before
+        and (video.first is None or lengths.get(video.video_id) == video.window)
+        and _unchanged(video, before[video.video_id])
     }
     sources = {
-        video.video_id: before[video.video_id] if video.video_id in unchanged else _found(video)
-        for video in task.videos
+        video.video_id: before[video.video_id] if video.video_id in unchanged else _found(video) for video in videos
     }
+    passes: dict[Path, tuple[VideoInfo, Windows]] = {}
     infos: dict[str, VideoInfo] = {}
     watch = Stopwatch()
 
     def notes() -> dict[str, object]:
-        _check_unchanged([video for video in task.videos if video.video_id not in unchanged], sources)
+        _check_unchanged([video for video in videos if video.video_id not in unchanged], sources)
         read = {name: replace(sources[name], info=info) for name, info in infos.items()}
         return {name: asdict(source) for name, source in (sources | read).items()}
 
     return make_shard(
         task,
-        {video.video_id: partial(frames_of, video, params, infos, watch) for video in task.videos},
+        {video.video_id: partial(frames_of, video, params, infos, watch, passes) for video in videos},
         record=record,
         unchanged=unchanged,
         notes=notes,
@@ -278,19 +300,55 @@ def prepare_shard(task: PrepareTask) -> ShardReport:
     )
 
 
-def frames_of(
-    video: SourceVideo, params: PrepareParams, infos: dict[str, VideoInfo], watch: Stopwatch
-) -> Iterator[Frame]:
-    """Yield a video's frames as they are stored, and note in `infos` what it is.
+def _pieces(video: SourceVideo, params: PrepareParams, before: Mapping[str, Source]) -> list[SourceVideo]:
+    """The video, or its windows, of as many frames as an earlier run found or its packets promise."""
+    if video.window is None:
+        return [video]
+    known = next((source for name, source in before.items() if source_id(name) == video.video_id), None)
+    try:
+        info = known.info if known and known.info and _unchanged(video, known) else _probed(video, params)
+        num_frames = info.num_frames
+        if num_frames is None:  # half frames
+            num_frames = sum(1 for _ in read_frames(video.path, images=video.images))
+    except (DataError, OSError):  # told where it is read
+        return [video]
+    windows = [
+        replace(video, video_id=window_id(video.video_id, first), first=first) for first in video.starts(num_frames)
+    ]
+    return windows or [video]
 
-    Raises BrokenVideoError where it cannot be used. A damaged one can where `prepare.damaged` says so, up to the
-    damage, which the note then tells.
+
+def _probed(video: SourceVideo, params: PrepareParams) -> VideoInfo:
+    return probe(video.path, images=video.images, take_damaged=params.damaged == "take")
+
+
+def frames_of(
+    video: SourceVideo,
+    params: PrepareParams,
+    infos: dict[str, VideoInfo],
+    watch: Stopwatch,
+    passes: dict[Path, tuple[VideoInfo, Windows]],
+) -> Iterator[Frame]:
+    """Yield a video's frames, or a window's, as they are stored, and note in `infos` what it is.
+
+    Windows of one video come after each other, from one pass over it, which `passes` holds. Raises BrokenVideoError
+    where it cannot be used. A damaged one can where `prepare.damaged` says so, up to the damage, which the note then
+    tells.
     """
-    with watch.time("decode"):
-        info = probe(video.path, images=video.images, take_damaged=params.damaged == "take")
+    read = partial(read_frames, video.path, short_side=params.short_side, images=video.images)
+    if video.path not in passes:
+        passes.clear()  # which ends the decoder of the video before
+        with watch.time("decode"):
+            passes[video.path] = _probed(video, params), Windows(read)
+    info, windows = passes[video.path]
+    if video.first is not None:
+        assert video.window is not None
+        infos[video.video_id] = info
+        yield from watch.each("decode", windows.frames(video.first, video.window))
+        return
     count = 0
     try:
-        for frame in watch.each("decode", read_frames(video.path, short_side=params.short_side, images=video.images)):
+        for frame in watch.each("decode", read()):
             yield frame
             count += 1
     except LostDecoderError:
@@ -321,7 +379,8 @@ def judged(video: SourceVideo, info: VideoInfo, num_frames: int, params: Prepare
 
 def _found(video: SourceVideo) -> Source:
     try:
-        return Source(*_stamp(video), digest_video(video.path, video.images), video.listed_frames, None)
+        stamp = _stamp(video)
+        return Source(*stamp, _digest_at(video.path, video.images, stamp), video.listed_frames, None)
     except FileNotFoundError:
         raise _changed([f"{video.path}: it was there, and is gone"]) from None
 
@@ -332,9 +391,9 @@ def _source(*, info: dict[str, Any] | None, **values: Any) -> Source:
 
 def _is_source(video: SourceVideo, source: Source) -> bool:
     """By size and modification time, else by content: a copy of the data set has other times."""
-    size, modified_ns = _stamp(video)
+    size, modified_ns = stamp = _stamp(video)
     same_size, same_time = size == source.size, modified_ns == source.modified_ns
-    return same_size and (same_time or digest_video(video.path, video.images) == source.digest)
+    return same_size and (same_time or _digest_at(video.path, video.images, stamp) == source.digest)
 
 
 def _unchanged(video: SourceVideo, source: Source) -> bool:
@@ -368,6 +427,12 @@ def _changed(findings: Sequence[str]) -> StaleArtifactError:
 def _stamp(video: SourceVideo) -> tuple[int, int]:
     stats = [file.stat() for file in video_files(video.path, video.images)]
     return sum(stat.st_size for stat in stats), max((stat.st_mtime_ns for stat in stats), default=0)
+
+
+@lru_cache(maxsize=1)
+def _digest_at(path: Path, images: str | None, _stamp: tuple[int, int]) -> str:
+    """Once for all windows of a file, which come after each other."""
+    return digest_video(path, images)
 
 
 def digest_video(path: Path, images: str | None = None) -> str:

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from check_setups import look_at, params, prepare_here, write_videos
+from check_setups import frames, look_at, params, prepare_here, write_videos
+from hypothesis import given
+from hypothesis import strategies as st
 from lists import arid_lists, csv_of, refused, touch
 
+from pipeline.core.errors import ParamsError
+from pipeline.data.footage import source_id, window_id, window_starts
+from pipeline.data.frame_store import FrameStore
 from pipeline.data.leakage import find_contradictions, find_leakage
 from pipeline.data.listing import NO_LABEL, ListedVideo, Listing, footage
 from pipeline.data.manifest import Manifest, ManifestRow, read_manifest, video_id, write_manifest
+from pipeline.videos import prepare as preparation
 from pipeline.videos.annotations import LAYOUTS, parse_csv
 from pipeline.videos.prepare import counts_text
+from pipeline.videos.reader import write_video
 from pipeline.videos.splits import complete_splits, left_out_notes
 
 
@@ -252,6 +261,14 @@ def test_footage_is_prepared_and_checked_like_any_video(project):
     assert Path("manifest.csv").read_bytes() == plain
 
 
+def test_check_looks_at_the_rest_where_footage_is_missing(project):
+    Path("data/night.txt").write_text("night/lost.mp4\n")
+    group, data = look_at(params(prepare__unlabelled="night.txt"))
+    assert [finding.details for finding in group.findings] == [("data/night.txt:1: night/lost.mp4 is missing",)]
+    assert list(data.listing.class_names.values()) == ["jump", "wave"]
+    assert len(data.seen) == 8
+
+
 def test_broken_footage_goes_to_the_quarantine(project):
     Path("data/night").mkdir()
     Path("data/night/broken.mp4").write_bytes(b"not a video")
@@ -260,3 +277,110 @@ def test_broken_footage_goes_to_the_quarantine(project):
     Path("data/night/good.mp4").write_bytes(Path("data/jump/jump1.mp4").read_bytes())
     prepared = prepare_here(params(prepare__unlabelled="night", prepare__max_quarantined=0.5))
     assert [(each.path, each.split) for each in prepared.quarantine] == [("night/broken.mp4", "unlabelled")]
+
+
+# windows of long footage
+
+
+@given(st.integers(1, 500), st.integers(1, 50), st.none() | st.integers(1, 9))
+def test_windows_are_spread_and_do_not_overlap(num_frames: int, window: int, most: int | None):
+    starts = window_starts(num_frames, window, most)
+    if num_frames <= window:
+        assert starts == []
+        return
+    assert len(starts) == min(num_frames // window, most or num_frames)
+    assert all(after - before >= window for before, after in pairwise(starts))
+    assert starts[0] >= 0
+    assert starts[-1] + window <= num_frames
+    gaps = [after - before for before, after in pairwise(starts)]
+    assert max(gaps, default=0) - min(gaps, default=0) <= 1
+
+
+def test_the_id_of_a_window_tells_its_video():
+    assert window_id("night/a", 240) == "night/a@00000240"
+    assert source_id("night/a@00000240") == "night/a"
+    assert source_id("night/a@24") == "night/a@24"
+
+
+@pytest.fixture
+def long_footage(project):
+    """24 frames without a label beside the ten of every other video."""
+    Path("data/night").mkdir()
+    write_video(Path("data/night/a.mp4"), frames(99, 24), fps=10)
+    write_video(Path("data/night/short.mp4"), frames(98, 9), fps=10)
+    return {"prepare__unlabelled": "night", "prepare__footage_window": 9}
+
+
+def test_long_footage_is_stored_in_windows_read_in_one_pass(long_footage, monkeypatch):
+    whole = prepare_here(params(prepare__unlabelled="night"))
+    dark = FrameStore(Path("dark"))
+    expected = dark.read("night/a", range(24))
+    read, read_frames = [], preparation.read_frames
+
+    def noted(path, **options):
+        read.append(path.name)
+        return read_frames(path, **options)
+
+    monkeypatch.setattr(preparation, "read_frames", noted)
+    prepared = prepare_here(params(**long_footage))
+    assert read == ["a.mp4"]  # the rest is known
+    found = prepared.manifest.rows_of("unlabelled")
+    assert [(each.video_id, each.path, each.num_frames) for each in found] == [
+        ("night/a@00000000", "night/a.mp4", 9),
+        ("night/a@00000015", "night/a.mp4", 9),
+        ("night/short", "night/short.mp4", 9),
+    ]
+    assert {each.digest for each in found[:2]} == {whole.manifest.by_id["night/a"].digest}
+    dark = FrameStore(Path("dark"))
+    for each in found[:2]:
+        first = int(each.video_id[-8:])
+        assert (dark.read(each.video_id, range(9)) == expected[first : first + 9]).all()
+    before = Path("manifest.csv").read_bytes()
+    read.clear()
+    prepare_here(params(**long_footage))
+    assert (read, Path("manifest.csv").read_bytes()) == ([], before)
+    prepared = prepare_here(params(**{**long_footage, "prepare__footage_windows": 1}))
+    assert [each.video_id for each in prepared.manifest.rows_of("unlabelled")] == ["night/a@00000007", "night/short"]
+    read.clear()
+    prepared = prepare_here(params(**{**long_footage, "prepare__footage_window": 10}))  # as many, of other lengths
+    assert [each.num_frames for each in prepared.manifest.rows_of("unlabelled")] == [10, 10, 9]
+    assert set(read) == {"a.mp4"}
+    scratch = contents()
+    shutil.rmtree(".work")
+    prepare_here(params(**{**long_footage, "prepare__footage_window": 10}))
+    assert contents() == scratch
+
+
+def contents() -> dict[str, bytes]:
+    files = [Path("manifest.csv"), *sorted(Path("dark").iterdir())]
+    return {str(file): file.read_bytes() for file in files}
+
+
+def test_footage_that_breaks_off_gives_the_windows_before(long_footage):
+    file = Path("data/night/a.mp4")
+    whole = file.read_bytes()
+    place = len(whole) * 4 // 5
+    file.write_bytes(whole[:place] + bytes(len(whole) // 10) + whole[place + len(whole) // 10 :])
+    prepared = prepare_here(params(**long_footage))
+    assert "night/a@00000000" in prepared.manifest.by_id
+    assert [(each.video_id, each.path, each.split) for each in prepared.quarantine] == [
+        ("night/a@00000015", "night/a.mp4", "unlabelled")
+    ]
+
+
+def test_check_counts_what_windows_store(long_footage):
+    _, data = look_at(params(**{**long_footage, "prepare__footage_windows": 1}))
+    assert sorted(found.num_frames for found in data.seen) == [9, 9, *[10] * 8]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"prepare__footage_windows": 3}, "takes a footage_window"),
+        ({"prepare__footage_window": 4}, "must not be below min_frames"),
+    ],
+)
+def test_windows_that_cannot_be(changes, words):
+    with pytest.raises(ParamsError, match="1 wrong parameter") as caught:
+        params(**changes)
+    assert words in caught.value.findings[0]

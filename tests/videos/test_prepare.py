@@ -66,7 +66,7 @@ def write_frames_as(path, *, frames):
 def section(**changes):
     values = {
         "root": "data", "layout": "csv", "lists": None, "split": 1, "val_share": 0.25, "test_share": 0.25,
-        "unlabelled": None, "unlabelled_share": 0.0,
+        "unlabelled": None, "unlabelled_share": 0.0, "footage_window": None, "footage_windows": None,
         "max_quarantined": 0.3, "min_frames": 4, "short_side": 16, "codec": "raw", "jpeg_quality": 95,
         "num_shards": NUM_SHARDS, "frames": None, "damaged": "quarantine",
     }  # fmt: skip

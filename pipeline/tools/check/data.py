@@ -43,7 +43,7 @@ class Look:
 
 @dataclass(frozen=True)
 class Seen:
-    """What a video has, its frames counted by its packets or decoded; or why it cannot be used."""
+    """What a video has, its frames counted by its packets or decoded, or in its windows; or why it is not used."""
 
     info: VideoInfo | None
     num_frames: int | None
@@ -108,7 +108,8 @@ def check_manifest(group: Group, params: PrepareParams, manifest_path: Path) -> 
     with group.catching():
         manifest = read_manifest(manifest_path)
         changed, gone = [], []
-        for row in manifest.rows:
+        rows = {row.path: row for row in manifest.rows}.values()  # windows of one file have one digest
+        for row in rows:
             path = Path(params.root, row.path)
             if not path.exists():
                 gone.append(row.path)
@@ -117,12 +118,12 @@ def check_manifest(group: Group, params: PrepareParams, manifest_path: Path) -> 
         for paths, what in ((changed, "have other bytes than when they were prepared"), (gone, "are missing")):
             if paths:
                 group.problem(
-                    f"{len(paths)} of {len(manifest.rows)} videos of {manifest_path} {what}",
+                    f"{len(paths)} of {len(rows)} videos of {manifest_path} {what}",
                     details=paths,
                     remedy="restore them from a copy; if they were changed on purpose, run `dvc repro -f prepare`",
                 )
         if not changed and not gone:
-            group.fact(f"all {len(manifest.rows)} videos have the digests of {manifest_path}")
+            group.fact(f"all {len(rows)} videos have the digests of {manifest_path}")
 
 
 def _report_no_root(group: Group, root: str, rendered: Sequence[str]) -> None:
@@ -217,12 +218,14 @@ def look(job: Look) -> Seen:
     try:
         if job.every_frame:
             infos: dict[str, VideoInfo] = {}
-            num_frames: int | None = sum(1 for _ in frames_of(job.video, job.params, infos, Stopwatch()))
+            num_frames: int | None = sum(1 for _ in frames_of(job.video, job.params, infos, Stopwatch(), {}))
             return Seen(infos[job.video.video_id], num_frames, None)
         info = probe(job.video.path, images=job.video.images, take_damaged=job.params.damaged == "take")
         num_frames = info.num_frames
         if num_frames is not None:
             info = judged(job.video, info, num_frames, job.params)
+            if starts := job.video.starts(num_frames):
+                num_frames = len(starts) * (job.video.window or 0)
     except DataError as error:
         return Seen(None, None, in_one_line(error))
     return Seen(info, num_frames, None)

@@ -107,7 +107,7 @@ def dark(videos, tmp_path_factory):
     (videos.parent / "videos.csv").write_text("\n".join(["path,label,group,split", *lines]) + "\n")
     values = {
         "root": str(videos.parent), "layout": "csv", "lists": None, "split": 1, "val_share": 0.25, "test_share": 0.25,
-        "unlabelled": None, "unlabelled_share": 0.0,
+        "unlabelled": None, "unlabelled_share": 0.0, "footage_window": None, "footage_windows": None,
         "max_quarantined": 0.0, "min_frames": 1, "short_side": 24, "codec": "raw", "jpeg_quality": 95, "num_shards": 2,
         "frames": None, "damaged": "quarantine",
     }  # fmt: skip
