@@ -344,6 +344,9 @@ def _validated(
         return model.model_validate(values)
     except ValidationError as error:
         details = error.errors()
+        details.sort(
+            key=lambda detail: detail["type"] == "missing"
+        )  # what is there and wrong may say why it is missing
         findings = [_finding(detail, lines, model, section) for detail in details]
         raise ParamsError(
             f"{path}: {len(details)} wrong parameter{'s' * (len(details) != 1)}",
