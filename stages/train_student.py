@@ -142,6 +142,7 @@ def main(
             "teacher": ",".join(teacher["digest"] for teacher in store.attributes["teachers"]),
         },
         teacher_frames=None if online is None else online.frames,
+        teacher_clip=None if online is None else online.recognizer.architecture.clip,
     )
     train_network(training)
 

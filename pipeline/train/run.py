@@ -90,7 +90,8 @@ class Training:
 
     `source` is given the work folder, where it may keep files, and gives the views. `values` are parameters that only
     this stage uses, `input_digests` the digests of inputs beyond manifest and frames: both are part of the fingerprint
-    of the work folder, and the model file keeps the digests. With `teacher_frames` the loss gets their clips, too.
+    of the work folder, and the model file keeps the digests. With `teacher_frames` the loss gets their clips, too,
+    of the geometry `teacher_clip`.
     """
 
     stage: str
@@ -105,6 +106,7 @@ class Training:
     run: Run
     input_digests: dict[str, str] = field(default_factory=dict)
     teacher_frames: FrameStore | None = None
+    teacher_clip: ClipParams | None = None
 
     @property
     def architecture(self) -> Architecture:
@@ -130,7 +132,9 @@ def train_network(training: Training) -> None:
             views = _shared_views(training, folder, ranks, stop)
             trainer = Trainer(
                 _new_recognizer(training, start),
-                TrainingData(inputs.frames, inputs.train, inputs.val, views, training.teacher_frames),
+                TrainingData(
+                    inputs.frames, inputs.train, inputs.val, views, training.teacher_frames, training.teacher_clip
+                ),
                 options,
                 training.loss,
                 seed=training.seed,

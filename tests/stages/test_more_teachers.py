@@ -13,7 +13,7 @@ from paths import ROOT
 from pipeline.enhance.file import load_enhancer
 from pipeline.models.recognizer import load_model
 
-ENTRY = {"enhancer": "equalize", "network": "r2plus1d_slim", "seed": 7, "training": {"width": 8}}
+ENTRY = {"enhancer": "equalize", "network": "r2plus1d_slim", "seed": 7, "clip": None, "training": {"width": 8}}
 
 
 @pytest.fixture
