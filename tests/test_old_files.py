@@ -26,7 +26,7 @@ def old(tmp_path, monkeypatch):
         archive.extractall(tmp_path, filter="data")
     params = tmp_path / "params.yaml"  # parameters are no artifacts: what has come since then must be in them
     text = params.read_text().replace("prepare:\n", "prepare:\n  frames: null\n", 1)
-    params.write_text(f"render: []\n{text}")
+    params.write_text(f"render: []\nteacher_clip: null\nmore_teachers: {{}}\n{text}")
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DVC_ROOT", raising=False)
     return tmp_path
