@@ -278,6 +278,17 @@ def test_wrong_variants_stop_it_before_anything_is_written(call, tmp_path):
     assert not (tmp_path / "study").exists()
 
 
+def test_several_teachers_are_not_studied(call, tmp_path):
+    tiny_data(tmp_path)
+    entry = {"enhancer": "none", "network": "r2plus1d_slim", "seed": 1, "clip": None, "training": {}}
+    values = yaml.safe_load((ROOT / "params.yaml").read_text()) | {"more_teachers": {"second": entry}}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(values))
+    code, _, err = call(*study_arguments(tmp_path, params=tmp_path / "params.yaml"))
+    assert code == 2
+    assert "more_teachers has second" in err
+    assert not (tmp_path / "study").exists()
+
+
 def test_missing_frames_are_3(call, tmp_path):
     tiny_data(tmp_path)
     code, _, err = call(*study_arguments(tmp_path))
