@@ -9,7 +9,8 @@ import re
 import textwrap
 from pathlib import Path
 
-_DVC_YAML = Path(__file__).parent.parent / "dvc.yaml"
+_ROOT = Path(__file__).parent.parent
+_DVC_YAML = (_ROOT / "dvc.yaml", _ROOT / "teachers/dvc.yaml")  # the first one's commands are the examples of both
 _SPACE = "\N{NO-BREAK SPACE}"  # between an option and its value
 
 
@@ -23,7 +24,7 @@ def help_of(name: str, text: str) -> str:
 
 def _example(name: str) -> str | None:
     """The command of a stage as a user types it; None where there is no such stage, or no dvc.yaml."""
-    text = _DVC_YAML.read_text(encoding="utf-8") if _DVC_YAML.is_file() else ""
+    text = "".join(path.read_text(encoding="utf-8") for path in _DVC_YAML if path.is_file()).replace("${key}", "NAME")
     found = re.search(rf"python -m stages {name}((?:\s+--\S+\s+\S+)+)", text)
     if found is None:
         return None

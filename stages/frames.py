@@ -121,5 +121,5 @@ def _facts(found: dict[str, Any]) -> dict[str, str]:
         + f", over {luma['num_videos']:,} videos"
         if luma
         else "",
-        **{f"digest of {name}": digest for name, digest in found["origin"].items()},
+        **{name if name == "light" else f"digest of {name}": value for name, value in found["origin"].items()},
     }

@@ -87,8 +87,9 @@ def main(
         options = params.precompute_soft_targets
         manifest = read_manifest(manifest_path)
         teachers = [_teacher("teacher", teacher_path, frames_path), *_more(list(params.more_teachers), more_path)]
+        clips = [params.teacher_clip, *(teacher.clip for teacher in params.more_teachers.values())]
         codec = _codec(options, len(manifest.class_names))
-        samples = _common_samples(teachers, manifest, params.clip)
+        samples = _common_samples(teachers, manifest, [clip or params.clip for clip in clips])
         num_footage = len(manifest.rows_of(UNLABELLED))
         torch_device = choose_device(device)
         policy = {**params.views.model_dump(), "seed": params.seed, "version": VIEW_POLICY_VERSION}
@@ -252,12 +253,12 @@ def _check_teacher(teacher: Teacher, manifest: Manifest, clip: ClipParams) -> No
         )
 
 
-def _common_samples(teachers: Sequence[Teacher], manifest: Manifest, clip: ClipParams) -> list[Sample]:
+def _common_samples(teachers: Sequence[Teacher], manifest: Manifest, clips: Sequence[ClipParams]) -> list[Sample]:
     """The videos to learn from; raises StaleArtifactError for teachers that do not fit this run, or each other.
 
     A view is one for all of them, so their videos must have one geometry.
     """
-    for teacher in teachers:
+    for teacher, clip in zip(teachers, clips, strict=True):
         _check_teacher(teacher, manifest, clip)
     first, *others = teachers
     samples = samples_of(manifest, first.frames, *TAUGHT)

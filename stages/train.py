@@ -47,15 +47,16 @@ def train_teacher(
     Its views come from random streams of their own, so that the bank of views for its soft targets is new to it.
     """
     params = load_params(params_path)
+    clip = params.teacher_clip or params.clip
     inputs = read_inputs(manifest_path, frames_path)
-    views = DrawnViews(inputs.frames, params.clip, params.views, params.seed, purpose="teacher")
+    views = DrawnViews(inputs.frames, clip, params.views, params.seed, purpose="teacher")
     training = Training(
         "train_teacher",
         params.teacher,
         inputs,
         inputs.train,
         len(inputs.train),
-        params.clip,
+        clip,
         params.train_teacher,
         params.seed,
         source=lambda _work: views,
@@ -92,16 +93,16 @@ def train_more_teacher(
             findings=[f"{params_path}: it has {', '.join(params.more_teachers) or 'none'}"],
         )
     chosen = params.more_teachers[name]
-    options = chosen.training_params(params.train_teacher)
+    clip, options = chosen.clip or params.clip, chosen.training_params(params.train_teacher)
     inputs = read_inputs(manifest_path, frames_path)
-    views = DrawnViews(inputs.frames, params.clip, params.views, chosen.seed, purpose="teacher")
+    views = DrawnViews(inputs.frames, clip, params.views, chosen.seed, purpose="teacher")
     training = Training(
         "train_more_teacher",
         chosen.network,
         inputs,
         inputs.train,
         len(inputs.train),
-        params.clip,
+        clip,
         options,
         chosen.seed,
         source=lambda _work: views,

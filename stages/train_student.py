@@ -150,6 +150,7 @@ def main(
             "teacher": ",".join(teacher["digest"] for teacher in store.attributes["teachers"]),
         },
         teacher_frames=None if online is None else online.frames,
+        teacher_clip=None if online is None else online.recognizer.architecture.clip,
     )
     train_network(training)
     warn_of_weak_teacher("train_student", curves)

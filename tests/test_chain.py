@@ -14,11 +14,13 @@ import pytest
 from clones import clone, commit, environment, run
 from paths import ROOT
 
+from pipeline.distill.store.store import SoftTargetStore
+
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def stages_run(output):
-    return re.findall(r"Running stage '(?:demo/dvc\.yaml:)?([\w@]+)'", output)
+    return re.findall(r"Running stage '(?:(?:demo|teachers)/dvc\.yaml:)?([\w@]+)'", output)
 
 
 def content(path):
@@ -99,6 +101,27 @@ def test_a_new_temperature_costs_a_students_training(chain):
     assert stages_run(done.stdout) == ["train_student", "score_student", "evaluate", "report"]
     run(chain, "git", "checkout", "-q", "--", ".")
     run(chain, "dvc", "checkout", "-q")
+
+
+def test_a_further_teacher_costs_its_own_training_and_what_follows(chain, tmp_path):
+    folder = tmp_path / "further"
+    shutil.copytree(chain, folder, symlinks=True)
+    parameters = (folder / "params.yaml").read_text()
+    entry = "{enhancer: gamma, network: r2plus1d_slim, seed: 1, clip: null, training: {}}"
+    (folder / "params.yaml").write_text(
+        parameters.replace("more_teachers: {}\n", f"more_teachers:\n  second: {entry}\n")
+    )
+    done = run(folder, "dvc", "repro")
+    own = {f"{stage}@second" for stage in ("fit_enhancer", "enhance", "train_more_teacher")}
+    follow = {"precompute_soft_targets", "train_student", "score_student", "evaluate", "report"}
+    assert set(stages_run(done.stdout)) == own | follow
+    assert not re.search(r"enhance: [\d,]+ frames, ", done.stdout + done.stderr)  # they are those of the same light
+    store = SoftTargetStore(folder / "data/soft_targets.zarr")
+    assert [teacher["light"] for teacher in store.attributes["teachers"]] == ["gamma", "gamma"]
+    commit(folder, "two teachers")
+    assert run(folder, "git", "status", "--porcelain").stdout == ""
+    done = run(folder, "dvc", "exp", "run", "-S", "temperature=4")
+    assert stages_run(done.stdout) == ["train_student", "score_student", "evaluate", "report"]
 
 
 def test_a_queue_gives_a_row_for_each_temperature(chain):

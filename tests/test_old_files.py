@@ -26,10 +26,11 @@ def old(tmp_path, monkeypatch):
         archive.extractall(tmp_path, filter="data")
     params = tmp_path / "params.yaml"  # parameters are no artifacts: what has come since then must be in them
     since = (
-        "frames: null\n  unlabelled: null\n  unlabelled_share: 0.0\n  footage_window: null\n  footage_windows: null\n"
+        "frames: null\n  damaged: quarantine\n  unlabelled: null\n  unlabelled_share: 0.0\n  footage_window: null\n"
+        "  footage_windows: null\n"
     )
     text = params.read_text().replace("prepare:\n", f"prepare:\n  {since}", 1)
-    params.write_text(f"render: []\n{text}")
+    params.write_text(f"render: []\nteacher_clip: null\nmore_teachers: {{}}\n{text}")
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DVC_ROOT", raising=False)
     return tmp_path

@@ -255,7 +255,7 @@ def locked(tmp_path_factory):
 
 def name_teachers(folder, *names):
     text = (folder / "params.yaml").read_text()
-    entry = "{enhancer: gamma_auto, network: r2plus1d_slim, seed: 1, training: {}}"
+    entry = "{enhancer: gamma_auto, network: r2plus1d_slim, seed: 1, clip: null, training: {}}"
     entries = "".join(f"\n  {name}: {entry}" for name in names) or " {}"
     start, stop = text.index("more_teachers:"), text.index("\n\n", text.index("more_teachers:"))
     (folder / "params.yaml").write_text(f"{text[:start]}more_teachers:{entries}{text[stop:]}")
@@ -265,6 +265,7 @@ def of_teacher(name):
     return {f"teachers/dvc.yaml:{stage}@{name}" for stage in MORE_TEACHERS}
 
 
+TEACHER_CLIP = "{num_frames: 16, frame_stride: 2, size: 112}"
 # report shows all parameters
 STALE_BY_PARAMS = {
     "another teacher": (
@@ -273,6 +274,12 @@ STALE_BY_PARAMS = {
     ),
     "a teacher less": (name_teachers, {"precompute_soft_targets", "report"}),
     "temperature": (lambda folder: substitute(folder, "\ntemperature: ", "1"), {"train_student", "report"}),
+    "teacher_clip": (
+        lambda folder: (folder / "params.yaml").write_text(
+            (folder / "params.yaml").read_text().replace("teacher_clip: null", f"teacher_clip: {TEACHER_CLIP}")
+        ),
+        {"train_teacher", "precompute_soft_targets", "report"},
+    ),
     "enhancer": (lambda folder: substitute(folder, "\nenhancer: ", "gamma # "), {"fit_enhancer", "report"}),
 }
 

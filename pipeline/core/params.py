@@ -107,6 +107,11 @@ class ClipParams(Section):
     frame_stride: Count
     size: Annotated[int, Field(ge=16)]
 
+    def shows_all_of(self, clip: ClipParams) -> bool:
+        """Whether this is that clip in time, or the same with further frames between its own."""
+        times, rest = divmod(self.num_frames, clip.num_frames)
+        return rest == 0 and times * self.frame_stride == clip.frame_stride
+
 
 class ViewsParams(Section):
     """The bank of views and how a view is drawn."""
@@ -170,6 +175,7 @@ class MoreTeacherParams(Section):
     enhancer: EnhancerName
     network: ModelName
     seed: Annotated[int, Field(ge=0, lt=2**32)]
+    clip: ClipParams | None
     training: dict[str, Any]
 
     def training_params(self, train_teacher: TrainParams) -> TrainParams:
@@ -239,6 +245,7 @@ class Params(Section):
     prepare: PrepareParams
     fit_enhancer: FitEnhancerParams
     clip: ClipParams
+    teacher_clip: ClipParams | None
     views: ViewsParams
     train_teacher: TrainParams
     more_teachers: dict[TeacherName, MoreTeacherParams]  # teachers/dvc.yaml has stages for each
@@ -249,10 +256,28 @@ class Params(Section):
     score: ScoreParams
     evaluate: EvaluateParams
 
+    def clips(self) -> dict[str, ClipParams]:
+        """The clips of every training, by the same names as `trainings`."""
+        more = {f"more_teachers.{name}": teacher.clip or self.clip for name, teacher in self.more_teachers.items()}
+        return {"train_teacher": self.teacher_clip or self.clip, **more, "train_student": self.clip}
+
     def trainings(self) -> dict[str, TrainParams]:
         """Every training's parameters by where they are in the file; the baseline takes the student's."""
         more = {f"more_teachers.{n}": t.training_params(self.train_teacher) for n, t in self.more_teachers.items()}
         return {"train_teacher": self.train_teacher, **more, "train_student": self.train_student}
+
+    @model_validator(mode="after")
+    def _teachers_see_the_views_of_the_student(self) -> Params:
+        asked = {"teacher_clip": self.teacher_clip}
+        asked |= {f"more_teachers.{name}.clip": teacher.clip for name, teacher in self.more_teachers.items()}
+        for name, clip in asked.items():
+            if clip is not None and not clip.shows_all_of(self.clip):
+                raise ValueError(
+                    f"{name} has {clip.num_frames} frames, {clip.frame_stride} apart, for views of "
+                    f"{self.clip.num_frames}, {self.clip.frame_stride} apart: it must have k times as many, the k-th "
+                    "part as far apart, for a whole k"
+                )
+        return self
 
     @model_validator(mode="after")
     def _more_teachers_can_be_trained(self) -> Params:
@@ -357,6 +382,9 @@ def _validated(
         return model.model_validate(values)
     except ValidationError as error:
         details = error.errors()
+        details.sort(
+            key=lambda detail: detail["type"] == "missing"
+        )  # what is there and wrong may say why it is missing
         findings = [_finding(detail, lines, model, section) for detail in details]
         raise ParamsError(
             f"{path}: {len(details)} wrong parameter{'s' * (len(details) != 1)}",

@@ -179,7 +179,9 @@ Item = tuple[Tensor, int, Tensor | None, Tensor | None, str]
 class ClipDataset(Dataset[Item]):
     """Clips by (index of the sample, number of the view); with `teacher_frames` each view is read from these, too.
 
-    `change` is for the light of the clips; never for the teacher's.
+    `clip` is the geometry that the views were drawn for; `shown_as` and `teacher_shown_as` have other numbers of frames
+    or another size for the clips of these frames, or of the teacher's. `change` is for the light of the clips; never
+    for the teacher's.
     """
 
     frames: FrameStore
@@ -188,19 +190,22 @@ class ClipDataset(Dataset[Item]):
     clip: ClipParams
     teacher_frames: FrameStore | None = None
     change: ClipChange | None = None
+    shown_as: ClipParams | None = None
+    teacher_shown_as: ClipParams | None = None
 
     def __getitem__(self, key: Key) -> Item:
         """Clip (T, H, W, 3) uint8, label, teacher's logits or None, teacher's clip or None, video id."""
         index, number = key
         sample = self.samples[index]
         view, logits_K = self.source.lookup(sample.video_id, number)
-        clip_THWC = read_view(self.frames, sample.video_id, view, self.clip)
+        clip_THWC = read_view(self.frames, sample.video_id, view, self.clip, shown_as=self.shown_as)
         if self.change is not None:
             clip_THWC = self.change(clip_THWC, sample.video_id, number)
         teacher_K = None if logits_K is None else torch.from_numpy(logits_K)
-        teacher_clip_THWC = (
-            None if self.teacher_frames is None else read_view(self.teacher_frames, sample.video_id, view, self.clip)
-        )
+        teacher_clip_THWC = None
+        if self.teacher_frames is not None:
+            as_seen = self.teacher_shown_as
+            teacher_clip_THWC = read_view(self.teacher_frames, sample.video_id, view, self.clip, shown_as=as_seen)
         return clip_THWC, sample.label, teacher_K, teacher_clip_THWC, sample.video_id
 
 

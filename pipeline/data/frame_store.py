@@ -50,7 +50,7 @@ def write_index(
 ) -> None:
     """Complete a store whose shards are all there: the index, then the description that says that it is whole.
 
-    `origin` are the digests of what the store was made from, by name.
+    `origin` are the digests of what the store was made from, by name; and `light`, the enhancer's name.
     """
     ordered = sorted(rows, key=lambda row: row.video_id)
     if len({row.video_id for row in ordered}) != len(ordered):

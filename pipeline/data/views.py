@@ -104,19 +104,31 @@ def uniform_view(
     return View(start, stride, top, left, side, side, 0)
 
 
-def read_view(frames: FrameStore, video_id: str, view: View, clip: ClipParams) -> Tensor:
+def read_view(
+    frames: FrameStore, video_id: str, view: View, clip: ClipParams, *, shown_as: ClipParams | None = None
+) -> Tensor:
     """Apply a view to a stored video: uint8 clip_THWC of clip.num_frames × clip.size × clip.size × 3.
 
-    A video that is shorter than the clip starts over. Only the frames of the view are read.
+    A video that is shorter than the clip starts over. With `shown_as`, a teacher's clip, the same box in space and time
+    has as many frames and pixels as that. Only the frames of the view are read.
     """
-    numbers = frame_numbers(view, clip, frames.shape(video_id)[0])
+    numbers = frame_numbers(view, clip, frames.shape(video_id)[0], shown_as=shown_as)
     box_THWC = frames.read(video_id, numbers, top=view.top, left=view.left, height=view.height, width=view.width)
-    return clip_of_box(box_THWC, view, clip)
+    return clip_of_box(box_THWC, view, shown_as or clip)
 
 
-def frame_numbers(view: View, clip: ClipParams, num_frames: int) -> NDArray[np.int64]:
-    """The frames that a view shows of a video of `num_frames`, in its order; a short video starts over."""
-    return (view.first_frame + view.frame_stride * np.arange(clip.num_frames)) % num_frames
+def frame_numbers(
+    view: View, clip: ClipParams, num_frames: int, *, shown_as: ClipParams | None = None
+) -> NDArray[np.int64]:
+    """The frames that a view shows of a video of `num_frames`, in its order; a short video starts over.
+
+    With `shown_as`, k times as many: those of the view and k − 1 evenly behind each, as far as the video goes. Where
+    the view's frames are less than k apart, as of a short video, some stand twice.
+    """
+    shown = shown_as or clip
+    numbers = view.first_frame + view.frame_stride * np.arange(shown.num_frames) * clip.num_frames // shown.num_frames
+    fits = view.first_frame + view.frame_stride * (clip.num_frames - 1) < num_frames
+    return np.minimum(numbers, num_frames - 1) if fits else numbers % num_frames
 
 
 def clip_of_box(box_THWC: NDArray[np.uint8], view: View, clip: ClipParams) -> Tensor:

@@ -107,7 +107,7 @@ class Training:
     It learns from `samples`, in epochs of `num_clips`. `source` is given the work folder, where it may keep files, and
     gives the views. `values` are parameters that only this stage uses, `input_digests` the digests of inputs beyond
     manifest and frames: both are part of the fingerprint of the work folder, and the model file keeps the digests. With
-    `teacher_frames` the loss gets their clips, too.
+    `teacher_frames` the loss gets their clips, too, of the geometry `teacher_clip`.
     """
 
     stage: str
@@ -124,6 +124,7 @@ class Training:
     run: Run
     input_digests: dict[str, str] = field(default_factory=dict)
     teacher_frames: FrameStore | None = None
+    teacher_clip: ClipParams | None = None
 
     @property
     def plan(self) -> EpochPlan:
@@ -155,7 +156,13 @@ def train_network(training: Training) -> None:
             trainer = Trainer(
                 _new_recognizer(training, start),
                 TrainingData(
-                    inputs.frames, training.samples, inputs.val, views, training.teacher_frames, training.num_clips
+                    inputs.frames,
+                    training.samples,
+                    inputs.val,
+                    views,
+                    training.teacher_frames,
+                    training.teacher_clip,
+                    training.num_clips,
                 ),
                 options,
                 training.loss,

@@ -21,7 +21,7 @@ from pipeline.core.checkpoint import load_checkpoint, save_checkpoint
 from pipeline.core.device import Ranks
 from pipeline.core.digest import digest_uint64
 from pipeline.core.errors import EnvironmentProblem, Interrupted, ParamsError
-from pipeline.core.params import TrainParams
+from pipeline.core.params import ClipParams, TrainParams
 from pipeline.core.progress import Advance, StopCheck
 from pipeline.core.tables import Curve
 from pipeline.data.dataset import Batch, ClipDataset, EpochPlan, Sample, UniformViews, ViewSource, load_batches
@@ -42,7 +42,8 @@ FULL_SCALE = 1.0  # at this scale an overflow in float16 is no longer due to the
 class TrainingData:
     """What a network is trained and validated on; an online teacher sees the views in `teacher_frames`.
 
-    num_clips: of an epoch; None: one of each video.
+    It sees them as clips of the geometry `teacher_clip`, None for that of the network. num_clips: of an epoch; None: one
+    of each video.
     """
 
     frames: FrameStore
@@ -50,6 +51,7 @@ class TrainingData:
     val: Sequence[Sample]
     source: ViewSource
     teacher_frames: FrameStore | None = None
+    teacher_clip: ClipParams | None = None
     num_clips: int | None = None
 
 
@@ -167,7 +169,15 @@ class Trainer:
         data, whole, pace = self.data, _Pace(), _Pace()
         change = light_augmentation(self.params, self.seed)
         clip = self.recognizer.architecture.clip
-        dataset = ClipDataset(data.frames, data.train, data.source, clip, data.teacher_frames, change)
+        dataset = ClipDataset(
+            data.frames,
+            data.train,
+            data.source,
+            clip,
+            data.teacher_frames,
+            change,
+            teacher_shown_as=data.teacher_clip,
+        )
         keys = plan.batches_from(progress.step, self._last_epoch(), rank=ranks.index, num_ranks=ranks.count)
         saved = waiting_since = time.monotonic()
         for batch in self._batches(load_batches(dataset, keys, num_workers=self.params.num_workers), stop):

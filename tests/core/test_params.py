@@ -258,7 +258,7 @@ def test_stage_values_keep_sections_of_one_kind_apart_from_dials():
 
 # more teachers
 
-ENTRY = {"enhancer": "none", "network": "r2plus1d_slim", "seed": 1, "training": {}}
+ENTRY = {"enhancer": "none", "network": "r2plus1d_slim", "seed": 1, "clip": None, "training": {}}
 
 
 def with_teachers(path, **entries):
@@ -294,3 +294,24 @@ def test_a_further_teacher_that_cannot_be_trained_is_refused_with_its_name(path,
         load_params(with_teachers(path, **{name: {**ENTRY, **change}}))
     (finding,) = caught.value.findings
     assert words in finding
+
+
+@pytest.mark.parametrize("name", ["teacher_clip", "more_teachers.second.clip"])
+@pytest.mark.parametrize(("times", "stride", "is_right"), [(1, 3, True), (3, 1, True), (2, 1, False), (1, 1, False)])
+def test_a_teacher_sees_what_the_student_sees(path, name, times, stride, is_right):
+    """The shipped clip is of 8 frames, 3 apart."""
+    clip = {"num_frames": 8 * times, "frame_stride": stride, "size": 80}
+    first = name == "teacher_clip"
+    values = {**VALUES, "teacher_clip": clip if first else None}
+    values["more_teachers"] = {"second": {**ENTRY, "clip": None if first else clip}}
+    path.write_text(yaml.safe_dump(values, sort_keys=False))
+    if is_right:
+        found = load_params(path).clips()
+        changed = "train_teacher" if first else "more_teachers.second"
+        assert [key for key, value in found.items() if value.model_dump() == clip] == [changed]
+        return
+    with pytest.raises(ParamsError) as caught:
+        load_params(path)
+    assert caught.value.findings[0].startswith(
+        f"{name} has {8 * times} frames, {stride} apart, for views of 8, 3 apart"
+    )

@@ -18,6 +18,7 @@ from pipeline.data.views import (
     VIEW_POLICY_VERSION,
     View,
     draw_view,
+    frame_numbers,
     pixel_digest,
     read_view,
     uniform_view,
@@ -254,3 +255,52 @@ def test_pixel_digest_names_the_pixels():
     assert pixel_digest(clip_THWC) == int(digest_bytes(clip_THWC.tobytes())[:16], 16)
     assert pixel_digest(changed) != pixel_digest(clip_THWC)
     assert pixel_digest(np.asfortranarray(clip_THWC)) == pixel_digest(clip_THWC)
+
+
+# as a teacher sees it
+
+
+@given(SHAPES, CLIPS, POLICIES, st.integers(1, 4), st.integers(0, 100))
+def test_a_teachers_clip_has_the_frames_of_the_view_and_others_between_them(shape_THW, clip, policy, times, number):
+    clip = clip.model_copy(update={"frame_stride": times * clip.frame_stride})
+    denser = {"num_frames": times * clip.num_frames, "frame_stride": clip.frame_stride // times, "size": 70}
+    teacher_clip = ClipParams(**denser)
+    assert teacher_clip.shows_all_of(clip)
+    view, num_frames = draw(shape_THW, clip, policy, number=number), shape_THW[0]
+    own = frame_numbers(view, clip, num_frames)
+    found = frame_numbers(view, clip, num_frames, shown_as=teacher_clip)
+    assert len(found) == teacher_clip.num_frames
+    assert np.array_equal(found[::times], own)
+    assert found.min() >= 0
+    assert found.max() < num_frames
+    if view.first_frame + (clip.num_frames - 1) * view.frame_stride < num_frames:
+        assert (np.diff(found) >= 0).all()
+        assert (np.diff(found) <= -(-view.frame_stride // times)).all()
+    if view.frame_stride == clip.frame_stride and found.max() < num_frames - 1:
+        assert (np.diff(found) == teacher_clip.frame_stride).all()
+
+
+@given(SHAPES, CLIPS, POLICIES)
+def test_a_clip_shown_as_itself_is_itself(shape_THW, clip, policy):
+    view = draw(shape_THW, clip, policy)
+    frames = frame_numbers(view, clip, shape_THW[0])
+    assert np.array_equal(frame_numbers(view, clip, shape_THW[0], shown_as=clip), frames)
+
+
+@pytest.mark.parametrize(("num_frames", "frame_stride"), [(16, 4), (12, 2), (4, 8), (16, 1), (24, 2)])
+def test_a_clip_of_another_time_does_not_show_all(num_frames, frame_stride):
+    clip = ClipParams(num_frames=8, frame_stride=4, size=16)
+    assert not ClipParams(num_frames=num_frames, frame_stride=frame_stride, size=16).shows_all_of(clip)
+
+
+def test_a_teachers_clip_is_the_same_box_of_the_frames_with_more_pixels(tmp_path):
+    video = noise_video("v", (9, 20, 30))
+    frames = write_frames(tmp_path / "frames", {"v": video})
+    clip = ClipParams(num_frames=2, frame_stride=2, size=16)
+    teacher_clip = ClipParams(num_frames=4, frame_stride=1, size=24)
+    view = View(3, 2, 1, 2, 18, 24, 1)
+    found = read_view(frames, "v", view, clip, shown_as=teacher_clip)
+    box = np.ascontiguousarray(video[3:7, 1:19, 2:26, :][:, :, ::-1])
+    box_TCHW = torch.from_numpy(box).permute(0, 3, 1, 2)
+    expected_TCHW = torch.nn.functional.interpolate(box_TCHW, size=(24, 24), mode="bilinear", antialias=True)
+    assert torch.equal(found, expected_TCHW.permute(0, 2, 3, 1))

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from builders import CLIP, distillation_params, one_thread, tiny_recognizer, train_params  # noqa: F401 - a fixture
+import yaml
+from builders import CLIP, VIEWS, distillation_params, one_thread, tiny_recognizer, train_params  # noqa: F401 - a fixture
+from paths import ROOT
 from student_runs import StudentRun, dark_frames
-from target_stores import BATCH_SIZE, make_store, make_teacher
+from target_stores import BATCH_SIZE, SEED, make_store, make_teacher
 
 from pipeline.core.checkpoint import load_checkpoint
 from pipeline.core.errors import Interrupted, ParamsError, StaleArtifactError
@@ -20,6 +22,7 @@ from pipeline.distill.store.store import SoftTargetStore
 from pipeline.distill.student.cached_targets import load_targets
 from pipeline.distill.student.loss import distillation_loss
 from pipeline.train.trainer import Listener, Trainer, TrainingData
+from stages import precompute_soft_targets
 from stages.train_student import OnlineTeacher
 
 CPU = torch.device("cpu")
@@ -193,6 +196,32 @@ def test_another_teacher_or_other_frames_are_refused_before_a_step(run, made, da
     for value in (other.digest, made["float32"].teachers[0].digest, dark.digest, made["float32"].frames.digest):
         assert value in findings
     assert not list(tmp_path.rglob("checkpoint*"))
+
+
+def test_an_online_teacher_sees_its_own_geometry(tmp_path):
+    """As when its store was made: the student comes out the same."""
+    made = make_store(tmp_path, codec="float32")
+    clip = CLIP.model_copy(update={"num_frames": 4, "frame_stride": 1, "size": 20})
+    make_teacher(tmp_path / "teacher_0.safetensors", clip=clip)
+    run = StudentRun(tmp_path, made).prepare()
+    values = yaml.safe_load((ROOT / "params.yaml").read_text())
+    values |= {"seed": SEED, "clip": CLIP.model_dump(), "views": VIEWS.model_dump(), "teacher_clip": clip.model_dump()}
+    values["precompute_soft_targets"] |= {"batch_size": BATCH_SIZE, "codec": "float32"}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(values))
+    precompute_soft_targets.main(
+        manifest_path=tmp_path / "manifest.csv",
+        frames_path=made.frames.path,
+        teacher_path=tmp_path / "teacher_0.safetensors",
+        out=tmp_path / "denser.zarr",
+        params_path=tmp_path / "params.yaml",
+        device="cpu",
+        workers=1,
+    )
+    run = StudentRun(tmp_path, made.at(tmp_path / "denser.zarr"))
+    run.train(name="cached")
+    run.train(name="online", source="online", **paths(made))
+    cached, online = [(tmp_path / f"{name}.safetensors").read_bytes() for name in ("cached", "online")]
+    assert cached == online
 
 
 def test_several_teachers_are_not_asked_online(tmp_path):

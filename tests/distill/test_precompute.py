@@ -25,6 +25,7 @@ from pipeline.core.errors import DataError, EnvironmentProblem, ParamsError, Sta
 from pipeline.core.weights import load_weights, save_weights
 from pipeline.data.frame_store import FrameStore
 from pipeline.data.manifest import read_manifest, write_manifest
+from pipeline.data.views import View, pixel_digest, read_view
 from pipeline.distill.store.codecs import codec_of
 from pipeline.distill.store.rows import Rows, row_layout
 from pipeline.distill.store.store import SoftTargetStore
@@ -33,6 +34,7 @@ from pipeline.distill.teacher.precompute import CachedTeacher, Packing, Part, Te
 from pipeline.distill.teacher.row_cache import RowCache, write_part
 from pipeline.models.inference import infer
 from pipeline.models.recognizer import load_model
+from pipeline.tools.targets.verify import verify
 from stages import precompute_soft_targets as stage
 
 
@@ -425,7 +427,7 @@ def more_teachers(project, *names, light=0):
         bright = {video_id: video // 2 + 20 * place + light for video_id, video in videos.items()}
         write_frames(made / "frames", bright)
         write_record(name)
-    entry = {"enhancer": "gamma", "network": "r2plus1d_slim", "seed": 0, "training": {}}
+    entry = {"enhancer": "gamma", "network": "r2plus1d_slim", "seed": 0, "clip": None, "training": {}}
     values = yaml.safe_load(Path("params.yaml").read_text())
     values["more_teachers"] = dict.fromkeys(names, entry)
     Path("params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
@@ -558,3 +560,31 @@ def test_teachers_that_are_named_and_not_there_are_told(project):
     assert caught.value.findings == ("more/made/second/frames does not exist",)
     with pytest.raises(ParamsError, match="--more-teachers, the folder that holds them, is not given"):
         compute()
+
+
+def test_a_teacher_sees_the_same_views_with_more_frames_and_pixels(project):
+    teacher_clip = CLIP.model_copy(update={"num_frames": 4, "frame_stride": 1, "size": 20})
+    path = Path("teacher.safetensors")
+    compute("plain.zarr")
+    make_teacher(path, clip=teacher_clip)
+    with pytest.raises(StaleArtifactError, match="does not fit this run"):
+        compute()
+    values = yaml.safe_load(Path("params.yaml").read_text())
+    Path("params.yaml").write_text(yaml.safe_dump({**values, "teacher_clip": teacher_clip.model_dump()}))
+    compute()
+    (store, rows), (_, plain) = all_rows("store.zarr"), all_rows("plain.zarr")
+    assert store.attributes["clip"] == CLIP.model_dump()
+    assert store.attributes["teachers"][0]["clip"] == teacher_clip.model_dump()
+    assert np.array_equal(rows.arrays["views"], plain.arrays["views"])
+    teacher, frames = load_model(path), FrameStore(Path("frames"))
+    for row, video_id in enumerate(rows.video_ids):
+        views = [View(*numbers) for numbers in rows.arrays["views"][row].tolist()]
+        clips = torch.stack([read_view(frames, video_id, view, CLIP, shown_as=teacher_clip) for view in views])
+        assert clips.shape[1:] == (4, 20, 20, 3)
+        digests = [pixel_digest(clip_THWC.numpy()) for clip_THWC in clips]
+        assert rows.arrays["pixel_digest"][row, :, 0].tolist() == digests
+        logits_VK = infer(teacher.recognizer, clips, batch_size=BATCH_SIZE).numpy()
+        assert np.allclose(rows.logits(store.codec)[row, :, 0], logits_VK, atol=0.05)
+    verdict = verify("store.zarr", "teacher", teachers=[teacher], frames=[frames])
+    assert verdict.whole, verdict.findings
+    assert verdict.teacher["num_equal"] == NUM_TRAIN * VIEWS.num_views

@@ -83,6 +83,7 @@ def test_no_enhancer_gives_the_dark_frames(project):
 def test_a_store_says_what_it_was_made_from(project):
     first = run_enhance()
     assert first.origin["dark"] == FrameStore(Path("dark")).digest
+    assert first.origin["light"] == "gamma"
     save_enhancer(Path("enhancer.safetensors"), Gamma(2.3), fitted_on={})
     assert run_enhance().origin["enhancer"] != first.origin["enhancer"]
 

@@ -13,7 +13,7 @@ from paths import ROOT
 from pipeline.enhance.file import load_enhancer
 from pipeline.models.recognizer import load_model
 
-ENTRY = {"enhancer": "equalize", "network": "r2plus1d_slim", "seed": 7, "training": {"width": 8}}
+ENTRY = {"enhancer": "equalize", "network": "r2plus1d_slim", "seed": 7, "clip": None, "training": {"width": 8}}
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def frames(tmp_path, monkeypatch):
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     _, frames = tiny_data(tmp_path)
     values = yaml.safe_load((ROOT / "params.yaml").read_text())
-    values |= {"clip": CLIP.model_dump(), "train_teacher": train_params(epochs=1).model_dump()}
+    values |= {"clip": CLIP.model_dump(), "train_teacher": train_params(epochs=2).model_dump()}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump({**values, "more_teachers": {"second": ENTRY}}))
     return frames
 

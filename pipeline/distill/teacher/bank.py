@@ -23,11 +23,15 @@ from pipeline.models.recognizer import Recognizer
 
 @dataclass(frozen=True)
 class Bank:
-    """The views of videos that a teacher sees, and how many clips to a batch."""
+    """The views of videos that a teacher sees, and how many clips to a batch.
+
+    `clip` is the geometry that the views were drawn for, `teacher_clip` that of the clips that the teacher takes.
+    """
 
     frames: FrameStore
     views: ViewSource
     clip: ClipParams
+    teacher_clip: ClipParams
     num_views: int
     batch_size: int
 
@@ -50,7 +54,8 @@ def infer_views(
     advance: Callable[[int, str], None],
 ) -> TeacherOutputs:
     """Run a teacher, which is on the device, on the views of some videos; `advance` counts the clips."""
-    dataset = ClipDataset(bank.frames, [Sample(video_id, 0) for video_id in video_ids], bank.views, bank.clip)
+    samples = [Sample(video_id, 0) for video_id in video_ids]
+    dataset = ClipDataset(bank.frames, samples, bank.views, bank.clip, shown_as=bank.teacher_clip)
     batches = in_order(len(video_ids), bank.num_views, bank.batch_size)
     digests, logits = [], []
     for batch in load_batches(dataset, batches, num_workers=num_workers):

@@ -81,9 +81,10 @@ def compute_part(part: Part) -> tuple[str, ...]:
     how, device = part.how, torch.device(part.how.device)
     frames = _frames(how.frames)
     views = DrawnViews(frames, how.clip, how.views, how.seed, purpose=BANK)
-    bank = Bank(frames, views, how.clip, how.views.num_views, how.batch_size)
+    teacher = _teacher(how.teacher, device)
+    bank = Bank(frames, views, how.clip, teacher.architecture.clip, how.views.num_views, how.batch_size)
     outputs = infer_views(
-        _teacher(how.teacher, device),
+        teacher,
         bank,
         part.video_ids,
         device=device,

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.core.params import Params, PrecomputeSoftTargetsParams, PrepareParams, TrainParams
+from pipeline.core.params import ClipParams, Params, PrecomputeSoftTargetsParams, PrepareParams, TrainParams
 from pipeline.core.work_folder import has_locks, work_root
 from pipeline.tools.check.data import Seen
 from pipeline.tools.check.findings import Group, age_text, size_text
@@ -87,6 +87,10 @@ def _compare(group: Group, needed: dict[Path, float], *, reused: int) -> None:
             group.problem(f"{name}: cannot be written to", remedy="make the folder writable")
 
 
+def _clip_bytes(clip: ClipParams) -> int:
+    return 3 * clip.num_frames * clip.size**2
+
+
 def _existing(path: Path) -> Path:
     """The path, or the nearest folder above it that exists."""
     path = path.absolute()
@@ -139,11 +143,12 @@ def check_work(group: Group) -> None:
 
 def check_shared_memory(group: Group, params: Params) -> None:
     """Data loader processes pass batches of clips through shared memory, of which containers often have 64 MiB."""
-    clip = params.clip.num_frames * params.clip.size**2 * 3
+    clips = params.clips()
+    clips["precompute_soft_targets"] = max(clips.values(), key=_clip_bytes)
     sections: dict[str, TrainParams | PrecomputeSoftTargetsParams] = {**params.trainings()}
     sections["precompute_soft_targets"] = params.precompute_soft_targets
     wanted = {
-        section: options.num_workers * BATCHES_AHEAD * options.batch_size * clip
+        section: options.num_workers * BATCHES_AHEAD * options.batch_size * _clip_bytes(clips[section])
         for section, options in sections.items()
         if options.num_workers
     }

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from pipeline.core.device import Ranks
-from pipeline.core.params import ModelName, Params, TrainParams
+from pipeline.core.params import ClipParams, ModelName, Params, TrainParams
 from pipeline.data.dataset import EpochPlan
 from pipeline.distill.store.codecs import codec_of
 from pipeline.distill.student.loss import require_labels
@@ -41,7 +41,7 @@ def check_params(group: Group, params: Params, known: Known) -> None:
     more = {f"more_teachers.{name}": teacher.network for name, teacher in params.more_teachers.items()}
     networks = {"train_teacher": params.teacher, **more, "train_student": params.student}
     for section, options in params.trainings().items():
-        _check_training(group, networks[section], section, options, params, known)
+        _check_training(group, networks[section], section, options, params.clips()[section], known)
     _check_enhancers(group, params)
     _check_teachers(group, params)
     if known.class_names is not None:
@@ -52,7 +52,7 @@ def check_params(group: Group, params: Params, known: Known) -> None:
 
 
 def _check_training(
-    group: Group, name: ModelName, section: str, options: TrainParams, params: Params, known: Known
+    group: Group, name: ModelName, section: str, options: TrainParams, clip: ClipParams, known: Known
 ) -> None:
     before = group.num_problems
     num_classes = 2 if known.class_names is None else len(known.class_names)
@@ -65,20 +65,22 @@ def _check_training(
         with group.catching(section):
             check_shares(plan, options, Ranks(0, known.num_processes))
     with group.catching(section):
-        Architecture(name, num_classes, params.clip, options.width, options.dropout, options.drop_path)
+        Architecture(name, num_classes, clip, options.width, options.dropout, options.drop_path)
     kind = MODELS[name]
     # with options that it takes, so that wrong ones do not hide other problems
     width = (options.width or ANY_WIDTH) if kind.has_width else None
     drop_path = options.drop_path if kind.has_drop_path else 0.0
-    arch = Architecture(name, num_classes, params.clip, width, options.dropout, drop_path)
+    arch = Architecture(name, num_classes, clip, width, options.dropout, drop_path)
     with group.catching(section):
         check_geometry(arch, smallest_batch=smallest, frozen_stages=options.frozen_stages)
     if options.weights is not None:
         with group.catching(section):
             _check_weights(group, section, options.weights, arch, known)
     if group.num_problems == before:
-        clip = f"{params.clip.num_frames}×{params.clip.size}×{params.clip.size}"
-        group.fact(f"{section}: {name} takes clips of {clip} in batches of {options.batch_size} on {known.device.type}")
+        shape = f"{clip.num_frames}×{clip.size}×{clip.size}"
+        group.fact(
+            f"{section}: {name} takes clips of {shape} in batches of {options.batch_size} on {known.device.type}"
+        )
 
 
 def _epoch_clips(section: str, num_train: int, known: Known) -> int:
@@ -124,9 +126,14 @@ def _check_enhancers(group: Group, params: Params) -> None:
 def _check_teachers(group: Group, params: Params) -> None:
     if not params.more_teachers:
         return
-    made_by = {"the dials' one": (params.enhancer, params.teacher, params.seed, params.train_teacher)}
+    clips = params.clips()
+    first = (params.enhancer, params.teacher, params.seed, clips["train_teacher"], params.train_teacher)
+    made_by = {"the dials' one": first}
     made_by |= {
-        name: (each.enhancer, each.network, each.seed, each.training_params(params.train_teacher))
+        name: (
+            *(each.enhancer, each.network, each.seed, clips[f"more_teachers.{name}"]),
+            each.training_params(params.train_teacher),
+        )
         for name, each in params.more_teachers.items()
     }
     group.fact("teachers: " + ", ".join(f"{name} ({how[1]}, {how[0]}, seed {how[2]})" for name, how in made_by.items()))
@@ -184,10 +191,14 @@ def _check_views(group: Group, params: Params) -> None:
 
 def _check_size(group: Group, params: Params) -> None:
     """The smallest square crop has a side of about sqrt(min_scale) times the frames' short side."""
-    size, short_side = params.clip.size, params.prepare.short_side
-    if size > short_side:
-        enough = round(size / sqrt(params.views.min_scale))
-        group.warning(
-            f"clip.size is {size}, but stored frames have a short side of {short_side}: every clip is enlarged",
-            remedy=f"raise prepare.short_side to {enough} or more, or lower clip.size",
-        )
+    short_side = params.prepare.short_side
+    clips = {"clip": params.clip, "teacher_clip": params.teacher_clip}
+    clips |= {f"more_teachers.{name}.clip": teacher.clip for name, teacher in params.more_teachers.items()}
+    sizes = {f"{name}.size": clip.size for name, clip in clips.items() if clip is not None}
+    for name, size in sizes.items():
+        if size > short_side:
+            enough = round(size / sqrt(params.views.min_scale))
+            group.warning(
+                f"{name} is {size}, but stored frames have a short side of {short_side}: every clip is enlarged",
+                remedy=f"raise prepare.short_side to {enough} or more, or lower {name}",
+            )

@@ -20,8 +20,11 @@ from pipeline.tools.study.jobs import Job
 
 # The parameters that each stage uses, as dvc.yaml has them (tests/tools/study/test_study.py compares).
 USES: Mapping[str, tuple[str, ...]] = {
-    "train_teacher": ("seed", "teacher", "clip", "views", "train_teacher"),
-    "precompute_soft_targets": ("seed", "clip", "views", "more_teachers", "precompute_soft_targets"),
+    "train_teacher": ("seed", "teacher", "clip", "teacher_clip", "views", "train_teacher"),
+    "precompute_soft_targets": (
+        *("seed", "clip", "teacher_clip", "views", "more_teachers"),
+        "precompute_soft_targets",
+    ),
     "train_student": (
         *("seed", "teacher", "student", "soft_loss", "temperature", "soft_weight"),
         *("clip", "soft_targets", "distillation", "train_student"),

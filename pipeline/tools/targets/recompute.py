@@ -74,10 +74,11 @@ def _recompute_one(
     findings += _other_views(store, rows, frames)
     if not len(rows):
         return {}
-    clip, batch_size = ClipParams(**store.attributes["teachers"][axis]["clip"]), store.attributes["batch_size"]
+    clip, teacher_clip = (ClipParams(**held["clip"]) for held in (store.attributes, store.attributes["teachers"][axis]))
+    bank = Bank(frames, _StoredViews(rows), clip, teacher_clip, store.num_views, store.attributes["batch_size"])
     outputs = infer_views(
         teacher.recognizer.to(device).eval(),
-        Bank(frames, _StoredViews(rows), clip, store.num_views, batch_size),
+        bank,
         rows.video_ids,
         device=device,
         num_workers=0,

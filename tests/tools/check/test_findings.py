@@ -240,7 +240,7 @@ def test_the_smoke_recipe_has_no_problem():
     assert messages(compare(load_params(SMOKE)), "problem") == []
 
 
-ENTRY = {"enhancer": "gamma", "network": "r2plus1d_slim", "seed": 1, "training": {}}
+ENTRY = {"enhancer": "gamma", "network": "r2plus1d_slim", "seed": 1, "clip": None, "training": {}}
 
 
 def test_further_teachers_are_named_and_looked_at():

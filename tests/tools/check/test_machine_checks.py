@@ -88,7 +88,7 @@ def test_too_little_space(tmp_path, monkeypatch):
 
 def test_each_further_teacher_needs_frames_of_its_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    entry = {"enhancer": "none", "network": "r2plus1d_slim", "seed": 1, "training": {}}
+    entry = {"enhancer": "none", "network": "r2plus1d_slim", "seed": 1, "clip": None, "training": {}}
     dark, enhanced = frame_bytes(params().prepare, [seen(100)])
     chosen = params(more_teachers={"second": entry, "third": {**entry, "seed": 2}})
     for free, level in ((dark + 3 * enhanced + 1, []), (dark + 3 * enhanced - 1, ["problem"])):

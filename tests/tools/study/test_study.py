@@ -118,7 +118,8 @@ def test_the_jobs_have_the_options_of_dvc_yaml(study_of):
     assert {stage(job) for job in jobs} == set(USES)
     for job in jobs:
         options = {word for word in job.command if word.startswith("--")} - {"--params", "--device", "--workers"}
-        assert options == {word for word in DVC_STAGES[stage(job)]["cmd"].split() if word.startswith("--")}
+        of_stage = {word for word in DVC_STAGES[stage(job)]["cmd"].split() if word.startswith("--")}
+        assert options == of_stage - {"--more-teachers"}  # which a study refuses
 
 
 def test_every_input_is_data_or_what_an_earlier_job_makes(study_of, tmp_path):
@@ -274,6 +275,17 @@ def test_wrong_variants_stop_it_before_anything_is_written(call, tmp_path):
     assert "seed=1: seed: a study sets the seeds itself" in err
     assert "temperature=0: temperature: input should be greater than 0" in err
     assert "hot" not in err
+    assert not (tmp_path / "study").exists()
+
+
+def test_several_teachers_are_not_studied(call, tmp_path):
+    tiny_data(tmp_path)
+    entry = {"enhancer": "none", "network": "r2plus1d_slim", "seed": 1, "clip": None, "training": {}}
+    values = yaml.safe_load((ROOT / "params.yaml").read_text()) | {"more_teachers": {"second": entry}}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(values))
+    code, _, err = call(*study_arguments(tmp_path, params=tmp_path / "params.yaml"))
+    assert code == 2
+    assert "more_teachers has second" in err
     assert not (tmp_path / "study").exists()
 
 
