@@ -42,8 +42,8 @@ FULL_SCALE = 1.0  # at this scale an overflow in float16 is no longer due to the
 class TrainingData:
     """What a network is trained and validated on; an online teacher sees the views in `teacher_frames`.
 
-    It sees them as clips of the geometry `teacher_clip`, None for that of the network. num_clips: of an epoch; None: one
-    of each video.
+    It sees them as clips of the geometry `teacher_clip`, None: the network's. num_clips: of an epoch; None: one
+    clip of each video.
     """
 
     frames: FrameStore

@@ -82,7 +82,7 @@ def test_bash_completes_commands_and_their_options(bash):
     assert commands.split() == ["train-teacher", "train-more-teacher", "train-student", "train-baseline"]
     assert subcommands == "export"
     assert recipe.split() == ["list", "show", "use"]
-    assert options == "--confusion"
+    assert options.split() == ["--confusion", "--curves"]
 
 
 def test_completion_is_installed_for_bash(bash, tmp_path):
