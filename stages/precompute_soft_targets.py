@@ -144,6 +144,8 @@ def _check_teacher(path: Path, teacher: ModelFile, manifest: Manifest, frames: F
         )
     if found != clip:
         findings.append(f"clip: the teacher takes {found.model_dump()}, the parameters say {clip.model_dump()}")
+    if teacher.recognizer.levels != frames.levels:
+        findings.append(f"levels: the teacher takes {teacher.recognizer.levels} frames, these are {frames.levels}")
     if findings:
         raise StaleArtifactError(
             f"{path}: does not fit this run", findings=findings, remedy="`dvc repro train_teacher` trains one that fits"

@@ -176,7 +176,7 @@ def _new_recognizer(training: Training, start: Fit | None) -> Recognizer:
     statistics = PUBLISHED_STATISTICS.get(options.input_statistics)
     mean_C, std_C = statistics or pixel_statistics(inputs.frames, inputs.train, architecture.clip)
     torch.manual_seed(training.seed)
-    recognizer = Recognizer(architecture, mean_C=mean_C, std_C=std_C)
+    recognizer = Recognizer(architecture, mean_C=mean_C, std_C=std_C, levels=inputs.frames.levels)
     if start is not None:
         load_into(recognizer.network, start)
     recognizer.freeze(options.frozen_stages)

@@ -152,7 +152,7 @@ class Trainer:
         if progress.step:
             listener.advance(plan.samples_before(progress.step), "from the checkpoint", earlier=True)
         data, whole, pace = self.data, _Pace(), _Pace()
-        change = light_augmentation(self.params, self.seed)
+        change = light_augmentation(self.params, self.seed, data.frames.levels)
         clip = self.recognizer.architecture.clip
         dataset = ClipDataset(data.frames, data.train, data.source, clip, data.teacher_frames, change)
         keys = plan.batches_from(progress.step, self._last_epoch(), rank=ranks.index, num_ranks=ranks.count)

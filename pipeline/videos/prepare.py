@@ -68,7 +68,7 @@ def prepare(
     videos = videos_by_id(listed)
     # What a shard is made of. Its record names its videos: one of them may change without touching the other shards.
     fingerprint = params.model_dump(
-        include={"root", "frames", "short_side", "min_frames", "codec", "jpeg_quality", "num_shards"}
+        include={"root", "frames", "short_side", "levels", "min_frames", "codec", "jpeg_quality", "num_shards"}
     )
     outs = (manifest_path, quarantine_path, dark_path)
     with work_folder("prepare", params=fingerprint, inputs={}, format_version=PREPARED_VERSION, outs=outs) as work:
@@ -84,7 +84,15 @@ def prepare(
         manifest = write_manifest(manifest_path, [_manifest_row(row, videos, sources) for row in rows])
         write_quarantine(quarantine_path, broken)
         origin = {"videos": manifest.videos_digest}
-        publish_store(work, dark_path, rows, codec=params.codec, jpeg_quality=params.jpeg_quality, origin=origin)
+        publish_store(
+            work,
+            dark_path,
+            rows,
+            codec=params.codec,
+            jpeg_quality=params.jpeg_quality,
+            levels=params.levels,
+            origin=origin,
+        )
     leaks = tuple(find_leakage(manifest.rows, stems=params.layout in STEM_LAYOUTS))
     contradictions = tuple(find_contradictions(manifest.rows))
     notes = (*listing.notes, *track_notes({row.path: sources[row.video_id].info for row in manifest.rows}))
@@ -265,7 +273,8 @@ def _frames(
     with watch.time("decode"):
         infos[video.video_id] = probe(video.path, images=video.images)
     count = 0
-    for frame in watch.each("decode", read_frames(video.path, short_side=params.short_side, images=video.images)):
+    frames = read_frames(video.path, short_side=params.short_side, images=video.images, levels=params.levels)
+    for frame in watch.each("decode", frames):
         yield frame
         count += 1
     check_count(video, count, params.min_frames)

@@ -17,6 +17,7 @@ from pipeline.core.digest import digest_file
 from pipeline.core.errors import DataError, Interrupted
 from pipeline.core.params import PrepareParams
 from pipeline.data.frame_store import FrameStore, shard_of, shard_path
+from pipeline.data.levels import expanded
 from pipeline.data.manifest import read_manifest, read_quarantine
 from pipeline.videos import prepare as preparation
 from pipeline.videos.prepare import counts_text, prepare
@@ -60,7 +61,7 @@ def section(**changes):
     values = {
         "root": "data", "layout": "csv", "lists": None, "split": 1, "val_share": 0.25, "test_share": 0.25,
         "max_quarantined": 0.3, "min_frames": 4, "short_side": 16, "codec": "raw", "jpeg_quality": 95,
-        "num_shards": NUM_SHARDS, "frames": None,
+        "num_shards": NUM_SHARDS, "frames": None, "levels": "linear",
     }  # fmt: skip
     return PrepareParams(**{**values, **changes})
 
@@ -450,3 +451,19 @@ def test_two_processes_and_one_give_the_same_bytes(project, capfd):
         assert "7 videos, 1 in quarantine" in printed.err
         assert "quarantined jump/jump_1.mp4 (train)" in printed.err
     assert contents("out1") == contents("out2")
+
+
+def test_companded_frames_keep_what_rounding_takes(project):
+    run_prepare()
+    linear = FrameStore(Path("out/dark"))
+    manifest = Path("out/manifest.csv").read_bytes()
+    run_prepare(levels="companded")
+    companded = FrameStore(Path("out/dark"))
+    assert (linear.levels, companded.levels) == ("linear", "companded")
+    assert Path("out/manifest.csv").read_bytes() == manifest
+    for name in linear.video_ids:
+        numbers = range(linear.shape(name)[0])
+        values = expanded(companded.read(name, numbers), "companded")
+        # a code is at most one value from the next, and half of that away from what it stands for
+        assert np.abs(values - linear.read(name, numbers).astype(np.float32)).max() <= 2
+        assert (np.abs(values - np.rint(values)) > 0.1).mean() > 0.2

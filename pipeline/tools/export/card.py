@@ -53,6 +53,7 @@ def describe(model: ModelFile, cost: Cost, *, bare: bool) -> dict[str, Any]:
         "trained_on": model.trained_on,
         "class_names": list(model.class_names),
         "clip": clip.model_dump(),
+        "levels": recognizer.levels,
         "pixels": {
             "mean": [round(value, 6) for value in recognizer.mean_C.tolist()],
             "std": [round(value, 6) for value in recognizer.std_C.tolist()],
@@ -101,6 +102,7 @@ def card(attributes: Mapping[str, Any]) -> str:
         "a clip": "{num_frames} frames, {frame_stride} apart, {size}×{size} pixels".format(**clip),
         "takes": f"`{given['name']}`: {_tensor(given)}",
         "gives": f"`{out['name']}`: {_tensor(out)}",
+        "a byte": _BYTES[attributes["levels"]],
         "made with": attributes["made_with"],
     }
     trained = {name: code_span(str(digest)) for name, digest in {**digests, "this model": attributes["digest"]}.items()}
@@ -144,6 +146,10 @@ Pixels, as shares of white, are normalised {"by the caller" if given["name"] == 
 """
 
 
+_BYTES = {
+    "linear": "a value from 0 to 255",
+    "companded": "the code 17·(√(v + 1) − 1), rounded, of a value v from 0 to 255 that was not rounded before",
+}
 _FORMATS = {"onnx": "an ONNX program", "torch": "a program of torch.export"}
 
 
@@ -207,6 +213,9 @@ def _usage(attributes: Mapping[str, Any]) -> str:
         "boxes = [frame[top : top + side, left : left + side] for frame in shown]",
         f"clip = numpy.stack([cv2.resize(box, ({size}, {size}), interpolation=cv2.INTER_AREA) for box in boxes])",
     ]
+    if attributes["levels"] == "companded":
+        lines[-2] = lines[-2].replace("left : left + side]", "left : left + side].astype('float32')")
+        lines.append("clip = numpy.rint(17 * (numpy.sqrt(clip + 1) - 1)).astype('uint8')")
     if bare:
         lines.append(
             f"clip = ((clip / 255 - {attributes['pixels']['mean']}) / {attributes['pixels']['std']}).astype('float32')"
