@@ -25,7 +25,7 @@ def old(tmp_path, monkeypatch):
     with tarfile.open(FILES) as archive:
         archive.extractall(tmp_path, filter="data")
     params = tmp_path / "params.yaml"  # parameters are no artifacts: what has come since then must be in them
-    text = params.read_text().replace("prepare:\n", "prepare:\n  frames: null\n", 1)
+    text = params.read_text().replace("prepare:\n", "prepare:\n  frames: null\n  levels: linear\n", 1)
     params.write_text(f"render: []\n{text}")
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DVC_ROOT", raising=False)
