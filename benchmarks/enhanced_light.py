@@ -19,7 +19,8 @@ import numpy as np
 from benchmarks.in_memory import enhance_frames
 from pipeline.core.params import load_params
 from pipeline.data.frame_store import FrameStore
-from pipeline.enhance.classical import Enhancer, Equalize, GammaAuto
+from pipeline.data.levels import shown
+from pipeline.enhance.classical import Enhancer, Equalize, GammaAuto, levels_after
 from pipeline.enhance.file import CLASSICAL, classical_from_params, load_enhancer
 from pipeline.tools.look.preview import LUMA, mean_flicker, measure_flicker
 
@@ -44,11 +45,13 @@ def main() -> None:
     store = FrameStore(options.dark)
     names = store.video_ids[:: max(1, len(store.video_ids) // options.videos)]
     videos = [store.read(name, range(min(MOST_FRAMES, store.shape(name)[0]))) for name in names]
+    dark = [shown(video, store.levels) for video in videos]
     print(f"{len(videos)} videos of {options.dark}\n")
     print("enhancer                mean   black   white   flicker   grain   grain over contrast")
     for name, enhancer in enhancers(options.enhancer).items():
-        enhanced = [enhance_frames(enhancer, video) for video in videos]
-        flicker = mean_flicker(measure_flicker(*pair) for pair in zip(videos, enhanced, strict=True))
+        after = levels_after(enhancer, store.levels)
+        enhanced = [shown(enhance_frames(enhancer, video, store.levels), after) for video in videos]
+        flicker = mean_flicker(measure_flicker(*pair) for pair in zip(dark, enhanced, strict=True))
         luma = [frames @ LUMA for frames in enhanced]
         mean, black, white = (
             np.mean([np.mean(values) for values in found])

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.data.frames import Frames
+from pipeline.data.levels import Levels
 from pipeline.enhance.classical import Enhancer, enhanced_batches
 
 
@@ -16,6 +17,7 @@ class FramesInMemory:
     """A video whose frames are an array (T, H, W, C)."""
 
     frames_THWC: Frames
+    levels: Levels = "linear"
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -28,6 +30,6 @@ class FramesInMemory:
         return self.frames_THWC[list(numbers)]
 
 
-def enhance_frames(enhancer: Enhancer, dark_THWC: Frames) -> Frames:
+def enhance_frames(enhancer: Enhancer, dark_THWC: Frames, levels: Levels = "linear") -> Frames:
     """Enhance a video in memory: (T, H, W, C)."""
-    return np.concatenate(list(enhanced_batches(enhancer, FramesInMemory(dark_THWC))))
+    return np.concatenate(list(enhanced_batches(enhancer, FramesInMemory(dark_THWC, levels))))

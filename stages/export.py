@@ -52,7 +52,7 @@ def main(
         out,
         program_format=program_format,
         bare=bare,
-        clips=drawn_clips(clip, num_clips) if frames is None else stored_clips(frames, clip, num_clips),
+        clips=drawn_clips(clip, num_clips) if frames is None else stored_clips(frames, model.recognizer, num_clips),
         tolerance=tolerance,
         metrics=None if metrics_path is None else metrics_of(metrics_path, model.trained_on),
     )["comparison"]

@@ -116,6 +116,7 @@ def _facts(found: dict[str, Any]) -> dict[str, str]:
         "frames of a video": "{least} to {most}, median {median:g}".format(**spread) if spread else "",
         "width × height": ", ".join(sizes) + (f" and {more} more sizes" if more > 0 else ""),
         "codec": found["codec"] + (f", quality {quality}" if quality is not None else ""),
+        "levels": found["levels"],
         "on disk": f"{num_bytes:,} bytes, {num_bytes / max(found['num_frames'], 1):,.0f} a frame",
         "mean luma": "quartiles {:g}, {:g}, {:g} of 255".format(*luma["quartiles"])
         + f", over {luma['num_videos']:,} videos"

@@ -241,6 +241,10 @@ def _check_teacher(teacher: Teacher, manifest: Manifest, clip: ClipParams) -> No
         )
     if found != clip:
         findings.append(f"clip: the teacher takes {found.model_dump()}, the parameters say {clip.model_dump()}")
+    if model.recognizer.levels != teacher.frames.levels:
+        findings.append(
+            f"levels: the teacher takes {model.recognizer.levels} frames, these are {teacher.frames.levels}"
+        )
     if findings:
         raise StaleArtifactError(
             f"{path}: does not fit this run", findings=findings, remedy="`dvc repro train_teacher` trains one that fits"

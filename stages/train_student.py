@@ -19,7 +19,7 @@ from pipeline.distill.store.store import SoftTargetStore
 from pipeline.distill.student.cached_targets import CachedTargets, differences, load_targets
 from pipeline.distill.student.loss import distillation_loss, require_labels, soft_weight_at
 from pipeline.models.inference import infer
-from pipeline.models.recognizer import Recognizer, load_model
+from pipeline.models.recognizer import Recognizer, load_model, require_levels
 from pipeline.train.execution import check_dist_columns
 from pipeline.train.run import Run, Training, read_inputs, train_network
 from stages._shell import (
@@ -186,5 +186,6 @@ def _online_teacher(
             findings=findings,
             remedy="`dvc repro train_teacher` or `dvc pull` brings both, or set soft_targets.source to cache",
         )
-    recognizer = load_model(teacher_path).recognizer.to(choose_device(device))
-    return OnlineTeacher(recognizer, FrameStore(enhanced_path), int(store.attributes["batch_size"]))
+    recognizer, frames = load_model(teacher_path).recognizer.to(choose_device(device)), FrameStore(enhanced_path)
+    require_levels(recognizer, enhanced_path, frames.levels)
+    return OnlineTeacher(recognizer, frames, int(store.attributes["batch_size"]))

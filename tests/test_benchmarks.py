@@ -6,16 +6,18 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from builders import CLIP, one_thread, tiny_recognizer  # noqa: F401 - a fixture
 from paths import ROOT
 
+from benchmarks import light_before_shrinking
 from benchmarks.alternatives import alternatives, enhancer_gmac
 from benchmarks.in_memory import enhance_frames
 from benchmarks.material import render_videos
 from pipeline.core.params import load_params
 from pipeline.evaluate.cost import cost_of
-from pipeline.videos.reader import probe
+from pipeline.videos.reader import probe, write_video
 
 OPTIONS = load_params(ROOT / "params.yaml").fit_enhancer
 
@@ -85,6 +87,22 @@ def test_curves_at_half_the_size_cost_a_quarter():
         whole, half = (enhancer_gmac(name, height=48, width=64, curve_reduction=number) for number in (1, 2))
         assert whole == 4 * half > 0
     assert len({enhancer_gmac("sci", height=48, width=64, curve_reduction=number) for number in (1, 2)}) == 1
+
+
+def test_light_before_shrinking_is_measured_for_every_way_and_enhancer(tmp_path, monkeypatch, capsys):
+    frames_THWC = np.random.default_rng(0).integers(80, 250, (3, 6, 8, 3), np.uint8).repeat(8, axis=1).repeat(8, axis=2)
+    for name in ("a.mp4", "b.mp4"):
+        write_video(tmp_path / name, iter(frames_THWC), fps=25.0)
+    monkeypatch.setattr(sys, "argv", ["x", str(tmp_path), "--clips", "2", "--darkest", "1", "--short-side", "24"])
+    light_before_shrinking.main()
+    rows = re.findall(r"^\| .*?((?:\| -?[\d.]+ ){4})\|", capsys.readouterr().out, re.MULTILINE)
+    assert len(rows) == 1 + len(light_before_shrinking.WAYS)
+
+
+def test_light_before_shrinking_says_that_there_are_no_videos(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["x", str(tmp_path / "missing")])
+    with pytest.raises(SystemExit, match="no videos there; name a folder of bright ones"):
+        light_before_shrinking.main()
 
 
 # whole scripts

@@ -26,8 +26,8 @@ def old(tmp_path, monkeypatch):
         archive.extractall(tmp_path, filter="data")
     params = tmp_path / "params.yaml"  # parameters are no artifacts: what has come since then must be in them
     since = (
-        "frames: null\n  damaged: quarantine\n  unlabelled: null\n  unlabelled_share: 0.0\n  footage_window: null\n"
-        "  footage_windows: null\n"
+        "frames: null\n  damaged: quarantine\n  levels: linear\n  unlabelled: null\n  unlabelled_share: 0.0\n"
+        "  footage_window: null\n  footage_windows: null\n"
     )
     text = params.read_text().replace("prepare:\n", f"prepare:\n  {since}", 1)
     params.write_text(f"render: []\nteacher_clip: null\nmore_teachers: {{}}\n{text}")

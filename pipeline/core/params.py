@@ -68,6 +68,7 @@ class PrepareParams(Section):
     max_quarantined: Share
     min_frames: Count
     short_side: Annotated[int, Field(ge=16)]
+    levels: Literal["linear", "companded"]
     codec: Literal["raw", "jpeg"]
     jpeg_quality: Annotated[int, Field(ge=1, le=100)]
     num_shards: Annotated[int, Field(ge=1, le=200)]

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from pipeline.core.digest import digest_uint64
 from pipeline.data.frames import Frames
+from pipeline.data.levels import Levels, display_values, encoded
 
 CONVERTER_BITS = 12
 STEPS = 2**CONVERTER_BITS - 1
@@ -32,8 +33,16 @@ def linear_to_srgb(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.where(values <= 0.0031308, values * 12.92, 1.055 * np.maximum(values, 1e-9) ** (1 / 2.4) - 0.055)
 
 
-LINEAR = srgb_to_linear(np.arange(256) / 255).astype(np.float32)
-DISPLAYED = np.rint(255 * linear_to_srgb(np.arange(STEPS + 1) / STEPS)).astype(np.uint8)
+@lru_cache
+def light_of_bytes(levels: Levels) -> NDArray[np.float32]:
+    """(256,): the linear light, 0-1, of each byte."""
+    return srgb_to_linear(display_values(levels).astype(np.float64) / 255).astype(np.float32)
+
+
+@lru_cache
+def bytes_of_steps(levels: Levels) -> NDArray[np.uint8]:
+    """The byte of each of the converter's steps."""
+    return encoded(255 * linear_to_srgb(np.arange(STEPS + 1) / STEPS), levels)
 
 
 @dataclass(frozen=True)
@@ -88,10 +97,11 @@ class Shot:
     read_noise: float
     black_level: float
 
-    def expose(self, frames_THWC: Frames, rng: np.random.Generator) -> Frames:
+    def expose(self, frames_THWC: Frames, rng: np.random.Generator, levels: Levels = "linear") -> Frames:
         """Dark frames (..., H, W, C) of the daylight frames; the noise comes from `rng`, frame by frame."""
         height, width = frames_THWC.shape[-3:-1]
-        signal = np.asarray(cv2.LUT(frames_THWC.reshape(-1, width, 3), LINEAR), np.float32).reshape(frames_THWC.shape)
+        light = cv2.LUT(frames_THWC.reshape(-1, width, 3), light_of_bytes(levels))
+        signal = np.asarray(light, np.float32).reshape(frames_THWC.shape)
         np.multiply(signal, _light(self, height, width), out=signal)  # electrons
         noise = _noise(frames_THWC.shape, rng)
         noise *= np.sqrt(signal + np.float32(self.read_noise**2))  # shot noise: a normal for the Poisson distribution
@@ -99,7 +109,7 @@ class Shot:
         np.multiply(signal, np.float32(STEPS / self.full_well), out=signal)
         np.add(signal, np.float32(0.5 - self.black_level * STEPS), out=signal)  # the half makes the cast below round
         np.clip(signal, 0, STEPS, out=signal)
-        return np.asarray(DISPLAYED.take(signal.astype(np.uint16)))
+        return np.asarray(bytes_of_steps(levels).take(signal.astype(np.uint16)))
 
 
 def _noise(shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.float32]:
@@ -137,9 +147,9 @@ def draw_shot(model: CameraModel, rng: np.random.Generator) -> Shot:
     )
 
 
-def darken(frames_THWC: Frames, model: CameraModel, rng: np.random.Generator) -> Frames:
+def darken(frames_THWC: Frames, model: CameraModel, rng: np.random.Generator, levels: Levels = "linear") -> Frames:
     """Dark frames (T, H, W, C) of one clip of daylight frames: a shot drawn from the model, then taken."""
-    return draw_shot(model, rng).expose(frames_THWC, rng)
+    return draw_shot(model, rng).expose(frames_THWC, rng, levels)
 
 
 def video_stream(seed: int, purpose: str, video_name: str) -> np.random.Generator:

@@ -25,6 +25,7 @@ from pipeline.core.progress import Advance
 from pipeline.core.tables import Reader, read_table, whole_number, write_table
 from pipeline.data.frame_shard import FORMAT, FORMAT_VERSION, REMEDY, Codec, IndexRow, Shard, damaged, decode_frame
 from pipeline.data.frames import Frame, Frames
+from pipeline.data.levels import Levels, shown
 
 _INDEX_NAME = "index.csv"
 _DESCRIPTION_NAME = "store.json"
@@ -46,11 +47,18 @@ def shard_path(folder: Path, shard: int) -> Path:
 
 
 def write_index(
-    folder: Path, rows: Iterable[IndexRow], *, codec: Codec, jpeg_quality: int, origin: Mapping[str, str]
+    folder: Path,
+    rows: Iterable[IndexRow],
+    *,
+    codec: Codec,
+    jpeg_quality: int,
+    levels: Levels = "linear",
+    origin: Mapping[str, str],
 ) -> None:
     """Complete a store whose shards are all there: the index, then the description that says that it is whole.
 
-    `origin` are the digests of what the store was made from, by name; and `light`, the enhancer's name.
+    `levels`: what the frames' bytes mean (pipeline/data/levels.py). `origin` are the digests of what the store was made
+    from, by name; and `light`, the enhancer's name.
     """
     ordered = sorted(rows, key=lambda row: row.video_id)
     if len({row.video_id for row in ordered}) != len(ordered):
@@ -61,6 +69,7 @@ def write_index(
         "format_version": FORMAT_VERSION,
         "codec": codec,
         "jpeg_quality": jpeg_quality if codec == "jpeg" else None,
+        "levels": levels,
         "num_videos": len(ordered),
         "origin": dict(sorted(origin.items())),
         "index_digest": digest_file(folder / _INDEX_NAME),
@@ -72,8 +81,9 @@ class FrameStore:
     """A frame store, open for reading.
 
     `video_ids` are sorted; `digest` names the content: ids, sizes, codec and stored bytes of all videos, whatever the
-    number of shards; `origin` has the digests of what the store was made from. Files are opened when first read. A
-    store may be used after a fork and may be pickled.
+    number of shards; `levels` says what the frames' bytes mean, display values or codes of them
+    (pipeline/data/levels.py); `origin` has the digests of what the store was made from. Files are opened when first
+    read. A store may be used after a fork and may be pickled.
     Raises StaleArtifactError where the folder is not a whole store of this format.
     """
 
@@ -82,6 +92,7 @@ class FrameStore:
         description, self._rows = _read_index(path)
         self.codec: Codec = description["codec"]
         self.jpeg_quality: int | None = description["jpeg_quality"]
+        self.levels: Levels = description.get("levels", "linear")  # the first stores did not state it
         self.origin: dict[str, str] = description["origin"]
         self._open: OrderedDict[int, Shard] = OrderedDict()
 
@@ -105,7 +116,9 @@ class FrameStore:
     def digest(self) -> str:
         """Digest of the content; independent of how the videos are spread over shards."""
         videos = [[row.video_id, row.frames, row.height, row.width, row.digest] for row in self.rows]
-        return digest_json([FORMAT, FORMAT_VERSION, self.codec, videos])
+        # linear ones have the digest that they had before there were others
+        levels = [] if self.levels == "linear" else [self.levels]
+        return digest_json([FORMAT, FORMAT_VERSION, self.codec, videos, *levels])
 
     def shape(self, video_id: str) -> tuple[int, int, int]:
         """(T, H, W) of a video."""
@@ -145,6 +158,10 @@ class FrameStore:
                 clip_THWC = np.empty((len(numbers), height, width, 3), np.uint8)
             clip_THWC[position] = frame[top : top + height, left : left + width]
         return clip_THWC
+
+    def read_shown(self, video_id: str, frames: Sequence[int] | NDArray[np.integer[Any]]) -> Frames:
+        """What `read` gives, as people see it: display values, rounded."""
+        return shown(self.read(video_id, frames), self.levels)
 
     def verify(self, advance: Advance | None = None) -> None:
         """Read everything again and compare with the index; `advance` is told of each video.
@@ -225,8 +242,11 @@ def _read_index(folder: Path) -> tuple[dict[str, Any], dict[str, IndexRow]]:
 
 
 def _is_description(found: dict[str, Any]) -> bool:
-    """Whether it has the fields and the digest that it was written with; the first stores had no digest."""
-    if not (found.keys() == _DESCRIBED or (has_valid_digest(found) and found.keys() - {"digest"} == _DESCRIBED)):
+    """Whether it has the fields and digest that it was written with; the first had no digest, the next no levels."""
+    stated = found.keys() - {"digest", "levels"} == _DESCRIBED
+    if not stated or not (found.keys() == _DESCRIBED or has_valid_digest(found)):
+        return False
+    if found.get("levels", "linear") not in get_args(Levels):
         return False
     fits = found["codec"] in get_args(Codec) and isinstance(found["origin"], dict)
     return fits and (found["jpeg_quality"] is None) == (found["codec"] == "raw")

@@ -1,4 +1,4 @@
-"""What a frame is: RGB, uint8, in display order."""
+"""What a frame is: RGB, uint8, in display order. What its bytes mean is in pipeline/data/levels.py."""
 
 from __future__ import annotations
 

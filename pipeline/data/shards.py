@@ -26,6 +26,7 @@ from pipeline.core.work_folder import WorkFolder
 from pipeline.data.frame_shard import Codec, EncodedFrame, IndexRow, OpenFrames, Shard, ShardResult, write_shard
 from pipeline.data.frame_store import shard_path, write_index
 from pipeline.data.frames import Frame
+from pipeline.data.levels import Levels
 
 MAX_DEATHS = 2  # processes that may die with a video before it is given up; dask gives a task four
 
@@ -202,7 +203,14 @@ def frames_folder(work: Path) -> Path:
 
 
 def publish_store(
-    work: WorkFolder, out: Path, rows: Sequence[IndexRow], *, codec: Codec, jpeg_quality: int, origin: Mapping[str, str]
+    work: WorkFolder,
+    out: Path,
+    rows: Sequence[IndexRow],
+    *,
+    codec: Codec,
+    jpeg_quality: int,
+    levels: Levels = "linear",
+    origin: Mapping[str, str],
 ) -> None:
     """Publish the shards that hold these rows as a store, and leave them in the work folder for the next run."""
     shards, built = frames_folder(work.path), work.path / "built"
@@ -218,7 +226,7 @@ def publish_store(
             os.link(path, to)
         except OSError:  # a file system without hard links
             shutil.copy2(path, to)
-    write_index(built, rows, codec=codec, jpeg_quality=jpeg_quality, origin=origin)
+    write_index(built, rows, codec=codec, jpeg_quality=jpeg_quality, levels=levels, origin=origin)
     publish(built, out)
     work.keep()
 

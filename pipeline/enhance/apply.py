@@ -18,8 +18,9 @@ from pipeline.core.work_folder import work_folder
 from pipeline.data.frame_shard import IndexRow
 from pipeline.data.frame_store import FrameStore
 from pipeline.data.frames import Frame, Frames
+from pipeline.data.levels import Levels
 from pipeline.data.shards import RunTasks, ShardReport, ShardTask, make_shard, new_run, publish_store, read_record
-from pipeline.enhance.classical import Enhancer, enhanced_batches
+from pipeline.enhance.classical import Enhancer, enhanced_batches, levels_after
 from pipeline.enhance.file import load_enhancer
 
 ENHANCED_VERSION = 3  # raised when the same inputs give other enhanced frames than before
@@ -41,9 +42,11 @@ def enhance(dark_path: Path, enhancer_path: Path, out: Path, *, device: str = "c
     with all videos that cannot be enhanced; the others are kept in the work folder.
     """
     dark = FrameStore(dark_path)
-    light = load_enhancer(enhancer_path).name  # and refuse it here rather than in every worker
+    used = load_enhancer(enhancer_path)  # and refuse it here rather than in every worker
+    light, levels = used.name, levels_after(used, dark.levels)
     enhancer = digest_file(enhancer_path)
     how = {"codec": dark.codec, "jpeg_quality": dark.jpeg_quality, "device": device.partition(":")[0]}
+    how["levels"] = dark.levels
     inputs = {"enhancer": enhancer}
     with work_folder("enhance", params=how, inputs=inputs, format_version=ENHANCED_VERSION, outs=[out]) as work:
         reports = run(enhance_shard, _tasks(dark, enhancer_path, device, work.path))
@@ -59,7 +62,7 @@ def enhance(dark_path: Path, enhancer_path: Path, out: Path, *, device: str = "c
         origin = {"dark": dark.digest, "enhancer": enhancer, "light": light}
         if "videos" in dark.origin:
             origin["videos"] = dark.origin["videos"]
-        publish_store(work, out, rows, codec=dark.codec, jpeg_quality=_quality(dark), origin=origin)
+        publish_store(work, out, rows, codec=dark.codec, jpeg_quality=_quality(dark), levels=levels, origin=origin)
     num_frames = sum(report.num_frames for report in reports)
     return Enhanced(FrameStore(out), num_frames, summed(report.seconds for report in reports))
 
@@ -127,6 +130,11 @@ class StoredVideo:
     def shape(self) -> tuple[int, int, int]:
         """(T, H, W)."""
         return self.store.shape(self.video_id)
+
+    @property
+    def levels(self) -> Levels:
+        """What the bytes of its frames mean."""
+        return self.store.levels
 
     def read(self, numbers: Sequence[int]) -> Frames:
         """The frames with these numbers."""

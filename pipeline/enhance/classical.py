@@ -1,9 +1,10 @@
 """Enhancers: the dark frames of a video → enhanced frames of the same shape; the classical ones.
 
-Axes: T frames, H rows, W columns, C the channels red, green, blue; uint8 throughout. Histogram methods work on luma (Y
-of ITU-R BT.601's YCbCr) and keep the colour differences. Statistics are estimated once for a video, or
-for each frame from a window of frames around it, so that the light does not jump from frame to frame. The size of
-batches changes nothing.
+Axes: T frames, H rows, W columns, C the channels red, green, blue; uint8 throughout. The bytes of dark frames may be
+codes (pipeline/data/levels.py), those of enhanced frames are display values, rounded once. Histogram methods work on
+luma (Y of ITU-R BT.601's YCbCr) of the bytes, whatever these mean, and keep the colour differences. Statistics are
+estimated once for a video, or for each frame from a window of frames around it, so that the light does not jump from
+frame to frame. The size of batches changes nothing.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pydantic import ConfigDict, Field
 
 from pipeline.core.params import Count, Positive
 from pipeline.data.frames import Frame, Frames
+from pipeline.data.levels import Levels, display_values
 
 Table = NDArray[np.uint8]  # (256,): a value for each level
 Counts = NDArray[np.int64]  # (256,): how often each level occurs
@@ -39,6 +41,10 @@ class Video(Protocol):
     @property
     def shape(self) -> tuple[int, int, int]:
         """(T, H, W)."""
+
+    @property
+    def levels(self) -> Levels:
+        """What the bytes of its frames mean."""
 
     def read(self, numbers: Sequence[int]) -> Frames:
         """The frames with these numbers: (T, H, W, C) uint8."""
@@ -75,13 +81,18 @@ def frame_batches(shape: tuple[int, int, int]) -> Iterator[range]:
 
 @pydantic.dataclasses.dataclass(frozen=True, config=STRICT)
 class Unchanged:
-    """The frames as they are: a teacher that sees the dark too."""
+    """The frames as they are, codes as codes: a teacher that sees the dark too."""
 
     name: ClassVar[str] = "none"
 
     def for_video(self, video: Video) -> FrameFunction:
         """The identity."""
         return lambda frames_THWC, first: frames_THWC
+
+
+def levels_after(enhancer: object, dark: Levels) -> Levels:
+    """What the bytes of enhanced frames mean: display values, but where the dark frames stay as they are."""
+    return dark if isinstance(enhancer, Unchanged) else "linear"
 
 
 @pydantic.dataclasses.dataclass(frozen=True, config=STRICT)
@@ -93,7 +104,7 @@ class Gamma:
 
     def for_video(self, video: Video) -> FrameFunction:
         """One table for all frames."""
-        table = gamma_table(self.gamma)
+        table = gamma_table(self.gamma, video.levels)
         return lambda frames_THWC, first: _look_up(table, frames_THWC)
 
 
@@ -114,7 +125,7 @@ class GammaAuto:
         """A table of the video, or of the frames around each."""
 
         def make_table(counts: Counts) -> Table:
-            return gamma_table(gamma_to_mean(counts, self.target_mean))
+            return gamma_table(gamma_to_mean(counts, self.target_mean, video.levels), video.levels)
 
         return _by_counts(video, self.statistics, self.smoothing, _count_values, make_table, _look_up)
 
@@ -158,19 +169,20 @@ class Clahe:
         return lambda frames_THWC, first: _map_luma(lambda luma_HW: clahe.apply(luma_HW), frames_THWC)
 
 
-def gamma_table(gamma: float) -> Table:
-    """255 · (level / 255) ^ (1 / gamma), rounded."""
-    table: Table = np.rint(255.0 * (np.arange(256) / 255.0) ** (1.0 / gamma)).astype(np.uint8)
+def gamma_table(gamma: float, levels: Levels = "linear") -> Table:
+    """255 · (value / 255) ^ (1 / gamma) of each byte's value, rounded."""
+    shares = display_values(levels).astype(np.float64) / 255.0
+    table: Table = np.rint(255.0 * shares ** (1.0 / gamma)).astype(np.uint8)
     return table
 
 
-def gamma_to_mean(counts: Counts, target_mean: float) -> float:
-    """The gamma from 1 to 10 at which values with these counts have this mean, as a share of white, or the nearest."""
+def gamma_to_mean(counts: Counts, target_mean: float, levels: Levels = "linear") -> float:
+    """The gamma from 1 to 10 at which bytes with these counts have this mean, as a share of white, or the nearest."""
     shares = counts / counts.sum()
-    levels = np.arange(256) / 255.0
+    values = display_values(levels).astype(np.float64) / 255.0
 
     def mean(gamma: float) -> float:
-        return float(shares @ levels ** (1.0 / gamma))
+        return float(shares @ values ** (1.0 / gamma))
 
     low, high = 1.0, MAX_GAMMA
     if mean(low) >= target_mean:

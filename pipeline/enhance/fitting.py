@@ -29,6 +29,7 @@ from pipeline.enhance.learned import (
     LearnedEnhancer,
     apply_curves,
     estimate_curves,
+    shares_of_white,
 )
 
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ class Fitter:
             crops.append(self.fit.frames.read(name, [number], top=top, left=left, height=side, width=side))
             names.append(name)
         frames_BHWC = torch.from_numpy(np.concatenate(crops)).to(self.fit.device)
-        return frames_BHWC.permute(0, 3, 1, 2).float() / 255.0, names
+        return shares_of_white(frames_BHWC.permute(0, 3, 1, 2), self.fit.frames.levels), names
 
     def _end_interval(self) -> None:
         sums, step = self.progress.sums, self.progress.step

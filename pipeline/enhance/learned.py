@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.data.frames import Frames
+from pipeline.data.levels import Levels, display_values
 from pipeline.enhance.classical import FrameFunction, Video
 
 Precision = Literal["float32", "bfloat16"]
@@ -168,6 +169,14 @@ def _enlarge(maps_BCHW: Tensor, size: torch.Size) -> Tensor:
     return functional.interpolate(maps_BCHW, size=size, mode="bilinear", align_corners=False)
 
 
+def shares_of_white(frames: Tensor, levels: Levels) -> Tensor:
+    """The values of bytes, 0 to 1, in their shape and memory layout."""
+    if levels == "linear":
+        return frames.float().div_(255.0)
+    values_256 = torch.from_numpy(display_values(levels).copy()).to(frames.device)
+    return values_256[frames.int()].div_(255.0)
+
+
 @dataclass(frozen=True)
 class LearnedEnhancer:
     """A fitted network that enhances each frame by itself.
@@ -193,17 +202,17 @@ class LearnedEnhancer:
 
     def for_video(self, video: Video) -> FrameFunction:
         """Enhances frame by frame."""
-        return lambda frames_THWC, first: self._enhance(frames_THWC)
+        return lambda frames_THWC, first: self._enhance(frames_THWC, video.levels)
 
     @torch.inference_mode()
-    def _enhance(self, frames_THWC: Frames) -> Frames:
+    def _enhance(self, frames_THWC: Frames, levels: Levels) -> Frames:
         enhanced_THWC = np.empty_like(frames_THWC)
         _, height, width, _ = frames_THWC.shape
         pixels = _PIXELS_AT_ONCE_CPU if torch.device(self.device).type == "cpu" else _PIXELS_AT_ONCE_GPU
         step = max(1, pixels // (height * width))
         for start in range(0, len(frames_THWC), step):
             some_BHWC = torch.from_numpy(np.ascontiguousarray(frames_THWC[start : start + step])).to(self.device)
-            bright_BCHW = self.brighten(some_BHWC.permute(0, 3, 1, 2).float().div_(255.0))
+            bright_BCHW = self.brighten(shares_of_white(some_BHWC.permute(0, 3, 1, 2), levels))
             bright_BHWC = bright_BCHW.mul(255.0).round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
             enhanced_THWC[start : start + step] = bright_BHWC.cpu().numpy()
         return enhanced_THWC

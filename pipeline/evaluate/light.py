@@ -8,10 +8,13 @@ import numpy as np
 
 from pipeline.core.progress import Progress, no_progress
 from pipeline.data.frame_store import FrameStore
+from pipeline.data.frames import Frame
+from pipeline.data.levels import Levels, expanded
 from pipeline.enhance.classical import count_luma, mean_level
 
 # Eight frames tell a video's mean to 0.1 of a level, 0.4 at worst; the middle one alone to 3 (docs/evaluation.md)
 FRAMES_OF_A_VIDEO = 8
+LUMA_C = (0.299, 0.587, 0.114)
 
 
 def video_luma(store: FrameStore, video_ids: Sequence[str], *, progress: Progress = no_progress) -> dict[str, float]:
@@ -23,10 +26,17 @@ def video_luma(store: FrameStore, video_ids: Sequence[str], *, progress: Progres
     with progress("luma", len(video_ids), "videos") as advance:
         for name in video_ids:
             places = spread_places(store.shape(name)[0], FRAMES_OF_A_VIDEO)
-            levels = [mean_level(count_luma(frame)) for frame in store.read(name, places)]
-            means[name] = round(float(np.mean(levels)), 3)
+            lumas = [mean_luma(frame, store.levels) for frame in store.read(name, places)]
+            means[name] = round(float(np.mean(lumas)), 3)
             advance(1, "")
     return means
+
+
+def mean_luma(frame: Frame, levels: Levels) -> float:
+    """Mean luma of the display values of a frame (H, W, C); those of codes are not rounded."""
+    if levels == "linear":
+        return mean_level(count_luma(frame))
+    return float(expanded(frame, levels).mean(axis=(0, 1), dtype=np.float64) @ LUMA_C)
 
 
 def spread_places(length: int, count: int) -> list[int]:

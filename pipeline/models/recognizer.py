@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -17,11 +17,12 @@ from pipeline.core.digest import digest_file
 from pipeline.core.errors import ParamsError, StaleArtifactError
 from pipeline.core.params import ClipParams
 from pipeline.core.weights import load_weights, save_weights
+from pipeline.data.levels import Levels
 from pipeline.models.networks import MODELS as MODELS
 from pipeline.models.networks import Architecture as Architecture
 from pipeline.models.networks import build_network
 
-MODEL_FORMAT_VERSION = 2  # 1 had no stochastic depth; it is still read
+MODEL_FORMAT_VERSION = 3  # 1 had no stochastic depth, 2 did not state levels; both are still read
 OF_THE_CLIP = "clip"  # the attribute input_statistics of a file without mean and deviation
 
 # Grey levels, the least deviation that a clip is divided by: one is the least that two pixels can differ by. A clip of
@@ -37,7 +38,8 @@ class Recognizer(nn.Module):
     """A network together with what its pixels are normalised by: uint8 clips in, logits out.
 
     `mean_C` and `std_C` are those of RGB / 255, in the training videos or in those of pretrained weights. Without them
-    each clip is normalised by itself, to mean 0 and deviation 1 over all of its pixels and channels.
+    each clip is normalised by itself, to mean 0 and deviation 1 over all of its pixels and channels. levels: what the
+    bytes of its clips mean; it sees them as they are.
     """
 
     mean_C: Tensor | None
@@ -49,8 +51,10 @@ class Recognizer(nn.Module):
         *,
         mean_C: Sequence[float] | None = None,
         std_C: Sequence[float] | None = None,
+        levels: Levels = "linear",
     ) -> None:
         super().__init__()
+        self.levels: Levels = levels
         self.architecture = architecture
         for name, values_C in (("mean_C", mean_C), ("std_C", std_C)):
             self.register_buffer(name, None if values_C is None else torch.tensor(values_C, dtype=torch.float32))
@@ -121,7 +125,7 @@ def standardised(clip_BTHWC: Tensor) -> Tensor:
 def on_meta(architecture: Architecture, statistics: Statistics = _ANY) -> Recognizer:
     """A recogniser without memory, which has names and shapes alone."""
     with torch.device("meta"):
-        return Recognizer(architecture, **statistics)
+        return Recognizer(architecture, mean_C=statistics.get("mean_C"), std_C=statistics.get("std_C"))
 
 
 @dataclass(frozen=True)
@@ -146,6 +150,7 @@ def save_model(
         "format_version": MODEL_FORMAT_VERSION,
         "architecture": {**asdict(arch), "clip": arch.clip.model_dump()},
         "class_names": list(class_names),
+        "levels": recognizer.levels,
         "trained_on": trained_on,
     }
     tensors = {name: value.detach().cpu().contiguous().numpy() for name, value in recognizer.state_dict().items()}
@@ -161,20 +166,20 @@ def load_model(path: Path) -> ModelFile:
     """
     tensors, attributes = load_weights(path)
     version = attributes.get("format_version")
-    if attributes.get("format") != "dlkdd-model" or version not in (1, MODEL_FORMAT_VERSION):
+    if attributes.get("format") != "dlkdd-model" or version not in (1, 2, MODEL_FORMAT_VERSION):
         raise StaleArtifactError(
-            f"{path}: expected a dlkdd-model of format 1 or {MODEL_FORMAT_VERSION}, "
+            f"{path}: expected a dlkdd-model of format 1 to {MODEL_FORMAT_VERSION}, "
             f"not {attributes.get('format')} {version}",
             remedy="train it again with `dvc repro`",
         )
     arch, class_names = architecture_of(path, attributes), class_names_of(path, attributes)
-    statistics = _statistics_of(path, attributes)
+    statistics, levels = _statistics_of(path, attributes), levels_of(path, attributes)
     state = {name: torch.from_numpy(array) for name, array in tensors.items()}
     try:
         expected = on_meta(arch, statistics).state_dict()  # takes no memory, whatever sizes the file states
         if {name: value.shape for name, value in state.items()} != {n: value.shape for n, value in expected.items()}:
             raise ValueError("names or shapes differ")
-        recognizer = Recognizer(arch, **statistics)
+        recognizer = Recognizer(arch, mean_C=statistics.get("mean_C"), std_C=statistics.get("std_C"), levels=levels)
         recognizer.load_state_dict(state)
     except (RuntimeError, ValueError, TypeError) as error:
         raise StaleArtifactError(
@@ -213,6 +218,26 @@ def _statistics_of(path: Path, attributes: Mapping[str, Any]) -> Statistics:
             remedy="use the version of dlkdd that wrote it, or train it again with `dvc repro`",
         )
     return {} if name == OF_THE_CLIP else _ANY
+
+
+def levels_of(path: Path, attributes: Mapping[str, Any]) -> Levels:
+    """What the bytes of a model's clips mean; StaleArtifactError where its file states nothing that is known."""
+    levels = attributes.get("levels", "linear")  # files of formats 1 and 2 do not state it
+    if levels not in get_args(Levels):
+        raise StaleArtifactError(
+            f"{path}: its levels are {levels!r}, not one of {', '.join(get_args(Levels))}",
+            remedy="use the program that wrote it, or train it again with `dvc repro`",
+        )
+    return cast(Levels, levels)
+
+
+def require_levels(recognizer: Recognizer, frames_path: Path, levels: Levels) -> None:
+    """Raise StaleArtifactError where frames are not of the levels that a network was trained on."""
+    if recognizer.levels != levels:
+        raise StaleArtifactError(
+            f"{frames_path}: its frames have {levels} levels, the model was trained on {recognizer.levels} ones",
+            remedy="set prepare.levels as in its training and run `dvc repro`, or train the model again",
+        )
 
 
 def architecture_of(path: Path, attributes: Mapping[str, Any]) -> Architecture:

@@ -48,7 +48,12 @@ def _frames(store: FrameStore | None, names: Sequence[str]) -> tuple[str, str | 
         return "a frame store", None, ()
     num_frames = sum(row.frames for row in store.rows)
     codec = store.codec if store.jpeg_quality is None else f"{store.codec} of quality {store.jpeg_quality}"
-    return f"{num_frames:,} frames of {len(store.rows)} videos, {codec}", store.digest, _sources(store.origin, names)
+    levels = "" if store.levels == "linear" else f", {store.levels} levels"
+    return (
+        f"{num_frames:,} frames of {len(store.rows)} videos, {codec}{levels}",
+        store.digest,
+        _sources(store.origin, names),
+    )
 
 
 def _enhancer(found: Artifacts) -> tuple[str, str | None, Sequence[Artifact]]:

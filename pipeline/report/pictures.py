@@ -65,14 +65,14 @@ def shown_frames(num_frames: int, fps: float) -> list[int]:
 
 def _pairs(dark: FrameStore, enhanced: FrameStore | None, video_id: str, numbers: Sequence[int]) -> Frames:
     """(T, H, W or 2 W + GAP, C)."""
-    halves = [_shrunk(dark.read(video_id, numbers))]
+    halves = [_shrunk(dark.read_shown(video_id, numbers))]
     if enhanced is not None:
         if enhanced.shape(video_id) != dark.shape(video_id):
             raise StaleArtifactError(
                 f"{enhanced.path}: {video_id} has other frames than in {dark.path}",
                 remedy="`dvc repro enhance` makes it again",
             )
-        halves.append(_shrunk(enhanced.read(video_id, numbers)))
+        halves.append(_shrunk(enhanced.read_shown(video_id, numbers)))
         gap_THWC = np.full((*halves[0].shape[:2], GAP, 3), 128, np.uint8)
         halves.insert(1, gap_THWC)
     return np.concatenate(halves, axis=2)

@@ -25,6 +25,7 @@ from pipeline.core.digest import digest_uint64
 from pipeline.core.params import TrainParams
 from pipeline.data.camera import ARID_LIKE, CameraModel, darken
 from pipeline.data.dataset import Batch
+from pipeline.data.levels import Levels, encoded, expanded
 
 # light
 
@@ -44,13 +45,15 @@ class LightAugmentation:
     """Changes the light of uint8 clips, in this order.
 
     darken: share of the clips that go through the camera model in less light; gain: values are multiplied by 2**g, g
-    uniform in ±gain; noise: normal noise is added, its deviation uniform in 0 … `noise` grey levels.
+    uniform in ±gain; noise: normal noise is added, its deviation uniform in 0 … `noise` grey levels. All act on display
+    values; levels: what the bytes mean.
     """
 
     gain: float
     noise: float
     darken: float
     seed: int
+    levels: Levels = "linear"
 
     def __call__(self, clip_THWC: Tensor, video_id: str, number: int) -> Tensor:
         """The clip in another light."""
@@ -59,20 +62,20 @@ class LightAugmentation:
         darkened, stops, deviation = rng.random(), rng.uniform(-1, 1) * self.gain, rng.random() * self.noise
         frames: NDArray[np.uint8] = clip_THWC.numpy()
         if darkened < self.darken:
-            frames = darken(frames, DARKER, rng)
+            frames = darken(frames, DARKER, rng, self.levels)
         if stops or deviation:
-            values = frames.astype(np.float32) * np.float32(2**stops)
+            values = expanded(frames, self.levels) * np.float32(2**stops)
             if deviation:
                 values += np.float32(deviation) * rng.standard_normal(frames.shape, dtype=np.float32)
-            frames = np.rint(values.clip(0, 255)).astype(np.uint8)
+            frames = encoded(values, self.levels)
         return torch.from_numpy(frames)
 
 
-def light_augmentation(params: TrainParams, seed: int) -> LightAugmentation | None:
+def light_augmentation(params: TrainParams, seed: int, levels: Levels = "linear") -> LightAugmentation | None:
     """The augmentation of a training; None where its clips stay as they are."""
     if not (params.gain or params.noise or params.darken):
         return None
-    return LightAugmentation(params.gain, params.noise, params.darken, seed)
+    return LightAugmentation(params.gain, params.noise, params.darken, seed, levels)
 
 
 # mixing

@@ -206,7 +206,7 @@ def _new_recognizer(training: Training, start: Fit | None) -> Recognizer:
     """A network as its training begins; weights that are not pretrained depend on the seed alone."""
     statistics = _statistics(training)
     torch.manual_seed(training.seed)
-    recognizer = Recognizer(training.architecture, **statistics)
+    recognizer = Recognizer(training.architecture, **statistics, levels=training.inputs.frames.levels)
     if start is not None:
         load_into(recognizer.network, start)
     recognizer.freeze(training.options.frozen_stages)

@@ -167,7 +167,7 @@ class Trainer:
         if progress.step:
             listener.advance(plan.samples_before(progress.step), "from the checkpoint", earlier=True)
         data, whole, pace = self.data, _Pace(), _Pace()
-        change = light_augmentation(self.params, self.seed)
+        change = light_augmentation(self.params, self.seed, data.frames.levels)
         clip = self.recognizer.architecture.clip
         dataset = ClipDataset(
             data.frames,

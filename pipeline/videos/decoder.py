@@ -34,6 +34,7 @@ import numpy as np
 
 from pipeline.core.errors import DataError, EnvironmentProblem, LostDecoderError, shortened
 from pipeline.data.frames import Frame
+from pipeline.data.levels import Levels
 from pipeline.videos import reader
 from pipeline.videos.images import MAX_PIXELS
 from pipeline.videos.reader import BrokenVideoError, VideoInfo
@@ -59,14 +60,17 @@ def probe(path: Path, *, images: str | None = None, take_damaged: bool = False) 
     return cast(VideoInfo, info)
 
 
-def read_frames(path: Path, *, short_side: int | None = None, images: str | None = None) -> Iterator[Frame]:
+def read_frames(
+    path: Path, *, short_side: int | None = None, images: str | None = None, levels: Levels = "linear"
+) -> Iterator[Frame]:
     """Yield every frame once, in display order: `pipeline.videos.reader.read_frames` in another process.
 
     Frames and errors are the same. It also raises LostDecoderError when the decoder crashes, hangs, needs too much
     memory or fails in a way that nobody foresaw, and EnvironmentProblem when its process is killed from outside.
     Closing the iterator early ends the process.
     """
-    return cast(Iterator[Frame], _ask(path, {"what": "frames", "short_side": short_side, "images": images}))
+    request = {"what": "frames", "short_side": short_side, "images": images, "levels": levels}
+    return cast(Iterator[Frame], _ask(path, request))
 
 
 class Windows:
@@ -310,7 +314,8 @@ def serve(memory_bytes: int, cpu_seconds: int) -> None:
                     _more_time(cpu_seconds)
                 _answer(out, END)
                 continue
-            for frame in reader.read_frames(path, short_side=request["short_side"], images=request["images"]):
+            how = {name: request[name] for name in ("short_side", "images", "levels")}
+            for frame in reader.read_frames(path, **how):
                 _answer_frame(out, frame)
                 _more_time(cpu_seconds)
             _answer(out, END)

@@ -75,6 +75,7 @@ class PacketTally:
     shown: list[int] = field(default_factory=list)  # numbers of the packets that no edit list hides
     hidden: list[tuple[float, float]] = field(default_factory=list)  # times of the others
     times: list[float] = field(default_factory=list)
+    durations: list[float] = field(default_factory=list)  # of the same packets
     hide_times: list[float] = field(default_factory=list)
 
     def add_time(self, start: float, duration: float) -> None:
@@ -95,6 +96,7 @@ class PacketTally:
         self.shown_seconds += duration
         self.shown_end = max(self.shown_end, start + duration)
         self.times.append(start)
+        self.durations.append(duration)
         if self.codec == "mpeg4":
             self.num_not_coded += is_not_coded(bytes(packet))
             self.num_packed += max(bytes(packet).count(VOP_START) - 1, 0)
@@ -159,8 +161,8 @@ class PacketTally:
         """Whether the shown frames reach from the start to the end of an edit list, which may lie within frames.
 
         FFmpeg moves the first frame that it shows to the edit's start: what the hidden one before it showed there is
-        lost. Frames may be missing between those that are shown, as whoever cuts in the order of decoding leaves them,
-        but not where there are hidden ones instead.
+        lost. Frames may be missing between the last ones that are shown, as whoever cuts in the order of decoding
+        leaves them, but not where there are hidden ones instead, and not before.
         """
         first = min(self.times, default=0.0)
         span = self.shown_end - first
@@ -171,9 +173,17 @@ class PacketTally:
         if before:
             lost += max(longest - first + max(before), 0.0)
         return (
-            edits.seconds - lost - edits.rounding <= (self.shown_seconds if after else span)
+            not self._lacks_early()
+            and edits.seconds - lost - edits.rounding <= (self.shown_seconds if after else span)
             and span <= edits.seconds + MOST_BEYOND * self.frame_seconds + edits.rounding
         )
+
+    def _lacks_early(self) -> bool:
+        """Whether frames that last equally long leave a gap, though decoders have shown all that they held back."""
+        early = sorted(self.times)[:-MAX_REORDERED]
+        step = max(self.durations, default=0.0)
+        is_steady = step - min(self.durations, default=0.0) < step / 100
+        return is_steady and len(early) > 1 and early[-1] - early[0] > (len(early) - 0.5) * step
 
 
 class IndexEntry(Protocol):

@@ -69,7 +69,17 @@ def prepare(
     videos = videos_by_id(listed)
     # What a shard is made of. Its record names its videos: one of them may change without touching the other shards.
     fingerprint = params.model_dump(
-        include={"root", "frames", "damaged", "short_side", "min_frames", "codec", "jpeg_quality", "num_shards"}
+        include={
+            "root",
+            "frames",
+            "damaged",
+            "short_side",
+            "levels",
+            "min_frames",
+            "codec",
+            "jpeg_quality",
+            "num_shards",
+        }
     )
     outs = (manifest_path, quarantine_path, dark_path)
     with work_folder("prepare", params=fingerprint, inputs={}, format_version=PREPARED_VERSION, outs=outs) as work:
@@ -85,7 +95,15 @@ def prepare(
         manifest = write_manifest(manifest_path, [_manifest_row(row, videos, sources) for row in rows])
         write_quarantine(quarantine_path, broken)
         origin = {"videos": manifest.videos_digest}
-        publish_store(work, dark_path, rows, codec=params.codec, jpeg_quality=params.jpeg_quality, origin=origin)
+        publish_store(
+            work,
+            dark_path,
+            rows,
+            codec=params.codec,
+            jpeg_quality=params.jpeg_quality,
+            levels=params.levels,
+            origin=origin,
+        )
     leaks = tuple(find_leakage(manifest.rows, stems=params.layout in STEM_LAYOUTS))
     contradictions = tuple(find_contradictions(manifest.rows))
     notes = (
@@ -335,7 +353,7 @@ def frames_of(
     where it cannot be used. A damaged one can where `prepare.damaged` says so, up to the damage, which the note then
     tells.
     """
-    read = partial(read_frames, video.path, short_side=params.short_side, images=video.images)
+    read = partial(read_frames, video.path, short_side=params.short_side, images=video.images, levels=params.levels)
     if video.path not in passes:
         passes.clear()  # which ends the decoder of the video before
         with watch.time("decode"):

@@ -31,11 +31,13 @@ from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 from av.video.stream import VideoStream
+from numpy.typing import NDArray
 
 from pipeline.core.errors import BrokenVideoError as BrokenVideoError
 from pipeline.core.errors import DataError
 from pipeline.core.files import written_whole
 from pipeline.data.frames import Frame
+from pipeline.data.levels import FINE, Levels, bytes_of_fine, encoded
 from pipeline.videos.frame_counts import PacketTally, Promise
 from pipeline.videos.frame_times import PacketClock
 from pipeline.videos.images import MAX_PIXELS, check_pixels, list_images, read_image, read_images
@@ -52,6 +54,7 @@ SCALING = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.BI
 DECODER_OPTIONS = {"err_detect": "explode", "max_pixels": str(MAX_PIXELS)}
 
 GRAY_TO_FULL_RANGE = np.clip((np.arange(256) - 16) * 255 / 219 + 0.5, 0, 255).astype(np.uint8)
+FINE_GRAY_TO_FULL_RANGE = np.clip((np.arange(65536) / FINE - 16) * 255 / 219, 0, 255)
 
 MAX_SAMPLE_ASPECT = 4  # the standards' widest sample is 32:11; beyond this the header is damaged
 
@@ -130,20 +133,23 @@ def probe(path: Path, *, images: str | None = None, take_damaged: bool = False) 
         return VideoInfo(num_frames, *rate, num_tracks, *layout.displayed, damage)
 
 
-def read_frames(path: Path, *, short_side: int | None = None, images: str | None = None) -> Iterator[Frame]:
+def read_frames(
+    path: Path, *, short_side: int | None = None, images: str | None = None, levels: Levels = "linear"
+) -> Iterator[Frame]:
     """Yield every frame once, in display order: RGB uint8 (H, W, 3), square pixels, upright.
 
     short_side: pixels to which the shorter side is resized (the other keeps the displayed aspect ratio); None keeps
-    the displayed size. images: as `probe` takes it. Frames that an edit list hides are not part of the video. BT.601,
-    BT.709 and BT.2020 matrices, limited and full range are converted as tagged; an untagged matrix is BT.601, as FFmpeg
-    and OpenCV take it. Interlaced frames are not deinterlaced, HDR is not tone-mapped.
+    the displayed size. images: as `probe` takes it. levels: what the bytes mean (pipeline/data/levels.py); companded
+    ones are made from 16 bits a value, so that what is shrunk is rounded once. Frames that an edit list hides are not
+    part of the video. BT.601, BT.709 and BT.2020 matrices, limited and full range are converted as tagged; an untagged
+    matrix is BT.601, as FFmpeg and OpenCV take it. Interlaced frames are not deinterlaced, HDR is not tone-mapped.
 
     Raises BrokenVideoError, possibly after some frames, when there is no video stream or frame, on a decoding error,
     when the size changes midway, and when there are fewer or more frames than the container states.
     """
     if path.is_dir():
-        return resize_frames(read_images(path, images), short_side=short_side)
-    return _read_stream(path, short_side)
+        return resize_frames(read_images(path, images), short_side=short_side, levels=levels)
+    return _read_stream(path, short_side, levels)
 
 
 def read_times(path: Path) -> Iterator[float]:
@@ -347,10 +353,10 @@ def _packets(container: InputContainer, stream: VideoStream, tally: PacketTally)
         yield packet
 
 
-def _read_stream(path: Path, short_side: int | None) -> Iterator[Frame]:
+def _read_stream(path: Path, short_side: int | None, levels: Levels) -> Iterator[Frame]:
     reformatter = VideoReformatter()
     for frame, layout in _decoded(path, short_side):
-        yield layout.upright(_to_rgb(frame, layout.scaled, reformatter))
+        yield layout.upright(_to_rgb(frame, layout.scaled, reformatter, levels))
 
 
 def _decoded(path: Path, short_side: int | None) -> Iterator[tuple[VideoFrame, _Layout]]:
@@ -407,31 +413,34 @@ def _errors_told(tally: PacketTally) -> Iterator[None]:
             tally.complained |= bool(said)
 
 
-def _to_rgb(frame: VideoFrame, size: tuple[int, int], reformatter: VideoReformatter) -> Frame:
+def _to_rgb(frame: VideoFrame, size: tuple[int, int], reformatter: VideoReformatter, levels: Levels) -> Frame:
     """Resize and convert one frame with its own colour matrix and range to full-range RGB."""
+    is_limited_gray = frame.format.name.startswith("gray") and frame.color_range == ColorRange.MPEG
     rgb = reformatter.reformat(
         frame,
         width=size[0],
         height=size[1],
-        format="rgb24",
+        format="rgb24" if levels == "linear" else "rgb48le",  # of 16 bits swscale rounds nothing to 8 on the way
         interpolation=SCALING,
         dst_color_range=ColorRange.JPEG,
         threads=1,
     )
-    image = cast(Frame, rgb.to_ndarray())
-    if frame.format.name.startswith("gray") and frame.color_range == ColorRange.MPEG:
-        image = GRAY_TO_FULL_RANGE[image]  # swscale takes every gray format for full range
-    return image
+    image = rgb.to_ndarray()
+    if levels == "linear":  # swscale takes every gray format for full range
+        return cast(Frame, GRAY_TO_FULL_RANGE[image] if is_limited_gray else image)
+    if is_limited_gray:
+        return encoded(FINE_GRAY_TO_FULL_RANGE[image], levels)
+    return bytes_of_fine(levels).take(cast(NDArray[np.uint16], image))
 
 
-def resize_frames(frames: Iterable[Frame], *, short_side: int | None) -> Iterator[Frame]:
-    """RGB uint8 frames (H, W, 3) of square pixels from elsewhere, such as a camera, resized as `read_frames` does."""
+def resize_frames(frames: Iterable[Frame], *, short_side: int | None, levels: Levels = "linear") -> Iterator[Frame]:
+    """RGB uint8 frames (H, W, 3) of square pixels from elsewhere, as a camera, made into those of `read_frames`."""
     reformatter = VideoReformatter()
     for frame in frames:
         height, width = frame.shape[:2]
         scaled = _fit(Fraction(width), Fraction(height), short_side)
         check_pixels(*scaled)
         if scaled == (width, height):
-            yield frame
+            yield frame if levels == "linear" else encoded(frame.astype(np.float32), levels)
         else:
-            yield _to_rgb(VideoFrame.from_ndarray(frame, format="rgb24"), scaled, reformatter)
+            yield _to_rgb(VideoFrame.from_ndarray(frame, format="rgb24"), scaled, reformatter, levels)

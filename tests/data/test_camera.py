@@ -10,18 +10,19 @@ from hypothesis import strategies as st
 from benchmarks.demo_light import measure_light
 from pipeline.data.camera import (
     ARID_LIKE,
-    DISPLAYED,
-    LINEAR,
     STEPS,
     Shot,
     at_exposure,
+    bytes_of_steps,
     darken,
     draw_shot,
+    light_of_bytes,
     linear_to_srgb,
     srgb_to_linear,
     video_stream,
 )
 
+LINEAR, DISPLAYED = light_of_bytes("linear"), bytes_of_steps("linear")
 EVEN_LIGHT = Shot(
     gains=(1.0, 1.0, 1.0),
     ambient=1.0,

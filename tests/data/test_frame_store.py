@@ -19,9 +19,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.core.digest import with_digest
 from pipeline.core.errors import DataError, EnvironmentProblem, StaleArtifactError
 from pipeline.data.frame_shard import IndexRow, write_shard
 from pipeline.data.frame_store import FrameStore, shard_of, shard_path, write_index
+from pipeline.data.levels import shown
 
 SHAPES = {"Jump/Jump_1_1": (9, 12, 16), "Run/Run_2_7": (5, 12, 20), "Wave/Wave_11_3": (12, 16, 12)}
 
@@ -314,9 +316,37 @@ def test_a_description_of_the_first_stores_has_no_digest_and_is_read(tmp_path):
     digest = build(tmp_path, some_videos()).digest
     path = tmp_path / "store.json"
     values = json.loads(path.read_text())
-    del values["digest"]
+    del values["digest"], values["levels"]
     path.write_text(json.dumps(values))
-    assert FrameStore(tmp_path).digest == digest
+    found = FrameStore(tmp_path)
+    assert (found.digest, found.levels) == (digest, "linear")
+
+
+def stated(folder, **changes):
+    """The store with other words in its description, and the digest of these."""
+    path = folder / "store.json"
+    values = {**json.loads(path.read_text()), **changes}
+    del values["digest"]
+    path.write_text(json.dumps(with_digest(values)))
+    return folder
+
+
+def test_what_the_bytes_mean_is_part_of_a_store(tmp_path):
+    linear = build(tmp_path, some_videos())
+    name, numbers = linear.video_ids[0], [0, 1]
+    companded = FrameStore(stated(tmp_path, levels="companded"))
+    assert companded.levels == "companded"
+    assert companded.digest != linear.digest
+    codes_THWC = companded.read(name, numbers)
+    np.testing.assert_array_equal(codes_THWC, linear.read(name, numbers))
+    np.testing.assert_array_equal(companded.read_shown(name, numbers), shown(codes_THWC, "companded"))
+    np.testing.assert_array_equal(linear.read_shown(name, numbers), codes_THWC)
+
+
+def test_levels_that_are_not_known_are_refused(tmp_path):
+    build(tmp_path, some_videos())
+    with pytest.raises(StaleArtifactError, match="not the description that the store was completed with"):
+        FrameStore(stated(tmp_path, levels="cubic"))
 
 
 def test_an_id_in_two_rows_is_refused(tmp_path):

@@ -387,13 +387,13 @@ def test_all_videos_with_logits_that_cannot_be_kept_are_named(project, monkeypat
 
 
 def test_another_teacher_is_refused_with_all_that_differs(project):
-    make_teacher(project / "teacher.safetensors", class_names=("drink", "jump", "walk"))
+    make_teacher(project / "teacher.safetensors", class_names=("drink", "jump", "walk"), levels="companded")
     values = yaml.safe_load(Path("params.yaml").read_text())
     values["clip"]["num_frames"] += 1
     Path("params.yaml").write_text(yaml.safe_dump(values))
     with pytest.raises(StaleArtifactError, match="does not fit this run") as caught:
         compute()
-    assert [finding.split(":")[0] for finding in caught.value.findings] == ["class names", "clip"]
+    assert [finding.split(":")[0] for finding in caught.value.findings] == ["class names", "clip", "levels"]
 
 
 def test_a_file_that_changes_under_a_worker_is_noticed(project):

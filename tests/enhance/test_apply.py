@@ -15,7 +15,7 @@ from pipeline.data.frame_shard import write_shard
 from pipeline.data.frame_store import FrameStore, shard_of, shard_path, write_index
 from pipeline.enhance import apply as enhancement
 from pipeline.enhance.apply import enhance
-from pipeline.enhance.classical import Clahe, Equalize, Gamma
+from pipeline.enhance.classical import Clahe, Equalize, Gamma, Unchanged
 from pipeline.enhance.file import save_enhancer
 
 SHAPES = {f"Run/Run_{number}_1": (5 + number, 16, 20) for number in range(7)} | {"long": (65, 12, 16)}
@@ -30,14 +30,14 @@ def dark_videos():
     return {name: noise(shape, seed) for seed, (name, shape) in enumerate(SHAPES.items(), 1)}
 
 
-def write_dark(folder, *, videos=None, codec="raw"):
+def write_dark(folder, *, videos=None, codec="raw", levels="linear"):
     rows = []
     for shard in range(NUM_SHARDS):
         members = [(name, lambda frames=frames: iter(frames)) for name, frames in (videos or dark_videos()).items()
                    if shard_of(name, NUM_SHARDS) == shard]  # fmt: skip
         options = {"shard": shard, "codec": codec, "jpeg_quality": 90}
         rows += write_shard(shard_path(folder, shard), members, **options).rows
-    write_index(folder, rows, codec=codec, jpeg_quality=90, origin={})
+    write_index(folder, rows, codec=codec, jpeg_quality=90, levels=levels, origin={})
     return FrameStore(folder)
 
 
@@ -73,6 +73,20 @@ def test_each_frame_is_enhanced_and_keeps_its_place(project, enhancer):
     for name, frames in dark_videos().items():
         assert enhanced.shape(name) == dark.shape(name)
         np.testing.assert_array_equal(enhanced.read(name, range(len(frames))), enhance_frames(enhancer, frames))
+
+
+@pytest.mark.parametrize("enhancer", [Gamma(2.2), Clahe(2.0, 2), Unchanged()], ids=str)
+def test_codes_are_enhanced_to_display_values_and_none_keeps_them(project, enhancer):
+    save_enhancer(Path("enhancer.safetensors"), enhancer, fitted_on={})
+    before = run_enhance()
+    shutil.rmtree("dark")
+    dark = write_dark(Path("dark"), levels="companded")
+    enhanced = run_enhance()  # nothing is taken over: the same bytes mean something else
+    assert enhanced.levels == ("companded" if enhancer == Unchanged() else "linear")
+    assert enhanced.digest != before.digest or isinstance(enhancer, Clahe)
+    for name, frames in dark_videos().items():
+        expected = enhance_frames(enhancer, frames, dark.levels)
+        np.testing.assert_array_equal(enhanced.read(name, range(len(frames))), expected)
 
 
 def test_no_enhancer_gives_the_dark_frames(project):

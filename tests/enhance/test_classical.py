@@ -17,6 +17,7 @@ from benchmarks.in_memory import FramesInMemory, enhance_frames
 from pipeline.core.errors import StaleArtifactError
 from pipeline.core.params import EnhancerName
 from pipeline.core.weights import save_weights
+from pipeline.data.levels import display_values, encoded
 from pipeline.enhance.classical import (
     Clahe,
     Equalize,
@@ -26,6 +27,7 @@ from pipeline.enhance.classical import (
     _count_values,
     enhanced_batches,
     gamma_to_mean,
+    levels_after,
 )
 from pipeline.enhance.file import CLASSICAL, ENHANCERS, load_enhancer, make_enhancer, save_enhancer
 
@@ -118,6 +120,26 @@ def test_gamma_is_its_formula(gamma, level):
     result = enhance_frames(Gamma(gamma), np.full((1, 1, 1, 3), level, np.uint8)).flat[0]
     exact = 255 * float(Fraction(level, 255)) ** (1 / gamma)
     assert abs(int(result) - exact) <= 0.5 + 1e-9
+
+
+@given(gamma=st.floats(0.2, 10), code=st.integers(0, 255))
+def test_gamma_of_a_code_is_that_of_its_value(gamma, code):
+    frame, value = np.full((1, 2, 2, 3), code, np.uint8), float(display_values("companded")[code])
+    expected = 255 * (value / 255) ** (1 / gamma)
+    assert abs(enhance_frames(Gamma(gamma), frame, "companded")[0, 0, 0, 0] - expected) <= 0.5 + 1e-6
+
+
+def test_automatic_gamma_brings_the_values_of_codes_to_its_target():
+    codes = encoded(dark_frames().astype(np.float32) / 3, "companded")
+    enhanced = enhance_frames(GammaAuto(0.3, "video", 1), codes, "companded")
+    assert enhanced.mean() / 255 == pytest.approx(0.3, abs=0.01)
+
+
+def test_no_enhancer_leaves_codes():
+    codes = dark_frames()
+    np.testing.assert_array_equal(enhance_frames(Unchanged(), codes, "companded"), codes)
+    assert levels_after(Unchanged(), "companded") == "companded"
+    assert levels_after(Gamma(2.2), "companded") == "linear"
 
 
 def test_gamma_of_one_changes_nothing_and_above_lifts():

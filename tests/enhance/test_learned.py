@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from benchmarks.in_memory import enhance_frames
 from pipeline.core.errors import StaleArtifactError
 from pipeline.core.weights import load_weights, save_weights
+from pipeline.data.levels import encoded, shown
 from pipeline.enhance.file import LEARNED, is_learned, load_enhancer, save_enhancer
 from pipeline.enhance.learned import NETWORKS, LearnedEnhancer, apply_curves, estimate_curves, make_learned
 
@@ -186,3 +187,13 @@ def test_a_file_that_is_no_such_network_is_refused(change, message, tmp_path):
     save_weights(path, tensors, attributes)
     with pytest.raises(StaleArtifactError, match=message):
         load_enhancer(path)
+
+
+@each_name
+def test_codes_are_enhanced_as_the_values_that_they_stand_for(name):
+    enhancer, values = random_enhancer(name), dark_frames((2, 24, 32))
+    codes = encoded(values.astype(np.float32), "companded")
+    exact = shown(codes, "companded") == values  # codes of small values stand for them
+    linear, companded = (enhance_frames(enhancer, *of) for of in ((values,), (codes, "companded")))
+    assert exact.mean() > 0.9
+    assert np.abs(linear.astype(int) - companded).max() <= 2

@@ -7,6 +7,7 @@ import pytest
 from builders import noise_video, write_frames
 
 from pipeline.core.errors import StaleArtifactError
+from pipeline.data.levels import encoded
 from pipeline.evaluate.light import video_luma
 from pipeline.evaluate.tables import read_light, write_light
 
@@ -37,6 +38,13 @@ def test_it_is_the_mean_of_all_frames_where_there_are_fewer(store):
     assert found["a/short"] == 30
     weighted = store.read("b/noise", range(5)) @ np.array([0.299, 0.587, 0.114])
     assert found["b/noise"] == pytest.approx(weighted.mean(), abs=0.1)
+
+
+def test_light_is_that_of_the_values_and_not_of_their_codes(tmp_path):
+    levels = [0.3, 3.0, 40.0]
+    codes = encoded(np.array(levels)[:, None, None, None] * np.ones((3, 16, 18, 3)), "companded")
+    store = write_frames(tmp_path, {"a": codes}, levels="companded")
+    assert video_luma(store, ["a"])["a"] == pytest.approx(np.mean(levels), abs=0.15)
 
 
 def test_a_video_that_the_store_lacks_is_an_error(store):

@@ -82,11 +82,13 @@ def train_params(**changes):
 STATISTICS = {"train": {"mean_C": [0.4, 0.5, 0.6], "std_C": [0.2, 0.25, 0.3]}, "clip": {}}
 
 
-def tiny_recognizer(*, clip=CLIP, num_classes=3, width=4, dropout=0.3, seed=0, input_statistics="train"):
+def tiny_recognizer(
+    *, clip=CLIP, num_classes=3, width=4, dropout=0.3, seed=0, input_statistics="train", levels="linear"
+):
     """A network of width 4 with weights that depend on the seed."""
     torch.manual_seed(seed)
     arch = Architecture("r2plus1d_slim", num_classes, clip, width, dropout, 0.0)
-    return Recognizer(arch, **STATISTICS[input_statistics])
+    return Recognizer(arch, **STATISTICS[input_statistics], levels=levels)
 
 
 def noise_video(name, shape_THW, *, low=0, high=256):
@@ -95,7 +97,7 @@ def noise_video(name, shape_THW, *, low=0, high=256):
     return rng.integers(low, high, (*shape_THW, 3), dtype=np.uint8)
 
 
-def write_frames(folder, videos, *, num_shards=2, origin=None):
+def write_frames(folder, videos, *, num_shards=2, origin=None, levels="linear"):
     """A raw frame store of videos_THWC by id."""
     rows = []
     for shard in range(num_shards):
@@ -104,7 +106,7 @@ def write_frames(folder, videos, *, num_shards=2, origin=None):
         path = shard_path(folder, shard)
         options = {"shard": shard, "codec": "raw", "jpeg_quality": 95}
         rows += write_shard(path, openers, **options).rows
-    write_index(folder, rows, codec="raw", jpeg_quality=95, origin=origin or {})
+    write_index(folder, rows, codec="raw", jpeg_quality=95, levels=levels, origin=origin or {})
     return FrameStore(folder)
 
 

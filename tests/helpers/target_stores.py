@@ -52,9 +52,9 @@ def shards_of(shard_rows, *, chunk_rows):
         yield
 
 
-def make_teacher(path, *, seed=0, num_classes=3, class_names=("drink", "jump", "wave"), clip=CLIP):
+def make_teacher(path, *, seed=0, num_classes=3, class_names=("drink", "jump", "wave"), clip=CLIP, levels="linear"):
     """A model file whose logits are spread like those of a trained network."""
-    recognizer = tiny_recognizer(num_classes=num_classes, seed=seed, clip=clip)
+    recognizer = tiny_recognizer(num_classes=num_classes, seed=seed, clip=clip, levels=levels)
     with torch.no_grad():
         recognizer.network.head[-1].weight *= 20
     save_model(path, recognizer, class_names=class_names, trained_on={})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -15,7 +17,15 @@ from pipeline.core.params import ClipParams
 from pipeline.core.weights import load_weights, save_weights
 from pipeline.models.inference import infer
 from pipeline.models.networks import ClipNeeds
-from pipeline.models.recognizer import MODELS, Architecture, Recognizer, check_geometry, load_model, save_model
+from pipeline.models.recognizer import (
+    MODELS,
+    Architecture,
+    Recognizer,
+    check_geometry,
+    load_model,
+    require_levels,
+    save_model,
+)
 
 NAMES = ("drink", "jump", "wave")
 BIG = ClipParams(num_frames=16, frame_stride=1, size=112)
@@ -336,8 +346,8 @@ def rewritten(path, tensors=None, **attributes):
 
 
 REWRITES = {
-    "another format": ({"format": "other-model"}, "not other-model 2"),
-    "another version": ({"format_version": 3}, "not dlkdd-model 3"),
+    "another format": ({"format": "other-model"}, "not other-model 3"),
+    "another version": ({"format_version": 4}, "not dlkdd-model 4"),
     "unknown statistics": ({"input_statistics": "video"}, "normalised by 'video', which is not known here"),
     "statistics of the clip beside others": ({"input_statistics": "clip"}, "do not fit r2plus1d_slim"),
     "unknown network": ({"architecture": {"name": "vit"}}, "unknown architecture 'vit'"),
@@ -355,9 +365,26 @@ def test_files_of_the_first_format_are_still_read(path):
     """They have no stochastic depth."""
     recognizer = tiny_recognizer()
     attributes = load_weights(saved(path, recognizer))[1]
-    del attributes["architecture"]["drop_path"]
+    del attributes["architecture"]["drop_path"], attributes["levels"]
     model = load_model(rewritten(path, **{**attributes, "format_version": 1}))
     assert model.recognizer.architecture == recognizer.architecture
+
+
+def test_what_the_bytes_mean_comes_back_and_old_files_mean_values(path):
+    attributes = load_weights(saved(path, tiny_recognizer(levels="companded")))[1]
+    assert load_model(path).recognizer.levels == "companded"
+    del attributes["levels"]
+    tensors = load_weights(path)[0]
+    save_weights(path, tensors, {**attributes, "format_version": 2})
+    assert load_model(path).recognizer.levels == "linear"
+    with pytest.raises(StaleArtifactError, match="its levels are 'cubic', not one of linear, companded"):
+        load_model(rewritten(path, levels="cubic"))
+
+
+def test_frames_of_other_levels_are_refused():
+    require_levels(tiny_recognizer(), Path("dark"), "linear")
+    with pytest.raises(StaleArtifactError, match="dark: its frames have companded levels, the model"):
+        require_levels(tiny_recognizer(), Path("dark"), "companded")
 
 
 @pytest.mark.parametrize("change", ["missing", "more", "another shape"])

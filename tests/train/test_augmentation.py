@@ -8,6 +8,7 @@ import torch
 from builders import CLIP, VIEWS, one_thread, tiny_data, train_params  # noqa: F401 - a fixture
 
 from pipeline.data.dataset import BANK, ClipDataset, DrawnViews, samples_of
+from pipeline.data.levels import encoded, expanded
 from pipeline.train.augmentation import LightAugmentation, light_augmentation
 
 
@@ -62,6 +63,16 @@ def test_so_many_clips_are_darkened_and_about_a_stop():
     means = np.array([change(clip(), "a", number).float().mean().item() for number in range(400)])
     assert (means != 80).mean() == pytest.approx(0.3, abs=0.07)
     assert np.median(means[means != 80]) == pytest.approx(57, abs=4)  # half of the light, in display values
+
+
+@pytest.mark.parametrize("knobs", [(1.0, 0.0, 0.0), (0.0, 6.0, 0.0), (0.0, 0.0, 1.0)], ids=["gain", "noise", "darken"])
+def test_codes_change_as_their_values_do(knobs):
+    values = clip(120)
+    codes = torch.from_numpy(encoded(values.numpy().astype(np.float32), "companded"))
+    for number in range(10):
+        linear = LightAugmentation(*knobs, seed=0)(values, "a", number).numpy().astype(float)
+        changed = LightAugmentation(*knobs, seed=0, levels="companded")(codes, "a", number).numpy()
+        assert np.abs(expanded(changed, "companded") - linear).max() <= 2
 
 
 def test_values_stay_within_what_a_pixel_holds():

@@ -56,12 +56,13 @@ def reason(path):
 # --- the same as in one process ---
 
 
-@pytest.mark.parametrize("short_side", [None, 20])
-def test_frames_are_those_of_one_process(small, tmp_path, short_side):
+@pytest.mark.parametrize(("short_side", "levels"), [(None, "linear"), (20, "linear"), (20, "companded")])
+def test_frames_are_those_of_one_process(small, tmp_path, short_side, levels):
     for path in (small, image_folder(tmp_path / "images", range(1, 4))):
         assert decoding.probe(path) == video.probe(path)
-        found = list(decoding.read_frames(path, short_side=short_side))
-        np.testing.assert_array_equal(found, list(video.read_frames(path, short_side=short_side)))
+        found = list(decoding.read_frames(path, short_side=short_side, levels=levels))
+        expected = list(video.read_frames(path, short_side=short_side, levels=levels))
+        np.testing.assert_array_equal(found, expected)
         assert found[0].flags.writeable
     assert len(decoders()) == 1
 

@@ -18,6 +18,7 @@ from pipeline.core.digest import digest_file
 from pipeline.core.errors import DataError, Interrupted, LostDecoderError
 from pipeline.core.params import PrepareParams
 from pipeline.data.frame_store import FrameStore, shard_of, shard_path
+from pipeline.data.levels import expanded
 from pipeline.data.manifest import read_manifest, read_quarantine
 from pipeline.videos import prepare as preparation
 from pipeline.videos.prepare import counts_text, prepare
@@ -68,7 +69,7 @@ def section(**changes):
         "root": "data", "layout": "csv", "lists": None, "split": 1, "val_share": 0.25, "test_share": 0.25,
         "unlabelled": None, "unlabelled_share": 0.0, "footage_window": None, "footage_windows": None,
         "max_quarantined": 0.3, "min_frames": 4, "short_side": 16, "codec": "raw", "jpeg_quality": 95,
-        "num_shards": NUM_SHARDS, "frames": None, "damaged": "quarantine",
+        "num_shards": NUM_SHARDS, "frames": None, "damaged": "quarantine", "levels": "linear",
     }  # fmt: skip
     return PrepareParams(**{**values, **changes})
 
@@ -510,3 +511,21 @@ def test_two_processes_and_one_give_the_same_bytes(project, capfd):
         assert "7 videos, 1 in quarantine" in printed.err
         assert "quarantined jump/jump_1.mp4 (train)" in printed.err
     assert contents("out1") == contents("out2")
+
+
+def test_companded_frames_keep_what_rounding_takes(project):
+    def stored(levels):
+        run_prepare(levels=levels)
+        store = FrameStore(Path("out/dark"))
+        assert store.levels == levels
+        return {name: store.read(name, range(store.shape(name)[0])) for name in store.video_ids}
+
+    linear = stored("linear")
+    manifest = Path("out/manifest.csv").read_bytes()
+    companded = stored("companded")
+    assert Path("out/manifest.csv").read_bytes() == manifest
+    for name, frames_THWC in linear.items():
+        values = expanded(companded[name], "companded")
+        # near white codes are two values apart, and linear levels were rounded themselves
+        assert np.abs(values - frames_THWC).max() <= 3
+        assert (np.abs(values - np.rint(values)) > 0.1).mean() > 0.2

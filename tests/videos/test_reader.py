@@ -28,7 +28,8 @@ from video_files import (
 )
 
 from pipeline.core.errors import DataError
-from pipeline.videos.reader import BrokenVideoError, probe, read_frames, write_video
+from pipeline.data.levels import expanded, shown
+from pipeline.videos.reader import BrokenVideoError, probe, read_frames, resize_frames, write_video
 
 # --- every frame, once, in order ---
 
@@ -180,10 +181,11 @@ def test_matrix_and_range_are_honoured(tmp_path: Path, matrix: int, color_range:
             frame.colorspace, frame.color_range, frame.pts = matrix, color_range, number
             out.mux(stream.encode(frame))
         out.mux(stream.encode(None))
-    for short_side in (None, 8):
-        for frame, colour in zip(read_frames(path, short_side=short_side), colours, strict=True):
+    for short_side, levels in ((None, "linear"), (8, "linear"), (8, "companded")):
+        found = read_frames(path, short_side=short_side, levels=levels)
+        for frame, colour in zip(found, colours, strict=True):
             expected = rgb_by_formula(colour, *MATRICES[matrix], full=color_range == 2)
-            assert np.abs(frame - expected).max() <= 1.01
+            assert np.abs(expanded(frame, levels) - expected).max() <= 1.01
 
 
 @pytest.mark.parametrize("codec", ["ffv1", "libx265"])
@@ -201,8 +203,44 @@ def test_gray_video_gives_three_equal_channels_of_full_range(tmp_path: Path, cod
             frame.color_range, frame.pts = 1 if limited else 2, number
             out.mux(stream.encode(frame))
         out.mux(stream.encode(None))
-    for frame, value in zip(read_frames(path), (0, 128, 255) if limited else (16, 126, 235), strict=True):
-        assert np.abs(frame.astype(int) - value).max() <= 1
+    for levels in ("linear", "companded"):
+        expected = (0, 128, 255) if limited else (16, 126, 235)
+        for frame, value in zip(read_frames(path, levels=levels), expected, strict=True):
+            assert np.abs(expanded(frame, levels) - value).max() <= 1
+
+
+@pytest.mark.parametrize("pix_fmt", ["yuv420p", "yuv420p10le", "gray"])
+def test_what_is_shrunk_keeps_the_values_between_whole_ones(tmp_path: Path, pix_fmt: str):
+    """Two dark levels, ever more of the brighter one to the right: the means lie between them; 8 bits round these."""
+    path, deep = tmp_path / "v.mkv", pix_fmt.endswith("10le")
+    luma_HW = np.where(np.random.default_rng(0).random((64, 64)) < np.arange(64) / 63, 18, 17).astype(np.uint8)
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("ffv1", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 64, pix_fmt
+        stream.codec_context.color_range = 1
+        frame = av.VideoFrame(64, 64, pix_fmt)
+        for number, plane in enumerate(frame.planes):
+            values = luma_HW if number == 0 else np.full((plane.height, plane.width), 128, np.uint8)
+            plane.update((values.astype(np.uint16) * 4 if deep else values).tobytes())
+        frame.color_range, frame.pts = 1, 0
+        out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+    wanted_W = ((17 + (np.arange(8) * 8 + 3.5) / 63) - 16) * 255 / 219
+    (linear,) = read_frames(path, short_side=8)
+    (companded,) = read_frames(path, short_side=8, levels="companded")
+    off, fine_off = (np.abs(one.mean(axis=(0, 2)) - wanted_W) for one in (linear, expanded(companded, "companded")))
+    assert fine_off.max() < 0.12
+    assert off.max() > 0.3
+
+
+def test_images_are_shrunk_without_rounding_too(tmp_path: Path):
+    dark = np.where(np.random.default_rng(1).random((64, 64, 1)) < 0.3, 2, 1).astype(np.uint8).repeat(3, axis=2)
+    (companded,) = resize_frames([dark], short_side=8, levels="companded")
+    values = expanded(companded, "companded")
+    assert values.mean() == pytest.approx(dark.mean(), abs=0.05)
+    assert np.abs(values - np.rint(values)).max() > 0.2
+    (as_it_is,) = resize_frames([dark], short_side=64, levels="companded")
+    np.testing.assert_array_equal(shown(as_it_is, "companded"), dark)
 
 
 # --- videos that cannot be used ---

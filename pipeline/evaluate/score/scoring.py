@@ -21,7 +21,7 @@ from pipeline.data.frame_store import FrameStore
 from pipeline.data.manifest import Manifest
 from pipeline.data.views import named_views
 from pipeline.evaluate.score.predictions import Origin, Predictions, views_text
-from pipeline.models.recognizer import ModelFile, Recognizer, load_model
+from pipeline.models.recognizer import ModelFile, Recognizer, load_model, require_levels
 
 
 def load_model_for(manifest: Manifest, path: Path) -> ModelFile:
@@ -82,8 +82,10 @@ def score(
 ) -> Predictions:
     """Mean of the probabilities over `num_clips` × `num_crops` uniform views of each video.
 
-    Raises DataError naming the videos and views where a logit is not finite.
+    Raises DataError naming the videos and views where a logit is not finite, StaleArtifactError for frames of other
+    levels than the network's.
     """
+    require_levels(recognizer, frames.path, frames.levels)
     clip, num_views = recognizer.architecture.clip, num_clips * num_crops
     dataset = ClipDataset(frames, samples, UniformViews(frames, clip, num_clips, num_crops), clip)
     recognizer = recognizer.to(device).eval()

@@ -56,6 +56,7 @@ def describe(model: ModelFile, cost: Cost, *, bare: bool) -> dict[str, Any]:
         "trained_on": model.trained_on,
         "class_names": list(model.class_names),
         "clip": clip.model_dump(),
+        "levels": recognizer.levels,
         "pixels": _pixels(recognizer),
         "parameters": cost.parameters,
         "gmac_per_clip": round(cost.gmac, 6),
@@ -109,6 +110,7 @@ def card(attributes: Mapping[str, Any]) -> str:
         "a clip": "{num_frames} frames, {frame_stride} apart, {size}×{size} pixels".format(**clip),
         "takes": f"`{given['name']}`: {_tensor(given)}",
         "gives": f"`{out['name']}`: {_tensor(out)}",
+        "a byte": _BYTES[attributes["levels"]],
         "made with": attributes["made_with"],
     }
     trained = {name: code_span(str(digest)) for name, digest in {**digests, "this model": attributes["digest"]}.items()}
@@ -149,6 +151,10 @@ difference of an output to the original's is **{compared["max_difference"]:.2g}*
 """
 
 
+_BYTES = {
+    "linear": "a value from 0 to 255",
+    "companded": "the code 17·(√(v + 1) − 1), rounded, of a value v from 0 to 255 that was not rounded before",
+}
 _FORMATS = {"onnx": "an ONNX program", "torch": "a program of torch.export"}
 
 
@@ -223,6 +229,9 @@ def _usage(attributes: Mapping[str, Any]) -> str:
         "boxes = [frame[top : top + side, left : left + side] for frame in shown]",
         f"clip = numpy.stack([cv2.resize(box, ({size}, {size}), interpolation=cv2.INTER_AREA) for box in boxes])",
     ]
+    if attributes["levels"] == "companded":
+        lines[-2] = lines[-2].replace("left : left + side]", "left : left + side].astype('float32')")
+        lines.append("clip = numpy.rint(17 * (numpy.sqrt(clip + 1) - 1)).astype('uint8')")
     if bare:
         lines.append(f"clip = ({_normalised(attributes['pixels'])}).astype('float32')")
         ready = "clip.transpose(3, 0, 1, 2)[None]"

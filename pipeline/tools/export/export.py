@@ -23,7 +23,7 @@ from pipeline.data.dataset import UniformViews
 from pipeline.data.frame_store import FrameStore
 from pipeline.data.views import read_view
 from pipeline.evaluate.cost import cost_of
-from pipeline.models.recognizer import ModelFile, Recognizer
+from pipeline.models.recognizer import ModelFile, Recognizer, require_levels
 from pipeline.tools.export.card import card, describe
 from pipeline.tools.export.onnx_file import DESCRIPTION, check_onnx_installed, open_onnx, write_onnx
 
@@ -71,8 +71,13 @@ def drawn_clips(clip: ClipParams, num_clips: int) -> Clips:
     return torch.stack(clips), f"{num_clips} drawn clips of noise"
 
 
-def stored_clips(frames: FrameStore, clip: ClipParams, num_clips: int) -> Clips:
-    """The middle clips of videos spread over a store; raises DataError where it has too few videos."""
+def stored_clips(frames: FrameStore, recognizer: Recognizer, num_clips: int) -> Clips:
+    """The middle clips of videos spread over a store.
+
+    Raises DataError where it has too few videos, StaleArtifactError where its levels are not the network's.
+    """
+    require_levels(recognizer, frames.path, frames.levels)
+    clip = recognizer.architecture.clip
     if len(frames.video_ids) < num_clips:
         raise DataError(
             f"{frames.path}: holds {len(frames.video_ids)} videos, {num_clips} are wanted for the comparison",

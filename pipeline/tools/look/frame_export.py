@@ -162,7 +162,7 @@ def _frames(store: FrameStore, beside: FrameStore | None, video_id: str) -> Iter
     """Frames (H, W, C) of even size: the store's, with those of the other store to their right."""
     stores = [store] if beside is None else [store, beside]
     for numbers in frame_batches(store.shape(video_id)):
-        yield from np.concatenate([_evened(each.read(video_id, numbers)) for each in stores], axis=2)
+        yield from np.concatenate([_evened(each.read_shown(video_id, numbers)) for each in stores], axis=2)
 
 
 def _evened(frames_THWC: Frames) -> Frames:

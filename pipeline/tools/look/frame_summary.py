@@ -31,6 +31,7 @@ def summarise_frames(store: FrameStore, *, num_sampled: int, progress: Progress 
         "digest": store.digest,
         "codec": store.codec,
         "jpeg_quality": store.jpeg_quality,
+        "levels": store.levels,
         "num_videos": len(lengths),
         "num_frames": sum(lengths),
         "frames_per_video": {"least": min(lengths), "median": float(np.median(lengths)), "most": max(lengths)}

@@ -21,7 +21,9 @@ from pipeline.core.params import FitEnhancerParams, Params
 from pipeline.core.progress import Progress, StopCheck, Stopwatch, no_progress
 from pipeline.data.frame_store import FrameStore
 from pipeline.data.frames import Frame, Frames
+from pipeline.data.levels import shown as as_shown
 from pipeline.enhance.apply import StoredVideo
+from pipeline.enhance.classical import levels_after
 from pipeline.enhance.file import ENHANCERS, LEARNED, Classical, classical_from_params, load_enhancer
 from pipeline.enhance.fit import MODEL, Fit, fitted
 from pipeline.tools.look.contact_sheet import Sheet, draw_sheet
@@ -142,9 +144,11 @@ def _samples(dark: FrameStore, video_id: str, shown: Sequence[Column]) -> Iterat
     middle = num_frames // 2
     first = max(0, middle - FLICKER_FRAMES // 2)
     dark_THWC = video.read(range(first, min(first + FLICKER_FRAMES, num_frames)))
+    dark_shown_THWC = as_shown(dark_THWC, video.levels)
     for column in shown:
-        enhanced_THWC = column.enhancer.for_video(video)(dark_THWC, first)
-        flicker = measure_flicker(dark_THWC, enhanced_THWC) if num_frames > 1 else None
+        made_THWC = column.enhancer.for_video(video)(dark_THWC, first)
+        enhanced_THWC = as_shown(made_THWC, levels_after(column.enhancer, video.levels))
+        flicker = measure_flicker(dark_shown_THWC, enhanced_THWC) if num_frames > 1 else None
         yield enhanced_THWC[middle - first], flicker
 
 

@@ -144,8 +144,7 @@ def predict_videos(
 
     watch: may raise to stop.
     """
-    clip = recognizer.architecture.clip
-    events = (event for path in paths for event in _video_events(path, sampling, clip, watch))
+    events = (event for path in paths for event in _video_events(path, sampling, recognizer, watch))
     opened: _Opened | None = None
     windows: list[WindowPrediction] = []
     gathered = _Gathered("", sampling.num_views)
@@ -183,7 +182,7 @@ def predict_live(
     """
     clip = recognizer.architecture.clip
     arrivals = _Arrivals(stop)
-    resized = resize_frames(arrivals.noted(frames), short_side=sampling.short_side)
+    resized = resize_frames(arrivals.noted(frames), short_side=sampling.short_side, levels=recognizer.levels)
     clips = read_clips(resized, sampling.windows(None, fps, clip), clip, **sampling.views)
     gathered = _Gathered("the camera", sampling.num_views)
     for output in _with_outputs(recognizer, clips, batch_size=1, device=device):
@@ -219,10 +218,10 @@ class _Output:
 _Event = _Opened | WindowClip | _Ended | BrokenVideo
 
 
-def _video_events(path: Path, sampling: Sampling, clip: ClipParams, watch: Watch) -> Iterator[_Event]:
+def _video_events(path: Path, sampling: Sampling, recognizer: Recognizer, watch: Watch) -> Iterator[_Event]:
     """The clips of a video between its opening and its end; BrokenVideo ends it early."""
 
-    num_read = 0
+    clip, num_read = recognizer.architecture.clip, 0
 
     def watched(items: Iterator[_T]) -> Iterator[_T]:
         nonlocal num_read
@@ -234,7 +233,7 @@ def _video_events(path: Path, sampling: Sampling, clip: ClipParams, watch: Watch
             yield item
 
     def frames() -> Iterator[Frame]:
-        return watched(read_frames(path, short_side=sampling.short_side))
+        return watched(read_frames(path, short_side=sampling.short_side, levels=recognizer.levels))
 
     try:
         info = probe(path)

@@ -19,6 +19,7 @@ import numpy as np
 
 from pipeline.core.errors import ParamsError
 from pipeline.data.frames import Frame, Frames
+from pipeline.data.levels import Levels
 from pipeline.data.names import without_suffix
 from pipeline.enhance.classical import frame_batches
 from pipeline.enhance.file import Classical
@@ -138,6 +139,8 @@ class StreamedVideo:
 
     kept: how many of the newest frames are held.
     """
+
+    levels: Levels = "linear"
 
     def __init__(self, path: Path, num_frames: int, *, kept: int) -> None:
         self._path = path

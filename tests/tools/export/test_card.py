@@ -13,6 +13,7 @@ from report_runs import GAIN, metrics_values
 
 from benchmarks.export_architectures import settled
 from pipeline.core.errors import ParamsError, StaleArtifactError
+from pipeline.data.levels import encoded
 from pipeline.models.recognizer import load_model, save_model
 from pipeline.tools.export.card import card, metrics_of
 from pipeline.tools.export.export import SUFFIXES, card_paths, drawn_clips, export
@@ -87,6 +88,25 @@ def test_the_python_on_the_card_recognises_a_video(tmp_path, monkeypatch, capsys
     assert name == CLASSES[wanted_K.argmax()]
     assert float(value) == pytest.approx(wanted_K.max(), abs=1e-4)
     assert len(code.splitlines()) <= 13
+
+
+def test_the_python_of_a_model_of_codes_makes_them(tmp_path, monkeypatch):
+    path, out = tmp_path / "model.safetensors", tmp_path / "student.pt2"
+    save_model(path, settled(tiny_recognizer(levels="companded")), class_names=CLASSES, trained_on=TRAINED_ON)
+    write(load_model(path), out)
+    text = card_paths(out)[0].read_text()
+    assert "the code 17·(√(v + 1) − 1), rounded, of a value v" in text
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    write_video(tmp_path / "night.mp4", iter(noise_video("night", (7, 18, 24), high=30)), fps=25.0, crf=0)
+    found = {}
+    exec(code, found)
+    resize = found["cv2"].resize
+    values = np.stack([resize(box.astype(np.float32), (16, 16), interpolation=3) for box in found["boxes"]])
+    np.testing.assert_array_equal(found["clip"], encoded(values, "companded"))
+    with torch.inference_mode():
+        wanted_K = load_model(path).recognizer(torch.from_numpy(found["clip"])[None])[0].softmax(dim=0).numpy()
+    assert np.abs(found["out"] - wanted_K).max() < 1e-4
 
 
 def test_a_card_names_what_the_model_is_and_comes_from(model, said):

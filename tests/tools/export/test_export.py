@@ -229,14 +229,17 @@ def test_what_is_no_program_of_ours_is_refused(tmp_path, content):
 
 def test_stored_clips_are_the_middles_of_videos_spread_over_the_store(tmp_path):
     _, frames = tiny_data(tmp_path)
-    clips = stored_clips(frames, CLIP, 3)
+    recognizer = tiny_recognizer()
+    clips = stored_clips(frames, recognizer, 3)
     chosen = [frames.video_ids[number] for number in (0, 7, 15)]
     for clip_THWC, video_id in zip(clips[0], chosen, strict=True):
         view = uniform_view(frames.shape(video_id), CLIP, index=0, num_clips=1)
         assert torch.equal(clip_THWC, read_view(frames, video_id, view, CLIP))
     assert clips[1] == f"clips of 3 videos of the frame store {frames.digest}"
     with pytest.raises(DataError, match="holds 16 videos, 17 are wanted"):
-        stored_clips(frames, CLIP, 17)
+        stored_clips(frames, recognizer, 17)
+    with pytest.raises(StaleArtifactError, match="its frames have linear levels"):
+        stored_clips(frames, tiny_recognizer(levels="companded"), 3)
 
 
 def test_drawn_clips_are_dark_and_bright_and_always_the_same():

@@ -12,7 +12,7 @@ import torch
 from builders import CLASSES, STATISTICS, one_thread, tiny_recognizer, write_frames  # noqa: F401
 from video_files import encode
 
-from pipeline.core.errors import Interrupted
+from pipeline.core.errors import Interrupted, StaleArtifactError
 from pipeline.core.params import ClipParams, PrepareParams
 from pipeline.data.dataset import Sample
 from pipeline.data.frame_store import FrameStore
@@ -60,7 +60,11 @@ def files(folder):
 
 @pytest.fixture(scope="module", params=STATISTICS)
 def recognizer(request):
-    network = tiny_recognizer(clip=CLIP, num_classes=3, input_statistics=request.param)
+    return made_recognizer("linear", request.param)
+
+
+def made_recognizer(levels, input_statistics="train"):
+    network = tiny_recognizer(clip=CLIP, num_classes=3, levels=levels, input_statistics=input_statistics)
     # a fresh one says nearly the same about everything
     torch.manual_seed(1)
     for parameter in network.parameters():
@@ -98,7 +102,10 @@ def scored(recognizer, store, *, num_clips=3, num_crops=1, batch_size=32):
 @pytest.fixture(scope="module")
 def dark(videos, tmp_path_factory):
     """The store that `prepare` makes of the videos."""
-    folder = tmp_path_factory.mktemp("prepared")
+    return prepared(videos, tmp_path_factory.mktemp("prepared"), "linear")
+
+
+def prepared(videos, folder, levels):
     lines = [f"drink/{path.name},drink,{path.name},test" for path in files(videos)]
     for name in ("drink_train", "drink_val", "jump_train", "jump_val", "jump_test"):
         encode(videos.parent / f"{name}.mp4")
@@ -109,7 +116,7 @@ def dark(videos, tmp_path_factory):
         "root": str(videos.parent), "layout": "csv", "lists": None, "split": 1, "val_share": 0.25, "test_share": 0.25,
         "unlabelled": None, "unlabelled_share": 0.0, "footage_window": None, "footage_windows": None,
         "max_quarantined": 0.0, "min_frames": 1, "short_side": 24, "codec": "raw", "jpeg_quality": 95, "num_shards": 2,
-        "frames": None, "damaged": "quarantine",
+        "frames": None, "damaged": "quarantine", "levels": levels,
     }  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -122,6 +129,15 @@ def dark(videos, tmp_path_factory):
             run=lambda function, tasks: [function(task) for task in tasks],
         )
     return FrameStore(folder / "dark")
+
+
+def test_a_network_of_codes_gets_those_that_prepare_stores(videos, dark, tmp_path):
+    network, store = made_recognizer("companded"), prepared(videos, tmp_path, "companded")
+    expected = scored(network, store, batch_size=1)
+    for video in predict(network, files(videos), batch_size=1):
+        np.testing.assert_allclose(video.probs_K, expected[f"drink/{video.path.stem}"], rtol=1e-14)
+    with pytest.raises(StaleArtifactError, match="its frames have linear levels, the model was trained on companded"):
+        scored(network, dark)
 
 
 @pytest.mark.parametrize("num_crops", [1, 3])
