@@ -17,12 +17,13 @@ from paths import ROOT
 from benchmarks.in_memory import enhance_frames
 from pipeline.core.params import load_params
 from pipeline.data.frame_store import FrameStore
+from pipeline.data.levels import encoded
 from pipeline.data.manifest import write_manifest
 from pipeline.enhance import fit as fitted_enhancer
-from pipeline.enhance.classical import Gamma
+from pipeline.enhance.classical import Gamma, Unchanged
 from pipeline.enhance.file import CLASSICAL, ENHANCERS, LEARNED, load_enhancer, save_enhancer
 from pipeline.evaluate.light import spread_videos
-from pipeline.tools.look.preview import columns, preview
+from pipeline.tools.look.preview import Column, columns, preview
 
 LEVELS = {"a/1": 30, "a/2": 5, "b/1": 60, "b/2": 15, "c/1": 90}  # of brightness
 SHAPE = (5, 24, 32)
@@ -243,3 +244,17 @@ def test_the_stage_does_not_import_the_preview(project, call, monkeypatch):
     assert code == 0, err
     assert "stages._preview" not in sys.modules
     assert FrameStore(Path("out")).video_ids == tuple(LEVELS)
+
+
+def test_codes_are_shown_as_the_values_that_they_stand_for(project):
+    codes = {name: encoded(video.astype(np.float32), "companded") for name, video in dark_videos().items()}
+    shown = [Column(Unchanged(), ""), Column(Gamma(2.2), "")]
+    linear, companded = (
+        preview(store, ["a/1", "a/2"], shown, among="two")
+        for store in (FrameStore(Path("dark")), write_frames(Path("codes"), codes, levels="companded"))
+    )
+    for boxes in linear.boxes:
+        for box in boxes:
+            rows, columns_ = slice(box.top, box.top + box.height), slice(box.left, box.left + box.width)
+            pair = (sheet.picture_HWC[rows, columns_].astype(int) for sheet in (linear, companded))
+            assert np.abs(np.subtract(*pair)).max() <= 2
