@@ -19,7 +19,7 @@ import numpy as np
 from benchmarks.in_memory import enhance_frames
 from pipeline.core.params import load_params
 from pipeline.data.frame_store import FrameStore
-from pipeline.data.levels import shown
+from pipeline.data.frames import shown
 from pipeline.enhance.classical import Enhancer, Equalize, GammaAuto, levels_after
 from pipeline.enhance.file import CLASSICAL, classical_from_params, load_enhancer
 from pipeline.tools.look.preview import LUMA, mean_flicker, measure_flicker

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.data.frames import Frames
-from pipeline.data.levels import Levels
+from pipeline.data.frames import Frames, Levels
 from pipeline.enhance.classical import Enhancer, enhanced_batches
 
 

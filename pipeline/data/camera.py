@@ -16,8 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.digest import digest_uint64
-from pipeline.data.frames import Frames
-from pipeline.data.levels import Levels, display_values, encoded
+from pipeline.data.frames import Frames, Levels, display_values, encoded
 
 CONVERTER_BITS = 12
 STEPS = 2**CONVERTER_BITS - 1

@@ -24,8 +24,7 @@ from pipeline.core.files import write_text_whole
 from pipeline.core.progress import Advance
 from pipeline.core.tables import Reader, read_table, whole_number, write_table
 from pipeline.data.frame_shard import FORMAT, FORMAT_VERSION, REMEDY, Codec, IndexRow, Shard, damaged, decode_frame
-from pipeline.data.frames import Frame, Frames
-from pipeline.data.levels import Levels, shown
+from pipeline.data.frames import Frame, Frames, Levels, shown
 
 _INDEX_NAME = "index.csv"
 _DESCRIPTION_NAME = "store.json"
@@ -57,7 +56,7 @@ def write_index(
 ) -> None:
     """Complete a store whose shards are all there: the index, then the description that says that it is whole.
 
-    `levels`: what the frames' bytes mean (pipeline/data/levels.py). `origin` are the digests of what the store was made
+    `levels`: what the frames' bytes mean (pipeline/data/frames.py). `origin` are the digests of what the store was made
     from, by name; and `light`, the enhancer's name.
     """
     ordered = sorted(rows, key=lambda row: row.video_id)
@@ -82,7 +81,7 @@ class FrameStore:
 
     `video_ids` are sorted; `digest` names the content: ids, sizes, codec and stored bytes of all videos, whatever the
     number of shards; `levels` says what the frames' bytes mean, display values or codes of them
-    (pipeline/data/levels.py); `origin` has the digests of what the store was made from. Files are opened when first
+    (pipeline/data/frames.py); `origin` has the digests of what the store was made from. Files are opened when first
     read. A store may be used after a fork and may be pickled.
     Raises StaleArtifactError where the folder is not a whole store of this format.
     """

@@ -25,8 +25,7 @@ from pipeline.core.progress import Stopwatch
 from pipeline.core.work_folder import WorkFolder
 from pipeline.data.frame_shard import Codec, EncodedFrame, IndexRow, OpenFrames, Shard, ShardResult, write_shard
 from pipeline.data.frame_store import shard_path, write_index
-from pipeline.data.frames import Frame
-from pipeline.data.levels import Levels
+from pipeline.data.frames import Frame, Levels
 
 MAX_DEATHS = 2  # processes that may die with a video before it is given up; dask gives a task four
 

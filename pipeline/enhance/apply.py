@@ -17,8 +17,7 @@ from pipeline.core.progress import Stopwatch, summed
 from pipeline.core.work_folder import work_folder
 from pipeline.data.frame_shard import IndexRow
 from pipeline.data.frame_store import FrameStore
-from pipeline.data.frames import Frame, Frames
-from pipeline.data.levels import Levels
+from pipeline.data.frames import Frame, Frames, Levels
 from pipeline.data.shards import RunTasks, ShardReport, ShardTask, make_shard, new_run, publish_store, read_record
 from pipeline.enhance.classical import Enhancer, enhanced_batches, levels_after
 from pipeline.enhance.file import load_enhancer

@@ -1,7 +1,7 @@
 """Enhancers: the dark frames of a video → enhanced frames of the same shape; the classical ones.
 
 Axes: T frames, H rows, W columns, C the channels red, green, blue; uint8 throughout. The bytes of dark frames may be
-codes (pipeline/data/levels.py), those of enhanced frames are display values, rounded once. Histogram methods work on
+codes (pipeline/data/frames.py), those of enhanced frames are display values, rounded once. Histogram methods work on
 luma (Y of ITU-R BT.601's YCbCr) of the bytes, whatever these mean, and keep the colour differences. Statistics are
 estimated once for a video, or for each frame from a window of frames around it, so that the light does not jump from
 frame to frame. The size of batches changes nothing.
@@ -20,8 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from pydantic import ConfigDict, Field
 
 from pipeline.core.params import Count, Positive
-from pipeline.data.frames import Frame, Frames
-from pipeline.data.levels import Levels, display_values
+from pipeline.data.frames import Frame, Frames, Levels, display_values
 
 Table = NDArray[np.uint8]  # (256,): a value for each level
 Counts = NDArray[np.int64]  # (256,): how often each level occurs

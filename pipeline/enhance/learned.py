@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.data.frames import Frames
-from pipeline.data.levels import Levels, display_values
+from pipeline.data.frames import Frames, Levels, display_values
 from pipeline.enhance.classical import FrameFunction, Video
 
 Precision = Literal["float32", "bfloat16"]

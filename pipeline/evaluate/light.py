@@ -8,8 +8,7 @@ import numpy as np
 
 from pipeline.core.progress import Progress, no_progress
 from pipeline.data.frame_store import FrameStore
-from pipeline.data.frames import Frame
-from pipeline.data.levels import Levels, expanded
+from pipeline.data.frames import Frame, Levels, expanded
 from pipeline.enhance.classical import count_luma, mean_level
 
 # Eight frames tell a video's mean to 0.1 of a level, 0.4 at worst; the middle one alone to 3 (docs/evaluation.md)

@@ -17,7 +17,7 @@ from pipeline.core.digest import digest_file
 from pipeline.core.errors import ParamsError, StaleArtifactError
 from pipeline.core.params import ClipParams
 from pipeline.core.weights import load_weights, save_weights
-from pipeline.data.levels import Levels
+from pipeline.data.frames import Levels
 from pipeline.models.networks import MODELS as MODELS
 from pipeline.models.networks import Architecture as Architecture
 from pipeline.models.networks import build_network

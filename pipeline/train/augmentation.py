@@ -25,7 +25,7 @@ from pipeline.core.digest import digest_uint64
 from pipeline.core.params import TrainParams
 from pipeline.data.camera import ARID_LIKE, CameraModel, darken
 from pipeline.data.dataset import Batch
-from pipeline.data.levels import Levels, encoded, expanded
+from pipeline.data.frames import Levels, encoded, expanded
 
 # light
 

@@ -33,8 +33,7 @@ from typing import Any, cast
 import numpy as np
 
 from pipeline.core.errors import DataError, EnvironmentProblem, LostDecoderError, shortened
-from pipeline.data.frames import Frame
-from pipeline.data.levels import Levels
+from pipeline.data.frames import Frame, Levels
 from pipeline.videos import reader
 from pipeline.videos.images import MAX_PIXELS
 from pipeline.videos.reader import BrokenVideoError, VideoInfo

@@ -36,8 +36,7 @@ from numpy.typing import NDArray
 from pipeline.core.errors import BrokenVideoError as BrokenVideoError
 from pipeline.core.errors import DataError
 from pipeline.core.files import written_whole
-from pipeline.data.frames import Frame
-from pipeline.data.levels import FINE, Levels, bytes_of_fine, encoded
+from pipeline.data.frames import FINE, Frame, Levels, bytes_of_fine, encoded
 from pipeline.videos.frame_counts import PacketTally, Promise
 from pipeline.videos.frame_times import PacketClock
 from pipeline.videos.images import MAX_PIXELS, check_pixels, list_images, read_image, read_images
@@ -139,7 +138,7 @@ def read_frames(
     """Yield every frame once, in display order: RGB uint8 (H, W, 3), square pixels, upright.
 
     short_side: pixels to which the shorter side is resized (the other keeps the displayed aspect ratio); None keeps
-    the displayed size. images: as `probe` takes it. levels: what the bytes mean (pipeline/data/levels.py); companded
+    the displayed size. images: as `probe` takes it. levels: what the bytes mean (pipeline/data/frames.py); companded
     ones are made from 16 bits a value, so that what is shrunk is rounded once. Frames that an edit list hides are not
     part of the video. BT.601, BT.709 and BT.2020 matrices, limited and full range are converted as tagged; an untagged
     matrix is BT.601, as FFmpeg and OpenCV take it. Interlaced frames are not deinterlaced, HDR is not tone-mapped.

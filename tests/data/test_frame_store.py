@@ -23,7 +23,7 @@ from pipeline.core.digest import with_digest
 from pipeline.core.errors import DataError, EnvironmentProblem, StaleArtifactError
 from pipeline.data.frame_shard import IndexRow, write_shard
 from pipeline.data.frame_store import FrameStore, shard_of, shard_path, write_index
-from pipeline.data.levels import shown
+from pipeline.data.frames import shown
 
 SHAPES = {"Jump/Jump_1_1": (9, 12, 16), "Run/Run_2_7": (5, 12, 20), "Wave/Wave_11_3": (12, 16, 12)}
 

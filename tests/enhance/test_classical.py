@@ -17,7 +17,7 @@ from benchmarks.in_memory import FramesInMemory, enhance_frames
 from pipeline.core.errors import StaleArtifactError
 from pipeline.core.params import EnhancerName
 from pipeline.core.weights import save_weights
-from pipeline.data.levels import display_values, encoded
+from pipeline.data.frames import display_values, encoded
 from pipeline.enhance.classical import (
     Clahe,
     Equalize,

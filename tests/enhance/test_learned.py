@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from benchmarks.in_memory import enhance_frames
 from pipeline.core.errors import StaleArtifactError
 from pipeline.core.weights import load_weights, save_weights
-from pipeline.data.levels import encoded, shown
+from pipeline.data.frames import encoded, shown
 from pipeline.enhance.file import LEARNED, is_learned, load_enhancer, save_enhancer
 from pipeline.enhance.learned import NETWORKS, LearnedEnhancer, apply_curves, estimate_curves, make_learned
 

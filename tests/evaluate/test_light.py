@@ -7,7 +7,7 @@ import pytest
 from builders import noise_video, write_frames
 
 from pipeline.core.errors import StaleArtifactError
-from pipeline.data.levels import encoded
+from pipeline.data.frames import encoded
 from pipeline.evaluate.light import video_luma
 from pipeline.evaluate.tables import read_light, write_light
 

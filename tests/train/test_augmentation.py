@@ -8,7 +8,7 @@ import torch
 from builders import CLIP, VIEWS, one_thread, tiny_data, train_params  # noqa: F401 - a fixture
 
 from pipeline.data.dataset import BANK, ClipDataset, DrawnViews, samples_of
-from pipeline.data.levels import encoded, expanded
+from pipeline.data.frames import encoded, expanded
 from pipeline.train.augmentation import LightAugmentation, light_augmentation
 
 

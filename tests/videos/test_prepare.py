@@ -18,7 +18,7 @@ from pipeline.core.digest import digest_file
 from pipeline.core.errors import DataError, Interrupted, LostDecoderError
 from pipeline.core.params import PrepareParams
 from pipeline.data.frame_store import FrameStore, shard_of, shard_path
-from pipeline.data.levels import expanded
+from pipeline.data.frames import expanded
 from pipeline.data.manifest import read_manifest, read_quarantine
 from pipeline.videos import prepare as preparation
 from pipeline.videos.prepare import counts_text, prepare
@@ -263,7 +263,7 @@ def test_the_same_shards_serve_other_splits(project, decoded):
 
 def test_what_other_parameters_left_goes(project, decoded):
     run_prepare("before")
-    run_prepare("other", short_side=20)
+    run_prepare("before", short_side=20)
     assert len(list(Path(".work").glob("prepare-*/"))) == 1
     decoded.clear()
     run_prepare("again")

@@ -28,7 +28,7 @@ from video_files import (
 )
 
 from pipeline.core.errors import DataError
-from pipeline.data.levels import expanded, shown
+from pipeline.data.frames import expanded, shown
 from pipeline.videos.reader import BrokenVideoError, probe, read_frames, resize_frames, write_video
 
 # --- every frame, once, in order ---

@@ -21,7 +21,7 @@ from pipeline.core.params import FitEnhancerParams, Params
 from pipeline.core.progress import Progress, StopCheck, Stopwatch, no_progress
 from pipeline.data.frame_store import FrameStore
 from pipeline.data.frames import Frame, Frames
-from pipeline.data.levels import shown as as_shown
+from pipeline.data.frames import shown as as_shown
 from pipeline.enhance.apply import StoredVideo
 from pipeline.enhance.classical import levels_after
 from pipeline.enhance.file import ENHANCERS, LEARNED, Classical, classical_from_params, load_enhancer

@@ -18,8 +18,7 @@ import cv2
 import numpy as np
 
 from pipeline.core.errors import ParamsError
-from pipeline.data.frames import Frame, Frames
-from pipeline.data.levels import Levels
+from pipeline.data.frames import Frame, Frames, Levels
 from pipeline.data.names import without_suffix
 from pipeline.enhance.classical import frame_batches
 from pipeline.enhance.file import Classical

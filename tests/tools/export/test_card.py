@@ -13,7 +13,7 @@ from report_runs import GAIN, metrics_values
 
 from benchmarks.export_architectures import settled
 from pipeline.core.errors import ParamsError, StaleArtifactError
-from pipeline.data.levels import encoded
+from pipeline.data.frames import encoded
 from pipeline.models.recognizer import load_model, save_model
 from pipeline.tools.export.card import card, metrics_of
 from pipeline.tools.export.export import SUFFIXES, card_paths, drawn_clips, export

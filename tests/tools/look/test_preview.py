@@ -17,7 +17,7 @@ from paths import ROOT
 from benchmarks.in_memory import enhance_frames
 from pipeline.core.params import load_params
 from pipeline.data.frame_store import FrameStore
-from pipeline.data.levels import encoded
+from pipeline.data.frames import encoded
 from pipeline.data.manifest import write_manifest
 from pipeline.enhance import fit as fitted_enhancer
 from pipeline.enhance.classical import Gamma, Unchanged

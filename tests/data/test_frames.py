@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.data.levels import FINE, bytes_of_fine, display_values, encoded, expanded, shown
+from pipeline.data.frames import FINE, bytes_of_fine, display_values, encoded, expanded, shown
 
 EVERY_BYTE = np.arange(256, dtype=np.uint8)
 each = pytest.mark.parametrize("levels", ["linear", "companded"])
