@@ -10,7 +10,7 @@ VIDEO_SUFFIXES = (
     ".3g2", ".3gp", ".asf", ".avi", ".dav", ".divx", ".f4v", ".flv", ".m2t", ".m2ts", ".m4v", ".mkv", ".mod", ".mov",
     ".mp4", ".mpe", ".mpeg", ".mpg", ".mts", ".mxf", ".ogv", ".qt", ".tod", ".ts", ".vob", ".webm", ".wmv",
 )  # fmt: skip
-# Videos in what pipeline/videos/reader.py does not open; pipeline/videos/remux.py tells what to do with them
+# Videos in what pipeline/videos/reader.py does not open; pipeline/videos/containers.py tells what to do with them
 UNREAD_SUFFIXES = (
     ".264", ".265", ".dv", ".gif", ".h264", ".h265", ".hevc", ".ivf", ".m1v", ".m2v", ".mjpeg", ".mjpg", ".nut", ".rm",
     ".rmvb", ".wtv", ".y4m",

@@ -27,8 +27,8 @@ from pipeline.data.names import (
     split_named,
     without_suffix,
 )
+from pipeline.videos.containers import unread_container
 from pipeline.videos.locate import MissingVideosError, locate, walk
-from pipeline.videos.remux import unread_container
 
 
 def list_class_folders(root: Path, unlabelled: str | None = None) -> Listing:

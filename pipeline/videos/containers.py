@@ -1,4 +1,5 @@
-"""The boxes of an MP4 and the elements of a Matroska file, as far as they show what FFmpeg drops in silence.
+"""The boxes of an MP4 and the elements of a Matroska file, as far as they show what FFmpeg drops in silence; and what
+to say of containers that are not read.
 
 FFmpeg skips what it does not know, and resumes behind what is damaged at the next thing that it does: frames are then
 missing without an error. Here nothing is skipped.
@@ -6,6 +7,7 @@ missing without an error. Here nothing is skipped.
 
 from __future__ import annotations
 
+import shlex
 import struct
 from collections import Counter
 from collections.abc import Iterator
@@ -233,3 +235,37 @@ def _number(data: bytes, *, longest: int = 8, keep_marker: bool = False) -> tupl
         raise BrokenVideoError("a number is damaged or cut off")
     value = int.from_bytes(data[:length])
     return value if keep_marker else value & ((1 << 7 * length) - 1), length
+
+
+# --- containers that are not read ---
+
+# By their first bytes: FFmpeg would have to open a file to say what it is. A raw stream has no time stamps, and ffmpeg
+# loses frames when it copies one; what it decodes and packs without loss has them all.
+COPY, PACK = "-c copy", "-c:v ffv1"
+STREAM_STARTS = (b"\0\0\1", b"\0\0\0\1")
+CONTAINERS = {
+    b"GIF8": ("a GIF image", PACK),
+    b"\x89PNG": ("a PNG image", PACK),
+    b"\xff\xd8\xff": ("a JPEG image, or raw MJPEG", PACK),
+    b"YUV4MPEG2": ("YUV4MPEG", PACK),
+    b".RMF": ("RealMedia", PACK),
+    b"\x1f\x07\0": ("raw DV", COPY),
+    b"DKIF": ("IVF", COPY),
+    b"nut/": ("NUT", COPY),
+    b"DHAV": ("Dahua's DHAV", COPY),
+    b"\xb7\xd8\0\x20": ("Windows TV", COPY),
+}
+
+
+def unread_container(path: Path) -> str | None:
+    """Why a file is not read, with the way out; None where its beginning is none of those known here."""
+    with path.open("rb") as file:
+        start = file.read(16)
+    found = next((value for magic, value in CONTAINERS.items() if start.startswith(magic)), None)
+    if found is None and start.startswith(STREAM_STARTS) and not start.startswith(b"\0\0\1\xba"):
+        found = ("a raw stream", PACK)
+    if found is None:
+        return None
+    name, how = found
+    command = f"ffmpeg -i {shlex.quote(path.name)} {how} {shlex.quote(path.stem + '.mkv')}"
+    return f"{name} is not read; `{command}` makes a video of it"

@@ -37,10 +37,10 @@ from pipeline.core.errors import BrokenVideoError as BrokenVideoError
 from pipeline.core.errors import DataError
 from pipeline.core.files import written_whole
 from pipeline.data.frames import FINE, Frame, Levels, bytes_of_fine, encoded
+from pipeline.videos.containers import unread_container
 from pipeline.videos.frame_counts import PacketTally, Promise
 from pipeline.videos.frame_times import PacketClock
 from pipeline.videos.images import MAX_PIXELS, check_pixels, list_images, read_image, read_images
-from pipeline.videos.remux import unread_container
 
 # Only these demuxers and plain files: a playlist named .mp4 could open other files, or hosts
 FORMATS = "avi,matroska,webm,mov,mp4,m4a,3gp,3g2,mj2,mpeg,mpegts,asf,flv,ogg,mxf"

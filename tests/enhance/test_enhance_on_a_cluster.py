@@ -124,17 +124,17 @@ def test_a_scheduler_killed_in_the_middle_is_told_of_and_the_next_run_goes_on(tm
 # A worker whose decoder crashes on one video, as a library in C may
 POISONED = """
 import os
-from pipeline.videos import prepare as preparation
+from pipeline.videos import dark_shard
 
 def dask_setup(worker):
-    read = preparation.read_frames
+    read = dark_shard.read_frames
 
     def crash_or_read(path, **options):
         if path.name == "poison.mp4":
             os._exit(11)
         return read(path, **options)
 
-    preparation.read_frames = crash_or_read
+    dark_shard.read_frames = crash_or_read
 """
 
 

@@ -16,8 +16,8 @@ from video_files import encode
 
 from pipeline.data.frame_store import FrameStore
 from pipeline.data.manifest import read_manifest, read_quarantine
+from pipeline.videos import dark_shard
 from pipeline.videos import decoder as decoding
-from pipeline.videos import prepare as preparation
 
 CRASHES = ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGSYS")
 OUTS = ("--manifest", "out/manifest.csv", "--quarantine", "out/quarantine.csv", "--dark", "out/dark", "--workers", "1")
@@ -52,7 +52,7 @@ def quarantined(call, broken):
 
 def in_midst_of(monkeypatch, victim, act):
     """Call `act` with the decoder's process when it has given a first frame of that video."""
-    read = preparation.read_frames
+    read = dark_shard.read_frames
 
     def watched(path, **options):
         for number, frame in enumerate(read(path, **options)):
@@ -60,7 +60,7 @@ def in_midst_of(monkeypatch, victim, act):
                 act(*decoders())
             yield frame
 
-    monkeypatch.setattr(preparation, "read_frames", watched)
+    monkeypatch.setattr(dark_shard, "read_frames", watched)
 
 
 def replace_code(monkeypatch, victim, code):
@@ -175,14 +175,14 @@ def test_data_that_change_are_an_error(call, monkeypatch, videos, how):
 
 @pytest.mark.fault("Videos", "changed data while running", "E")
 def test_a_video_that_goes_before_it_is_read_is_an_error(call, monkeypatch, videos):
-    digest = preparation.digest_video
+    digest = dark_shard.digest_video
 
     def removed(path, images):
         if path == videos[0].absolute():
             path.unlink()
         return digest(path, images)
 
-    monkeypatch.setattr(preparation, "digest_video", removed)
+    monkeypatch.setattr(dark_shard, "digest_video", removed)
     code, _, err = call("prepare", *OUTS)
     assert code == 5
     assert f"{videos[0].absolute()}: it was there, and is gone" in err

@@ -156,13 +156,13 @@ def third(self, *arguments):
 Trainer._step = third
 """
 AT_A_VIDEO = """
-from pipeline.videos import prepare as preparation
-read = preparation.read_frames
+from pipeline.videos import dark_shard
+read = dark_shard.read_frames
 def until(path, **options):
     if path.stem == "wave2":
         lack()
     return read(path, **options)
-preparation.read_frames = until
+dark_shard.read_frames = until
 """
 
 

@@ -19,7 +19,7 @@ from pipeline.data.frame_store import FrameStore
 from pipeline.data.leakage import find_contradictions, find_leakage
 from pipeline.data.listing import NO_LABEL, ListedVideo, Listing, footage
 from pipeline.data.manifest import Manifest, ManifestRow, read_manifest, video_id, write_manifest
-from pipeline.videos import prepare as preparation
+from pipeline.videos import dark_shard
 from pipeline.videos.annotations import LAYOUTS, parse_csv
 from pipeline.videos.prepare import counts_text
 from pipeline.videos.reader import write_video
@@ -315,13 +315,13 @@ def test_long_footage_is_stored_in_windows_read_in_one_pass(long_footage, monkey
     whole = prepare_here(params(prepare__unlabelled="night"))
     dark = FrameStore(Path("dark"))
     expected = dark.read("night/a", range(24))
-    read, read_frames = [], preparation.read_frames
+    read, read_frames = [], dark_shard.read_frames
 
     def noted(path, **options):
         read.append(path.name)
         return read_frames(path, **options)
 
-    monkeypatch.setattr(preparation, "read_frames", noted)
+    monkeypatch.setattr(dark_shard, "read_frames", noted)
     prepared = prepare_here(params(**long_footage))
     assert read == ["a.mp4"]  # the rest is known
     found = prepared.manifest.rows_of("unlabelled")

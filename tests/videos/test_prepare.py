@@ -20,7 +20,7 @@ from pipeline.core.params import PrepareParams
 from pipeline.data.frame_store import FrameStore, shard_of, shard_path
 from pipeline.data.frames import expanded
 from pipeline.data.manifest import read_manifest, read_quarantine
-from pipeline.videos import prepare as preparation
+from pipeline.videos import dark_shard
 from pipeline.videos.prepare import counts_text, prepare
 from pipeline.videos.reader import VideoInfo, read_frames, write_video
 from stages import prepare as stage
@@ -115,13 +115,13 @@ def add_line(line):
 def decoded(monkeypatch):
     """The ids of the videos that are decoded, as they are."""
     names = []
-    read = preparation.read_frames
+    read = dark_shard.read_frames
 
     def noted(path, **options):
         names.append(f"{path.parent.name}/{path.stem}")
         return read(path, **options)
 
-    monkeypatch.setattr(preparation, "read_frames", noted)
+    monkeypatch.setattr(dark_shard, "read_frames", noted)
     return names
 
 
@@ -378,11 +378,11 @@ def test_what_is_damaged_and_too_short_is_broken_whatever_is_asked_for(cut_video
 
 
 def test_a_list_that_states_more_frames_tells_of_a_damage():
-    video = preparation.SourceVideo("a", Path("a.mp4"), 9, None)
+    video = dark_shard.SourceVideo("a", Path("a.mp4"), 9, None)
     info = VideoInfo(8, 25.0, True, 1, 8, 8)
     with pytest.raises(DataError, match="its list states 9 frames, it has 8"):
-        preparation.judged(video, info, 8, section())
-    assert preparation.judged(video, info, 8, section(damaged="take")).damage == "its list states 9 frames, it has 8"
+        dark_shard.judged(video, info, 8, section())
+    assert dark_shard.judged(video, info, 8, section(damaged="take")).damage == "its list states 9 frames, it has 8"
 
 
 def test_a_decoder_that_was_lost_damages_no_video(project, monkeypatch):
@@ -390,7 +390,7 @@ def test_a_decoder_that_was_lost_damages_no_video(project, monkeypatch):
         yield from list(read_frames(path, **options))[:6]
         raise LostDecoderError("its decoder gave no frame for 120 s")
 
-    monkeypatch.setattr(preparation, "read_frames", lost)
+    monkeypatch.setattr(dark_shard, "read_frames", lost)
     with pytest.raises(DataError, match="8 of 8 videos are broken"):
         run_prepare(damaged="take")
 

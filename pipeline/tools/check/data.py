@@ -14,14 +14,11 @@ from pipeline.data.leakage import STEM_LAYOUTS, find_leakage
 from pipeline.data.listing import ALL_SPLITS, NO_LABEL, ListedVideo, Listing
 from pipeline.data.manifest import QuarantineRow, read_manifest
 from pipeline.tools.check.findings import Group
+from pipeline.videos.dark_shard import SourceVideo, digest_video, frames_of, judged
 from pipeline.videos.decoder import probe
 from pipeline.videos.locate import MissingVideosError
 from pipeline.videos.prepare import (
-    SourceVideo,
     check_quarantine,
-    digest_video,
-    frames_of,
-    judged,
     read_listing,
     source_videos,
     split_videos,
