@@ -10,8 +10,8 @@ import pytest
 from video_files import encode, make_avi_chunk_empty, reason
 
 from pipeline.core.errors import BrokenVideoError
-from pipeline.videos.containers import fragment_samples
-from pipeline.videos.frame_counts import is_not_coded
+from pipeline.videos.containers import Edits, fragment_samples
+from pipeline.videos.frame_counts import PacketTally, is_not_coded
 from pipeline.videos.reader import probe, read_frames
 
 FRAGMENTS = {"movflags": "frag_keyframe+empty_moov"}
@@ -170,3 +170,12 @@ def test_what_lies_behind_an_mp4_does_not_matter(tmp_path: Path):
     path = encode(tmp_path / "v.mp4")
     path.write_bytes(path.read_bytes() + bytes(100))
     assert count(path) == 30
+
+
+@pytest.mark.parametrize(("missing", "fills"), [(5, False), (20, False), (36, True), (None, True)])
+def test_frames_may_be_missing_where_a_cut_in_the_order_of_decoding_leaves_gaps(missing, fills):
+    tally = PacketTally("h264")
+    for number in (-2, -1, *(number for number in range(40) if number != missing)):
+        tally.add(b"data", number / 25, 1 / 25, key=False, discarded=number < 0)
+    tally.expect_from(0)
+    assert tally.fills(Edits(1, 40 / 25, 0.002)) == fills
