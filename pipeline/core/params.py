@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from pipeline.core.errors import ParamsError, shortened
@@ -17,6 +17,14 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+def _no_bool(value: object) -> object:
+    """Python takes True for 1, and so does Literal."""
+    if isinstance(value, bool):
+        raise ValueError(f"a number is wanted, not {str(value).lower()}")  # noqa: TRY004 - as pydantic wants it
+    return value
+
 
 ModelName = Literal[
     "r2plus1d_slim",
@@ -222,7 +230,7 @@ class ScoreParams(Section):
     """Test views of every model."""
 
     num_clips: Count
-    num_crops: Literal[1, 3]
+    num_crops: Annotated[Literal[1, 3], BeforeValidator(_no_bool)]
     batch_size: Count
 
 

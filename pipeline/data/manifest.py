@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
@@ -145,9 +145,10 @@ OPTIONAL = ("damage",)  # columns that are left out where they would be empty
 
 
 def _write(path: Path, row_type: type[Row], rows: Sequence[Row]) -> None:
-    left_out = [name for name in OPTIONAL if not any(getattr(row, name, "") for row in rows)]
-    names = [field.name for field in fields(row_type) if field.name not in left_out]
-    write_table(path, names, ([getattr(row, name) for name in names] for row in rows))
+    table = [asdict(row) for row in rows]
+    names = [field.name for field in fields(row_type)]
+    names = [name for name in names if name not in OPTIONAL or any(row[name] for row in table)]
+    write_table(path, names, ([row[name] for name in names] for row in table))
 
 
 def _read(path: Path, row_type: type[Row]) -> tuple[Row, ...]:

@@ -83,7 +83,7 @@ def test_a_teacher_whose_logits_overflow_is_refused_with_every_video_and_view(pr
     overflowing_model(project / "teacher.safetensors")
     with pytest.raises(DataError, match="not finite on 5 videos") as caught:
         precompute()
-    assert caught.value.findings == tuple(f"train_{index}: view 0, 1, 2" for index in range(5))
+    assert caught.value.findings == tuple(f"teacher, train_{index}: view 0, 1, 2" for index in range(5))
     assert not Path("store.zarr").exists()
 
 

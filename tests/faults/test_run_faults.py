@@ -197,10 +197,10 @@ def test_a_task_without_memory_is_named_and_the_others_are_done(bench, whose):
 KILL_LOADER = f"""{ONE_LOADER}
 import os, signal
 parent, make = os.getpid(), dataset.read_view
-def killed(*arguments):
+def killed(*arguments, **options):
     if os.getpid() != parent:
         os.kill(os.getpid(), signal.SIGKILL)
-    return make(*arguments)
+    return make(*arguments, **options)
 dataset.read_view = killed
 """
 

@@ -11,7 +11,7 @@ import filecmp
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 
 from pipeline.core.digest import digest_file
 from pipeline.core.errors import DataError, EnvironmentProblem
-from pipeline.core.files import make_folder, sync_folder, writing, written_whole
+from pipeline.core.files import make_folder, sync_folder, write_text_whole, writing, written_whole
 from pipeline.core.progress import Advance, MapTasks, interruptible
 from pipeline.core.work_folder import take_lock
 from pipeline.data.camera import CameraModel, draw_shot, video_stream
@@ -97,7 +97,8 @@ def darken_folder(
 
         def done(job: _Job, outcome: dict[str, Any] | str) -> None:
             if isinstance(outcome, dict):
-                ledger.write(json.dumps({"video_id": job.video_id, **outcome}).encode() + b"\n")
+                rows[job.video_id] = {"video_id": job.video_id, **outcome}
+                ledger.write(_line(rows[job.video_id]).encode())
                 ledger.flush()
             advance(1, job.video_id)
 
@@ -145,7 +146,10 @@ def _survey(source: Path, target: Path) -> tuple[list[Path], list[Path], int]:
 
 @contextmanager
 def _ledger(target: Path, how: Darkening) -> Iterator[tuple[BinaryIO, dict[str, Any]]]:
-    """The locked ledger, open for appending, and its rows by video id; a line cut off by a kill is dropped."""
+    """The locked ledger, open for appending, and its rows by video id; a line cut off by a kill is dropped.
+
+    In the end it is written anew, sorted and with one row a video, whatever happened on the way.
+    """
     path = target / LEDGER
     if not path.exists() and target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise DataError(f"{target}: it exists and is no dark copy of this program", remedy="name a new folder")
@@ -160,7 +164,7 @@ def _ledger(target: Path, how: Darkening) -> Iterator[tuple[BinaryIO, dict[str, 
         file.truncate(len(whole + newline))
         lines = [json.loads(line) for line in whole.splitlines()]
         if not lines:
-            file.write(json.dumps(how.header).encode() + b"\n")
+            file.write(_line(how.header).encode())
             _sync(file)
             sync_folder(target)  # before the first video: a folder of videos without a ledger is refused
         elif lines[0] != how.header:
@@ -174,8 +178,16 @@ def _ledger(target: Path, how: Darkening) -> Iterator[tuple[BinaryIO, dict[str, 
                 findings=differences,
                 remedy="name a new folder, or give the same options again",
             )
-        yield file, {row["video_id"]: row for row in lines[1:]}
+        rows = {row["video_id"]: row for row in lines[1:]}
+        yield file, rows
         _sync(file)
+        text = "".join(map(_line, (how.header, *(rows[name] for name in sorted(rows)))))
+        if text != path.read_text(encoding="utf-8"):
+            write_text_whole(path, text)
+
+
+def _line(values: Mapping[str, Any]) -> str:
+    return json.dumps(values) + "\n"
 
 
 def _sync(file: BinaryIO) -> None:
