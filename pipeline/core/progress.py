@@ -68,9 +68,9 @@ def interruptible() -> Iterator[StopCheck]:
     received: list[int] = []
 
     def request(signal_number: int, _frame: FrameType | None) -> None:
-        if received:
-            raise Interrupted(signal_number)
         received.append(signal_number)
+        if len(received) > 1:
+            raise Interrupted(signal_number)
 
     def check() -> None:
         if received:
@@ -79,6 +79,10 @@ def interruptible() -> Iterator[StopCheck]:
     previous = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield check
+    except Exception as error:
+        if len(received) > 1 and not isinstance(error, Interrupted):
+            raise Interrupted(received[1]) from error  # raised within HDF5, it may come out as another error
+        raise
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

@@ -1,9 +1,12 @@
-"""Time by name: a block within a block counts once."""
+"""Time by name: a block within a block counts once. Signals: a second one ends at once."""
+
+import signal
 
 import pytest
 
 from pipeline.core import progress
-from pipeline.core.progress import Stopwatch, shares_text, summed
+from pipeline.core.errors import Interrupted
+from pipeline.core.progress import Stopwatch, interruptible, shares_text, summed
 
 
 @pytest.fixture
@@ -50,3 +53,18 @@ def test_shares_for_a_person():
     assert seconds == {"decode": 1.0, "enhance": 3.0}
     assert shares_text(seconds) == "enhance 75%, decode 25%"
     assert shares_text({}) == ""
+
+
+def signalled_twice():
+    with interruptible():
+        signal.raise_signal(signal.SIGINT)
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except Interrupted:
+            raise AttributeError("as within HDF5") from None
+
+
+def test_a_second_signal_ends_it_as_one_whatever_error_it_becomes():
+    with pytest.raises(Interrupted) as ended:
+        signalled_twice()
+    assert ended.value.exit_code == 128 + signal.SIGTERM
