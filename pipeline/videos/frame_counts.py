@@ -180,6 +180,8 @@ class PacketTally:
 
     def _lacks_early(self) -> bool:
         """Whether frames that last equally long leave a gap, though decoders have shown all that they held back."""
+        if self.codec not in ("h264", "hevc"):  # MPEG-1 and -2 give times to some packets alone, or to fields
+            return False
         early = sorted(self.times)[:-MAX_REORDERED]
         step = max(self.durations, default=0.0)
         is_steady = step - min(self.durations, default=0.0) < step / 100
