@@ -10,10 +10,10 @@ import typer
 
 from pipeline.core.errors import ParamsError
 from pipeline.core.files import write_text_whole
-from pipeline.core.params import load_params
+from pipeline.core.params import ModelName, TrainParams, ViewsParams, load_params
 from pipeline.core.weights import whole_digest
 from pipeline.data.dataset import BANK, DrawnViews
-from pipeline.train.run import Run, Training, label_loss, read_inputs, train_network
+from pipeline.train.run import Inputs, Run, Training, label_loss, read_inputs, train_network
 from stages._shell import (
     CHECKPOINT_SECONDS,
     PARAMS_PATH,
@@ -50,21 +50,8 @@ def train_teacher(
     clip = params.teacher_clip or params.clip
     inputs = read_inputs(manifest_path, frames_path)
     views = DrawnViews(inputs.frames, clip, params.views, params.seed, purpose="teacher")
-    training = Training(
-        "train_teacher",
-        params.teacher,
-        inputs,
-        inputs.train,
-        len(inputs.train),
-        clip,
-        params.train_teacher,
-        params.seed,
-        source=lambda _work: views,
-        loss=label_loss(inputs, params.train_teacher),
-        values={"views": params.views.model_dump()},
-        run=Run(device, checkpoint_seconds, out, curve_path, tensorboard, progress, say),
-    )
-    train_network(training)
+    run = Run(device, checkpoint_seconds, out, curve_path, tensorboard, progress, say)
+    _train("train_teacher", params.teacher, inputs, views, params.train_teacher, run, policy=params.views)
 
 
 def train_more_teacher(
@@ -96,21 +83,8 @@ def train_more_teacher(
     clip, options = chosen.clip or params.clip, chosen.training_params(params.train_teacher)
     inputs = read_inputs(manifest_path, frames_path)
     views = DrawnViews(inputs.frames, clip, params.views, chosen.seed, purpose="teacher")
-    training = Training(
-        "train_more_teacher",
-        chosen.network,
-        inputs,
-        inputs.train,
-        len(inputs.train),
-        clip,
-        options,
-        chosen.seed,
-        source=lambda _work: views,
-        loss=label_loss(inputs, options),
-        values={"views": params.views.model_dump()},
-        run=Run(device, checkpoint_seconds, out, curve_path, tensorboard, progress, say),
-    )
-    train_network(training)
+    run = Run(device, checkpoint_seconds, out, curve_path, tensorboard, progress, say)
+    _train("train_more_teacher", chosen.network, inputs, views, options, run, policy=params.views)
     if RANK == 0:
         record = {"model": whole_digest(out), "frames": inputs.frames.digest}
         write_text_whole(record_path, json.dumps(record, indent=1) + "\n")
@@ -138,18 +112,37 @@ def train_baseline(
     passes = -(-len(inputs.taught) // len(inputs.train))  # of an epoch
     bank = params.views.model_copy(update={"num_views": params.views.num_views * passes})
     views = DrawnViews(inputs.frames, params.clip, bank, params.seed, purpose=BANK)
+    run = Run(device, checkpoint_seconds, out, curve_path, tensorboard, progress, say)
+    options, clips = params.train_student, len(inputs.taught)
+    _train("train_baseline", params.student, inputs, views, options, run, policy=params.views, num_clips=clips)
+
+
+def _train(
+    stage: str,
+    network: ModelName,
+    inputs: Inputs,
+    views: DrawnViews,
+    options: TrainParams,
+    run: Run,
+    *,
+    policy: ViewsParams,
+    num_clips: int | None = None,
+) -> None:
+    """Train on the videos that have a label. policy: the views as the parameters have them; num_clips: of an epoch,
+    else one of each video.
+    """
     training = Training(
-        "train_baseline",
-        params.student,
+        stage,
+        network,
         inputs,
         inputs.train,
-        len(inputs.taught),
-        params.clip,
-        params.train_student,
-        params.seed,
+        num_clips or len(inputs.train),
+        views.clip,
+        options,
+        views.seed,
         source=lambda _work: views,
-        loss=label_loss(inputs, params.train_student),
-        values={"views": params.views.model_dump()},
-        run=Run(device, checkpoint_seconds, out, curve_path, tensorboard, progress, say),
+        loss=label_loss(inputs, options),
+        values={"views": policy.model_dump()},
+        run=run,
     )
     train_network(training)
