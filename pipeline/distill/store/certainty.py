@@ -20,7 +20,10 @@ NEARLY_HARD = 0.99
 
 def entropy(logits_K: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     """Entropy in nats of the softmax over the last axis."""
-    log_p_K = log_softmax(logits_K.astype(np.float32))
+    return _entropy(log_softmax(logits_K.astype(np.float32)))
+
+
+def _entropy(log_p_K: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     return np.asarray(np.maximum(-(np.exp(log_p_K) * log_p_K).sum(axis=-1), 0))
 
 
@@ -34,11 +37,11 @@ class Certainty:
 
     def add(self, logits_K: NDArray[np.floating[Any]]) -> None:
         """Count logits whose last axis is the classes; they are finite."""
-        entropy_N = entropy(logits_K)
-        largest_N = log_softmax(logits_K.astype(np.float32)).max(axis=-1)
+        log_p_K = log_softmax(logits_K.astype(np.float32))
+        entropy_N = _entropy(log_p_K)
         self.num_targets += entropy_N.size
         self.nats += float(entropy_N.sum())
-        self.num_hard += int((largest_N > np.log(NEARLY_HARD)).sum())
+        self.num_hard += int((log_p_K.max(axis=-1) > np.log(NEARLY_HARD)).sum())
 
     @property
     def mean_entropy(self) -> float:
