@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self, cast, get_args
+from typing import Any, Self, TypedDict, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +30,13 @@ OF_THE_CLIP = "clip"  # the attribute input_statistics of a file without mean an
 LEAST_DEVIATION = 1.0
 
 
-Statistics = Mapping[str, Sequence[float]]  # mean_C and std_C, or neither
+class Statistics(TypedDict, total=False):
+    """What a recogniser's pixels are normalised by: both, or neither where each clip is by itself."""
+
+    mean_C: Sequence[float]
+    std_C: Sequence[float]
+
+
 _ANY: Statistics = {"mean_C": [0.0] * 3, "std_C": [1.0] * 3}  # where a file's own will be, or numbers do not matter
 
 
@@ -125,7 +131,7 @@ def standardised(clip_BTHWC: Tensor) -> Tensor:
 def on_meta(architecture: Architecture, statistics: Statistics = _ANY) -> Recognizer:
     """A recogniser without memory, which has names and shapes alone."""
     with torch.device("meta"):
-        return Recognizer(architecture, mean_C=statistics.get("mean_C"), std_C=statistics.get("std_C"))
+        return Recognizer(architecture, **statistics)
 
 
 @dataclass(frozen=True)
@@ -179,7 +185,7 @@ def load_model(path: Path) -> ModelFile:
         expected = on_meta(arch, statistics).state_dict()  # takes no memory, whatever sizes the file states
         if {name: value.shape for name, value in state.items()} != {n: value.shape for n, value in expected.items()}:
             raise ValueError("names or shapes differ")
-        recognizer = Recognizer(arch, mean_C=statistics.get("mean_C"), std_C=statistics.get("std_C"), levels=levels)
+        recognizer = Recognizer(arch, **statistics, levels=levels)
         recognizer.load_state_dict(state)
     except (RuntimeError, ValueError, TypeError) as error:
         raise StaleArtifactError(
