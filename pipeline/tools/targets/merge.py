@@ -87,6 +87,7 @@ def merge_videos(
         findings.append(f"teachers.frames: {', '.join(every)}: frame stores that hold all are needed")
     _refuse(findings)
     of_teachers = _frames_of_teachers(frames, stores[0].num_teachers)
+    known = [(store.path, {row.video_id: row.digest for row in store.rows}) for store in of_teachers]
 
     def rows() -> Iterator[Rows]:
         wrong: list[str] = []
@@ -97,7 +98,7 @@ def merge_videos(
                 whole = whole.take(np.argsort(np.array(whole.video_ids), kind="stable"))
                 stop = bisect_right(expected, whole.video_ids[-1])
                 wrong += _unlike_manifest(whole.video_ids, expected[start:stop])
-                wrong += _unlike_frames(whole, of_teachers)
+                wrong += _unlike_frames(whole, known)
                 start = stop
                 advance(len(whole), "")
                 if not wrong:
@@ -131,14 +132,13 @@ def _frames_of_teachers(frames: Sequence[FrameStore], num_teachers: int) -> Sequ
     return frames if len(frames) != 1 else [*frames] * num_teachers
 
 
-def _unlike_frames(rows: Rows, of_teachers: Sequence[FrameStore]) -> list[str]:
-    """Videos of which a frame store has other frames than the teacher saw."""
+def _unlike_frames(rows: Rows, known: Sequence[tuple[Path, Mapping[str, str]]]) -> list[str]:
+    """Videos of which a teacher saw other frames than a store has: its path, and the digests in it by video id."""
     wrong = []
-    for axis, frames in enumerate(of_teachers):
-        digest_of = {row.video_id: row.digest for row in frames.rows}
+    for axis, (path, digest_of) in enumerate(known):
         digests = rows.arrays["frames_digest"][:, axis]
         wrong += [
-            f"{video_id}: {frames.path} has not the frames that teacher {axis} saw"
+            f"{video_id}: {path} has not the frames that teacher {axis} saw"
             for video_id, digest in zip(rows.video_ids, digests, strict=True)
             if digest_of.get(video_id) != digest.tobytes().hex()
         ]
