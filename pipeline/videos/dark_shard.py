@@ -107,7 +107,7 @@ def _pieces(video: SourceVideo, params: PrepareParams, before: Mapping[str, Sour
         return [video]
     known = next((source for name, source in before.items() if source_id(name) == video.video_id), None)
     try:
-        info = known.info if known and known.info and _unchanged(video, known) else _probed(video, params)
+        info = known.info if known and known.info and _unchanged(video, known) else probed(video, params)
         num_frames = info.num_frames
         if num_frames is None:  # half frames
             num_frames = sum(1 for _ in read_frames(video.path, images=video.images))
@@ -119,7 +119,8 @@ def _pieces(video: SourceVideo, params: PrepareParams, before: Mapping[str, Sour
     return windows or [video]
 
 
-def _probed(video: SourceVideo, params: PrepareParams) -> VideoInfo:
+def probed(video: SourceVideo, params: PrepareParams) -> VideoInfo:
+    """What a video's packets tell; raises BrokenVideoError where `prepare.damaged` does not take what they tell."""
     return probe(video.path, images=video.images, take_damaged=params.damaged == "take")
 
 
@@ -140,7 +141,7 @@ def frames_of(
     if video.path not in passes:
         passes.clear()  # which ends the decoder of the video before
         with watch.time("decode"):
-            passes[video.path] = _probed(video, params), Windows(read)
+            passes[video.path] = probed(video, params), Windows(read)
     info, windows = passes[video.path]
     if video.first is not None:
         assert video.window is not None

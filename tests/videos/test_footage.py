@@ -368,8 +368,9 @@ def test_footage_that_breaks_off_gives_the_windows_before(long_footage):
     ]
 
 
-def test_check_counts_what_windows_store(long_footage):
-    _, data = look_at(params(**{**long_footage, "prepare__footage_windows": 1}))
+@pytest.mark.parametrize("every_frame", [False, True])
+def test_check_counts_what_windows_store(long_footage, every_frame):
+    _, data = look_at(params(**{**long_footage, "prepare__footage_windows": 1}), every_frame=every_frame)
     assert sorted(found.num_frames for found in data.seen) == [9, 9, *[10] * 8]
 
 

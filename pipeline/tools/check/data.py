@@ -14,8 +14,7 @@ from pipeline.data.leakage import STEM_LAYOUTS, find_leakage
 from pipeline.data.listing import ALL_SPLITS, NO_LABEL, ListedVideo, Listing
 from pipeline.data.manifest import QuarantineRow, read_manifest
 from pipeline.tools.check.findings import Group
-from pipeline.videos.dark_shard import SourceVideo, digest_video, frames_of, judged
-from pipeline.videos.decoder import probe
+from pipeline.videos.dark_shard import SourceVideo, digest_video, frames_of, judged, probed
 from pipeline.videos.locate import MissingVideosError
 from pipeline.videos.prepare import (
     check_quarantine,
@@ -216,13 +215,14 @@ def look(job: Look) -> Seen:
         if job.every_frame:
             infos: dict[str, VideoInfo] = {}
             num_frames: int | None = sum(1 for _ in frames_of(job.video, job.params, infos, Stopwatch(), {}))
-            return Seen(infos[job.video.video_id], num_frames, None)
-        info = probe(job.video.path, images=job.video.images, take_damaged=job.params.damaged == "take")
-        num_frames = info.num_frames
-        if num_frames is not None:
-            info = judged(job.video, info, num_frames, job.params)
-            if starts := job.video.starts(num_frames):
-                num_frames = len(starts) * (job.video.window or 0)
+            info = infos[job.video.video_id]
+        else:
+            info = probed(job.video, job.params)
+            num_frames = info.num_frames
+            if num_frames is not None:
+                info = judged(job.video, info, num_frames, job.params)
+        if num_frames is not None and (starts := job.video.starts(num_frames)):
+            num_frames = len(starts) * (job.video.window or 0)
     except DataError as error:
         return Seen(None, None, in_one_line(error))
     return Seen(info, num_frames, None)
