@@ -13,7 +13,7 @@ from pipeline.enhance.classical import count_luma, mean_level
 
 # Eight frames tell a video's mean to 0.1 of a level, 0.4 at worst; the middle one alone to 3 (docs/evaluation.md)
 FRAMES_OF_A_VIDEO = 8
-LUMA_C = (0.299, 0.587, 0.114)
+LUMA_C = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
 def video_luma(store: FrameStore, video_ids: Sequence[str], *, progress: Progress = no_progress) -> dict[str, float]:

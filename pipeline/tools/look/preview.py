@@ -26,6 +26,7 @@ from pipeline.enhance.apply import StoredVideo
 from pipeline.enhance.classical import levels_after
 from pipeline.enhance.file import ENHANCERS, LEARNED, Classical, classical_from_params, load_enhancer
 from pipeline.enhance.fit import MODEL, Fit, fitted
+from pipeline.evaluate.light import LUMA_C
 from pipeline.tools.look.contact_sheet import Sheet, draw_sheet
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from pipeline.enhance.learned import LearnedEnhancer
 
 FLICKER_FRAMES = 16  # around the middle of a video
-LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+LUMA = np.array(LUMA_C, np.float32)
 
 # A pixel is background where its dark luma varies by no more than grain does: FACTS of real dark clips give 0.3 levels
 # of noise below level 16, 1.5 at 32 to 64 and 3 at 64 to 128
