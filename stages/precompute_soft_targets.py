@@ -131,21 +131,30 @@ def main(
             publish(built, out)
             for each in cached:
                 each.cache.remove_others(each.keys)
-    without, labelled = (f" ({num_footage} without a label)", " that have a label") if num_footage else ("", "")
-    say(
-        f"{STAGE}: {len(samples)} videos{without} × {params.views.num_views} views × {codec.num_classes} classes in "
-        f"{bytes_per_view(codec)} bytes a view of a teacher; mean entropy "
-        f"{packing.certainty.mean_entropy:.3f} of {math.log(codec.num_classes):.2f} nats"
-    )
-    for teacher, of_teacher, top1 in zip(teachers, parts, packing.top1_on_views, strict=True):
-        num_new = sum(len(part.video_ids) for part in of_teacher)
-        say(
-            f"{STAGE}: {teacher.name}: {num_new} videos computed, {len(samples) - num_new} known before; "
-            f"top-1 on these views{labelled} is {top1:.1%}"
-        )
+    new = [
+        (teacher.name, sum(len(part.video_ids) for part in of_teacher))
+        for teacher, of_teacher in zip(teachers, parts, strict=True)
+    ]
+    _say_packed(packing, params.views.num_views, new, num_footage)
     say(f"{STAGE}: {options.codec} keeps {packing.error} -> {out}, digest {digest}")
     if packing.certainty.warning is not None:
         say(f"{STAGE}: {packing.certainty.warning}")
+
+
+def _say_packed(packing: Packing, num_views: int, new: Sequence[tuple[str, int]], num_footage: int) -> None:
+    """What the store holds, and of each teacher how right it is; `new` has its name and how many videos it computed."""
+    codec, num_videos = packing.codec, len(packing.labels)
+    without, labelled = (f" ({num_footage} without a label)", " that have a label") if num_footage else ("", "")
+    say(
+        f"{STAGE}: {num_videos} videos{without} × {num_views} views × {codec.num_classes} classes in "
+        f"{bytes_per_view(codec)} bytes a view of a teacher; mean entropy "
+        f"{packing.certainty.mean_entropy:.3f} of {math.log(codec.num_classes):.2f} nats"
+    )
+    for (name, num_new), top1 in zip(new, packing.top1_on_views, strict=True):
+        say(
+            f"{STAGE}: {name}: {num_new} videos computed, {num_videos - num_new} known before; "
+            f"top-1 on these views{labelled} is {top1:.1%}"
+        )
 
 
 @dataclass(frozen=True)
