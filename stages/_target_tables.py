@@ -83,6 +83,13 @@ def print_summary(found: Mapping[str, Any]) -> None:
             ("class", "views", "top-1"),
             ((name, str(values["num_views"]), f"{values['top1']:.1%}") for name, values in by_class),
         )
+    if found["footage_agreement"] is not None:
+        print_table(
+            ("soft_targets.min_agreement", f"videos that reach it, of {attributes['num_unlabelled']} without a label"),
+            ((least, str(count)) for least, count in found["footage_agreement"].items()),
+        )
+    elif attributes.get("num_unlabelled"):
+        print_line("--manifest shows how far the soft targets of each video without a label agree")
 
 
 def print_difference(a: str, b: str, found: Mapping[str, Any]) -> None:

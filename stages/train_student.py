@@ -17,6 +17,7 @@ from pipeline.data.dataset import Batch, EpochPlan
 from pipeline.data.frame_store import FrameStore
 from pipeline.distill.store.store import SoftTargetStore
 from pipeline.distill.student.cached_targets import CachedTargets, differences, load_targets
+from pipeline.distill.student.footage import agreed_on
 from pipeline.distill.student.loss import distillation_loss, require_labels, soft_weight_at
 from pipeline.models.inference import infer
 from pipeline.models.recognizer import Recognizer, load_model, require_levels
@@ -71,9 +72,9 @@ def main(
 ) -> None:
     """Train the student on the dark videos and the cached soft targets.
 
-    From videos without a label it learns by their soft targets alone. Views come from the store, each with the
-    teacher's logits for exactly that crop. The teacher never runs here, unless soft_targets.source is online: then it
-    sees the same views at every step.
+    From videos without a label it learns by their soft targets alone, where these agree as far as
+    soft_targets.min_agreement asks. Views come from the store, each with the teacher's logits for exactly that crop.
+    The teacher never runs here, unless soft_targets.source is online: then it sees the same views at every step.
     """
     params = load_params(params_path)
     inputs, store = read_inputs(manifest_path, frames_path), SoftTargetStore(soft_targets)
@@ -96,12 +97,15 @@ def main(
     teachers, weights_K = params.soft_targets.teachers, inputs.class_weights(options)
     if soft_loss == "dist" and distillation.dist_intra > 0:
         check_dist_columns(EpochPlan(len(inputs.taught), options.batch_size, seed=0), options, world_size())
-    require_labels(soft_loss, inputs.num_footage)
+    samples = inputs.taught if findings else agreed_on(store, inputs.taught, params.soft_targets.min_agreement)
+    require_labels(soft_loss, len(samples) - len(inputs.train))
+    if num_left_out := len(inputs.taught) - len(samples):
+        say(f"train_student: {num_left_out} of the {inputs.num_footage} videos without a label are left out")
 
     def source(work: Path) -> CachedTargets:
         return load_targets(
             store,
-            [sample.video_id for sample in inputs.taught],
+            [sample.video_id for sample in samples],
             memory_bytes=memory_mib * 2**20,
             folder=work / "soft_targets",
             teachers=teachers,
@@ -130,8 +134,8 @@ def main(
         "train_student",
         params.student,
         inputs,
-        inputs.taught,
-        len(inputs.taught),
+        samples,
+        len(inputs.taught),  # an epoch has as many clips as the baseline's, whatever is left out
         params.clip,
         options,
         params.seed,

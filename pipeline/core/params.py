@@ -211,6 +211,7 @@ class SoftTargetsParams(Section):
 
     source: Literal["cache", "online"]
     teachers: Literal["mean", "draw"]
+    min_agreement: Share | None
 
 
 class DistillationParams(Section):

@@ -49,7 +49,7 @@ def test_the_sweep_finds_the_numbers_of_every_section():
     assert "distillation.extra_temperatures" in PLACES
     assert not {"enhancer", "views.flip", "train_student.weights", "prepare.root"} & set(PLACES)
     sections = {name for name, field in Params.model_fields.items() if not get_args(field.annotation)}
-    textual = {"seed", "temperature", "soft_weight", "soft_targets", "enhancer", "teacher", "student"}
+    textual = {"seed", "temperature", "soft_weight", "enhancer", "teacher", "student"}
     assert {name.partition(".")[0] for name in PLACES if "." in name} == sections - textual
     assert NoneType not in scalar_types(Params.model_fields["temperature"].annotation)
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.distill.store.certainty import Certainty, entropy
+from pipeline.distill.store.certainty import Certainty, agreement, entropy
 
 
 def logits_of(largest_N, num_classes=5):
@@ -58,3 +58,10 @@ def test_most_being_nearly_hard_is_told_with_what_to_try():
     for parameter in ("train_teacher.epochs", "patience", "mixup"):
         assert parameter in warning
     assert "\n" not in warning
+
+
+def test_agreement_is_the_share_of_the_most_frequent_class():
+    best_NVM = np.array([[[0, 0], [0, 1]], [[2, 1], [0, 2]], [[1, 1], [1, 1]]])
+    logits_NVMK = np.eye(3, dtype=np.float32)[best_NVM]
+    assert agreement(logits_NVMK).tolist() == [0.75, 0.5, 1.0]
+    assert agreement(logits_NVMK[:0]).tolist() == []

@@ -6,17 +6,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from builders import VIEWS, one_thread, train_params  # noqa: F401 - a fixture
-from precompute_runs import NUM_TRAIN, compute, make_project
-from target_stores import contents
+from precompute_runs import NUM_TRAIN, compute, make_project, write_params
+from target_stores import contents, make_teacher
 
-from pipeline.core.errors import ParamsError
+from pipeline.core.errors import ParamsError, StaleArtifactError
 from pipeline.core.tables import number, read_table
+from pipeline.data.dataset import Sample
+from pipeline.data.listing import NO_LABEL
 from pipeline.data.manifest import read_manifest, write_manifest
+from pipeline.distill.store.certainty import agreement
 from pipeline.distill.store.store import SoftTargetStore
+from pipeline.distill.student.footage import agreed_on
 from pipeline.distill.teacher import bank
 from pipeline.models.inference import infer
+from pipeline.models.recognizer import load_model, save_model
 from pipeline.tools.targets.card import card
 from pipeline.tools.targets.merge import merge_videos
 from pipeline.tools.targets.summary import summarise
@@ -101,15 +107,15 @@ def test_stores_of_labelled_videos_and_of_footage_merge():
     assert right[0] == pytest.approx(right[1], abs=1e-5)
 
 
-def train(function, name, **changes):
-    """A training of the current folder, by its stage; its curve."""
+def train(function, name, *, options=None, **changes):
+    """A training of the current folder, by its stage; its curve. `options` are the command's."""
     values = yaml.safe_load(Path("params.yaml").read_text())
     values |= {"train_student": train_params().model_dump(), **changes}
     Path("chosen.yaml").write_text(yaml.safe_dump(values))
     paths = {"manifest_path": Path("manifest.csv"), "frames_path": Path("frames"), "params_path": Path("chosen.yaml")}
     outs = {"out": Path(f"{name}.safetensors"), "curve_path": Path(f"{name}.csv")}
     more = {"soft_targets": "store.zarr"} if function is train_student else {}
-    function(**paths, **outs, **more, device="cpu")
+    function(**paths, **outs, **more, **(options or {}), device="cpu")
     return read_table(outs["curve_path"], number)
 
 
@@ -134,3 +140,98 @@ def test_a_loss_that_needs_labels_is_refused():
     assert {name for name in contents(Path()) if name.startswith(".work")} == {
         n for n in before if n.startswith(".work")
     }
+
+
+# footage that the teachers do not agree on
+
+
+def agreed(min_agreement, **changes):
+    return {"soft_targets": {"source": "cache", "teachers": "mean", "min_agreement": min_agreement, **changes}}
+
+
+def compute_with(seed):
+    """A store of a teacher that names every class now and then; how far each video's targets agree, and footage."""
+    path = Path("teacher.safetensors")
+    teacher = make_teacher(path, seed=seed)
+    compute()
+    mean_K = SoftTargetStore("store.zarr").read_shard(0).arrays["logits"].astype(np.float32).mean(axis=(0, 1, 2))
+    with torch.no_grad():
+        teacher.recognizer.network.head[-1].bias -= torch.from_numpy(mean_K)
+    save_model(path, teacher.recognizer, class_names=teacher.class_names, trained_on={})
+    compute()
+    rows = SoftTargetStore("store.zarr").read_shard(0)
+    share_of = dict(zip(rows.video_ids, agreement(rows.arrays["logits"].astype(np.float32)).tolist(), strict=True))
+    return share_of, [row.video_id for row in read_manifest(Path("manifest.csv")).rows_of("unlabelled")]
+
+
+@pytest.fixture
+def spread():
+    """A store where all soft targets of some footage name one class, and not all of the rest."""
+    share_of, footage = compute_with(seed=8)
+    assert {share_of[name] == 1 for name in footage} == {True, False}
+    return share_of, footage
+
+
+def test_footage_that_agrees_less_is_left_out_and_no_labelled_video(spread):
+    (share_of, footage), store = spread, SoftTargetStore("store.zarr")
+    samples = [Sample(name, NO_LABEL if name in footage else 0) for name in share_of]
+    samples.append(Sample("lacking", NO_LABEL))
+    for least in (0.0, 0.5, 0.7, 1.0):
+        kept = [sample.video_id for sample in agreed_on(store, samples, least)]
+        assert kept == [*(n for n in share_of if n not in footage or share_of[n] >= least), "lacking"]
+    labelled = [sample for sample in samples if sample.label != NO_LABEL]
+    assert agreed_on(store, samples, None) == labelled
+    assert agreed_on(store, labelled, 1.0) == labelled
+
+
+def test_a_student_without_some_footage_makes_as_many_steps(spread, capsys):
+    share_of, footage = spread
+    before = contents(Path("store.zarr"))
+    whole, some = (train(train_student, name, **agreed(least)) for name, least in (("a", 0.0), ("b", 1.0)))
+    assert [row["learning_rate"] for row in whole] == [row["learning_rate"] for row in some]
+    assert Path("a.safetensors").read_bytes() != Path("b.safetensors").read_bytes()
+    num_left_out = sum(share_of[name] < 1 for name in footage)
+    said = f"train_student: {num_left_out} of the {NUM_FOOTAGE} videos without a label are left out"
+    assert capsys.readouterr().err.count(said) == 1
+    assert contents(Path("store.zarr")) == before
+
+
+def test_online_and_cached_students_leave_out_the_same(spread):
+    write_params(Path(), codec="float32")
+    compute()
+    train(train_student, "cached", **agreed(1.0))
+    online = {"teacher_path": Path("teacher.safetensors"), "enhanced_path": Path("frames")}
+    train(train_student, "online", options=online, **agreed(1.0, source="online"))
+    weights = [load_model(Path(f"{name}.safetensors")).recognizer.state_dict() for name in ("cached", "online")]
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+
+
+def test_on_labelled_videos_alone_and_without_soft_weight_it_is_the_baseline_bit_by_bit():
+    compute()
+    once = {"train_student": train_params(epochs=1, warmup_epochs=0.5).model_dump(), "soft_weight": 0.0}
+    train(train_student, "student", **agreed(None), **once)
+    train(train_baseline, "baseline", **once)
+    weights = [load_model(Path(f"{name}.safetensors")).recognizer.state_dict() for name in ("student", "baseline")]
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+    train(train_student, "dkd", **agreed(None), soft_loss="dkd")  # which looks at labels
+
+
+def test_a_share_that_no_footage_reaches_is_refused_and_a_store_that_does_not_fit_before():
+    share_of, footage = compute_with(seed=1)
+    assert max(share_of[name] for name in footage) == pytest.approx(2 / 3)
+    with pytest.raises(ParamsError, match=r"min_agreement is 1, .* at most 0\.667 of them do") as caught:
+        train(train_student, "student", **agreed(1.0))
+    assert "null" in caught.value.remedy
+    with pytest.raises(StaleArtifactError, match="does not fit this run"):
+        train(train_student, "student", **agreed(1.0), teacher="x3d_s")
+
+
+def test_inspect_counts_the_footage_that_reaches_a_share(spread, capsys):
+    (share_of, footage), store = spread, SoftTargetStore("store.zarr")
+    found = summarise(store, manifest=read_manifest(Path("manifest.csv")))
+    counts = {f"{least:g}": sum(share_of[name] >= least for name in footage) for least in (0.5, 0.7, 0.9)}
+    assert found["footage_agreement"] == counts
+    print_summary(found)
+    assert f"videos that reach it, of {NUM_FOOTAGE} without a label" in capsys.readouterr().out
+    print_summary(summarise(store))
+    assert "--manifest shows how far" in capsys.readouterr().out

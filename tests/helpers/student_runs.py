@@ -38,7 +38,7 @@ class StudentRun:
         values = yaml.safe_load((ROOT / "params.yaml").read_text())
         values |= {
             "clip": CLIP.model_dump(),
-            "soft_targets": {"source": source, "teachers": teachers},
+            "soft_targets": {"source": source, "teachers": teachers, "min_agreement": 0.0},
             "train_student": train_params().model_dump(),
             **(changes or {}),
         }

@@ -1,4 +1,5 @@
-"""How sure soft targets are at temperature 1: their entropy, and how many are hardly more than a label.
+"""How sure soft targets are at temperature 1 (their entropy, how many are hardly more than a label), and how far they
+agree on a video.
 
 Axes: N videos, V views, M teachers, K classes.
 """
@@ -25,6 +26,14 @@ def entropy(logits_K: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
 
 def _entropy(log_p_K: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     return np.asarray(np.maximum(-(np.exp(log_p_K) * log_p_K).sum(axis=-1), 0))
+
+
+def agreement(logits_NVMK: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    """Of each video the share of its soft targets, V views of M teachers, that name the class that most of them do."""
+    num_videos, num_views, num_teachers, _ = logits_NVMK.shape
+    best_NT = logits_NVMK.argmax(axis=-1).reshape(num_videos, num_views * num_teachers)
+    counts_N = np.array([np.bincount(best_T).max() for best_T in best_NT], dtype=np.float64)
+    return counts_N / np.float64(num_views * num_teachers)
 
 
 @dataclass

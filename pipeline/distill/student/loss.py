@@ -31,7 +31,7 @@ def require_labels(soft_loss: str, num_footage: int) -> None:
     if soft_loss in NEED_LABELS and num_footage:
         raise ParamsError(
             f"soft_loss {soft_loss} looks at the label of each clip; {num_footage} videos have none",
-            remedy="choose kl, dist, wttm or mse, or leave the videos without a label out (docs/datasets.md)",
+            remedy="choose kl, dist, wttm or mse, or leave these videos out by soft_targets.min_agreement: null",
         )
 
 

@@ -18,11 +18,12 @@ from pipeline.core.errors import StaleArtifactError
 from pipeline.core.progress import Progress, no_progress
 from pipeline.data.listing import TAUGHT
 from pipeline.data.manifest import Manifest
-from pipeline.distill.store.certainty import Certainty, entropy
+from pipeline.distill.store.certainty import Certainty, agreement, entropy
 from pipeline.distill.store.codecs import bytes_per_view
 from pipeline.distill.store.store import SoftTargetStore, damaged
 from pipeline.distill.student.cached_targets import differences
 
+AGREEMENTS = (0.5, 0.7, 0.9)
 NUM_BINS = 1000  # the quartiles of the entropy are known to a thousandth of its range
 
 
@@ -39,7 +40,8 @@ def summarise(
     nats: 0 is certainty, `most` (log K) is chance; `counts` are views in NUM_BINS equal steps from 0 to `most`.
     `nearly_hard` is the share of them that are hardly more than labels at temperature 1, `warning` what to try where
     most are, or None. `top1_by_class` has of each class its views and the share of them that is right, and is None
-    without a manifest.
+    without a manifest. `footage_agreement` has how many videos without a label reach each of AGREEMENTS (see
+    `agreement`), and is None without a manifest or where all have labels.
     Raises StaleArtifactError with all that is damaged, for another manifest, and for videos that it does not train on.
     """
     labels: dict[str, str] | None = None
@@ -55,6 +57,7 @@ def summarise(
     counts = {temperature: np.zeros(NUM_BINS, dtype=np.int64) for temperature in temperatures}
     totals = dict.fromkeys(counts, 0.0)
     views, correct = Counter[str](), Counter[str]()
+    agreed: list[float] = []
     certainty = Certainty()
     findings: list[str] = []
     with progress("inspect", store.num_rows, "rows") as advance:
@@ -65,13 +68,16 @@ def summarise(
                 others = [name for name in examined.rows.video_ids if name and name not in labels]
                 findings += [f"{name} is no train video of the manifest" for name in others]
             if not findings:
-                logits_NVK = examined.rows.logits(store.codec).mean(axis=2)
+                logits_NVMK = examined.rows.logits(store.codec)
+                logits_NVK = logits_NVMK.mean(axis=2)
                 certainty.add(logits_NVK)
                 for temperature, counts_B in counts.items():
                     entropy_NV = entropy(logits_NVK / temperature)
                     totals[temperature] += float(entropy_NV.sum())
                     counts_B += np.histogram(np.minimum(entropy_NV / most, 1), bins=NUM_BINS, range=(0, 1))[0]
                 if labels is not None:
+                    unlabelled = [row for row, name in enumerate(examined.rows.video_ids) if not labels[name]]
+                    agreed += agreement(logits_NVMK[unlabelled]).tolist()
                     for video_id, best_V in zip(examined.rows.video_ids, logits_NVK.argmax(axis=-1), strict=True):
                         label = labels[video_id]
                         if not label:
@@ -105,6 +111,9 @@ def summarise(
         "nearly_hard": certainty.share_hard,
         "warning": certainty.warning,
         "top1_by_class": None if labels is None else by_class,
+        "footage_agreement": {f"{least:g}": sum(share >= least for share in agreed) for least in AGREEMENTS}
+        if agreed
+        else None,
     }
 
 
