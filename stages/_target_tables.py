@@ -40,12 +40,17 @@ def print_summary(found: Mapping[str, Any]) -> None:
         }
     )
     print_table(
-        ("teacher", "light", "top-1 on these views", "digest of its file", "of its enhancer", "of its frames"),
+        (
+            *("teacher", "light", "top-1 on these views", "on val", "weight"),
+            *("digest of its file", "of its enhancer", "of its frames"),
+        ),
         (
             (
                 teacher["name"],
                 teacher["light"] or "not named",
                 f"{teacher['top1_on_views']:.1%}",
+                f"{teacher['top1_on_val']:.1%}" if "top1_on_val" in teacher else "",
+                f"{teacher['weight']:g}" if "weight" in teacher else "",
                 *(teacher[name] or "none" for name in ("digest", "enhancer", "frames")),
             )
             for teacher in attributes["teachers"]

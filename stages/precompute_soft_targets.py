@@ -11,6 +11,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import torch
 import typer
 
@@ -28,6 +29,7 @@ from pipeline.data.views import VIEW_POLICY_VERSION
 from pipeline.distill.store.attributes import FORMAT_VERSION
 from pipeline.distill.store.codecs import LogitCodec, bytes_per_view, codec_of
 from pipeline.distill.teacher.precompute import (
+    VAL,
     CachedTeacher,
     Packing,
     Part,
@@ -39,6 +41,7 @@ from pipeline.distill.teacher.precompute import (
     refuse_not_finite,
 )
 from pipeline.distill.teacher.row_cache import RowCache
+from pipeline.distill.teacher.weights import on_val
 from pipeline.models.recognizer import ModelFile, load_model
 from stages._cluster import SchedulerOption, WorkersOption, map_tasks
 from stages._shell import PARAMS_PATH, DeviceOption, ParamsOption, progress, say
@@ -69,10 +72,12 @@ def main(
 ) -> None:
     """Run the teachers on every view of every video to learn from, once, and keep their logits.
 
-    These are the training videos, and those without a label. The store holds raw logits: temperature, weight and loss
-    stay free for every student that learns from it. The logits stay in a work folder of each teacher, too: when videos
-    or teachers come or go, with another codec, or for a damaged store, teachers run only on what is new to them. On the
-    CPU each process has one thread; on a GPU there is one process, or one for each under `torchrun`.
+    These are the training videos, and those without a label; of several teachers also the val videos, in one view, to
+    choose how much each of them is worth (soft_targets.teachers weighted). The store holds raw logits: temperature,
+    weight and loss stay free for every student that learns from it. The logits stay in a work folder of each teacher,
+    too: when videos or teachers come or go, with another codec, or for a damaged store, teachers run only on what is
+    new to them. On the CPU each process has one thread; on a GPU there is one process, or one for each under
+    `torchrun`.
     """
     with process_group() as ranks, interruptible() as stop:
         if ranks.index > 0:
@@ -90,6 +95,7 @@ def main(
         clips = [params.teacher_clip, *(teacher.clip for teacher in params.more_teachers.values())]
         codec = _codec(options, len(manifest.class_names))
         samples = _common_samples(teachers, manifest, [clip or params.clip for clip in clips])
+        val = samples_of(manifest, teachers[0].frames, VAL) if len(teachers) > 1 else []
         num_footage = len(manifest.rows_of(UNLABELLED))
         torch_device = choose_device(device)
         policy = {**params.views.model_dump(), "seed": params.seed, "version": VIEW_POLICY_VERSION}
@@ -100,7 +106,9 @@ def main(
         how |= {"batch_size": options.batch_size, "num_workers": options.num_workers}
         with ExitStack() as stack:
             cached: list[CachedTeacher] = []
+            cached_val: list[CachedTeacher] = []
             parts: list[list[Part]] = []
+            val_parts: list[Part] = []
             for teacher in teachers:
                 outs = [] if cached else [out]  # a process can hold a path's lock once
                 inputs, version = {"teacher": teacher.model.digest}, FORMAT_VERSION
@@ -108,13 +116,16 @@ def main(
                     work_folder(STAGE, params=fingerprint, inputs=inputs, format_version=version, outs=outs)
                 )
                 cached.append(CachedTeacher(RowCache(work.path), keys_of(samples, teacher.frames)))
-                parts.append(parts_of(cached[-1].missing(), teacher.inference(work.path, how)))
-            every = list(chain(*parts))
+                inference = teacher.inference(work.path, how)
+                parts.append(parts_of(cached[-1].missing(), inference))
+                cached_val.append(CachedTeacher(RowCache(work.path / VAL), keys_of(val, teacher.frames)))
+                val_parts += parts_of(cached_val[-1].missing(), inference.on_val())
+            every = [*chain(*parts), *val_parts]
             if ranks.count > 1:
                 refuse_not_finite(_on_ranks(ranks, every, stop))
             else:
                 refuse_not_finite(_on_workers(every, stop, workers=workers, scheduler=scheduler))
-            for each in cached:
+            for each in (*cached, *cached_val):
                 each.cache.refresh()
             packing = Packing(cached, [sample.label for sample in samples], codec)
             attributes = {
@@ -122,20 +133,22 @@ def main(
                 "clip": params.clip.model_dump(),
                 "view_policy": policy,
                 "batch_size": options.batch_size,
-                "teachers": [teacher.attributes() for teacher in teachers],
+                "teachers": _attributes(teachers, cached_val, val),
                 "digests": {"manifest": manifest.digest, "dark": teachers[0].dark_digest},
                 **({"num_unlabelled": num_footage} if num_footage else {}),
             }
             built = cached[0].cache.folder / f"soft_targets.zarr{PARTIAL_SUFFIX}"  # swept when a killed run left it
             digest = pack_store(built, packing, attributes, max_kl=options.max_kl)
             publish(built, out)
-            for each in cached:
+            for each in (*cached, *cached_val):
                 each.cache.remove_others(each.keys)
     new = [
         (teacher.name, sum(len(part.video_ids) for part in of_teacher))
         for teacher, of_teacher in zip(teachers, parts, strict=True)
     ]
     _say_packed(packing, params.views.num_views, new, num_footage)
+    if val:
+        say(f"{STAGE}: weights of the teachers by {len(val)} val videos: {_weights_text(teachers, attributes)}")
     say(f"{STAGE}: {options.codec} keeps {packing.error} -> {out}, digest {digest}")
     if packing.certainty.warning is not None:
         say(f"{STAGE}: {packing.certainty.warning}")
@@ -194,6 +207,23 @@ class Teacher:
             "frames": self.frames.digest,
             "clip": architecture.clip.model_dump(),
         }
+
+
+def _attributes(
+    teachers: Sequence[Teacher], cached_val: Sequence[CachedTeacher], val: Sequence[Sample]
+) -> list[dict[str, object]]:
+    """What the store records of the teachers; with their weights where there are val videos to choose them by."""
+    attributes = [teacher.attributes() for teacher in teachers]
+    if not val:
+        return attributes
+    logits_NMK = np.stack([each.logits() for each in cached_val], axis=1)
+    chosen = on_val(logits_NMK, [sample.label for sample in val])
+    return [{**one, **other} for one, other in zip(attributes, chosen, strict=True)]
+
+
+def _weights_text(teachers: Sequence[Teacher], attributes: Mapping[str, Any]) -> str:
+    pairs = zip(teachers, attributes["teachers"], strict=True)
+    return ", ".join(f"{teacher.name} {each['weight']:g} (top-1 {each['top1_on_val']:.1%})" for teacher, each in pairs)
 
 
 def _teacher(name: str, path: Path, frames_path: Path) -> Teacher:
@@ -282,7 +312,7 @@ def _common_samples(teachers: Sequence[Teacher], manifest: Manifest, clips: Sequ
         if teacher.model.digest == before.model.digest
     ]
     for other in others:
-        samples_of(manifest, other.frames, *TAUGHT)
+        samples_of(manifest, other.frames, *TAUGHT, VAL)
         dark = (first.dark_digest, other.dark_digest)
         if None not in dark and dark[0] != dark[1]:
             findings.append(

@@ -210,7 +210,7 @@ class SoftTargetsParams(Section):
     """Where the student's soft targets come from."""
 
     source: Literal["cache", "online"]
-    teachers: Literal["mean", "draw"]
+    teachers: Literal["mean", "draw", "weighted"]
     min_agreement: Share | None
 
 

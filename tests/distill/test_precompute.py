@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -18,7 +17,7 @@ from builders import CLIP, VIEWS, manifest_row, one_thread, tiny_data, write_fra
 from hypothesis import given
 from hypothesis import strategies as st
 from paths import ROOT
-from precompute_runs import NUM_TRAIN, compute, make_project, write_params
+from precompute_runs import NUM_TRAIN, NUM_VAL, compute, make_project, more_teachers, write_params, write_record
 from target_stores import BATCH_SIZE, SEED, make_store, make_teacher, rows_of_teacher
 
 from pipeline.core.errors import DataError, EnvironmentProblem, ParamsError, StaleArtifactError
@@ -416,31 +415,6 @@ def test_a_file_that_changes_under_a_worker_is_noticed(project):
 # several teachers
 
 
-def more_teachers(project, *names, light=0):
-    """Teachers in a folder, each of a seed of its own, on frames brighter by its place; and the parameters' entries."""
-    manifest, frames = read_manifest(Path("manifest.csv")), FrameStore(Path("frames"))
-    videos = {row.video_id: frames.read(row.video_id, range(row.num_frames)) for row in manifest.rows}
-    for place, name in enumerate(names, 1):
-        made = project / "more/made" / name
-        made.mkdir(parents=True, exist_ok=True)
-        make_teacher(made / "model.safetensors", seed=place)
-        bright = {video_id: video // 2 + 20 * place + light for video_id, video in videos.items()}
-        write_frames(made / "frames", bright)
-        write_record(name)
-    entry = {"enhancer": "gamma", "network": "r2plus1d_slim", "seed": 0, "clip": None, "training": {}}
-    values = yaml.safe_load(Path("params.yaml").read_text())
-    values["more_teachers"] = dict.fromkeys(names, entry)
-    Path("params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
-    return {"more_path": Path("more")}
-
-
-def write_record(name, **changes):
-    made = Path("more/made") / name
-    digests = {"model": load_model(made / "model.safetensors").digest, "frames": FrameStore(made / "frames").digest}
-    Path("more/records").mkdir(exist_ok=True)
-    Path("more/records", f"{name}.json").write_text(json.dumps({**digests, **changes}))
-
-
 def all_rows(path):
     store = SoftTargetStore(Path(path))
     return store, store.read_shard(0)
@@ -456,7 +430,8 @@ def test_the_store_of_several_teachers_is_that_of_each_side_by_side(project):
     for axis, (teacher, frames) in enumerate(paths):
         compute("one.zarr", teacher_path=Path(teacher), frames_path=Path(frames))
         one, expected = all_rows("one.zarr")
-        assert store.attributes["teachers"][axis] == one.attributes["teachers"][0]
+        on_val = {name: store.attributes["teachers"][axis][name] for name in ("weight", "top1_on_val")}
+        assert store.attributes["teachers"][axis] == {**one.attributes["teachers"][0], **on_val}
         assert store.attributes["teachers"][axis]["frames"] == FrameStore(Path(frames)).digest
         found = rows_of_teacher(rows, axis)
         for name, array in expected.arrays.items():
@@ -468,11 +443,11 @@ def test_a_new_teacher_is_computed_alone_and_one_that_goes_costs_nothing(project
     clips.clear()
     options = more_teachers(project, "second")
     two = compute(**options)
-    assert sum(clips) == NUM_TRAIN * VIEWS.num_views
+    assert sum(clips) == NUM_TRAIN * VIEWS.num_views + 2 * NUM_VAL  # val is for several teachers
     clips.clear()
     options = more_teachers(project, "second", "third")
     compute(**options)
-    assert sum(clips) == NUM_TRAIN * VIEWS.num_views
+    assert sum(clips) == NUM_TRAIN * VIEWS.num_views + NUM_VAL
     clips.clear()
     options = more_teachers(project, "second")
     assert compute(**options) == two
@@ -485,7 +460,7 @@ def test_a_changed_light_is_computed_again_for_its_teacher_alone(project, monkey
     clips.clear()
     options = more_teachers(project, "second", "third", light=1)
     found = compute(**options)
-    assert sum(clips) == 2 * NUM_TRAIN * VIEWS.num_views
+    assert sum(clips) == 2 * (NUM_TRAIN * VIEWS.num_views + NUM_VAL)
     assert found == from_scratch(project, monkeypatch, **options)
 
 
@@ -508,12 +483,12 @@ def test_one_teacher_that_fell_apart_is_named_and_the_rows_of_the_others_are_kep
 
     with monkeypatch.context() as patched:
         patched.setattr(bank, "infer", broken)
-        with pytest.raises(DataError, match=f"not finite on {NUM_TRAIN} videos") as caught:
+        with pytest.raises(DataError, match=f"not finite on {NUM_TRAIN + NUM_VAL} videos") as caught:
             compute(**options)
     assert all(finding.startswith("second, ") for finding in caught.value.findings)
     clips.clear()
     compute(**options)
-    assert sum(clips) == NUM_TRAIN * VIEWS.num_views
+    assert sum(clips) == NUM_TRAIN * VIEWS.num_views + NUM_VAL
     assert SoftTargetStore(Path("store.zarr")).attributes["teachers"][1]["digest"] == second.digest
 
 

@@ -38,6 +38,8 @@ class _Teacher(_Part):
     enhancer: _Digest | None
     frames: _Digest
     clip: ClipParams
+    weight: Share | None = None  # of several teachers, chosen on val
+    top1_on_val: Share | None = None
 
 
 class _Digests(_Part):
@@ -102,6 +104,9 @@ def attribute_findings(attributes: Mapping[str, Any]) -> list[str]:
         findings.append("attributes: class_names has a name twice")
     if len({teacher.digest for teacher in found.teachers}) < len(found.teachers):
         findings.append("attributes: teachers has a teacher twice")
+    weights = [teacher.weight for teacher in found.teachers if teacher.weight is not None]
+    if weights and (len(weights) < found.num_teachers or abs(sum(weights) - 1) > 0.001 * len(weights)):
+        findings.append(f"attributes: teachers have the weights {weights}: none of them, or all, with sum 1")
     if found.num_unlabelled > found.num_rows:
         findings.append(f"attributes: num_unlabelled {found.num_unlabelled} is above num_rows {found.num_rows}")
     if any(after <= before for before, after in pairwise(firsts)):

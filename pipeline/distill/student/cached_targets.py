@@ -28,7 +28,7 @@ from pipeline.distill.store.codecs import LogitCodec
 from pipeline.distill.store.rows import Rows
 from pipeline.distill.store.store import SoftTargetStore
 
-Teachers = Literal["mean", "draw"]
+Teachers = Literal["mean", "draw", "weighted"]
 
 REMEDY = "`dvc repro precompute_soft_targets` makes a store for this run"
 
@@ -44,18 +44,20 @@ class CachedTargets:
     normalised geometric mean of their probabilities. `draw` gives the logits of one, drawn by name for each clip:
     cross-entropy being linear in its target, the expected gradient is that of the arithmetic mean of their
     probabilities. Hinton, Vinyals and Dean, "Distilling the knowledge in a neural network", 2015, name both means.
+    `weighted` gives the mean by the weights that the store was given on val.
     """
 
     codec: LogitCodec
     teachers: Teachers
     seed: int
+    weights: tuple[float, ...]  # of the teachers, for `weighted`; empty where the store has none
     folder: Path | None  # of the mapped files; None: in memory
     arrays: Mapping[str, NDArray[Any]]
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self.folder is None:
-            return CachedTargets, (self.codec, self.teachers, self.seed, None, self.arrays)
-        return _mapped, (self.codec, self.teachers, self.seed, self.folder)
+            return CachedTargets, (self.codec, self.teachers, self.seed, self.weights, None, self.arrays)
+        return _mapped, (self.codec, self.teachers, self.seed, self.weights, self.folder)
 
     def lookup(self, video_id: str, number: int) -> tuple[View, NDArray[np.float32]]:
         """View `number` modulo V, and its logits_K; raises KeyError for a video that was not loaded."""
@@ -65,6 +67,8 @@ class CachedTargets:
         logits_MK = self.codec.unpack({name: self.arrays[name][row, view] for name in self.codec.arrays()})
         if self.teachers == "mean":
             logits_K = logits_MK.mean(axis=0)
+        elif self.teachers == "weighted":
+            logits_K = np.average(logits_MK, axis=0, weights=self.weights).astype(np.float32)
         else:
             rng = np.random.default_rng([self.seed, digest_uint64(b"teacher", b"\0", video_id.encode()), number])
             logits_K = logits_MK[rng.integers(len(logits_MK))]
@@ -119,9 +123,13 @@ def load_targets(
 
     Only shards that hold some of the videos are read, each once and checked. Files of an earlier run are used again
     where they are whole and of the same store and videos. With `frames` the views must fit these videos: number of
-    frames, height and width are compared. Raises one StaleArtifactError with the caller's `findings`, the videos of
-    another shape and the missing ones.
+    frames, height and width are compared. Raises one StaleArtifactError with the caller's `findings`, the weights that
+    `weighted` lacks, the videos of another shape and the missing ones.
     """
+    weights = _weights(store)
+    if teachers == "weighted" and not weights:
+        lacking = f"the store has no weights of its {store.num_teachers} teachers, as one that was merged"
+        findings = [*findings, f"soft_targets.teachers is weighted: {lacking}; mean and draw need none"]
     wanted = sorted(set(video_ids))
     shapes = _array_shapes(store, wanted)
     if sum(dtype.itemsize * math.prod(shape) for shape, dtype in shapes.values()) <= memory_bytes:
@@ -131,7 +139,7 @@ def load_targets(
             for name, array in part.items():
                 arrays[name][filled[name] : filled[name] + len(array)] = array
                 filled[name] += len(array)
-        return CachedTargets(store.codec, teachers, seed, None, arrays)
+        return CachedTargets(store.codec, teachers, seed, weights, None, arrays)
     contents = {
         "store": store.digest,
         "videos": digest_json([[video_id, *(frames.shape(video_id) if frames else ())] for video_id in wanted]),
@@ -144,7 +152,14 @@ def load_targets(
                     files[name].write(np.ascontiguousarray(array, shapes[name][1]).data)
         digests = {name: digest_file(_file(folder, name)) for name in shapes}
         write_text_whole(folder / _CONTENTS, json.dumps({**contents, "digests": digests}, indent=1))
-    return _mapped(store.codec, teachers, seed, folder)
+    return _mapped(store.codec, teachers, seed, weights, folder)
+
+
+def _weights(store: SoftTargetStore) -> tuple[float, ...]:
+    """Of the teachers; none where the store has none."""
+    if store.num_teachers == 1:
+        return (1.0,)
+    return tuple(teacher["weight"] for teacher in store.attributes["teachers"] if "weight" in teacher)
 
 
 def _array_shapes(store: SoftTargetStore, wanted: Sequence[str]) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
@@ -206,7 +221,9 @@ def _is_whole(folder: Path, contents: Mapping[str, str], names: Iterable[str]) -
         return False
 
 
-def _mapped(codec: LogitCodec, teachers: Teachers, seed: int, folder: Path) -> CachedTargets:
+def _mapped(
+    codec: LogitCodec, teachers: Teachers, seed: int, weights: tuple[float, ...], folder: Path
+) -> CachedTargets:
     names = (_IDS, "views", *codec.arrays())
     arrays = {name: np.asarray(np.load(_file(folder, name), mmap_mode="r")) for name in names}
-    return CachedTargets(codec, teachers, seed, folder, arrays)
+    return CachedTargets(codec, teachers, seed, weights, folder, arrays)

@@ -10,7 +10,7 @@ Axes: N videos, V views, M teachers, K classes.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from pipeline.core.digest import digest_json
 from pipeline.core.errors import DataError, StaleArtifactError
 from pipeline.core.params import ClipParams, ViewsParams
-from pipeline.data.dataset import BANK, DrawnViews, Sample
+from pipeline.data.dataset import BANK, DrawnViews, Sample, UniformViews, ViewSource
 from pipeline.data.frame_store import FrameStore
 from pipeline.data.listing import NO_LABEL
 from pipeline.data.views import named_views
@@ -35,6 +35,7 @@ from pipeline.distill.teacher.row_cache import Key, RowCache, write_part
 from pipeline.models.recognizer import Recognizer, load_model
 
 CLIPS_PER_PART = 512
+VAL = "val"  # in a teacher's folder: that of its outputs for val
 _ROWS_AT_ONCE = 512  # packed; a fixed number, since what they cost is summed in floats, in this order
 
 Artifact = tuple[Path, str]  # an absolute path, and the digest that is expected there
@@ -49,11 +50,26 @@ class TeacherInference:
     frames: Artifact
     folder: Path
     clip: ClipParams
-    views: ViewsParams
+    views: ViewsParams | None  # None: one in the middle of each video, as a validation's
     seed: int
     batch_size: int
     device: str
     num_workers: int
+
+    @property
+    def num_views(self) -> int:
+        """Of each video."""
+        return 1 if self.views is None else self.views.num_views
+
+    def on_val(self) -> TeacherInference:
+        """The same for a clip of each val video, kept in a folder of its own: their rows have another length."""
+        return replace(self, views=None, folder=self.folder / VAL)
+
+    def view_source(self, frames: FrameStore) -> ViewSource:
+        """The views that the teacher sees."""
+        if self.views is None:
+            return UniformViews(frames, self.clip, num_clips=1)
+        return DrawnViews(frames, self.clip, self.views, self.seed, purpose=BANK)
 
 
 @dataclass(frozen=True)
@@ -69,7 +85,7 @@ class Part:
 
 def parts_of(video_ids: Sequence[str], how: TeacherInference) -> list[Part]:
     """Cut videos into parts of about CLIPS_PER_PART clips."""
-    size = max(1, CLIPS_PER_PART // how.views.num_views)
+    size = max(1, CLIPS_PER_PART // how.num_views)
     return [Part(tuple(video_ids[start : start + size]), how) for start in range(0, len(video_ids), size)]
 
 
@@ -80,9 +96,9 @@ def compute_part(part: Part) -> tuple[str, ...]:
     """
     how, device = part.how, torch.device(part.how.device)
     frames = _frames(how.frames)
-    views = DrawnViews(frames, how.clip, how.views, how.seed, purpose=BANK)
     teacher = _teacher(how.teacher, device)
-    bank = Bank(frames, views, how.clip, teacher.architecture.clip, how.views.num_views, how.batch_size)
+    views, teacher_clip = how.view_source(frames), teacher.architecture.clip
+    bank = Bank(frames, views, how.clip, teacher_clip, how.num_views, how.batch_size)
     outputs = infer_views(
         teacher,
         bank,
@@ -149,6 +165,11 @@ class CachedTeacher:
     def missing(self) -> list[str]:
         """The videos whose rows are not cached."""
         return [key[0] for key in self.keys if key not in self.cache]
+
+    def logits(self) -> NDArray[np.float32]:
+        """The first view's logits_NK, in the order of the videos."""
+        rows = concatenate(list(self.cache.rows(self.keys)))
+        return np.asarray(rows.arrays["logits"][:, 0, 0])
 
 
 @dataclass

@@ -36,12 +36,16 @@ def card(store: SoftTargetStore, license_text: str | None) -> str:
     attributes = store.attributes
     clip, policy, error = attributes["clip"], attributes["view_policy"], attributes["codec_error"]
     teachers = markdown_table(
-        ("teacher", "light", "top-1 on these views", "digests of its file", "of its enhancer", "of its frames"),
+        (
+            *("teacher", "light", "top-1 on these views", "weight by val"),
+            *("digests of its file", "of its enhancer", "of its frames"),
+        ),
         (
             (
                 code_span(teacher["name"]),
                 code_span(teacher["light"]) if teacher["light"] else "not named",
                 f"{teacher['top1_on_views']:.1%}",
+                f"{teacher['weight']:g}" if "weight" in teacher else "none",
                 code_span(teacher["digest"]),
                 code_span(teacher["enhancer"]) if teacher["enhancer"] else "none",
                 code_span(teacher["frames"]),

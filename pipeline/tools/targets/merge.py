@@ -34,7 +34,7 @@ def merge_teachers(stores: Sequence[SoftTargetStore], path: Path, *, progress: P
     The teachers may have seen different lights. Raises StaleArtifactError with all that differs: the stores must have
     the same dark videos, views and codec.
     """
-    teachers = [teacher for store in stores for teacher in store.attributes["teachers"]]
+    teachers = [_without_weight(teacher) for store in stores for teacher in store.attributes["teachers"]]
     digests = [teacher["digest"] for teacher in teachers]
     twice = sorted({digest for digest in digests if digests.count(digest) > 1})
     _refuse(
@@ -114,7 +114,7 @@ def merge_videos(
     labelled = [store.num_rows - store.num_unlabelled for store in stores]
     right = [[teacher["top1_on_views"] for teacher in store.attributes["teachers"]] for store in stores]
     teachers = [
-        {**teacher, "top1_on_views": _mean(stores, [each[axis] for each in right], labelled)}
+        {**_without_weight(teacher), "top1_on_views": _mean(stores, [each[axis] for each in right], labelled)}
         for axis, teacher in enumerate(stores[0].attributes["teachers"])
     ]
     for teacher, store in zip(teachers, of_teachers, strict=False):
@@ -238,6 +238,11 @@ def _unlike_manifest(video_ids: Sequence[str], expected: Sequence[str]) -> list[
         *(f"{name} is no train video of the manifest" for name in sorted({*video_ids} - {*expected})),
         *(f"{name} is a train video of the manifest and in no store" for name in sorted({*expected} - {*video_ids})),
     ]
+
+
+def _without_weight(teacher: Mapping[str, Any]) -> dict[str, Any]:
+    """Weights were chosen beside other teachers, or on other val videos, than the merged store's."""
+    return {name: value for name, value in teacher.items() if name not in ("weight", "top1_on_val")}
 
 
 def _unlabelled(number: int) -> dict[str, int]:
