@@ -1,7 +1,7 @@
 """Whatever is done to a store in whatever order, it is the one that is made from scratch, or its damage is known.
 
-A state machine over write, kill, go on, grow, shrink, teachers that come and go, damage, verify and merge, beside a
-model in plain dicts.
+A state machine over write, kill, go on, grow, shrink, videos with and without a label, teachers that come, go and are
+replaced, damage, verify and merge, beside a model in plain dicts.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from pipeline.core.files import PARTIAL_SUFFIX, publish
 from pipeline.core.weights import load_weights
 from pipeline.core.work_folder import work_folder
 from pipeline.data.dataset import BANK, samples_of
+from pipeline.data.listing import NO_LABEL, TAUGHT, UNLABELLED
 from pipeline.data.manifest import write_manifest
 from pipeline.data.views import VIEW_POLICY_VERSION, draw_view, read_view
 from pipeline.distill.store import store as soft_targets
@@ -44,13 +45,20 @@ from pipeline.distill.teacher.precompute import (
     parts_of,
 )
 from pipeline.distill.teacher.row_cache import RowCache
+from pipeline.distill.teacher.weights import on_val
 from pipeline.tools.targets.merge import merge_teachers, merge_videos
 from pipeline.tools.targets.verify import verify
 
 NAMES = ("drink", "jump", "wave")
 VIDEOS = tuple(f"{NAMES[index % 3]}/{index}" for index in range(6))
-TEACHERS = {"one": "7" * 32, "two": "8" * 32}  # each in a light of its own
-LISTS = (("one",), ("two",), ("one", "two"), ("two", "one"))
+FOOTAGE = ("lake/0", "night/0")  # without a label; in ids they come between the classes
+VAL = ("drink/val", "wave/val")
+TEACHERS = {"one": "7" * 32, "two": "8" * 32, "two again": "9" * 32, "three": "a" * 32}
+LIGHTS = {"one": "one", "two": "two", "two again": "two", "three": "three"}  # of the frames that each sees
+LISTS = (
+    ("one",), ("two",), ("one", "two"), ("one", "two again"), ("two again", "one"),
+    ("one", "two", "three"), ("one", "two again", "three"),
+)  # fmt: skip
 CODECS = ({"name": "float16"}, {"name": "float32"}, {"name": "topk", "k": 2})
 PER_PART = 2
 SEED = 5
@@ -64,7 +72,7 @@ class Teacher(torch.nn.Module):
 
     def __init__(self, name):
         super().__init__()
-        self.divisor = {"one": 10, "two": 20}[name]
+        self.divisor = {"one": 10, "two": 20, "two again": 15, "three": 40}[name]
 
     def forward(self, clip_BTHWC):
         return clip_BTHWC.float().mean(dim=(1, 2, 3)) / self.divisor
@@ -79,17 +87,23 @@ class World:
     def __init__(self, folder):
         self.folder = folder
         shape = (5, 18, 22)
-        rows = {name: manifest_row(name, NAMES.index(name.split("/")[0]), "train", shape) for name in VIDEOS}
-        self.frames = {
-            teacher: write_frames(folder / teacher, {name: noise_video(f"{name} {teacher}", shape) for name in VIDEOS})
-            for teacher in TEACHERS
+        label = {name: NAMES.index(name.split("/")[0]) for name in (*VIDEOS, *VAL)}
+        rows = {name: manifest_row(name, label[name], "val" if name in VAL else "train", shape) for name in label}
+        rows |= {name: manifest_row(name, NO_LABEL, UNLABELLED, shape, class_name="") for name in FOOTAGE}
+        lights = {
+            light: write_frames(folder / light, {name: noise_video(f"{name} {light}", shape) for name in rows})
+            for light in LIGHTS.values()
         }
+        self.frames = {teacher: lights[light] for teacher, light in LIGHTS.items()}
         # every class is there in each of them
-        self.subsets = [s for n in range(3, 7) for s in combinations(sorted(VIDEOS), n) if classes_of(s) == set(NAMES)]
+        labelled = [s for n in range(3, 7) for s in combinations(sorted(VIDEOS), n) if classes_of(s) == set(NAMES)]
+        footage = [s for n in range(3) for s in combinations(FOOTAGE, n)]
+        self.subsets = [tuple(sorted(one + other)) for one in labelled for other in footage]
         self.manifests = {
-            s: write_manifest(folder / f"{i}.csv", [rows[n] for n in s]) for i, s in enumerate(self.subsets)
+            s: write_manifest(folder / f"{i}.csv", [rows[n] for n in (*s, *VAL)]) for i, s in enumerate(self.subsets)
         }
-        self.logits_VK = {(name, teacher): self.logits_of(name, teacher) for name in VIDEOS for teacher in TEACHERS}
+        of_store = (*VIDEOS, *FOOTAGE)
+        self.logits_VK = {(name, teacher): self.logits_of(name, teacher) for name in of_store for teacher in TEACHERS}
         self.scratch = {}
 
     def logits_of(self, name, teacher):
@@ -117,6 +131,11 @@ class World:
         assert rows.video_ids == subset
         expected = np.array([[self.logits_VK[name, teacher] for teacher in teachers] for name in subset])
         expected = np.moveaxis(expected, 1, 2)
+        found = [(teacher["digest"], teacher["frames"]) for teacher in store.attributes["teachers"]]
+        assert found == [(TEACHERS[teacher], self.frames[teacher].digest) for teacher in teachers]
+        assert store.attributes["digests"]["manifest"] == self.manifests[subset].digest
+        assert store.num_unlabelled == len(set(subset) & set(FOOTAGE))
+        assert ("weight" in store.attributes["teachers"][0]) == (len(teachers) > 1)
         for axis, teacher in enumerate(teachers):
             digest_of = {row.video_id: row.digest for row in self.frames[teacher].rows}
             found = [digest.tobytes().hex() for digest in rows.arrays["frames_digest"][:, axis]]
@@ -126,28 +145,35 @@ class World:
 
     def make(self, work, built, subset, codec, teachers):
         """As the stage does it; returns how many rows were computed, and what removes the parts of other videos."""
-        cached, num_new = [], 0
+        cached, cached_val, num_new = [], [], 0
         for teacher in teachers:
             frames, folder = self.frames[teacher], work / teacher
             folder.mkdir(exist_ok=True)
-            samples = samples_of(self.manifests[subset], frames, "train")
+            samples = samples_of(self.manifests[subset], frames, *TAUGHT)
+            val = samples_of(self.manifests[subset], frames, "val") if len(teachers) > 1 else []
             cached.append(CachedTeacher(RowCache(folder), keys_of(samples, frames)))
             new = cached[-1].missing()
             how = TeacherInference(
                 name=teacher, teacher=(Path(teacher), TEACHERS[teacher]), frames=(frames.path, frames.digest),
                 folder=folder, clip=CLIP, views=VIEWS, seed=SEED, batch_size=4, device="cpu", num_workers=0,
             )  # fmt: skip
-            for part in parts_of(new, how):
+            cached_val.append(CachedTeacher(RowCache(folder / "val"), keys_of(val, frames)))
+            for part in (*parts_of(new, how), *parts_of(cached_val[-1].missing(), how.on_val())):
                 compute_part(part)
             num_new += len(new)
             cached[-1].cache.refresh()
+            cached_val[-1].cache.refresh()
         packing = Packing(cached, [sample.label for sample in samples], codec_of(codec, 3))
         manifest = self.manifests[subset]
         named = [
             teacher_attributes(name, TEACHERS[name], light=name, frames=self.frames[name].digest) for name in teachers
         ]
+        if val:
+            weights = on_val(np.stack([each.logits() for each in cached_val], axis=1), [sample.label for sample in val])
+            named = [{**one, **other} for one, other in zip(named, weights, strict=True)]
         attributes = {
             "class_names": list(manifest.class_names),
+            **unlabelled_of(subset),
             "clip": CLIP.model_dump(),
             "view_policy": {**VIEWS.model_dump(), "seed": SEED, "version": VIEW_POLICY_VERSION},
             "batch_size": 4,
@@ -155,11 +181,21 @@ class World:
             "digests": {"manifest": manifest.digest, "dark": None},
         }
         pack_store(built, packing, attributes, max_kl=100.0)
-        return num_new, lambda: [each.cache.remove_others(each.keys) for each in cached]
+        return num_new, lambda: [each.cache.remove_others(each.keys) for each in (*cached, *cached_val)]
 
 
 def classes_of(subset):
     return {name.split("/")[0] for name in subset}
+
+
+def unlabelled_of(subset):
+    """The attribute for the footage among some videos."""
+    number = len(set(subset) & set(FOOTAGE))
+    return {"num_unlabelled": number} if number else {}
+
+
+def without_weight(teacher):
+    return {name: value for name, value in teacher.items() if name not in ("weight", "top1_on_val")}
 
 
 class Killed(BaseException):
@@ -336,7 +372,7 @@ class StoreMachine(RuleBasedStateMachine):
             write_store(
                 path, [rows.take([row for row, name in enumerate(rows.video_ids) if name in part])],
                 codec=codec_of(codec, 3), num_rows=len(part), num_views=VIEWS.num_views, num_teachers=len(teachers),
-                attributes={**given, **same, "digests": digests},
+                attributes={**given, **same, **unlabelled_of(part), "digests": digests},
             )  # fmt: skip
             stores.append(SoftTargetStore(path))
         merge_videos(stores, self.folder / "merged", manifest=self.world.manifests[subset])
@@ -349,17 +385,18 @@ class StoreMachine(RuleBasedStateMachine):
         whole = SoftTargetStore(self.out)
         rows = concatenate([whole.read_shard(shard) for shard in range(whole.num_shards)])
         stores = []
-        for axis, teacher in enumerate(whole.attributes["teachers"]):
+        teachers = [without_weight(teacher) for teacher in whole.attributes["teachers"]]
+        for axis, teacher in enumerate(teachers):
             path = self.folder / f"part-{axis}"
             given = ("class_names", "clip", "view_policy", "batch_size", "digests", "codec_error")
             write_store(
                 path, [rows_of_teacher(rows, axis)], codec=codec_of(codec, 3), num_rows=len(subset),
                 num_views=VIEWS.num_views, num_teachers=1,
-                attributes={**{n: whole.attributes[n] for n in given}, "teachers": [teacher]},
+                attributes={**{n: whole.attributes[n] for n in given}, **unlabelled_of(subset), "teachers": [teacher]},
             )  # fmt: skip
             stores.append(SoftTargetStore(path))
         merge_teachers(stores, self.folder / "merged")
-        assert SoftTargetStore(self.folder / "merged").attributes["teachers"] == whole.attributes["teachers"]
+        assert SoftTargetStore(self.folder / "merged").attributes["teachers"] == teachers
         self.require_merged()
 
     def require_merged(self):
@@ -407,4 +444,4 @@ def test_any_order_of_a_few_steps(machine):
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_any_order_of_many_steps(machine):
-    search(machine, 100, 50)
+    search(machine, 80, 50)
