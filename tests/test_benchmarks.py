@@ -116,6 +116,8 @@ def test_light_before_shrinking_says_that_there_are_no_videos(tmp_path, monkeypa
         ("decoder_process", r"relative to that +([\d.]+)$", 2),
         ("training_step", r"^\d workers +([\d.]+) ", 2),
         ("alternatives", r"^\| (?:student|with) .*\| ([\d.]+) \|$", 10),
+        ("second_store", r"^\| (?:raw|jpeg) \| \d+ \| \d+ \| ([\d.]+) \|", 4),
+        ("parts_cost", r"^\| (?:a further teacher|dark frames).*?\| ([\d.]+) MB", 2),
         ("gpu_training --device cpu", r"^\| r2plus1d_slim .*\| ([\d.]+) \| [\d.]+% \|", 11),
     ],
 )
