@@ -1,0 +1,64 @@
+"""Starts a job's command in a fork of a process that has imported torch and the stages' libraries already.
+
+A training of the demo takes 100 seconds, and 4 of them are imports (LOG.md): a fork has them at once. It is a process
+as `python -m stages` is, with a session, a log and an environment of its own, and gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import runpy
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from multiprocessing import forkserver
+from pathlib import Path
+
+from pipeline.tools.study.jobs import Job, Start
+
+# What the stages of a study import that takes long; a name that is wrong here costs time alone. None starts a thread.
+PRELOADED = (
+    "pipeline.enhance.apply",
+    "pipeline.train.run",
+    "pipeline.distill.student.cached_targets",
+    "pipeline.distill.student.loss",
+    "pipeline.distill.teacher.precompute",
+    "pipeline.evaluate.score.scoring",
+    "rich.progress",
+    "typer.main",
+)
+
+
+@contextmanager
+def forking(threads: int) -> Iterator[Start]:
+    """Yields what starts jobs; each has that many threads of the CPU, which libraries read when they are imported."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([*PRELOADED])
+    before = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    try:
+        forkserver.ensure_running()
+    finally:
+        if before is None:
+            del os.environ["OMP_NUM_THREADS"]
+        else:
+            os.environ["OMP_NUM_THREADS"] = before
+
+    def start(job: Job) -> multiprocessing.process.BaseProcess:
+        process = context.Process(target=run_module, args=(job.command, dict(job.environment), job.log))
+        process.start()
+        return process
+
+    yield start
+
+
+def run_module(command: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
+    """As `python -m` with these words, in this process: its output goes to the log, and it ends as that would."""
+    os.setsid()  # a terminal's Ctrl-C reaches the study alone, which passes on one signal
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    for output in (1, 2):
+        os.dup2(descriptor, output)
+    os.environ.update(environment)
+    module, *sys.argv[1:] = command
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
