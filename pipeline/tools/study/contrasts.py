@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from pipeline.core.tables import write_table
 from pipeline.tools.study.arms import Contrast
-from pipeline.tools.study.results import FAILED, Row, estimate
+from pipeline.tools.study.results import FAILED, Row, estimate, rounded
 
 NUM_RESAMPLINGS = 10_000
 
@@ -169,10 +169,7 @@ def interval_over_seeds(values_S: Array) -> tuple[float, float]:
 
 def write_contrasts(path: Path, found: Sequence[Difference]) -> None:
     """A CSV with a line for each contrast; what is not known is empty."""
-    cells = (
-        [f"{value:.6g}" if isinstance(value := getattr(each, name), float) else value for name in COLUMNS]
-        for each in found
-    )
+    cells = ([rounded(getattr(each, name)) for name in COLUMNS] for each in found)
     write_table(path, COLUMNS, cells)
 
 

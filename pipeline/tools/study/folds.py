@@ -123,7 +123,7 @@ def rewritten(manifest: Manifest, wanted: Sequence[Splits]) -> dict[Splits, list
     """The rows of all splits that need rewriting; raises DataError with the findings of all of them."""
     found: dict[Splits, list[ManifestRow]] = {}
     errors: dict[str, DataError] = {}
-    for splits in wanted:
+    for splits in dict.fromkeys(wanted):
         if not splits.as_given:
             try:
                 found[splits] = split_rows(manifest, splits)

@@ -17,14 +17,18 @@ from pathlib import Path
 
 from pipeline.tools.study.jobs import Job, Start
 
-# What the stages of a study import that takes long; a name that is wrong here costs time alone. None starts a thread.
+# What the stages of a study import that takes long, also only when they train: torch's optimisers import torch._dynamo.
+# A name that is wrong here costs time alone. None of them starts a thread, which a fork would not have.
 PRELOADED = (
     "pipeline.enhance.apply",
+    "pipeline.enhance.fit",
     "pipeline.train.run",
     "pipeline.distill.student.cached_targets",
     "pipeline.distill.student.loss",
     "pipeline.distill.teacher.precompute",
     "pipeline.evaluate.score.scoring",
+    "numpy.random",
+    "torch._dynamo",
     "rich.progress",
     "typer.main",
 )

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from statistics import fmean, median, stdev
+from typing import Any
 
 from pipeline.core.errors import StaleArtifactError
 from pipeline.core.tables import read_table, write_table
@@ -59,6 +60,15 @@ class Row:
     state: str
     folder: str
     correct: Mapping[str, bool] = field(default_factory=dict, repr=False)
+
+    @property
+    def place(self) -> str:
+        """Of messages: its arm, seed and fold."""
+        return f"{self.arm} seed {self.seed}" + ("" if self.fold is None else f" fold {self.fold}")
+
+    def values(self) -> dict[str, Any]:
+        """What tables have of it: all but the single videos."""
+        return {name: getattr(self, name) for name in TABLE}
 
 
 TABLE = tuple(each.name for each in fields(Row) if each.name != "correct")
@@ -206,10 +216,13 @@ def chosen_by_val(lines: Sequence[Line]) -> Line | None:
 
 def write_rows(path: Path, rows: Iterable[Row]) -> None:
     """A CSV with a line for every run and model; what is not known is empty."""
-    cells = (
-        [f"{value:.6g}" if isinstance(value := getattr(row, name), float) else value for name in TABLE] for row in rows
-    )
+    cells = ([rounded(value) for value in row.values().values()] for row in rows)
     write_table(path, TABLE, cells)
+
+
+def rounded(value: object) -> object:
+    """A cell of a CSV: numbers to six digits."""
+    return f"{value:.6g}" if isinstance(value, float) else value
 
 
 def table(lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
