@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import runpy
+import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -39,15 +40,8 @@ def forking(threads: int) -> Iterator[Start]:
     """Yields what starts jobs; each has that many threads of the CPU, which libraries read when they are imported."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([*PRELOADED])
-    before = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = str(threads)
-    try:
+    with _environment(OMP_NUM_THREADS=str(threads)), _no_ctrl_c():
         forkserver.ensure_running()
-    finally:
-        if before is None:
-            del os.environ["OMP_NUM_THREADS"]
-        else:
-            os.environ["OMP_NUM_THREADS"] = before
 
     def start(job: Job) -> multiprocessing.process.BaseProcess:
         process = context.Process(target=run_module, args=(job.command, dict(job.environment), job.log))
@@ -66,3 +60,28 @@ def run_module(command: Sequence[str], environment: Mapping[str, str], log: Path
     os.environ.update(environment)
     module, *sys.argv[1:] = command
     runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+@contextmanager
+def _environment(**values: str) -> Iterator[None]:
+    """These variables for what starts in the block."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
+def _no_ctrl_c() -> Iterator[None]:
+    """What starts in the block hears of no Ctrl-C: a terminal sends it to all, also while the server still imports."""
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
