@@ -45,7 +45,7 @@ MODEL = {"--out": "model.safetensors", "--curve": "curve.csv"}
 PREDICTIONS = {"--out": "predictions.csv"}
 ONE_PROCESS = ("--workers", "1")  # the number of processes is that of jobs at a time
 
-# In the order of the chain; parameters and options are those of dvc.yaml (tests/tools/study/test_study_chain.py compares).
+# In the order of the chain. Parameters and options are dvc.yaml's (tests/tools/study/test_study_chain.py compares).
 STAGES: Mapping[str, Stage] = {
     "fit_enhancer": Stage(
         ("seed", "enhancer", "fit_enhancer"),

@@ -176,11 +176,10 @@ def write_contrasts(path: Path, found: Sequence[Difference]) -> None:
 def contrast_table(found: Sequence[Difference]) -> tuple[list[str], list[list[str]]]:
     """Headers and cells for people: points of top-1."""
     on_test = any(each.on == "test" for each in found)
-    headers = ["contrast", "models", "points", *(["over videos too"] * on_test), "sd", "P(above)", "above"]
+    headers = ["contrast", "points", *(["over videos"] * on_test), "sd", "P(above)", "above"]
     cells = [
         [
             each.name,
-            f"{each.first} − {each.second}",
             _points(each.mean) + ("" if each.half_over_seeds is None else f" ± {100 * each.half_over_seeds:.1f}"),
             *([_interval(each.low, each.high)] * on_test),
             "" if each.sd is None else f"{100 * each.sd:.1f}",

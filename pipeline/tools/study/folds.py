@@ -122,19 +122,21 @@ def _as_listed(row: ManifestRow) -> ListedVideo:
 def rewritten(manifest: Manifest, wanted: Sequence[Splits]) -> dict[Splits, list[ManifestRow]]:
     """The rows of all splits that need rewriting; raises DataError with the findings of all of them."""
     found: dict[Splits, list[ManifestRow]] = {}
-    errors: dict[str, DataError] = {}
+    errors: dict[str, tuple[Splits, DataError]] = {}  # folds and seeds mostly have the same ones
     for splits in dict.fromkeys(wanted):
         if not splits.as_given:
             try:
                 found[splits] = split_rows(manifest, splits)
             except DataError as error:
-                errors.setdefault(str(error), error)
+                errors.setdefault(str(error), (splits, error))
     if len(errors) == 1:
-        raise next(iter(errors.values()))
+        raise next(error for _, error in errors.values())
     if errors:
         raise DataError(
             "the videos cannot be split so",
-            findings=[f"{error.message}: {'; '.join(error.findings)}" for error in errors.values()],
+            findings=[
+                f"{splits.name}: {error.message}: {'; '.join(error.findings)}" for splits, error in errors.values()
+            ],
             remedy="give fewer --folds, a smaller prepare.unlabelled_share or val_share, or list finer groups",
         )
     return found

@@ -40,15 +40,16 @@ def forking(threads: int) -> Iterator[Start]:
     """Yields what starts jobs; each has that many threads of the CPU, which libraries read when they are imported."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([*PRELOADED])
-    with _environment(OMP_NUM_THREADS=str(threads)), _no_ctrl_c():
-        forkserver.ensure_running()
 
     def start(job: Job) -> multiprocessing.process.BaseProcess:
         process = context.Process(target=run_module, args=(job.command, dict(job.environment), job.log))
         process.start()
         return process
 
-    yield start
+    with _environment(OMP_NUM_THREADS=str(threads)):  # all the time: a server that was killed is started again
+        with _no_ctrl_c():
+            forkserver.ensure_running()
+        yield start
 
 
 def run_module(command: Sequence[str], environment: Mapping[str, str], log: Path) -> None:

@@ -169,11 +169,13 @@ def run_jobs(
 
 
 def content_digest(path: Path) -> str | None:
-    """Digest of a file, or of the index of a store; None where nothing exists."""
+    """Digest of a file, of the index of a store, or of all files of another folder; None where nothing exists."""
     for file in (path, *(path / name for name in INDEXES)):
         if file.is_file():
             return digest_file(file)
-    return None
+    if not path.is_dir():
+        return None
+    return digest_json({str(file.relative_to(path)): digest_file(file) for file in path.rglob("*") if file.is_file()})
 
 
 def _still_holds(job: Job, record: Mapping[str, Any], fingerprint: str) -> bool:

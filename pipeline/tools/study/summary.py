@@ -29,7 +29,8 @@ class Summary:
 
     def notes(self) -> list[str]:
         """What a reader of the tables must know, a paragraph each."""
-        return [self._what(), self._intervals(), self.how, *self._unlike(), *self._choice()]
+        pairs = ", ".join(f"{each.name}: {each.first} − {each.second}" for each in self.differences)
+        return [f"{pairs}.", self._what(), self._intervals(), self.how, *self._unlike(), *self._choice()]
 
     def values(self) -> dict[str, object]:
         """All of it, for programs: the content of study.json."""
@@ -74,7 +75,7 @@ class Summary:
 
     def _intervals(self) -> str:
         on_test = any(each.on == "test" for each in self.differences)
-        both = " Over videos too: the 95 % interval when seeds and groups of videos are drawn anew." * on_test
+        both = " Over videos: the 95 % interval when seeds and groups of videos are drawn anew." * on_test
         return (
             "± is half of the 95 % interval of the mean over the seeds, by Student's t. Points are differences within "
             f"a run, the same seed and videos, on {'test' if on_test else 'val'}; sd is theirs.{both} P(above) is the "

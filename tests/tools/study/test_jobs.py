@@ -139,6 +139,16 @@ def test_a_store_is_known_by_its_index(run, shell, tmp_path):
     assert run(reader) == ["reader"]
 
 
+def test_a_folder_without_an_index_is_known_by_all_its_files(run, shell, tmp_path):
+    folder = tmp_path / "folder"
+    (folder / "a").mkdir(parents=True)
+    reader = shell("reader", "echo > $out", folder)
+    assert run(reader) == ["reader"]
+    assert run(reader) == []
+    (folder / "a/model").write_text("2")
+    assert run(reader) == ["reader"]
+
+
 def test_a_failure_keeps_back_what_waits_for_it_and_nothing_else(run, chain, shell, tmp_path):
     _, first, second = chain
     broken = replace(first, command=("/bin/sh", "-c", "seq 100; echo the reason >&2; exit 5"))
