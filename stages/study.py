@@ -1,26 +1,28 @@
-"""Does it help? Train teacher, baseline and variants of the student over several seeds, and compare them."""
+"""Does it help, and what of it? Train the arms of a study over seeds and folds, and compare their models."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+import json
 from pathlib import Path
-from statistics import fmean
 from typing import Annotated
 
 import typer
 
-from pipeline.core.errors import DataError, ParamsError
+from pipeline.core.errors import DataError
 from pipeline.core.files import write_text_whole
 from pipeline.core.params import load_params
 from pipeline.core.progress import interruptible
-from pipeline.core.text import markdown_table
 from pipeline.core.work_folder import out_lock
-from pipeline.data.listing import ALL_SPLITS, SPLITS
-from pipeline.data.manifest import Manifest, read_manifest
-from pipeline.tools.study.jobs import run_chain
-from pipeline.tools.study.results import Results, read_results, table, verdict, write_rows
-from pipeline.tools.study.study import Study, job_name, read_variants
+from pipeline.data.manifest import read_manifest, write_manifest
+from pipeline.tools.study.arms import read_design
+from pipeline.tools.study.bright import adopt_bright
+from pipeline.tools.study.chain import Chain, Data, Run
+from pipeline.tools.study.contrasts import contrast_table, differences, write_contrasts
+from pipeline.tools.study.folds import Splits, rewritten
+from pipeline.tools.study.forks import forking
+from pipeline.tools.study.jobs import run_jobs
+from pipeline.tools.study.results import lines_of, read_rows, table, write_rows
+from pipeline.tools.study.summary import Summary
 from stages._shell import (
     PARAMS_PATH,
     DeviceOption,
@@ -40,19 +42,25 @@ STAGE = "study"
 def main(
     *,
     manifest_path: ManifestOption,
-    dark: Annotated[Path, typer.Option(help="The frames that students and baseline see.")],
-    enhanced: Annotated[Path, typer.Option(help="The frames that the teacher sees.")],
+    dark: Annotated[Path, typer.Option(help="The dark frames that `prepare` wrote.")],
     out: Annotated[Path, typer.Option(help="The folder of the study; an existing study is continued.")],
+    bright: Annotated[
+        Path | None, typer.Option(help="Frames of the same videos before they were darkened, for enhancer: bright.")
+    ] = None,
+    arms_path: Annotated[
+        Path | None, typer.Option("--arms", help="A file of arms and contrasts, as configs/studies/demo.yaml.")
+    ] = None,
+    arms: Annotated[
+        list[str] | None,
+        typer.Option("--arm", help="`name: key=value …`, beside those of the file; repeatable."),
+    ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="How many seeds.")] = 5,
     first_seed: Annotated[int, typer.Option(min=0, help="The first of the seeds; the others follow it.")] = 0,
-    variants: Annotated[
-        list[str] | None,
-        typer.Option("--variant", help="`key=value …`, or `name: key=value …`, of the student; repeatable."),
+    folds: Annotated[
+        int | None,
+        typer.Option(min=2, help="Test every video once for each seed, in so many folds of groups drawn by it."),
     ] = None,
-    variants_path: Annotated[
-        Path | None, typer.Option("--variants", help="A file with a variant a line; # begins a comment.")
-    ] = None,
-    test: Annotated[bool, typer.Option(help="With --no-test no model sees a test video: to choose variants.")] = True,
+    test: Annotated[bool, typer.Option(help="With --no-test no model sees a test video: to choose arms.")] = True,
     jobs: Annotated[int, typer.Option(min=1, help="Steps at a time.")] = 1,
     threads: Annotated[
         int, typer.Option(min=1, help="CPU threads of a step; another number rounds sums differently.")
@@ -61,92 +69,57 @@ def main(
     params_path: ParamsOption = PARAMS_PATH,
     as_json: JsonOption = False,
 ) -> None:
-    """Does it help? Train teacher, baseline and variants of the student over several seeds, and compare them.
+    """Does it help, and what of it? Train the arms of a study over seeds and folds, and compare their models.
 
-    Without a variant it is the student of the parameter file. After an interrupt, or with another seed or variant,
-    the same command runs only what is new. Writes study.csv and study.md into the folder.
+    An arm is the parameter file with other values: another teacher, light, loss, training, or share of labels. Without
+    an arm it is the file as it is. After an interrupt, or with another seed or arm, the same command runs only what is
+    new. Writes study.md, study.csv, contrasts.csv and study.json into the folder.
 
-    Example: dlkdd study --manifest data/manifest.csv --dark data/dark --enhanced data/enhanced --out results/study
-    --variant "" --variant "dkd: soft_loss=dkd temperature=4"
+    Example: dlkdd study --manifest data/manifest.csv --dark data/dark --out results/study
+    --arm "light:" --arm "self: enhancer=none"
     """
     params = load_params(params_path)
-    if params.more_teachers:
-        raise ParamsError(
-            f"{params_path}: a study trains one teacher for each seed, and more_teachers has "
-            f"{', '.join(params.more_teachers)}",
-            remedy="give a copy of the file with more_teachers: {} by --params",
-        )
-    chosen = read_variants([*_lines(variants_path), *(variants or [])] or [""], params)
+    design = read_design(arms_path, arms or [], params, with_bright=bright is not None)
     manifest = read_manifest(manifest_path)
-    if missing := [f"{path}: no such folder" for path in (dark, enhanced) if not path.is_dir()]:
-        raise DataError("frame stores are missing", findings=missing, remedy="`dvc repro enhance` makes both")
-    all_seeds = tuple(range(first_seed, first_seed + seeds))
-    study = Study(
-        manifest_path,
-        dark,
-        enhanced,
-        out,
-        all_seeds,
-        chosen,
-        params=params,
-        with_test=test,
-        threads=threads,
-        device=device,
-    )
-    with out_lock(STAGE, out), interruptible() as stop:
-        chain = list(study.jobs())
-        with progress(STAGE, len(chain), "steps") as advance:
-            seconds = run_chain(chain, at_once=jobs, say=say, stop=stop, advance=advance)
-        results = read_results(study, seconds, manifest)
-        notes = _notes(study, manifest, seconds, jobs)
-        write_rows(out / "study.csv", results.rows)
-        write_text_whole(out / "study.md", _markdown(study, results, notes))
-    if as_json:
-        print_json(asdict(results))
-    else:
-        print_table(*table(results))
-        for note in (*notes, verdict(results)):
-            print_line(note)
-    say(f"{STAGE}: {len(chain)} steps -> {out / 'study.md'}, {out / 'study.csv'}")
-
-
-def _lines(path: Path | None) -> list[str]:
-    """The variants of a file."""
-    if path is None:
-        return []
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ParamsError(f"--variants {path}: cannot be read as UTF-8 text: {error}") from None
-    return [line for line in (line.partition("#")[0].strip() for line in lines) if line]
-
-
-def _notes(study: Study, manifest: Manifest, seconds: Mapping[str, float | None], at_once: int) -> list[str]:
-    """What a reader of the table must know."""
-    seeds = f"seeds {study.seeds[0]} to {study.seeds[-1]}" if len(study.seeds) > 1 else f"seed {study.seeds[0]} alone"
-    sizes = {split: len(manifest.rows_of(split)) for split in ALL_SPLITS}
-    counts = ", ".join(f"{sizes[split]} {split}" for split in ALL_SPLITS if split in SPLITS or sizes[split])
-    notes = [
-        f"Top-1 in per cent over {seeds}; {counts} videos (manifest {manifest.digest}). ± is half of the 95 % interval "
-        "of the mean over the seeds, by Student's t; − baseline and × compare with the baseline of the same seed. The "
-        "videos are the same for all seeds: the interval says nothing about other videos.",
-        f"Minutes are of training, with its start (CPU threads a step: {study.threads}; steps at a time: {at_once}; "
-        f"device: {study.device}).",
+    given = [dark] if bright is None else [dark, bright]
+    if missing := [f"{path}: no such folder" for path in given if not path.is_dir()]:
+        raise DataError("frame stores are missing", findings=missing, remedy="`dvc repro prepare` makes the dark one")
+    planned = [
+        (arm, Splits(seed, fold, folds or 1, params.prepare.val_share, arm.unlabelled_share))
+        for seed in range(first_seed, first_seed + seeds)
+        for fold in (range(folds) if folds else (None,))
+        for arm in design.arms
     ]
-    names = [job_name(seed, "precompute_soft_targets") for seed in study.seeds]
-    spent = [found for name in names if (found := seconds[name]) is not None]
-    if spent:
-        notes.append(f"Computing the soft targets took {fmean(spent) / 60:.1f} minutes a seed, once for all students.")
-    if len(study.variants) > 1:
-        notes.append("Variants are chosen by val; the best of many on test would be above by chance.")
-    return notes
-
-
-def _markdown(study: Study, results: Results, notes: Sequence[str]) -> str:
-    headers, rows = table(results)
-    shown = markdown_table(headers, ([cell.replace("|", "\\|") for cell in row] for row in rows))
-    overrides = {
-        each.name: f"`{each.overrides}`" if each.overrides else "the parameter file" for each in study.variants
-    }
-    variants = "\n".join(f"- {name}: {text}" for name, text in overrides.items())
-    return "\n\n".join(["# Study", shown, f"**{verdict(results)}.**", *notes, "Variants:", variants]) + "\n"
+    new_rows = rewritten(manifest, [splits for _, splits in planned])
+    with out_lock(STAGE, out), interruptible() as stop:
+        paths = {splits: out / "manifests" / f"{splits.name}.csv" for splits in new_rows}
+        manifests = {paths[splits]: write_manifest(paths[splits], rows) for splits, rows in new_rows.items()}
+        manifests[manifest_path] = manifest
+        if bright is not None:
+            adopt_bright(bright, dark, out / "bright")
+        chain = Chain(out, Data(manifest_path, dark, bright and out / "bright"), test, threads, device)
+        runs: list[Run] = []
+        for arm, splits in planned:
+            path = paths.get(splits, manifest_path)
+            runs += chain.add_runs(arm, path, seed=splits.seed, fold=splits.fold)
+        steps = list(chain.jobs.values())
+        with progress(STAGE, len(steps), "steps") as advance, forking(threads) as start:
+            outcome = run_jobs(steps, start=start, at_once=jobs, say=say, stop=stop, advance=advance)
+        rows = read_rows(runs, outcome.seconds, manifests)
+        found = differences(design.contrasts, rows, {row.video_id: row.group for row in manifest.rows})
+        how = f"Minutes are of training ({threads} CPU thread(s) a step, {jobs} at a time, device {device})."
+        summary = Summary(design, manifest, folds, how, rows, lines_of(rows), found)
+        write_rows(out / "study.csv", rows)
+        write_contrasts(out / "contrasts.csv", found)
+        write_text_whole(out / "study.json", json.dumps(summary.values(), indent=1) + "\n")
+        write_text_whole(out / "study.md", summary.markdown())
+    if as_json:
+        print_json(summary.values())
+    else:
+        print_table(*contrast_table(found))
+        print_table(*table(summary.lines))
+        for note in summary.notes():
+            print_line(note)
+    say(f"{STAGE}: {len(steps)} steps -> {out / 'study.md'}, study.csv, contrasts.csv, study.json")
+    if outcome.error is not None:
+        raise outcome.error

@@ -7,13 +7,11 @@ Fingerprints cover the content of inputs, not their dates or paths.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from pipeline.core.digest import digest_file, digest_json
 from pipeline.core.errors import DlkddError
@@ -29,7 +27,10 @@ Say = Callable[[str], None]  # shows text to the user
 
 @dataclass(frozen=True)
 class Job:
-    """A command; `identity` is what its outs depend on besides its inputs. `folder` holds its record and its log."""
+    """A command: a module and its arguments. `identity` is what its outs depend on besides its inputs.
+
+    `folder` holds its record and its log.
+    """
 
     name: str
     command: tuple[str, ...]
@@ -55,17 +56,58 @@ class Job:
         return digest_json({"identity": dict(self.identity), "inputs": there})
 
 
+class Process(Protocol):
+    """A job's process, as multiprocessing has them: `exitcode` is None while it runs, minus a signal that ended it."""
+
+    @property
+    def exitcode(self) -> int | None: ...  # noqa: D102
+    def terminate(self) -> None: ...  # noqa: D102
+    def kill(self) -> None: ...  # noqa: D102
+    def join(self) -> None: ...  # noqa: D102
+
+
+Start = Callable[[Job], Process]  # runs a job's command, whose output goes to its log
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How the jobs went: seconds of those that are done (None: unknown), exit codes of those that failed, by name.
+
+    `num_left` wait for a failed one. Seconds are of all runs that a job needed; unknown where one of them was killed
+    together with this process.
+    """
+
+    seconds: Mapping[str, float | None]
+    failed: Mapping[str, int]
+    num_left: int
+
+    @property
+    def error(self) -> DlkddError | None:
+        """What to tell where jobs failed, with the exit code of the first."""
+        if not self.failed:
+            return None
+        left = f"; {self.num_left} that wait for them did not start" if self.num_left else ""
+        error = DlkddError(
+            f"{len(self.failed)} step{'s' * (len(self.failed) != 1)} failed{left}",
+            findings=[f"{name}: exit code {code}" for name, code in self.failed.items()],
+            remedy="the messages are above; fix the cause and run the same command again: what is done is kept",
+        )
+        error.exit_code = next(iter(self.failed.values()))
+        return error
+
+
 @dataclass
 class _Running:
     job: Job
     fingerprint: str
-    process: subprocess.Popen[bytes]
+    process: Process
     started: float
     earlier_seconds: float | None  # of runs that were interrupted; None where that is not known
 
     def finish(self, otherwise: str) -> tuple[int, float | None]:
         """Record how it ended, as `done` or `otherwise`; returns its exit code (128 + a signal) and seconds."""
-        code = self.process.returncode
+        code = self.process.exitcode
+        assert code is not None
         outs = [content_digest(path) for path in self.job.outs]
         if code == 0 and None in outs:
             code = 1  # the stages write all of their outs or fail: a bug, and no reason to call it done
@@ -77,39 +119,45 @@ class _Running:
         return (code if code >= 0 else 128 - code), seconds
 
 
-def run_chain(
-    jobs: Sequence[Job], *, at_once: int, say: Say, stop: StopCheck, advance: Advance
-) -> dict[str, float | None]:
-    """Run what is not done yet, up to `at_once` at a time; returns the seconds of each job, None where unknown.
+def run_jobs(
+    jobs: Sequence[Job], *, start: Start, at_once: int, say: Say, stop: StopCheck, advance: Advance
+) -> Outcome:
+    """Run what is not done yet, up to `at_once` at a time.
 
-    Seconds are of all runs that a job needed; unknown where one of them was killed together with this process. Jobs
-    that wait for the outs of a failed one do not start; all others are run before DlkddError is raised, with the exit
-    code of the first failure. Where `stop` raises, the running jobs get SIGTERM and are waited for, so that they save
-    their progress.
+    Jobs that wait for the outs of a failed one do not start; all others are run. Where `stop` raises, the running jobs
+    get SIGTERM and are waited for, so that they save their progress.
     """
     made_by = {out: job.name for job in jobs for out in job.outs}
     needs = {job.name: {made_by[path] for path in job.inputs.values() if path in made_by} for job in jobs}
     waiting, done, failed = list(jobs), dict[str, float | None](), dict[str, int]()
+    ready: list[Job] = []
     running: list[_Running] = []
+
+    def find_ready() -> None:
+        ready.extend(job for job in waiting if needs[job.name] <= done.keys())
+        waiting[:] = [job for job in waiting if not needs[job.name] <= done.keys()]
+
     try:
-        while running or any(needs[job.name] <= done.keys() for job in waiting):
+        find_ready()
+        while running or ready:
             stop()
-            for job in [job for job in waiting if needs[job.name] <= done.keys()]:
-                if len(running) == at_once:
-                    break
-                waiting.remove(job)
+            if ready and len(running) < at_once:
+                job = ready.pop(0)
                 fingerprint, record = job.fingerprint(), _read_record(job)
                 if _still_holds(job, record, fingerprint):
                     done[job.name] = record["seconds"]
                     advance(1, job.name, earlier=True)
+                    find_ready()
                 else:
-                    running.append(_start(job, fingerprint, record))
-            for each in [each for each in running if each.process.poll() is not None]:
+                    running.append(_start(job, fingerprint, record, start))
+                continue
+            for each in [each for each in running if each.process.exitcode is not None]:
                 running.remove(each)
                 code, seconds = each.finish("failed")
                 if code == 0:
                     done[each.job.name] = seconds
                     advance(1, each.job.name)
+                    find_ready()
                 else:
                     failed[each.job.name] = code
                     _tell(each.job, code, say)
@@ -117,24 +165,17 @@ def run_chain(
                 time.sleep(POLL_SECONDS)
     finally:
         _end(running, say)
-    if failed:
-        left = f"; {len(waiting)} that wait for them did not start" if waiting else ""
-        error = DlkddError(
-            f"{len(failed)} step{'s' * (len(failed) != 1)} failed{left}",
-            findings=[f"{name}: exit code {code}" for name, code in failed.items()],
-            remedy="the messages are above; fix the cause and run the same command again: what is done is kept",
-        )
-        error.exit_code = next(iter(failed.values()))
-        raise error
-    return done
+    return Outcome(done, failed, len(waiting))
 
 
 def content_digest(path: Path) -> str | None:
-    """Digest of a file, or of the index of a store; None where nothing exists."""
+    """Digest of a file, of the index of a store, or of all files of another folder; None where nothing exists."""
     for file in (path, *(path / name for name in INDEXES)):
         if file.is_file():
             return digest_file(file)
-    return None
+    if not path.is_dir():
+        return None
+    return digest_json({str(file.relative_to(path)): digest_file(file) for file in path.rglob("*") if file.is_file()})
 
 
 def _still_holds(job: Job, record: Mapping[str, Any], fingerprint: str) -> bool:
@@ -146,21 +187,12 @@ def _still_holds(job: Job, record: Mapping[str, Any], fingerprint: str) -> bool:
     )
 
 
-def _start(job: Job, fingerprint: str, record: Mapping[str, Any]) -> _Running:
+def _start(job: Job, fingerprint: str, record: Mapping[str, Any], start: Start) -> _Running:
     earlier: float | None = 0.0
     if record.get("fingerprint") == fingerprint and record["state"] != "done":  # it resumes
         earlier = record["seconds"]
     _write_record(job, fingerprint=fingerprint, state="running", seconds=None, outs=[])
-    with job.log.open("wb") as log:
-        process = subprocess.Popen(
-            job.command,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, **job.environment},
-            start_new_session=True,  # a terminal's Ctrl-C reaches this process alone, which passes on one signal
-        )
-    return _Running(job, fingerprint, process, time.monotonic(), earlier)
+    return _Running(job, fingerprint, start(job), time.monotonic(), earlier)
 
 
 def _end(running: Sequence[_Running], say: Say) -> None:
@@ -171,12 +203,12 @@ def _end(running: Sequence[_Running], say: Say) -> None:
         for each in running:
             each.process.terminate()
         for each in running:
-            each.process.wait()
+            each.process.join()
             each.finish("interrupted")
     finally:
         for each in running:
             each.process.kill()  # nothing where it has ended
-            each.process.wait()
+            each.process.join()
 
 
 def _tell(job: Job, code: int, say: Say) -> None:

@@ -1,19 +1,27 @@
-"""What came out of a study: top-1 of every model and seed, and the table that compares them over the seeds."""
+"""What came out of a study's runs: top-1 of every model, seed and fold, and the table of them by arm."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass, fields
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean, median, stdev
+from typing import Any
 
 from pipeline.core.errors import StaleArtifactError
 from pipeline.core.tables import read_table, write_table
 from pipeline.data.manifest import Manifest
 from pipeline.evaluate.compare import check_predictions
 from pipeline.evaluate.score.predictions import read_predictions
-from pipeline.tools.study.study import Study, job_name
+from pipeline.tools.study.chain import Run
+
+FAILED = "failed"  # a job of it ended with an error, or what it waits for: it has no result
+BEHIND = "stayed behind"  # its training ended, far below the others of its model
+MOST_DEVIATIONS = 5
+LEAST_DEVIATION = 0.02  # of top-1: where the others are almost equal, a few points are no failure
+OF_NORMAL = 1.4826  # times the median absolute deviation is the standard deviation of a normal distribution
 
 
 @dataclass(frozen=True)
@@ -36,65 +44,68 @@ def estimate(values: Sequence[float]) -> Estimate:
 
 @dataclass(frozen=True)
 class Row:
-    """One model of one seed; `test_top1` is None in a study without test, `seconds` where the time is unknown."""
+    """One model of one run. Numbers are None where its jobs failed; test_top1 also in a study without test.
+
+    val_top1: the best of its epochs. seconds: of training, None where the time is unknown. state: empty, FAILED or
+    BEHIND. folder: of its training, in the study's. correct: whether each test video is recognised, by id.
+    """
 
     seed: int
+    fold: int | None
+    arm: str
     model: str
-    variant: str  # empty for teacher and baseline
-    val_top1: float  # best of its epochs
+    val_top1: float | None
     test_top1: float | None
-    seconds: float | None  # of training
+    seconds: float | None
+    state: str
+    folder: str
+    correct: Mapping[str, bool] = field(default_factory=dict, repr=False)
+
+    @property
+    def place(self) -> str:
+        """Of messages: its arm, seed and fold."""
+        return f"{self.arm} seed {self.seed}" + ("" if self.fold is None else f" fold {self.fold}")
+
+    def values(self) -> dict[str, Any]:
+        """What tables have of it: all but the single videos."""
+        return {name: getattr(self, name) for name in TABLE}
 
 
-@dataclass(frozen=True)
-class Line:
-    """A model over the seeds. Gains are differences to the baseline of the same seed, of students alone."""
-
-    model: str
-    variant: str
-    val: Estimate
-    val_gain: Estimate | None
-    test: Estimate | None
-    test_gain: Estimate | None
-    num_above: int | None  # seeds in which the student is above the baseline: on test, without test on val
-    minutes: float | None
-    times_baseline: float | None  # time of training / the baseline's
+TABLE = tuple(each.name for each in fields(Row) if each.name != "correct")
 
 
-@dataclass(frozen=True)
-class Results:
-    """A finished study: its rows by seed, the lines of its table, and the variant with the best mean on val."""
-
-    rows: tuple[Row, ...]
-    lines: tuple[Line, ...]
-    chosen: Line
-
-
-def read_results(study: Study, seconds: Mapping[str, float | None], manifest: Manifest) -> Results:
-    """Of a study whose jobs are all done; `seconds` are those of its jobs, by name.
+def read_rows(
+    runs: Sequence[Run], seconds: Mapping[str, float | None], manifests: Mapping[Path, Manifest]
+) -> list[Row]:
+    """A row for each run; `seconds` are those of the jobs that are done, by name.
 
     Raises StaleArtifactError where a table is damaged or of other test videos than the manifest's.
     """
-    return summarise(
-        [
-            Row(
-                seed,
-                files.model,
-                files.variant.name if files.variant else "",
-                _best_val_top1(files.curve),
-                _test_top1(files.predictions, manifest) if study.with_test else None,
-                seconds[job_name(seed, f"train_{files.model}", files.variant)],
-            )
-            for seed in study.seeds
-            for files in study.models(seed)
-        ]
-    )
+    known: dict[Path, Row] = {}  # arms share trainings
+    rows = []
+    for run in runs:
+        folder = run.training.folder
+        if folder not in known:
+            known[folder] = _read_row(run, seconds, manifests[run.manifest])
+        rows.append(replace(known[folder], arm=run.arm))
+    return mark_behind(rows)
 
 
-def _test_top1(path: Path, manifest: Manifest) -> float:
-    predictions = read_predictions(path)
-    check_predictions({str(path): predictions}, manifest)
-    return float(predictions.correct_N.mean())
+def _read_row(run: Run, seconds: Mapping[str, float | None], manifest: Manifest) -> Row:
+    jobs = [job for job in (run.training, run.scoring) if job is not None]
+    folder = "/".join(run.training.folder.parts[-3:])
+    row = Row(run.seed, run.fold, run.arm, run.model, None, None, None, FAILED, folder)
+    if any(job.name not in seconds for job in jobs):
+        return row
+    row = replace(row, val_top1=_best_val_top1(run.curve), seconds=seconds[run.training.name], state="")
+    if run.scoring is None:
+        return row
+    (path,) = run.scoring.outs
+    found = read_predictions(path)
+    check_predictions({str(path): found}, manifest)
+    correct_N = found.correct_N
+    correct = dict(zip(found.video_ids, correct_N.tolist(), strict=True))
+    return replace(row, test_top1=float(correct_N.mean()), correct=correct)
 
 
 def _best_val_top1(curve: Path) -> float:
@@ -106,85 +117,138 @@ def _best_val_top1(curve: Path) -> float:
         ) from None
 
 
-def summarise(rows: Sequence[Row]) -> Results:
-    """Compare models over seeds; every seed must have every model. Of variants equal on val the first is chosen."""
-    by_model: dict[tuple[str, str], list[Row]] = {}
-    for row in sorted(rows, key=lambda row: row.seed):
-        by_model.setdefault((row.model, row.variant), []).append(row)
-    baseline = by_model["baseline", ""]
-    lines = tuple(_line(model, variant, found, baseline) for (model, variant), found in by_model.items())
-    chosen = max((line for line in lines if line.model == "student"), key=lambda line: line.val.mean)
-    return Results(tuple(rows), lines, chosen)
+def mark_behind(rows: Sequence[Row]) -> list[Row]:
+    """The rows, with BEHIND where val top-1 is far below the median of the arm's model over its runs.
+
+    That is more than 5 robust deviations, each 1.4826 times the median absolute deviation and at least 2 points.
+    """
+    values: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for row in rows:
+        if row.val_top1 is not None:
+            values[row.arm, row.model].append(row.val_top1)
+    least = {}
+    for key, found in values.items():
+        middle = median(found)
+        deviation = max(OF_NORMAL * median(abs(value - middle) for value in found), LEAST_DEVIATION)
+        least[key] = middle - MOST_DEVIATIONS * deviation
+    return [
+        replace(row, state=BEHIND) if row.val_top1 is not None and row.val_top1 < least[row.arm, row.model] else row
+        for row in rows
+    ]
 
 
-def _line(model: str, variant: str, rows: Sequence[Row], baseline: Sequence[Row]) -> Line:
-    is_student, pairs = model == "student", [*zip(rows, baseline, strict=True)]
-    tests = [row.test_top1 for row in rows if row.test_top1 is not None]
-    others = [row.test_top1 for row in baseline if row.test_top1 is not None]
-    val_gains = [row.val_top1 - other.val_top1 for row, other in pairs]
-    test_gains = [mine - other for mine, other in zip(tests, others, strict=True)]
-    times = [row.seconds / other.seconds for row, other in pairs if row.seconds and other.seconds]
-    minutes = [row.seconds / 60 for row in rows if row.seconds is not None]
-    return Line(
-        model,
-        variant,
-        val=estimate([row.val_top1 for row in rows]),
-        val_gain=estimate(val_gains) if is_student else None,
-        test=estimate(tests) if tests else None,
-        test_gain=estimate(test_gains) if is_student and tests else None,
-        num_above=sum(each > 0 for each in test_gains or val_gains) if is_student else None,
-        minutes=fmean(minutes) if minutes else None,
-        times_baseline=fmean(times) if times else None,
-    )
+@dataclass(frozen=True)
+class Line:
+    """A model of an arm over the seeds: within a seed the mean over folds on val, and over all videos on test.
+
+    `same_as`: the other arms that share these trainings. `failed` and `behind` count runs; `num_runs` has all.
+    """
+
+    arm: str
+    model: str
+    same_as: tuple[str, ...]
+    val: Estimate | None
+    test: Estimate | None
+    minutes: float | None
+    num_runs: int
+    failed: int
+    behind: int
 
 
-def write_rows(path: Path, rows: Sequence[Row]) -> None:
-    """A CSV with a line for every seed and model; what is not known is empty."""
-    cells = ([f"{value:.6g}" if isinstance(value, float) else value for value in astuple(row)] for row in rows)
-    write_table(path, [field.name for field in fields(Row)], cells)
+def lines_of(rows: Sequence[Row]) -> list[Line]:
+    """A line for each model of each arm; arms whose trainings are the same share one."""
+    found: dict[tuple[str, tuple[str, ...]], dict[str, list[Row]]] = {}
+    for (arm, model), of_model in _by_model(rows).items():
+        key = model, tuple(row.folder for row in of_model)
+        found.setdefault(key, {})[arm] = of_model
+    lines = []
+    for (model, _), by_arm in found.items():
+        (arm, of_model), *others = by_arm.items()
+        seconds = [row.seconds for row in of_model if row.seconds is not None]
+        lines.append(
+            Line(
+                arm,
+                model,
+                tuple(name for name, _ in others),
+                val=_over_seeds(of_model, val_of_seed),
+                test=_over_seeds(of_model, tested_of_seed),
+                minutes=fmean(seconds) / 60 if seconds else None,
+                num_runs=len(of_model),
+                failed=sum(row.state == FAILED for row in of_model),
+                behind=sum(row.state == BEHIND for row in of_model),
+            )
+        )
+    return lines
 
 
-def table(results: Results) -> tuple[list[str], list[list[str]]]:
+def _by_model(rows: Iterable[Row]) -> dict[tuple[str, str], list[Row]]:
+    by_model: dict[tuple[str, str], list[Row]] = defaultdict(list)
+    for row in rows:
+        by_model[row.arm, row.model].append(row)
+    return by_model
+
+
+def _over_seeds(rows: Sequence[Row], top1_of_seed: Callable[[Sequence[Row]], float | None]) -> Estimate | None:
+    by_seed: dict[int, list[Row]] = defaultdict(list)
+    for row in rows:
+        if row.state != FAILED:
+            by_seed[row.seed].append(row)
+    values = [value for of_seed in by_seed.values() if (value := top1_of_seed(of_seed)) is not None]
+    return estimate(values) if values else None
+
+
+def val_of_seed(rows: Sequence[Row]) -> float:
+    """Mean of val top-1 over a seed's folds, whose results there are."""
+    return fmean(row.val_top1 for row in rows if row.val_top1 is not None)
+
+
+def tested_of_seed(rows: Sequence[Row]) -> float | None:
+    """Top-1 over the test videos of all folds of a seed."""
+    correct = [each for row in rows for each in row.correct.values()]
+    return fmean(correct) if correct else None
+
+
+def chosen_by_val(lines: Sequence[Line]) -> Line | None:
+    """The student with the best mean on val, the first of equals."""
+    students = [line for line in lines if line.model == "student" and line.val is not None]
+    return max(students, key=lambda line: line.val.mean if line.val else 0.0, default=None)
+
+
+def write_rows(path: Path, rows: Iterable[Row]) -> None:
+    """A CSV with a line for every run and model; what is not known is empty."""
+    cells = ([rounded(value) for value in row.values().values()] for row in rows)
+    write_table(path, TABLE, cells)
+
+
+def rounded(value: object) -> object:
+    """A cell of a CSV: numbers to six digits."""
+    return f"{value:.6g}" if isinstance(value, float) else value
+
+
+def table(lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
     """Headers and cells for people: per cent, ± half of the 95 % interval over the seeds."""
-    num_seeds = len({row.seed for row in results.rows})
-    with_test = results.chosen.test is not None
-    headers = ["model", "val top-1", "− baseline", "test top-1", "− baseline", "above", "minutes"]
+    with_test = any(line.test is not None for line in lines)
+    headers = ["model", "val top-1", *(["test top-1"] * with_test), "minutes", "failed"]
     cells = [
         [
-            line.variant or line.model,
-            _percent(line.val),
-            _percent(line.val_gain, "+"),
-            _percent(line.test),
-            _percent(line.test_gain, "+"),
-            "" if line.num_above is None else f"{line.num_above} of {num_seeds}",
-            _minutes(line),
+            name_of(line),
+            percent(line.val),
+            *([percent(line.test)] * with_test),
+            "" if line.minutes is None else f"{line.minutes:.1f}",
+            f"{line.failed + line.behind} of {line.num_runs}" if line.failed + line.behind else "",
         ]
-        for line in results.lines
+        for line in lines
     ]
-    columns = [number for number in range(len(headers)) if with_test or number not in (3, 4)]
-    return [headers[number] for number in columns], [[row[number] for number in columns] for row in cells]
+    return headers, cells
 
 
-def _percent(found: Estimate | None, sign: str = "") -> str:
+def name_of(line: Line) -> str:
+    """`arm.model`, and the arms that share it."""
+    return f"{line.arm}.{line.model}" + (f" (and of {', '.join(line.same_as)})" if line.same_as else "")
+
+
+def percent(found: Estimate | None, sign: str = "") -> str:
+    """`90.1 ± 2.0`; empty for none."""
     if found is None:
         return ""
     return f"{100 * found.mean:{sign}.1f}" + ("" if found.half is None else f" ± {100 * found.half:.1f}")
-
-
-def _minutes(line: Line) -> str:
-    if line.minutes is None:
-        return ""
-    return f"{line.minutes:.1f}" + ("" if line.times_baseline is None else f" {line.times_baseline:.2f}×")
-
-
-def verdict(results: Results) -> str:
-    """Which variant val chooses, and what it gives."""
-    chosen = results.chosen
-    text = f"val chooses {chosen.variant}: {_percent(chosen.val)} % on val"
-    if chosen.test is None:
-        return text
-    num_seeds = len({row.seed for row in results.rows})
-    return (
-        f"{text}; on test {_percent(chosen.test)} %, {_percent(chosen.test_gain, '+')} points against the baseline, "
-        f"above it for {chosen.num_above} of {num_seeds} seeds"
-    )

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from pipeline.core.errors import DlkddError, Interrupted
-from pipeline.tools.study.jobs import Job, run_chain
+from pipeline.tools.study.jobs import Job, run_jobs
 
 
 @pytest.fixture
@@ -33,14 +33,36 @@ def shell(tmp_path):
     return job
 
 
+class Shell:
+    """A shell's process, as multiprocessing has them."""
+
+    def __init__(self, job):
+        with job.log.open("wb") as log:
+            environment = {**os.environ, **job.environment}
+            options = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": subprocess.STDOUT}
+            self.process = subprocess.Popen(job.command, env=environment, start_new_session=True, **options)
+        self.terminate, self.kill = self.process.terminate, self.process.kill
+
+    @property
+    def exitcode(self):
+        return self.process.poll()
+
+    def join(self):
+        self.process.wait()
+
+
 @pytest.fixture
 def run(tmp_path):
-    """Runs jobs and returns which of them ran, in order."""
+    """Runs jobs and returns which of them ran, in order; raises the error of those that failed."""
 
     def run(*jobs, at_once=1, stop=lambda: None):
         runs = tmp_path / "runs"
         runs.write_text("")
-        run.seconds = run_chain(jobs, at_once=at_once, say=run.said.append, stop=stop, advance=lambda *_, **__: None)
+        how = {"start": Shell, "at_once": at_once, "say": run.said.append, "stop": stop}
+        outcome = run_jobs(jobs, **how, advance=lambda *_, **__: None)
+        run.seconds = outcome.seconds
+        if outcome.error is not None:
+            raise outcome.error
         return runs.read_text().split()
 
     run.said = []
@@ -114,6 +136,16 @@ def test_a_store_is_known_by_its_index(run, shell, tmp_path):
     reader = shell("reader", "echo > $out", store)
     assert run(reader) == ["reader"]
     (store / "index.csv").write_text("2")
+    assert run(reader) == ["reader"]
+
+
+def test_a_folder_without_an_index_is_known_by_all_its_files(run, shell, tmp_path):
+    folder = tmp_path / "folder"
+    (folder / "a").mkdir(parents=True)
+    reader = shell("reader", "echo > $out", folder)
+    assert run(reader) == ["reader"]
+    assert run(reader) == []
+    (folder / "a/model").write_text("2")
     assert run(reader) == ["reader"]
 
 
