@@ -104,13 +104,13 @@ def read_design(path: Path | None, texts: Sequence[str], params: Params, *, with
             findings=findings,
             remedy="docs/study.md shows arms and contrasts; `dlkdd recipe show demo` prints all parameters",
         )
-    if not contrasts:
-        contrasts = [
-            Contrast("total" if len(arms) == 1 else f"total {arm.name}", Side(arm.name, "student"), baseline)
-            for arm in arms
-            for baseline in [Side(arm.name, "baseline")]
-        ]
-    return Design(tuple(arms), tuple(contrasts))
+    return Design(tuple(arms), tuple(contrasts or _totals(arms)))
+
+
+def _totals(arms: Sequence[Arm]) -> list[Contrast]:
+    """Each student against its own baseline."""
+    names = {arm.name: "total" if len(arms) == 1 else f"total {arm.name}" for arm in arms}
+    return [Contrast(names[arm], Side(arm, "student"), Side(arm, "baseline")) for arm in names]
 
 
 def _read_file(path: Path, findings: list[str]) -> tuple[list[_Written], dict[str, tuple[str, object]]]:
