@@ -38,6 +38,7 @@ class _Teacher(_Part):
     enhancer: _Digest | None
     frames: _Digest
     clip: ClipParams
+    folds: list[_Digest] = []  # of the models that give a video's logits in its place, each trained without its group
 
 
 class _Digests(_Part):
@@ -100,7 +101,8 @@ def attribute_findings(attributes: Mapping[str, Any]) -> list[str]:
     findings = [f"attributes: {what} differ: {one}, {other}" for what, (one, other) in pairs.items() if one != other]
     if len(set(found.class_names)) < len(found.class_names):
         findings.append("attributes: class_names has a name twice")
-    if len({teacher.digest for teacher in found.teachers}) < len(found.teachers):
+    models = [digest for teacher in found.teachers for digest in (teacher.digest, *teacher.folds)]
+    if len(set(models)) < len(models):
         findings.append("attributes: teachers has a teacher twice")
     if found.num_unlabelled > found.num_rows:
         findings.append(f"attributes: num_unlabelled {found.num_unlabelled} is above num_rows {found.num_rows}")
