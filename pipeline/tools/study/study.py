@@ -22,7 +22,7 @@ from pipeline.tools.study.jobs import Job
 USES: Mapping[str, tuple[str, ...]] = {
     "train_teacher": ("seed", "teacher", "clip", "teacher_clip", "views", "train_teacher"),
     "precompute_soft_targets": (
-        *("seed", "clip", "teacher_clip", "views", "more_teachers"),
+        *("seed", "clip", "teacher_clip", "teacher_folds", "views", "more_teachers"),
         "precompute_soft_targets",
     ),
     "train_student": (
