@@ -27,6 +27,7 @@ from pipeline.data.manifest import Manifest, read_manifest
 from pipeline.data.views import VIEW_POLICY_VERSION
 from pipeline.distill.store.attributes import FORMAT_VERSION
 from pipeline.distill.store.codecs import LogitCodec, bytes_per_view, codec_of
+from pipeline.distill.store.rows import NO_FOLD
 from pipeline.distill.teacher.precompute import (
     CachedTeacher,
     Packing,
@@ -39,6 +40,7 @@ from pipeline.distill.teacher.precompute import (
     refuse_not_finite,
 )
 from pipeline.distill.teacher.row_cache import RowCache
+from pipeline.models.folds import NO_FOLDS, TeacherFolds, read_folds
 from pipeline.models.recognizer import ModelFile, load_model
 from stages._cluster import SchedulerOption, WorkersOption, map_tasks
 from stages._shell import PARAMS_PATH, DeviceOption, ParamsOption, progress, say
@@ -54,6 +56,10 @@ def main(
     ],
     teacher_path: Annotated[Path, typer.Option("--teacher", help="The teacher's model file.")],
     out: Annotated[Path, typer.Option(help="The soft-target store to write.")],
+    folds_path: Annotated[
+        Path | None,
+        typer.Option("--teacher-folds", help="The folder of the teacher's folds, where it has some."),
+    ] = None,
     more_path: Annotated[
         Path | None,
         typer.Option(
@@ -70,7 +76,8 @@ def main(
     """Run the teachers on every view of every video to learn from, once, and keep their logits.
 
     These are the training videos, and those without a label. The store holds raw logits: temperature, weight and loss
-    stay free for every student that learns from it. The logits stay in a work folder of each teacher, too: when videos
+    stay free for every student that learns from it. With teacher_folds the logits for a group's videos are of a teacher
+    that was trained without it. The logits stay in a work folder of each teacher, too: when videos
     or teachers come or go, with another codec, or for a damaged store, teachers run only on what is new to them. On the
     CPU each process has one thread; on a GPU there is one process, or one for each under `torchrun`.
     """
@@ -86,7 +93,9 @@ def main(
         params = load_params(params_path)
         options = params.precompute_soft_targets
         manifest = read_manifest(manifest_path)
-        teachers = [_teacher("teacher", teacher_path, frames_path), *_more(list(params.more_teachers), more_path)]
+        folds = _folds(params.teacher_folds, folds_path)
+        first = _teacher("teacher", teacher_path, frames_path, folds)
+        teachers = [first, *_more(list(params.more_teachers), more_path)]
         clips = [params.teacher_clip, *(teacher.clip for teacher in params.more_teachers.values())]
         codec = _codec(options, len(manifest.class_names))
         samples = _common_samples(teachers, manifest, [clip or params.clip for clip in clips])
@@ -102,20 +111,30 @@ def main(
             cached: list[CachedTeacher] = []
             parts: list[list[Part]] = []
             for teacher in teachers:
-                outs = [] if cached else [out]  # a process can hold a path's lock once
-                inputs, version = {"teacher": teacher.model.digest}, FORMAT_VERSION
-                work = stack.enter_context(
-                    work_folder(STAGE, params=fingerprint, inputs=inputs, format_version=version, outs=outs)
+                caches: list[RowCache] = []
+                for digest in teacher.digests:
+                    outs = [] if cached or caches else [out]  # a process can hold a path's lock once
+                    inputs, version = {"teacher": digest}, FORMAT_VERSION
+                    work = stack.enter_context(
+                        work_folder(STAGE, params=fingerprint, inputs=inputs, format_version=version, outs=outs)
+                    )
+                    caches.append(RowCache(work.path))
+                keys, fold_of = keys_of(samples, teacher.frames), teacher.fold_of(samples, manifest)
+                cached.append(CachedTeacher(caches[0], keys, caches[1:], fold_of))
+                parts.append(
+                    [
+                        part
+                        for fold, cache in enumerate(caches, start=NO_FOLD)
+                        for part in parts_of(cached[-1].missing(fold), teacher.inference(fold, cache.folder, how))
+                    ]
                 )
-                cached.append(CachedTeacher(RowCache(work.path), keys_of(samples, teacher.frames)))
-                parts.append(parts_of(cached[-1].missing(), teacher.inference(work.path, how)))
             every = list(chain(*parts))
             if ranks.count > 1:
                 refuse_not_finite(_on_ranks(ranks, every, stop))
             else:
                 refuse_not_finite(_on_workers(every, stop, workers=workers, scheduler=scheduler))
             for each in cached:
-                each.cache.refresh()
+                each.refresh()
             packing = Packing(cached, [sample.label for sample in samples], codec)
             attributes = {
                 "class_names": list(manifest.class_names),
@@ -130,7 +149,7 @@ def main(
             digest = pack_store(built, packing, attributes, max_kl=options.max_kl)
             publish(built, out)
             for each in cached:
-                each.cache.remove_others(each.keys)
+                each.remove_others()
     new = [
         (teacher.name, sum(len(part.video_ids) for part in of_teacher))
         for teacher, of_teacher in zip(teachers, parts, strict=True)
@@ -166,6 +185,20 @@ class Teacher:
     frames_path: Path
     model: ModelFile
     frames: FrameStore
+    folds: TeacherFolds = NO_FOLDS
+
+    @property
+    def digests(self) -> list[str]:
+        """Of its own file, and of those of its folds."""
+        return [self.model.digest, *(model.digest for model in self.folds.models)]
+
+    def fold_of(self, samples: Sequence[Sample], manifest: Manifest) -> dict[str, int]:
+        """The fold whose model gives a video's logits, for those that are not of the teacher itself.
+
+        They are the videos of a group that it was trained on; it has not seen any other.
+        """
+        groups = {sample.video_id: manifest.by_id[sample.video_id].group for sample in samples}
+        return {name: self.folds.groups[group] for name, group in groups.items() if group in self.folds.groups}
 
     @property
     def dark_digest(self) -> str | None:
@@ -173,11 +206,12 @@ class Teacher:
         origin = self.frames.origin
         return self.frames.digest if "enhancer" not in origin and "videos" in origin else origin.get("dark")
 
-    def inference(self, folder: Path, how: Mapping[str, Any]) -> TeacherInference:
-        """How it runs, for tasks in any process: `how` is the same for all teachers."""
+    def inference(self, fold: int, folder: Path, how: Mapping[str, Any]) -> TeacherInference:
+        """How it, or the model of a fold, runs, for tasks in any process: `how` is the same for all teachers."""
+        path = self.path if fold == NO_FOLD else self.folds.path_of(fold)
         return TeacherInference(
-            name=self.name,
-            teacher=(self.path.absolute(), self.model.digest),
+            name=self.name if fold == NO_FOLD else f"{self.name}, fold {fold}",
+            teacher=(path.absolute(), self.digests[fold - NO_FOLD]),
             frames=(self.frames_path.absolute(), self.frames.digest),
             folder=folder.absolute(),
             **how,
@@ -193,11 +227,30 @@ class Teacher:
             "enhancer": self.frames.origin.get("enhancer"),
             "frames": self.frames.digest,
             "clip": architecture.clip.model_dump(),
+            **({"folds": self.digests[1:]} if self.folds.models else {}),
         }
 
 
-def _teacher(name: str, path: Path, frames_path: Path) -> Teacher:
-    return Teacher(name, path, frames_path, load_model(path), FrameStore(frames_path))
+def _teacher(name: str, path: Path, frames_path: Path, folds: TeacherFolds = NO_FOLDS) -> Teacher:
+    return Teacher(name, path, frames_path, load_model(path), FrameStore(frames_path), folds)
+
+
+def _folds(num_folds: int | None, folder: Path | None) -> TeacherFolds:
+    """The folds in a folder; raises StaleArtifactError where the parameters name another number."""
+    if folder is None:
+        if num_folds is None:
+            return NO_FOLDS
+        raise ParamsError(
+            f"teacher_folds is {num_folds}, and --teacher-folds, the folder that holds their models, is not given",
+            remedy="`dvc repro precompute_soft_targets` gives it, or set teacher_folds to null",
+        )
+    folds = read_folds(folder)
+    if len(folds.models) != (num_folds or 0):
+        raise StaleArtifactError(
+            f"{folder}: holds the models of {len(folds.models)} folds, teacher_folds is {num_folds or 'null'}",
+            remedy="`dvc repro train_teacher_folds` trains those that fit",
+        )
+    return folds
 
 
 def _more(names: Sequence[str], folder: Path | None) -> list[Teacher]:
@@ -258,11 +311,36 @@ def _check_teacher(teacher: Teacher, manifest: Manifest, clip: ClipParams) -> No
         raise StaleArtifactError(
             f"{path}: does not fit this run", findings=findings, remedy="`dvc repro train_teacher` trains one that fits"
         )
+    _check_folds(teacher)
     trained_on = model.trained_on.get("digests", {}).get("frames")
     if trained_on not in (None, teacher.frames.digest):
         say(
             f"{STAGE}: {path} was trained on frames {trained_on}, these are {teacher.frames.digest}: expected only if "
             "videos were added or removed since"
+        )
+
+
+def _check_folds(teacher: Teacher) -> None:
+    """Refuse models of folds that are another network than the teacher, or learned from other videos."""
+
+    def facts(model: ModelFile) -> dict[str, object]:
+        digests = model.trained_on.get("digests", {})
+        of_run = {"seed": model.trained_on.get("seed"), **{name: digests.get(name) for name in ("manifest", "frames")}}
+        network = {"network": model.recognizer.architecture, "levels": model.recognizer.levels}
+        return {**network, "classes": list(model.class_names), **of_run}
+
+    expected = facts(teacher.model)
+    findings = [
+        f"{teacher.folds.path_of(fold)}: {name} {value}, the teacher's is {expected[name]}"
+        for fold, model in enumerate(teacher.folds.models)
+        for name, value in facts(model).items()
+        if value != expected[name]
+    ]
+    if findings:
+        raise StaleArtifactError(
+            f"{teacher.path}: its folds are not of the run that trained it",
+            findings=findings,
+            remedy="`dvc repro train_teacher train_teacher_folds` trains both on the same videos",
         )
 
 
