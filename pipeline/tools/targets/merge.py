@@ -184,7 +184,7 @@ def _write(
 
 
 def _differences(stores: Sequence[SoftTargetStore], names: Sequence[str]) -> list[str]:
-    """Each attribute in which the stores differ, with every value; of `teachers` digests, of their enhancers and folds too.
+    """Each attribute in which the stores differ, with every value; of `teachers` also of enhancers and folds.
 
     Old stores do not name their dark frames: what is not named differs from nothing.
     """
