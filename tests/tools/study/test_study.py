@@ -119,8 +119,8 @@ def test_the_jobs_have_the_options_of_dvc_yaml(study_of):
     for job in jobs:
         options = {word for word in job.command if word.startswith("--")} - {"--params", "--device", "--workers"}
         of_stage = {word for word in DVC_STAGES[stage(job)]["cmd"].split() if word.startswith("--")}
-        # a study refuses the first, and compares with the baseline itself
-        assert options == of_stage - {"--more-teachers", "--curves"}
+        # a study has neither further teachers nor folds, and compares with the baseline itself
+        assert options == of_stage - {"--more-teachers", "--teacher-folds", "--curves"}
 
 
 def test_every_input_is_data_or_what_an_earlier_job_makes(study_of, tmp_path):
