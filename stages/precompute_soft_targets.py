@@ -40,7 +40,7 @@ from pipeline.distill.teacher.precompute import (
     refuse_not_finite,
 )
 from pipeline.distill.teacher.row_cache import RowCache
-from pipeline.models.folds import NO_FOLDS, TeacherFolds, read_folds
+from pipeline.models.folds import NO_FOLDS, TeacherFolds, chosen_folds, require_same_run
 from pipeline.models.recognizer import ModelFile, load_model
 from stages._cluster import SchedulerOption, WorkersOption, map_tasks
 from stages._shell import PARAMS_PATH, DeviceOption, ParamsOption, progress, say
@@ -93,7 +93,7 @@ def main(
         params = load_params(params_path)
         options = params.precompute_soft_targets
         manifest = read_manifest(manifest_path)
-        folds = _folds(params.teacher_folds, folds_path)
+        folds = chosen_folds(params.teacher_folds, folds_path)
         first = _teacher("teacher", teacher_path, frames_path, folds)
         teachers = [first, *_more(list(params.more_teachers), more_path)]
         clips = [params.teacher_clip, *(teacher.clip for teacher in params.more_teachers.values())]
@@ -108,26 +108,8 @@ def main(
         how = {"clip": params.clip, "views": params.views, "seed": params.seed, "device": str(torch_device)}
         how |= {"batch_size": options.batch_size, "num_workers": options.num_workers}
         with ExitStack() as stack:
-            cached: list[CachedTeacher] = []
-            parts: list[list[Part]] = []
-            for teacher in teachers:
-                caches: list[RowCache] = []
-                for digest in teacher.digests:
-                    outs = [] if cached or caches else [out]  # a process can hold a path's lock once
-                    inputs, version = {"teacher": digest}, FORMAT_VERSION
-                    work = stack.enter_context(
-                        work_folder(STAGE, params=fingerprint, inputs=inputs, format_version=version, outs=outs)
-                    )
-                    caches.append(RowCache(work.path))
-                keys, fold_of = keys_of(samples, teacher.frames), teacher.fold_of(samples, manifest)
-                cached.append(CachedTeacher(caches[0], keys, caches[1:], fold_of))
-                parts.append(
-                    [
-                        part
-                        for fold, cache in enumerate(caches, start=NO_FOLD)
-                        for part in parts_of(cached[-1].missing(fold), teacher.inference(fold, cache.folder, how))
-                    ]
-                )
+            cached = _open_caches(stack, teachers, samples, manifest, fingerprint, out)
+            parts = [teacher.parts(each, how) for teacher, each in zip(teachers, cached, strict=True)]
             every = list(chain(*parts))
             if ranks.count > 1:
                 refuse_not_finite(_on_ranks(ranks, every, stop))
@@ -151,7 +133,10 @@ def main(
             for each in cached:
                 each.remove_others()
     new = [
-        (teacher.name, sum(len(part.video_ids) for part in of_teacher))
+        (
+            f"{teacher.name} in {len(teacher.folds.models)} folds" if teacher.folds.models else teacher.name,
+            sum(len(part.video_ids) for part in of_teacher),
+        )
         for teacher, of_teacher in zip(teachers, parts, strict=True)
     ]
     _say_packed(packing, params.views.num_views, new, num_footage)
@@ -206,8 +191,15 @@ class Teacher:
         origin = self.frames.origin
         return self.frames.digest if "enhancer" not in origin and "videos" in origin else origin.get("dark")
 
-    def inference(self, fold: int, folder: Path, how: Mapping[str, Any]) -> TeacherInference:
-        """How it, or the model of a fold, runs, for tasks in any process: `how` is the same for all teachers."""
+    def parts(self, cached: CachedTeacher, how: Mapping[str, Any]) -> list[Part]:
+        """What is to be computed, of it and of its folds, in any process: `how` is the same for all teachers."""
+        return [
+            part
+            for fold in range(NO_FOLD, len(self.folds.models))
+            for part in parts_of(cached.missing(fold), self._inference(fold, cached.cache_of(fold).folder, how))
+        ]
+
+    def _inference(self, fold: int, folder: Path, how: Mapping[str, Any]) -> TeacherInference:
         path = self.path if fold == NO_FOLD else self.folds.path_of(fold)
         return TeacherInference(
             name=self.name if fold == NO_FOLD else f"{self.name}, fold {fold}",
@@ -231,26 +223,32 @@ class Teacher:
         }
 
 
+def _open_caches(
+    stack: ExitStack,
+    teachers: Sequence[Teacher],
+    samples: Sequence[Sample],
+    manifest: Manifest,
+    fingerprint: Mapping[str, object],
+    out: Path,
+) -> list[CachedTeacher]:
+    """The rows that are known of each teacher; every model's are in a work folder, which the stack holds."""
+    cached: list[CachedTeacher] = []
+    for teacher in teachers:
+        caches: list[RowCache] = []
+        for digest in teacher.digests:
+            outs = [] if cached or caches else [out]  # a process can hold a path's lock once
+            inputs, version = {"teacher": digest}, FORMAT_VERSION
+            work = stack.enter_context(
+                work_folder(STAGE, params=fingerprint, inputs=inputs, format_version=version, outs=outs)
+            )
+            caches.append(RowCache(work.path))
+        keys, fold_of = keys_of(samples, teacher.frames), teacher.fold_of(samples, manifest)
+        cached.append(CachedTeacher(caches[0], keys, caches[1:], fold_of))
+    return cached
+
+
 def _teacher(name: str, path: Path, frames_path: Path, folds: TeacherFolds = NO_FOLDS) -> Teacher:
     return Teacher(name, path, frames_path, load_model(path), FrameStore(frames_path), folds)
-
-
-def _folds(num_folds: int | None, folder: Path | None) -> TeacherFolds:
-    """The folds in a folder; raises StaleArtifactError where the parameters name another number."""
-    if folder is None:
-        if num_folds is None:
-            return NO_FOLDS
-        raise ParamsError(
-            f"teacher_folds is {num_folds}, and --teacher-folds, the folder that holds their models, is not given",
-            remedy="`dvc repro precompute_soft_targets` gives it, or set teacher_folds to null",
-        )
-    folds = read_folds(folder)
-    if len(folds.models) != (num_folds or 0):
-        raise StaleArtifactError(
-            f"{folder}: holds the models of {len(folds.models)} folds, teacher_folds is {num_folds or 'null'}",
-            remedy="`dvc repro train_teacher_folds` trains those that fit",
-        )
-    return folds
 
 
 def _more(names: Sequence[str], folder: Path | None) -> list[Teacher]:
@@ -311,36 +309,12 @@ def _check_teacher(teacher: Teacher, manifest: Manifest, clip: ClipParams) -> No
         raise StaleArtifactError(
             f"{path}: does not fit this run", findings=findings, remedy="`dvc repro train_teacher` trains one that fits"
         )
-    _check_folds(teacher)
+    require_same_run(teacher.folds, model, path)
     trained_on = model.trained_on.get("digests", {}).get("frames")
     if trained_on not in (None, teacher.frames.digest):
         say(
             f"{STAGE}: {path} was trained on frames {trained_on}, these are {teacher.frames.digest}: expected only if "
             "videos were added or removed since"
-        )
-
-
-def _check_folds(teacher: Teacher) -> None:
-    """Refuse models of folds that are another network than the teacher, or learned from other videos."""
-
-    def facts(model: ModelFile) -> dict[str, object]:
-        digests = model.trained_on.get("digests", {})
-        of_run = {"seed": model.trained_on.get("seed"), **{name: digests.get(name) for name in ("manifest", "frames")}}
-        network = {"network": model.recognizer.architecture, "levels": model.recognizer.levels}
-        return {**network, "classes": list(model.class_names), **of_run}
-
-    expected = facts(teacher.model)
-    findings = [
-        f"{teacher.folds.path_of(fold)}: {name} {value}, the teacher's is {expected[name]}"
-        for fold, model in enumerate(teacher.folds.models)
-        for name, value in facts(model).items()
-        if value != expected[name]
-    ]
-    if findings:
-        raise StaleArtifactError(
-            f"{teacher.path}: its folds are not of the run that trained it",
-            findings=findings,
-            remedy="`dvc repro train_teacher train_teacher_folds` trains both on the same videos",
         )
 
 

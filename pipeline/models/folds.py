@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.core.digest import digest_json, digest_uint64
-from pipeline.core.errors import DataError, StaleArtifactError
+from pipeline.core.errors import DataError, ParamsError, StaleArtifactError
 from pipeline.core.files import read_text_whole, write_text_whole
 from pipeline.models.recognizer import ModelFile, load_model
 
@@ -135,3 +135,48 @@ def read_folds(folder: Path) -> TeacherFolds:
             f"{folder}: models and {FOLDS_NAME} are not of one run", findings=findings, remedy=_REMEDY
         )
     return TeacherFolds(folder, groups, models)
+
+
+def chosen_folds(num_folds: int | None, folder: Path | None) -> TeacherFolds:
+    """The folds that the parameters name.
+
+    Raises StaleArtifactError where the folder has another number, ParamsError where none is given.
+    """
+    if folder is None:
+        if num_folds is None:
+            return NO_FOLDS
+        raise ParamsError(
+            f"teacher_folds is {num_folds}, and --teacher-folds, the folder that holds their models, is not given",
+            remedy="`dvc repro precompute_soft_targets` gives it, or set teacher_folds to null",
+        )
+    folds = read_folds(folder)
+    if len(folds.models) != (num_folds or 0):
+        raise StaleArtifactError(
+            f"{folder}: holds the models of {len(folds.models)} folds, teacher_folds is {num_folds or 'null'}",
+            remedy="`dvc repro train_teacher_folds` trains those that fit",
+        )
+    return folds
+
+
+def require_same_run(folds: TeacherFolds, teacher: ModelFile, path: Path) -> None:
+    """Raise StaleArtifactError for models of folds that are another network than the teacher's, or of another run."""
+
+    def facts(model: ModelFile) -> dict[str, object]:
+        digests = model.trained_on.get("digests", {})
+        of_run = {"seed": model.trained_on.get("seed"), **{name: digests.get(name) for name in ("manifest", "frames")}}
+        network = {"network": model.recognizer.architecture, "levels": model.recognizer.levels}
+        return {**network, "classes": list(model.class_names), **of_run}
+
+    expected = facts(teacher)
+    findings = [
+        f"{folds.path_of(fold)}: {name} {value}, the teacher's is {expected[name]}"
+        for fold, model in enumerate(folds.models)
+        for name, value in facts(model).items()
+        if value != expected[name]
+    ]
+    if findings:
+        raise StaleArtifactError(
+            f"{path}: its folds are not of the run that trained it",
+            findings=findings,
+            remedy="`dvc repro train_teacher train_teacher_folds` trains both on the same videos",
+        )

@@ -154,7 +154,7 @@ class CachedTeacher:
 
     def missing(self, fold: int = NO_FOLD) -> list[str]:
         """The videos whose rows the teacher, or a fold's model, has still to compute."""
-        cache = self._cache_of(fold)
+        cache = self.cache_of(fold)
         return [key[0] for key in self.keys if self._fold(key) == fold and key not in cache]
 
     def refresh(self) -> None:
@@ -166,7 +166,7 @@ class CachedTeacher:
         """The rows of some of the keys, in their order."""
         keys = self.keys[start:stop]
         found = concatenate(
-            [rows for fold, those in groupby(keys, key=self._fold) for rows in self._cache_of(fold).rows(those)]
+            [rows for fold, those in groupby(keys, key=self._fold) for rows in self.cache_of(fold).rows(those)]
         )
         fold_NM = np.array([[self._fold(key)] for key in keys], dtype="<i2")
         return Rows(found.video_ids, {**found.arrays, "fold": fold_NM})
@@ -174,12 +174,13 @@ class CachedTeacher:
     def remove_others(self) -> None:
         """Remove the cached files that hold none of these rows."""
         for fold in range(NO_FOLD, len(self.folds)):
-            self._cache_of(fold).remove_others(key for key in self.keys if self._fold(key) == fold)
+            self.cache_of(fold).remove_others(key for key in self.keys if self._fold(key) == fold)
 
     def _fold(self, key: Key) -> int:
         return self.fold_of.get(key[0], NO_FOLD)
 
-    def _cache_of(self, fold: int) -> RowCache:
+    def cache_of(self, fold: int) -> RowCache:
+        """Where the rows of the teacher, or of a fold's model, are cached."""
         return self.cache if fold == NO_FOLD else self.folds[fold]
 
 
