@@ -45,6 +45,7 @@ def simulated(codec: LogitCodec, num_rows: int) -> Iterator[Rows]:
             "pixel_digest": rng.integers(0, 2**63, size=(length, NUM_VIEWS, 1), dtype=np.uint64),
             "frame_shape": np.full((length, 1, 3), (250, 128, 171), dtype=np.int32),
             "frames_digest": rng.integers(0, 256, size=(length, 1, DIGEST_BYTES), dtype=np.uint8),
+            "fold": np.full((length, 1), -1, dtype="<i2"),
             **{name: array[:length] for name, array in packed.items()},
         }
         yield Rows(tuple(f"class/video_{row:09d}" for row in range(start, start + length)), arrays)

@@ -32,7 +32,10 @@ os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 
 # Commands that torchrun can start in several processes, one for each GPU. With DLKDD_PROCESSES=4 in the environment
 # they start them by themselves, under `dvc repro` as well, whose command lines are fixed.
-PARALLEL = ("train_teacher", "train_more_teacher", "precompute_soft_targets", "train_student", "train_baseline")
+PARALLEL = (
+    *("train_teacher", "train_more_teacher", "train_teacher_folds", "train_student", "train_baseline"),
+    "precompute_soft_targets",
+)
 
 # In the order of the chain. A command is `main` of the module of its name, whose docstring begins with its help.
 COMMANDS = (
@@ -41,6 +44,7 @@ COMMANDS = (
     "enhance",
     "train_teacher",
     "train_more_teacher",
+    "train_teacher_folds",
     "precompute_soft_targets",
     "train_student",
     "train_baseline",

@@ -56,6 +56,22 @@ def print_summary(found: Mapping[str, Any]) -> None:
             for teacher in attributes["teachers"]
         ),
     )
+    for teacher in attributes["teachers"]:
+        if folds := teacher.get("folds"):
+            print_line(f"{teacher['name']} in {len(folds)} folds, the digests of their files: {', '.join(folds)}")
+    print_table(
+        ("teacher", "videos that it was trained on, or not", "views", "top-1", "mean entropy, nats"),
+        (
+            (
+                attributes["teachers"][each["teacher"]]["name"],
+                each["videos"],
+                str(each["num_views"]),
+                "not known" if each["top1"] is None else f"{each['top1']:.1%}",
+                f"{each['mean_entropy']:.3f}",
+            )
+            for each in found["by_seen"]
+        ),
+    )
     print_table(
         ("temperature", "KL(teacher ‖ unpacked): mean, nats", "largest"),
         ((key, f"{mean:.3g}", f"{error['max_kl'][key]:.3g}") for key, mean in error["mean_kl"].items()),
@@ -71,6 +87,11 @@ def print_summary(found: Mapping[str, Any]) -> None:
             )
             for each in found["entropy"]
         ),
+    )
+    spread = found["spread"]
+    print_line(
+        f"spread of the mean probability of {spread['num_clips']} clips: {spread['value']:.4f}; hard labels have "
+        f"{spread['of_hard_labels']:.4f}"
     )
     print_line(f"nearly hard labels (a probability above {NEARLY_HARD}): {found['nearly_hard']:.1%} of the views")
     if found["warning"] is not None:

@@ -120,6 +120,7 @@ def _check_with_packages(
         device,
         _processes_of_training(environment),
         0 if data.splits is None else data.splits["unlabelled"],
+        [(video.group, video.class_name) for video in data.train],
     )
     check_params(groups["parameters"], loaded, known)
     check_space(disk, loaded, data.seen, dvc_root=dvc_root())

@@ -28,6 +28,7 @@ from pipeline.data.manifest import Manifest, read_manifest
 from pipeline.data.views import VIEW_POLICY_VERSION
 from pipeline.distill.store.attributes import FORMAT_VERSION
 from pipeline.distill.store.codecs import LogitCodec, bytes_per_view, codec_of
+from pipeline.distill.store.rows import NO_FOLD
 from pipeline.distill.teacher.precompute import (
     VAL,
     CachedTeacher,
@@ -42,6 +43,7 @@ from pipeline.distill.teacher.precompute import (
 )
 from pipeline.distill.teacher.row_cache import RowCache
 from pipeline.distill.teacher.weights import on_val
+from pipeline.models.folds import NO_FOLDS, TeacherFolds, chosen_folds, require_same_run
 from pipeline.models.recognizer import ModelFile, load_model
 from stages._cluster import SchedulerOption, WorkersOption, map_tasks
 from stages._shell import PARAMS_PATH, DeviceOption, ParamsOption, progress, say
@@ -57,6 +59,10 @@ def main(
     ],
     teacher_path: Annotated[Path, typer.Option("--teacher", help="The teacher's model file.")],
     out: Annotated[Path, typer.Option(help="The soft-target store to write.")],
+    folds_path: Annotated[
+        Path | None,
+        typer.Option("--teacher-folds", help="The folder of the teacher's folds, where it has some."),
+    ] = None,
     more_path: Annotated[
         Path | None,
         typer.Option(
@@ -73,11 +79,11 @@ def main(
     """Run the teachers on every view of every video to learn from, once, and keep their logits.
 
     These are the training videos, and those without a label; of several teachers also the val videos, in one view, to
-    choose how much each of them is worth (soft_targets.teachers weighted). The store holds raw logits: temperature,
-    weight and loss stay free for every student that learns from it. The logits stay in a work folder of each teacher,
-    too: when videos or teachers come or go, with another codec, or for a damaged store, teachers run only on what is
-    new to them. On the CPU each process has one thread; on a GPU there is one process, or one for each under
-    `torchrun`.
+    choose how much each of them is worth (soft_targets.teachers weighted). With teacher_folds the logits for a group's
+    videos are of a teacher that was trained without it. The store holds raw logits: temperature, weight and loss stay
+    free for every student that learns from it. The logits stay in a work folder of each teacher, too: when videos or
+    teachers come or go, with another codec, or for a damaged store, teachers run only on what is new to them. On the
+    CPU each process has one thread; on a GPU there is one process, or one for each under `torchrun`.
     """
     with process_group() as ranks, interruptible() as stop:
         if ranks.index > 0:
@@ -91,7 +97,9 @@ def main(
         params = load_params(params_path)
         options = params.precompute_soft_targets
         manifest = read_manifest(manifest_path)
-        teachers = [_teacher("teacher", teacher_path, frames_path), *_more(list(params.more_teachers), more_path)]
+        folds = chosen_folds(params.teacher_folds, folds_path)
+        first = _teacher("teacher", teacher_path, frames_path, folds)
+        teachers = [first, *_more(list(params.more_teachers), more_path)]
         clips = [params.teacher_clip, *(teacher.clip for teacher in params.more_teachers.values())]
         codec = _codec(options, len(manifest.class_names))
         samples = _common_samples(teachers, manifest, [clip or params.clip for clip in clips])
@@ -105,28 +113,22 @@ def main(
         how = {"clip": params.clip, "views": params.views, "seed": params.seed, "device": str(torch_device)}
         how |= {"batch_size": options.batch_size, "num_workers": options.num_workers}
         with ExitStack() as stack:
-            cached: list[CachedTeacher] = []
-            cached_val: list[CachedTeacher] = []
-            parts: list[list[Part]] = []
-            val_parts: list[Part] = []
-            for teacher in teachers:
-                outs = [] if cached else [out]  # a process can hold a path's lock once
-                inputs, version = {"teacher": teacher.model.digest}, FORMAT_VERSION
-                work = stack.enter_context(
-                    work_folder(STAGE, params=fingerprint, inputs=inputs, format_version=version, outs=outs)
-                )
-                cached.append(CachedTeacher(RowCache(work.path), keys_of(samples, teacher.frames)))
-                inference = teacher.inference(work.path, how)
-                parts.append(parts_of(cached[-1].missing(), inference))
-                cached_val.append(CachedTeacher(RowCache(work.path / VAL), keys_of(val, teacher.frames)))
-                val_parts += parts_of(cached_val[-1].missing(), inference.on_val())
-            every = [*chain(*parts), *val_parts]
+            cached = _open_caches(stack, teachers, samples, manifest, fingerprint, out)
+            cached_val = [
+                CachedTeacher(RowCache(each.cache.folder / VAL), keys_of(val, teacher.frames))
+                for teacher, each in zip(teachers, cached, strict=True)
+            ]
+            parts = [teacher.parts(each, how) for teacher, each in zip(teachers, cached, strict=True)]
+            val_parts = [
+                teacher.val_parts(*each, how) for teacher, *each in zip(teachers, cached, cached_val, strict=True)
+            ]
+            every = [*chain(*parts), *chain(*val_parts)]
             if ranks.count > 1:
                 refuse_not_finite(_on_ranks(ranks, every, stop))
             else:
                 refuse_not_finite(_on_workers(every, stop, workers=workers, scheduler=scheduler))
             for each in (*cached, *cached_val):
-                each.cache.refresh()
+                each.refresh()
             packing = Packing(cached, [sample.label for sample in samples], codec)
             attributes = {
                 "class_names": list(manifest.class_names),
@@ -141,9 +143,12 @@ def main(
             digest = pack_store(built, packing, attributes, max_kl=options.max_kl)
             publish(built, out)
             for each in (*cached, *cached_val):
-                each.cache.remove_others(each.keys)
+                each.remove_others()
     new = [
-        (teacher.name, sum(len(part.video_ids) for part in of_teacher))
+        (
+            f"{teacher.name} in {len(teacher.folds.models)} folds" if teacher.folds.models else teacher.name,
+            sum(len(part.video_ids) for part in of_teacher),
+        )
         for teacher, of_teacher in zip(teachers, parts, strict=True)
     ]
     _say_packed(packing, params.views.num_views, new, num_footage)
@@ -179,6 +184,20 @@ class Teacher:
     frames_path: Path
     model: ModelFile
     frames: FrameStore
+    folds: TeacherFolds = NO_FOLDS
+
+    @property
+    def digests(self) -> list[str]:
+        """Of its own file, and of those of its folds."""
+        return [self.model.digest, *(model.digest for model in self.folds.models)]
+
+    def fold_of(self, samples: Sequence[Sample], manifest: Manifest) -> dict[str, int]:
+        """The fold whose model gives a video's logits, for those that are not of the teacher itself.
+
+        They are the videos of a group that it was trained on; it has not seen any other.
+        """
+        groups = {sample.video_id: manifest.by_id[sample.video_id].group for sample in samples}
+        return {name: self.folds.groups[group] for name, group in groups.items() if group in self.folds.groups}
 
     @property
     def dark_digest(self) -> str | None:
@@ -186,11 +205,23 @@ class Teacher:
         origin = self.frames.origin
         return self.frames.digest if "enhancer" not in origin and "videos" in origin else origin.get("dark")
 
-    def inference(self, folder: Path, how: Mapping[str, Any]) -> TeacherInference:
-        """How it runs, for tasks in any process: `how` is the same for all teachers."""
+    def parts(self, cached: CachedTeacher, how: Mapping[str, Any]) -> list[Part]:
+        """What is to be computed, of it and of its folds, in any process: `how` is the same for all teachers."""
+        return [
+            part
+            for fold in range(NO_FOLD, len(self.folds.models))
+            for part in parts_of(cached.missing(fold), self._inference(fold, cached.cache_of(fold).folder, how))
+        ]
+
+    def val_parts(self, cached: CachedTeacher, cached_val: CachedTeacher, how: Mapping[str, Any]) -> list[Part]:
+        """What is to be computed of it for val, where a fold's model has no part."""
+        return parts_of(cached_val.missing(), self._inference(NO_FOLD, cached.cache.folder, how).on_val())
+
+    def _inference(self, fold: int, folder: Path, how: Mapping[str, Any]) -> TeacherInference:
+        path = self.path if fold == NO_FOLD else self.folds.path_of(fold)
         return TeacherInference(
-            name=self.name,
-            teacher=(self.path.absolute(), self.model.digest),
+            name=self.name if fold == NO_FOLD else f"{self.name}, fold {fold}",
+            teacher=(path.absolute(), self.digests[fold - NO_FOLD]),
             frames=(self.frames_path.absolute(), self.frames.digest),
             folder=folder.absolute(),
             **how,
@@ -206,6 +237,7 @@ class Teacher:
             "enhancer": self.frames.origin.get("enhancer"),
             "frames": self.frames.digest,
             "clip": architecture.clip.model_dump(),
+            **({"folds": self.digests[1:]} if self.folds.models else {}),
         }
 
 
@@ -226,8 +258,32 @@ def _weights_text(teachers: Sequence[Teacher], attributes: Mapping[str, Any]) ->
     return ", ".join(f"{teacher.name} {each['weight']:g} (top-1 {each['top1_on_val']:.1%})" for teacher, each in pairs)
 
 
-def _teacher(name: str, path: Path, frames_path: Path) -> Teacher:
-    return Teacher(name, path, frames_path, load_model(path), FrameStore(frames_path))
+def _open_caches(
+    stack: ExitStack,
+    teachers: Sequence[Teacher],
+    samples: Sequence[Sample],
+    manifest: Manifest,
+    fingerprint: Mapping[str, object],
+    out: Path,
+) -> list[CachedTeacher]:
+    """The rows that are known of each teacher; every model's are in a work folder, which the stack holds."""
+    cached: list[CachedTeacher] = []
+    for teacher in teachers:
+        caches: list[RowCache] = []
+        for digest in teacher.digests:
+            outs = [] if cached or caches else [out]  # a process can hold a path's lock once
+            inputs, version = {"teacher": digest}, FORMAT_VERSION
+            work = stack.enter_context(
+                work_folder(STAGE, params=fingerprint, inputs=inputs, format_version=version, outs=outs)
+            )
+            caches.append(RowCache(work.path))
+        keys, fold_of = keys_of(samples, teacher.frames), teacher.fold_of(samples, manifest)
+        cached.append(CachedTeacher(caches[0], keys, caches[1:], fold_of))
+    return cached
+
+
+def _teacher(name: str, path: Path, frames_path: Path, folds: TeacherFolds = NO_FOLDS) -> Teacher:
+    return Teacher(name, path, frames_path, load_model(path), FrameStore(frames_path), folds)
 
 
 def _more(names: Sequence[str], folder: Path | None) -> list[Teacher]:
@@ -288,6 +344,7 @@ def _check_teacher(teacher: Teacher, manifest: Manifest, clip: ClipParams) -> No
         raise StaleArtifactError(
             f"{path}: does not fit this run", findings=findings, remedy="`dvc repro train_teacher` trains one that fits"
         )
+    require_same_run(teacher.folds, model, path)
     trained_on = model.trained_on.get("digests", {}).get("frames")
     if trained_on not in (None, teacher.frames.digest):
         say(

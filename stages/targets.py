@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -18,7 +18,8 @@ from pipeline.core.work_folder import out_lock
 from pipeline.data.frame_store import FrameStore
 from pipeline.data.manifest import read_manifest
 from pipeline.distill.store.store import MAKE_REMEDY, SoftTargetStore
-from pipeline.models.recognizer import load_model
+from pipeline.models.folds import read_folds
+from pipeline.models.recognizer import ModelFile, load_model
 from pipeline.tools.targets.card import STORE_NAME, publish_store
 from pipeline.tools.targets.diff import diff as compare
 from pipeline.tools.targets.export import export as export_store
@@ -34,7 +35,10 @@ app = typer.Typer(no_args_is_help=True, help=__doc__, add_completion=False, pret
 StoreArgument = Annotated[str, typer.Argument(help="A store: a path, or a URL that fsspec knows.")]
 FolderArgument = Annotated[Path, typer.Argument(help="A store in a folder.")]
 ManifestOption = Annotated[Path | None, typer.Option("--manifest", help="The manifest that the store was made for.")]
-TeachersOption = Annotated[list[Path] | None, typer.Option("--teacher", help="A teacher's model file; repeatable.")]
+TeachersOption = Annotated[
+    list[Path] | None,
+    typer.Option("--teacher", help="A teacher's model file, or the folder of its folds; repeatable."),
+]
 EnhancedOption = Annotated[
     list[Path] | None, typer.Option("--enhanced", help="The frames that a teacher saw; repeatable.")
 ]
@@ -84,7 +88,7 @@ def verify(
     verdict = verify_store(
         store,
         depth,
-        teachers=[load_model(path) for path in teachers or ()],
+        teachers=[model for path in teachers or () for model in _models(path)],
         frames=[FrameStore(path) for path in enhanced or ()],
         num_sampled=sample,
         seed=seed,
@@ -216,6 +220,11 @@ def publish_command(
         digest = publish_store(store, built, license_text=license_text, progress=progress)
     values = {"out": str(out), "store": str(out / STORE_NAME), "digest": digest}
     print_result(values, f"{out}: {STORE_NAME} and its card README.md, digest {digest}", as_json=as_json)
+
+
+def _models(path: Path) -> Sequence[ModelFile]:
+    """The model in a file, or those of the folds in a folder."""
+    return read_folds(path).models if path.is_dir() else [load_model(path)]
 
 
 def _require_free(out: Path, force: bool) -> None:

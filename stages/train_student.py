@@ -184,6 +184,8 @@ def _online_teacher(
     ]
     if store.num_teachers != 1:
         findings.append(f"{store.location} holds the logits of {store.num_teachers} teachers")
+    if any(teacher.get("folds") for teacher in store.attributes["teachers"]):
+        findings.append(f"{store.location} holds the logits of a teacher in folds: each video has a model of its own")
     if findings or teacher_path is None or enhanced_path is None:
         raise ParamsError(
             "soft_targets.source is online: one teacher sees the enhanced frames at every step",

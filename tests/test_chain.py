@@ -124,6 +124,26 @@ def test_a_further_teacher_costs_its_own_training_and_what_follows(chain, tmp_pa
     assert stages_run(done.stdout) == ["train_student", "score_student", "evaluate", "report"]
 
 
+def test_folds_cost_their_own_trainings_and_what_follows(chain, tmp_path):
+    folder = tmp_path / "folds"
+    shutil.copytree(chain, folder, symlinks=True)
+    parameters = (folder / "params.yaml").read_text()
+    (folder / "params.yaml").write_text(parameters.replace("teacher_folds: null\n", "teacher_folds: 2\n"))
+    done = run(folder, "dvc", "repro")
+    follow = ["precompute_soft_targets", "train_student", "score_student", "evaluate", "report"]
+    assert stages_run(done.stdout) == ["train_teacher_folds", *follow]
+    assert {path.stem for path in (folder / "models/teacher_folds").iterdir()} == {"folds", "fold0", "fold1"}
+    (teacher,) = SoftTargetStore(folder / "data/soft_targets.zarr").attributes["teachers"]
+    assert len(teacher["folds"]) == 2
+    models = ["--teacher", "models/teacher.safetensors", "--teacher", "models/teacher_folds"]
+    store = ["data/soft_targets.zarr", "--depth", "teacher"]
+    run(folder, sys.executable, "-m", "stages", "targets", "verify", *store, *models, "--enhanced", "data/enhanced")
+    assert "by 2 models of folds" in (folder / "results/report.html").read_text()
+    commit(folder, "folds")
+    done = run(folder, "dvc", "exp", "run", "-S", "temperature=4")
+    assert stages_run(done.stdout) == ["train_student", "score_student", "evaluate", "report"]
+
+
 def test_a_queue_gives_a_row_for_each_temperature(chain):
     run(chain, "dvc", "exp", "run", "-S", "temperature=3,8", "--queue")
     run(chain, "dvc", "queue", "start")

@@ -30,7 +30,7 @@ def old(tmp_path, monkeypatch):
         "  footage_window: null\n  footage_windows: null\n"
     )
     text = params.read_text().replace("prepare:\n", f"prepare:\n  {since}", 1)
-    params.write_text(f"render: []\nteacher_clip: null\nmore_teachers: {{}}\n{text}")
+    params.write_text(f"render: []\nteacher_clip: null\nteacher_folds: null\nmore_teachers: {{}}\n{text}")
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DVC_ROOT", raising=False)
     return tmp_path

@@ -222,7 +222,7 @@ def test_the_report_needs_nothing_that_a_colleague_with_soft_targets_lacks():
 
 # What a change of a file costs: the stages that `dvc status` then calls changed. Others follow where outs differ.
 MORE = "teachers/dvc.yaml:train_more_teacher@second"
-TRAININGS = {"train_teacher", "train_student", "train_baseline", MORE}
+TRAININGS = {"train_teacher", "train_teacher_folds", "train_student", "train_baseline", MORE}
 STALE = {
     "pipeline/tools/targets/diff.py": set(),
     "pipeline/distill/student/loss.py": {"train_student"},
@@ -278,7 +278,11 @@ STALE_BY_PARAMS = {
         lambda folder: (folder / "params.yaml").write_text(
             (folder / "params.yaml").read_text().replace("teacher_clip: null", f"teacher_clip: {TEACHER_CLIP}")
         ),
-        {"train_teacher", "precompute_soft_targets", "report"},
+        {"train_teacher", "train_teacher_folds", "precompute_soft_targets", "report"},
+    ),
+    "teacher_folds": (
+        lambda folder: substitute(folder, "\nteacher_folds: ", "2 # "),
+        {"train_teacher_folds", "precompute_soft_targets", "report"},
     ),
     "enhancer": (lambda folder: substitute(folder, "\nenhancer: ", "gamma # "), {"fit_enhancer", "report"}),
 }

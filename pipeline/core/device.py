@@ -115,10 +115,13 @@ class Ranks:
 
 @contextmanager
 def process_group() -> Iterator[Ranks]:
-    """The ranks of torchrun, for as long as the block."""
+    """The ranks of torchrun, for as long as the block; within another such block, those of that one."""
     count = world_size()
     if count == 1:
         yield Ranks(0, 1)
+        return
+    if dist.is_initialized():
+        yield Ranks(dist.get_rank(), count)
         return
     backend = "gloo"
     if torch.cuda.is_available():

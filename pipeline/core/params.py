@@ -256,6 +256,7 @@ class Params(Section):
     fit_enhancer: FitEnhancerParams
     clip: ClipParams
     teacher_clip: ClipParams | None
+    teacher_folds: Annotated[int, Field(ge=2)] | None
     views: ViewsParams
     train_teacher: TrainParams
     more_teachers: dict[TeacherName, MoreTeacherParams]  # teachers/dvc.yaml has stages for each

@@ -72,7 +72,7 @@ def _soft_targets(found: Artifacts) -> tuple[str, str | None, Sequence[Artifact]
     views = f"{store.num_views} view{'s' * (store.num_views != 1)} of each of {store.num_rows} videos{footage}"
     right = "; ".join(
         f"{teacher['name']} in the light {teacher['light'] or 'not named'} is right about "
-        f"{100 * teacher['top1_on_views']:.1f} % of these views"
+        f"{100 * teacher['top1_on_views']:.1f} % of these views" + _in_folds(teacher)
         for teacher in attributes["teachers"]
     )
     what = f"logits for {views}, {attributes['codec']['name']}; {right}"
@@ -82,6 +82,11 @@ def _soft_targets(found: Artifacts) -> tuple[str, str | None, Sequence[Artifact]
         found_here = _sources({"frames": teacher["frames"], "teacher": teacher["digest"]}, ("frames", "teacher"))
         sources += [{**source, "expected": number == 0} for source in found_here]
     return what, store.digest, sources
+
+
+def _in_folds(teacher: Mapping[str, Any]) -> str:
+    folds = teacher.get("folds", ())
+    return f", by {len(folds)} models of folds, each on videos of groups that it never saw" if folds else ""
 
 
 def _model(found: Artifacts, name: str) -> tuple[str, str | None, Sequence[Artifact]]:

@@ -51,6 +51,7 @@ def random_store(path, video_ids, *, codec="float16", num_views=3, num_teachers=
         "pixel_digest": rng.integers(2**64, size=(n, num_views, num_teachers), dtype="<u8"),
         "frame_shape": np.tile(np.array(SHAPE, "<i4"), (n, num_teachers, 1)),
         "frames_digest": rng.integers(256, size=(n, num_teachers, 16), dtype="u1"),
+        "fold": np.full((n, num_teachers), -1, dtype="<i2"),
         **packed,
     }
     class_names = [f"class {k}" for k in range(num_classes)]

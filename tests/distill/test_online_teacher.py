@@ -13,7 +13,7 @@ import yaml
 from builders import CLIP, VIEWS, distillation_params, one_thread, tiny_recognizer, train_params  # noqa: F401 - a fixture
 from paths import ROOT
 from student_runs import StudentRun, dark_frames
-from target_stores import BATCH_SIZE, SEED, make_store, make_teacher
+from target_stores import BATCH_SIZE, SEED, make_store, make_teacher, write
 
 from pipeline.core.checkpoint import load_checkpoint
 from pipeline.core.errors import Interrupted, ParamsError, StaleArtifactError
@@ -228,3 +228,13 @@ def test_several_teachers_are_not_asked_online(tmp_path):
     made = make_store(tmp_path, num_teachers=2)
     with pytest.raises(ParamsError, match="2 teachers"):
         StudentRun(tmp_path, made).prepare().train(source="online", **paths(made))
+
+
+def test_a_teacher_in_folds_is_not_asked_online(tmp_path):
+    made = make_store(tmp_path)
+    teachers = [{**teacher, "folds": ["e" * 32]} for teacher in made.attributes["teachers"]]
+    codec = SoftTargetStore(made.path).codec
+    write(tmp_path / "folds.zarr", made.rows, codec, {**made.attributes, "teachers": teachers})
+    run = StudentRun(tmp_path, made.at(tmp_path / "folds.zarr")).prepare()
+    with pytest.raises(ParamsError, match="the logits of a teacher in folds"):
+        run.train(source="online", **paths(made))

@@ -34,6 +34,7 @@ def rows_of(num_rows, codec=CODECS[0], *, num_views=2, num_teachers=1, seed=0, v
         "pixel_digest": rng.integers(2**64, size=(num_rows, num_views, num_teachers), dtype="<u8"),
         "frame_shape": rng.integers(1, 50, (num_rows, num_teachers, 3), dtype="<i4"),
         "frames_digest": rng.integers(0, 256, (num_rows, num_teachers, 16), dtype="u1"),
+        "fold": rng.integers(-1, 3, (num_rows, num_teachers), dtype="<i2"),
         **codec_of(codec, 3).pack(logits_NVMK),
     }
     return Rows(video_ids, arrays)
@@ -157,7 +158,7 @@ def test_the_order_of_attributes_does_not_matter(tmp_path):
 
 
 def test_a_store_of_ordinary_size_is_few_files(path):
-    assert len(contents(write(path, rows_of(300)))) == 1 + 2 * 8
+    assert len(contents(write(path, rows_of(300)))) == 1 + 2 * 9
 
 
 def test_every_value_changes_the_digest(tmp_path):
@@ -169,7 +170,7 @@ def test_every_value_changes_the_digest(tmp_path):
         stores.append(write(tmp_path / name, Rows(rows.video_ids, {**rows.arrays, name: changed})))
     stores.append(write(tmp_path / "names", replace(rows, video_ids=tuple(f"{name}x" for name in rows.video_ids))))
     stores.append(write(tmp_path / "attributes", rows, attributes={**ATTRIBUTES, "batch_size": 5}))
-    assert len({SoftTargetStore(store).digest for store in stores}) == len(stores) == 9
+    assert len({SoftTargetStore(store).digest for store in stores}) == len(stores) == 10
 
 
 # what is refused when it is written

@@ -79,7 +79,8 @@ def test_every_tool_takes_it(made, tmp_path):
     path = write_version_2(made, tmp_path / "old")
     verdict = verify(path, "teacher", teachers=made.teachers, frames=[made.frames])
     assert verdict.whole, verdict.findings
-    assert verdict.num_chunks_checked == verify(made.path, "checksums").num_chunks_checked - 4  # dark_shape, 4 shards
+    lacking = 2 * 4  # dark_shape and fold, 4 shards
+    assert verdict.num_chunks_checked == verify(made.path, "checksums").num_chunks_checked - lacking
     found = diff(SoftTargetStore(path), SoftTargetStore(made.path))
     assert found["attributes"]["format_version"] == (2, 3)
     assert found["num_same_rows"] == len(made.rows)

@@ -17,7 +17,7 @@ from stage_server import ALL, Ended, Fault
 
 LONG = os.environ.get("DLKDD_FAULTS") == "long"
 SEEDS = range(3) if LONG else range(1)
-PREPARE, FIT, ENHANCE, TEACHER, TARGETS, STUDENT, BASELINE, SCORE, _, _, LIGHT, EVALUATE, REPORT = COMMANDS.values()
+PREPARE, FIT, ENHANCE, TEACHER, _, TARGETS, STUDENT, BASELINE, SCORE, _, _, LIGHT, EVALUATE, REPORT = COMMANDS.values()
 OFTEN = ("--checkpoint-seconds", "0")
 
 

@@ -91,6 +91,7 @@ def make_store(folder, *, codec="float16", num_train=7, num_teachers=1, num_view
         ),
         "frame_shape": of_each([frames.shape(name) for name in video_ids], "<i4", num_teachers, axis=1),
         "frames_digest": of_each([list(digests[name]) for name in video_ids], "u1", num_teachers, axis=1),
+        "fold": np.full((len(video_ids), num_teachers), -1, dtype="<i2"),
         **codec.pack(logits_NVMK),
     }
     error = CodecLoss()
@@ -159,7 +160,7 @@ def write(path, rows, codec, attributes):
 
 def rows_of_teacher(rows, axis):
     """The same rows with one of their teachers."""
-    axes = {"views": None, "dark_shape": None, "frame_shape": 1, "frames_digest": 1}
+    axes = {"views": None, "dark_shape": None, "frame_shape": 1, "frames_digest": 1, "fold": 1}
     arrays = {
         name: array if axes.get(name, 2) is None else np.take(array, [axis], axis=axes.get(name, 2))
         for name, array in rows.arrays.items()

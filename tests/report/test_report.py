@@ -309,10 +309,11 @@ def test_what_is_missing_is_named_with_a_remedy(run, name, error):
 
 
 def test_every_teacher_is_named_with_its_light_and_how_right_it_is(tmp_path):
-    further = teacher_attributes("x3d_s", "d" * 32, light="equalize", top1_on_views=0.625)
+    folds = ["e" * 32, "f" * 32]
+    further = teacher_attributes("x3d_s", "d" * 32, light="equalize", top1_on_views=0.625, folds=folds)
     page = Tree(make_report(make_run(tmp_path, more_teachers=[further]))).root.text
     assert "r2plus1d_slim in the light gamma is right about 75.0 % of these views" in page
-    assert "x3d_s in the light equalize is right about 62.5 % of these views" in page
+    assert "x3d_s in the light equalize is right about 62.5 % of these views, by 2 models of folds" in page
     assert "d" * 8 in page
 
 

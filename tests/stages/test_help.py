@@ -79,7 +79,13 @@ def bash(tmp_path):
 
 def test_bash_completes_commands_and_their_options(bash):
     commands, subcommands, recipe, options = bash(COMPLETE).splitlines()
-    assert commands.split() == ["train-teacher", "train-more-teacher", "train-student", "train-baseline"]
+    assert commands.split() == [
+        "train-teacher",
+        "train-more-teacher",
+        "train-teacher-folds",
+        "train-student",
+        "train-baseline",
+    ]
     assert subcommands == "export"
     assert recipe.split() == ["list", "show", "use"]
     assert options.split() == ["--confusion", "--curves"]

@@ -40,6 +40,7 @@ class _Teacher(_Part):
     clip: ClipParams
     weight: Share | None = None  # of several teachers, chosen on val
     top1_on_val: Share | None = None
+    folds: list[_Digest] = []  # of the models that give a video's logits in its place, each trained without its group
 
 
 class _Digests(_Part):
@@ -102,7 +103,8 @@ def attribute_findings(attributes: Mapping[str, Any]) -> list[str]:
     findings = [f"attributes: {what} differ: {one}, {other}" for what, (one, other) in pairs.items() if one != other]
     if len(set(found.class_names)) < len(found.class_names):
         findings.append("attributes: class_names has a name twice")
-    if len({teacher.digest for teacher in found.teachers}) < len(found.teachers):
+    models = [digest for teacher in found.teachers for digest in (teacher.digest, *teacher.folds)]
+    if len(set(models)) < len(models):
         findings.append("attributes: teachers has a teacher twice")
     weights = [teacher.weight for teacher in found.teachers if teacher.weight is not None]
     if weights and (len(weights) < found.num_teachers or abs(sum(weights) - 1) > 0.001 * len(weights)):

@@ -17,6 +17,8 @@ from pipeline.core.digest import DIGEST_BYTES, digest_bytes
 from pipeline.data.views import NUM_VIEW_FIELDS
 from pipeline.distill.store.codecs import ArrayLayout, LogitCodec
 
+NO_FOLD = -1  # in `fold`: the logits are the teacher's own
+
 
 def row_layout(codec: LogitCodec, num_views: int, num_teachers: int) -> dict[str, ArrayLayout]:
     """The arrays of a row, by name, in the order in which its digest takes them."""
@@ -30,12 +32,13 @@ def row_layout(codec: LogitCodec, num_views: int, num_teachers: int) -> dict[str
         "pixel_digest": ArrayLayout((num_views, num_teachers), np.dtype("<u8"), 0),  # of each clip as a teacher saw it
         "frame_shape": ArrayLayout((num_teachers, 3), np.dtype("<i4"), 0),  # of the video that a teacher saw
         "frames_digest": ArrayLayout((num_teachers, DIGEST_BYTES), np.dtype("u1"), 0),  # of the same
+        "fold": ArrayLayout((num_teachers,), np.dtype("<i2"), NO_FOLD),  # which of a teacher's folds gave the logits
         **logits,
     }
 
 
 _OF_ALL_TEACHERS = ("views", "dark_shape")
-_TEACHER_AXIS = {"frame_shape": 1, "frames_digest": 1}  # of the others it is the one behind N and V
+_TEACHER_AXIS = {"frame_shape": 1, "frames_digest": 1, "fold": 1}  # of the others it is the one behind N and V
 
 
 @dataclass(frozen=True)

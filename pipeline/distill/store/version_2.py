@@ -1,4 +1,5 @@
-"""Soft-target stores of format version 2, read as ones of today's: then all teachers had seen the same frames.
+"""Soft-target stores of format version 2, read as ones of today's: then all teachers had seen the same frames,
+and had no folds.
 
 Axes: N videos, V views, M teachers.
 """
@@ -12,7 +13,7 @@ import numpy as np
 
 from pipeline.core.digest import DIGEST_BYTES
 from pipeline.distill.store.codecs import ArrayLayout, LogitCodec
-from pipeline.distill.store.rows import Rows, row_layout
+from pipeline.distill.store.rows import NO_FOLD, Rows, row_layout
 
 
 def version_2_layout(codec: LogitCodec, num_views: int, num_teachers: int) -> dict[str, ArrayLayout]:
@@ -37,6 +38,7 @@ def current_rows(rows: Rows, num_teachers: int) -> Rows:
             name: np.repeat(arrays.pop(name)[:, None], num_teachers, axis=1)
             for name in ("frame_shape", "frames_digest")
         },
+        "fold": np.full((len(rows), num_teachers), NO_FOLD, dtype="<i2"),
     }
     return Rows(rows.video_ids, {"views": arrays.pop("views"), **of_frames, **arrays})
 

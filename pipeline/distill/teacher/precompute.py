@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from pipeline.data.listing import NO_LABEL
 from pipeline.data.views import named_views
 from pipeline.distill.store.certainty import Certainty
 from pipeline.distill.store.codecs import CodecLoss, LogitCodec
-from pipeline.distill.store.rows import Rows, concatenate, join_teachers, row_layout
+from pipeline.distill.store.rows import NO_FOLD, Rows, concatenate, join_teachers, row_layout
 from pipeline.distill.store.store import write_store
 from pipeline.distill.teacher.bank import Bank, bank_arrays, infer_views
 from pipeline.distill.teacher.row_cache import Key, RowCache, write_part
@@ -157,14 +158,46 @@ def _require_unchanged(artifact: Artifact, found: str) -> None:
 
 @dataclass(frozen=True)
 class CachedTeacher:
-    """The rows of one teacher: where they are cached, and the keys of those to pack, in the order of the videos."""
+    """The rows of one teacher: where they are cached, and the keys of those to pack, in the order of the videos.
+
+    Rows of videos in `fold_of` are those of a fold's model, each of which has a cache in `folds`.
+    """
 
     cache: RowCache
     keys: Sequence[Key]
+    folds: Sequence[RowCache] = ()
+    fold_of: Mapping[str, int] = field(default_factory=dict)
 
-    def missing(self) -> list[str]:
-        """The videos whose rows are not cached."""
-        return [key[0] for key in self.keys if key not in self.cache]
+    def missing(self, fold: int = NO_FOLD) -> list[str]:
+        """The videos whose rows the teacher, or a fold's model, has still to compute."""
+        cache = self.cache_of(fold)
+        return [key[0] for key in self.keys if self._fold(key) == fold and key not in cache]
+
+    def refresh(self) -> None:
+        """Find the rows that were computed since."""
+        for cache in (self.cache, *self.folds):
+            cache.refresh()
+
+    def rows(self, start: int, stop: int) -> Rows:
+        """The rows of some of the keys, in their order."""
+        keys = self.keys[start:stop]
+        found = concatenate(
+            [rows for fold, those in groupby(keys, key=self._fold) for rows in self.cache_of(fold).rows(those)]
+        )
+        fold_NM = np.array([[self._fold(key)] for key in keys], dtype="<i2")
+        return Rows(found.video_ids, {**found.arrays, "fold": fold_NM})
+
+    def remove_others(self) -> None:
+        """Remove the cached files that hold none of these rows."""
+        for fold in range(NO_FOLD, len(self.folds)):
+            self.cache_of(fold).remove_others(key for key in self.keys if self._fold(key) == fold)
+
+    def _fold(self, key: Key) -> int:
+        return self.fold_of.get(key[0], NO_FOLD)
+
+    def cache_of(self, fold: int) -> RowCache:
+        """Where the rows of the teacher, or of a fold's model, are cached."""
+        return self.cache if fold == NO_FOLD else self.folds[fold]
 
     def logits(self) -> NDArray[np.float32]:
         """The first view's logits_NK, in the order of the videos."""
@@ -193,11 +226,7 @@ class Packing:
     def rows(self) -> Iterator[Rows]:
         """Packed rows in the order of the videos."""
         for start in range(0, len(self.labels), _ROWS_AT_ONCE):
-            of_teachers = [
-                concatenate(list(teacher.cache.rows(teacher.keys[start : start + _ROWS_AT_ONCE])))
-                for teacher in self.teachers
-            ]
-            rows = join_teachers(of_teachers)
+            rows = join_teachers([teacher.rows(start, start + _ROWS_AT_ONCE) for teacher in self.teachers])
             logits_NVMK = rows.arrays["logits"]
             packed = self.codec.pack(logits_NVMK)
             unpacked_NVMK = self.codec.unpack(packed)

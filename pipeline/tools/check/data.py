@@ -48,11 +48,12 @@ class Seen:
 
 @dataclass(frozen=True)
 class Data:
-    """What other checks use; None where it is unknown. `seen` has the videos that can be used."""
+    """What other checks use; None where it is unknown. `seen` has the videos that can be used, `train` those of it."""
 
     listing: Listing | None
     splits: Mapping[str, int] | None
     seen: Sequence[Seen] = ()
+    train: Sequence[ListedVideo] = ()
 
 
 def check_data(
@@ -87,16 +88,18 @@ def check_data(
         group.fact(note)
     splits: Counter[str] | None = None
     seen: list[Seen] = []
+    train: list[ListedVideo] = []
     with group.catching():
         listed = split_videos(listing.videos, params, seed)
         for note in left_out_notes(listing.videos, listed):
             group.fact(note)
         splits = Counter(str(video.split) for video in listed)
+        train = [video for video in listed if video.split == "train"]
         _check_splits(group, listed, splits, params)
         videos = videos_by_id([video for video in listed if video.path not in missing])
         seen = _look_at_all(group, videos, params, every_frame, run, progress)
         _check_lengths(group, seen, clip)
-    return Data(listing, splits, seen)
+    return Data(listing, splits, seen, train)
 
 
 def check_manifest(group: Group, params: PrepareParams, manifest_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -17,6 +18,7 @@ from pipeline.distill.store.codecs import codec_of
 from pipeline.distill.student.loss import require_labels
 from pipeline.enhance.file import LEARNED
 from pipeline.enhance.outside_weights import enhancer_from_weights
+from pipeline.models.folds import assign_folds
 from pipeline.models.pretrained import TORCHVISION, fit, read_pretrained, torchvision_url
 from pipeline.models.recognizer import MODELS, Architecture, check_geometry
 from pipeline.tools.check.findings import Group
@@ -34,6 +36,7 @@ class Known:
     device: torch.device
     num_processes: int
     num_footage: int = 0  # videos without a label
+    train: Sequence[tuple[str, str]] = ()  # group and class of each training video
 
 
 def check_params(group: Group, params: Params, known: Known) -> None:
@@ -44,6 +47,7 @@ def check_params(group: Group, params: Params, known: Known) -> None:
         _check_training(group, networks[section], section, options, params.clips()[section], known)
     _check_enhancers(group, params)
     _check_teachers(group, params)
+    _check_folds(group, params, known)
     if known.class_names is not None:
         _check_codec(group, params, len(known.class_names))
     _check_soft_loss(group, params, known)
@@ -147,6 +151,26 @@ def _check_teachers(group: Group, params: Params) -> None:
             f"soft_targets.source is online, which takes one teacher, and more_teachers has {len(made_by) - 1} more",
             remedy="set soft_targets.source to cache, or more_teachers to {}",
         )
+
+
+def _check_folds(group: Group, params: Params, known: Known) -> None:
+    num_folds = params.teacher_folds
+    if num_folds is None:
+        return
+    if params.soft_targets.source == "online":
+        group.problem(
+            f"soft_targets.source is online, which takes one teacher, and teacher_folds is {num_folds}",
+            remedy="set soft_targets.source to cache, or teacher_folds to null",
+        )
+    if known.train:
+        with group.catching():
+            groups = assign_folds(known.train, num_folds, seed=params.seed)
+            fold_of = Counter(groups[name] for name, _ in known.train)
+            left_out = ", ".join(str(fold_of[fold]) for fold in range(num_folds))
+            group.fact(
+                f"teacher_folds: {num_folds} more trainings of the teacher, each as long, without {left_out} of "
+                f"{len(known.train)} training videos, by {len(groups)} groups"
+            )
 
 
 def _check_codec(group: Group, params: Params, num_classes: int) -> None:

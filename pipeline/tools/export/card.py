@@ -26,7 +26,7 @@ _ROLES = {
     ),
     "train_baseline": ("baseline", "sees dark video as it is; learned from the labels alone"),
     **dict.fromkeys(
-        ("train_teacher", "train_more_teacher"),
+        ("train_teacher", "train_more_teacher", "train_teacher_folds"),
         ("teacher", "sees light-enhanced video, not dark video as it is; learned from the labels"),
     ),
 }

@@ -58,9 +58,20 @@ STAGES: Mapping[str, Stage] = {
         {"--manifest": "manifest", "--frames": "enhance"},
         MODEL,
     ),
+    "train_teacher_folds": Stage(
+        ("seed", "teacher", "clip", "teacher_clip", "teacher_folds", "views", "train_teacher"),
+        {"--manifest": "manifest", "--frames": "enhance"},
+        {"--out": "folds"},
+    ),
     "precompute_soft_targets": Stage(
-        ("seed", "clip", "teacher_clip", "views", "more_teachers", "precompute_soft_targets"),
-        {"--manifest": "manifest", "--frames": "enhance", "--teacher": "train_teacher"},
+        (
+            *("seed", "clip", "teacher_clip", "teacher_folds", "views", "more_teachers"),
+            "precompute_soft_targets",
+        ),
+        {
+            **{"--manifest": "manifest", "--frames": "enhance", "--teacher": "train_teacher"},
+            "--teacher-folds": "train_teacher_folds",
+        },
         {"--out": "soft_targets.zarr"},
         ONE_PROCESS,
     ),

@@ -68,6 +68,12 @@ def card(store: SoftTargetStore, license_text: str | None) -> str:
     seen_by = "one teacher" if store.num_teachers == 1 else f"{store.num_teachers} teachers"
     mirrored = "mirrored half of the time" if policy["flip"] else "never mirrored"
     codec = " ".join(str(value) for value in attributes["codec"].values())
+    folds = "".join(
+        f"\nThe logits of {code_span(teacher['name'])} for a training video are of that one of {len(teacher['folds'])} "
+        f"models which was trained without the video's group: {', '.join(map(code_span, teacher['folds']))}.\n"
+        for teacher in attributes["teachers"]
+        if teacher.get("folds")
+    )
     footage = ""
     if store.num_unlabelled:
         footage = (
@@ -80,7 +86,7 @@ A student learns from them and from the dark copies of the same videos; it needs
 {footage}Store of dlkdd, format version {store.format_version}, digest **`{store.digest}`**.
 
 {teachers}
-
+{folds}
 Classes, in the order of the logits: {", ".join(map(code_span, store.class_names))}.
 
 A clip is {clip["num_frames"]} frames, {clip["frame_stride"]} apart, at {clip["size"]}×{clip["size"]} pixels. The views

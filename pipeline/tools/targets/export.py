@@ -102,7 +102,7 @@ def _table(store: SoftTargetStore, rows: Rows) -> pyarrow.Table:
         **{field.name: column(rows.arrays["views"][..., i], 2) for i, field in enumerate(fields(View))},
     }
     arrays = {name: array for name, array in rows.arrays.items() if name != "views"}
-    for name in ("frame_shape", "frames_digest"):  # (N, M, …)
+    for name in ("frame_shape", "frames_digest", "fold"):  # (N, M, …)
         arrays[name] = np.repeat(arrays[name][:, None], num_views, axis=1)
     axes = {"dark_shape": 1}
     columns |= {name: column(array, axes.get(name, 3)) for name, array in arrays.items()}

@@ -184,7 +184,7 @@ def _write(
 
 
 def _differences(stores: Sequence[SoftTargetStore], names: Sequence[str]) -> list[str]:
-    """Each attribute in which the stores differ, with every value; of `teachers` the digests, and their enhancers'.
+    """Each attribute in which the stores differ, with every value; of `teachers` also of enhancers and folds.
 
     Old stores do not name their dark frames: what is not named differs from nothing.
     """
@@ -194,7 +194,9 @@ def _differences(stores: Sequence[SoftTargetStore], names: Sequence[str]) -> lis
     for name in names:
         values: list[Any] = [store.attributes[name.partition(".")[0]] for store in stores]
         if name == "teachers":
-            values = [[(each["digest"], each["enhancer"]) for each in teachers] for teachers in values]
+            values = [
+                [(each["digest"], each["enhancer"], *each.get("folds", ())) for each in teachers] for teachers in values
+            ]
         elif "." in name:
             values = [digests[name.partition(".")[2]] for digests in values]
         named = [value for value in values if value is not None]

@@ -19,7 +19,7 @@ from pipeline.data.dataset import BANK, DrawnViews
 from pipeline.data.frame_store import FrameStore
 from pipeline.data.views import VIEW_POLICY_VERSION, View
 from pipeline.distill.store.codecs import LogitCodec
-from pipeline.distill.store.rows import Rows
+from pipeline.distill.store.rows import NO_FOLD, Rows
 from pipeline.distill.store.store import SoftTargetStore
 from pipeline.distill.teacher.bank import Bank, infer_views
 from pipeline.models.recognizer import ModelFile
@@ -51,12 +51,31 @@ def recompute(
     total: dict[str, float] = dict.fromkeys(
         ("num_videos", "num_views", "num_equal", "max_difference", "max_relative"), 0
     )
-    recorded = [teacher["digest"] for teacher in store.attributes["teachers"]]
+    places, compared = model_places(store), set[str]()
     for teacher, frames in teachers:
-        found = _recompute_one(store, rows, recorded.index(teacher.digest), teacher, frames, device, advance, findings)
+        place = places[teacher.digest]
+        its_rows = _with_same_frames(rows_of_model(rows, place), place[0], frames, findings)
+        compared.update(its_rows.video_ids)
+        found = _recompute_one(store, its_rows, place[0], teacher, frames, device, advance, findings)
         for name, value in found.items():
             total[name] = total[name] + value if name in ("num_views", "num_equal") else max(total[name], value)
+    total["num_videos"] = len(compared)
     return total, list(dict.fromkeys(findings))  # views that several teachers' frames show to be others: once
+
+
+def model_places(store: SoftTargetStore) -> dict[str, tuple[int, int]]:
+    """By the digest of a model's file the place of its teacher in the store, and its fold or NO_FOLD."""
+    return {
+        digest: (axis, fold)
+        for axis, teacher in enumerate(store.attributes["teachers"])
+        for fold, digest in enumerate((teacher["digest"], *teacher.get("folds", ())), start=NO_FOLD)
+    }
+
+
+def rows_of_model(rows: Rows, place: tuple[int, int]) -> Rows:
+    """The rows whose logits of a teacher are of the model at that place."""
+    axis, fold = place
+    return rows.take(np.flatnonzero(rows.arrays["fold"][:, axis] == fold))
 
 
 def _recompute_one(
@@ -69,8 +88,7 @@ def _recompute_one(
     advance: Advance,
     findings: list[str],
 ) -> dict[str, float]:
-    """What `recompute` returns, of the teacher at one place of the store's axis of teachers."""
-    rows = _with_same_frames(rows, axis, frames, findings)
+    """What `recompute` returns but the number of videos, of one model of the teacher at a place of the axis."""
     findings += _other_views(store, rows, frames)
     if not len(rows):
         return {}
@@ -98,7 +116,6 @@ def _recompute_one(
                 f"up to {logits.difference_NV[row, far_V].max():.3g}, more than rounding explains"
             )
     return {
-        "num_videos": len(rows),
         "num_views": int(same_NV.sum()),
         "num_equal": int((logits.equal_NV & same_NV).sum()),
         "max_difference": float(logits.difference_NV[same_NV].max(initial=0)),

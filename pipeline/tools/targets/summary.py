@@ -22,6 +22,7 @@ from pipeline.distill.store.certainty import Certainty, agreement, entropy
 from pipeline.distill.store.codecs import bytes_per_view
 from pipeline.distill.store.store import SoftTargetStore, damaged
 from pipeline.distill.student.cached_targets import differences
+from pipeline.tools.targets.seen import SPREAD_CLIPS, BySeen, Spread
 
 AGREEMENTS = (0.5, 0.7, 0.9)
 NUM_BINS = 1000  # the quartiles of the entropy are known to a thousandth of its range
@@ -38,6 +39,8 @@ def summarise(
 
     `bytes_on_disk` is None for a URL. `entropy` has for each temperature that of the teachers' mean soft targets in
     nats: 0 is certainty, `most` (log K) is chance; `counts` are views in NUM_BINS equal steps from 0 to `most`.
+    `by_seen` has for each teacher how sure and right it is on videos that it was trained on, and on others; `spread` is
+    that of `Spread`, beside that of hard labels.
     `nearly_hard` is the share of them that are hardly more than labels at temperature 1, `warning` what to try where
     most are, or None. `top1_by_class` has of each class its views and the share of them that is right, and is None
     without a manifest. `footage_agreement` has how many videos without a label reach each of AGREEMENTS (see
@@ -58,7 +61,7 @@ def summarise(
     totals = dict.fromkeys(counts, 0.0)
     views, correct = Counter[str](), Counter[str]()
     agreed: list[float] = []
-    certainty = Certainty()
+    certainty, by_seen, spread = Certainty(), BySeen(store, labels), Spread(store.codec.num_classes)
     findings: list[str] = []
     with progress("inspect", store.num_rows, "rows") as advance:
         for shard in range(store.num_shards):
@@ -69,8 +72,10 @@ def summarise(
                 findings += [f"{name} is no train video of the manifest" for name in others]
             if not findings:
                 logits_NVMK = examined.rows.logits(store.codec)
+                by_seen.add(examined.rows.video_ids, logits_NVMK)
                 logits_NVK = logits_NVMK.mean(axis=2)
                 certainty.add(logits_NVK)
+                spread.add(logits_NVK)
                 for temperature, counts_B in counts.items():
                     entropy_NV = entropy(logits_NVK / temperature)
                     totals[temperature] += float(entropy_NV.sum())
@@ -108,6 +113,8 @@ def summarise(
             }
             for temperature, counts_B in counts.items()
         ],
+        "by_seen": by_seen.to_list(),
+        "spread": {"value": spread.value, "of_hard_labels": spread.of_hard_labels, "num_clips": SPREAD_CLIPS},
         "nearly_hard": certainty.share_hard,
         "warning": certainty.warning,
         "top1_by_class": None if labels is None else by_class,

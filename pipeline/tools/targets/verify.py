@@ -28,10 +28,10 @@ from pipeline.data.frame_store import FrameStore
 from pipeline.data.views import VIEW_POLICY_VERSION
 from pipeline.distill.store import store as soft_targets
 from pipeline.distill.store.codecs import TopK
-from pipeline.distill.store.rows import Rows, concatenate
+from pipeline.distill.store.rows import NO_FOLD, Rows, concatenate
 from pipeline.distill.store.store import Examined, SoftTargetStore, files_of, read_attributes
 from pipeline.models.recognizer import ModelFile
-from pipeline.tools.targets.recompute import recompute
+from pipeline.tools.targets.recompute import model_places, recompute, rows_of_model
 
 Depth = Literal["attributes", "checksums", "teacher"]
 
@@ -83,10 +83,11 @@ def verify(
 ) -> Verdict:
     """Check a store at a path or an fsspec URL. All that is wrong is in the verdict; nothing is changed.
 
-    The depth "teacher" runs the given teachers, one or more of the store's, on `num_sampled` of its videos, drawn by
-    `seed`, on those of the `frames` that the store names for each; the same kind of device gives the same bits, and
-    `recompute.compare_logits` has what others may differ by. Raises EnvironmentProblem where a URL cannot be reached,
-    ParamsError where that depth lacks teachers or frames, StaleArtifactError where the frames are damaged.
+    The depth "teacher" runs the given teachers, one or more of the store's, each with the models of its folds, on
+    `num_sampled` of its videos, drawn by `seed`, on those of the `frames` that the store names for each; the same kind
+    of device gives the same bits, and `recompute.compare_logits` has what others may differ by. Raises
+    EnvironmentProblem where a URL cannot be reached, ParamsError where that depth lacks teachers, models of folds or
+    frames, StaleArtifactError where the frames are damaged.
     """
     if depth == "teacher" and not (teachers and frames):
         raise ParamsError("the depth teacher takes a teacher's model file and the frames that it saw")
@@ -175,6 +176,13 @@ def _check_values(examined: Examined, store: SoftTargetStore, findings: list[str
         for row in np.flatnonzero((twice | unknown) & ~examined.bad_N):
             findings.append(f"{video_ids[row]}: topk_classes are not different ones of {store.codec.num_classes}")
             wrong_N[row] = True
+    num_folds_M = np.array([len(teacher.get("folds", ())) for teacher in store.attributes["teachers"]])
+    unknown_N = ((arrays["fold"] < NO_FOLD) | (arrays["fold"] >= num_folds_M)).any(axis=1)
+    for row in np.flatnonzero(unknown_N & ~examined.bad_N & ~wrong_N):
+        findings.append(
+            f"{video_ids[row]}: folds {arrays['fold'][row].tolist()} of teachers that have {num_folds_M.tolist()}"
+        )
+        wrong_N[row] = True
     return wrong_N
 
 
@@ -210,7 +218,8 @@ def _compare_teachers(
     device: torch.device,
     progress: Progress,
 ) -> None:
-    recorded = {teacher["digest"]: teacher["frames"] for teacher in store.attributes["teachers"]}
+    places = model_places(store)
+    recorded = {digest: store.attributes["teachers"][axis]["frames"] for digest, (axis, _) in places.items()}
     verdict.findings += [
         f"teacher {given.digest} is none of the store's: {', '.join(sorted(recorded))}"
         for given in teachers
@@ -225,9 +234,28 @@ def _compare_teachers(
             others = ", ".join(f"{given.path} {given.digest}" for given in frames)
             verdict.findings.append(f"teachers.frames: teacher {digest} saw {recorded[digest]}, given: {others}")
         seen_by.append((teacher, seen or frames[0]))
+    _require_folds(sampled, places, set(of_store))
     if seen_by:
-        with progress("teacher", len(sampled) * store.num_views * len(seen_by), "clips") as advance:
+        num_rows = sum(len(rows_of_model(sampled, places[teacher.digest])) for teacher, _ in seen_by)
+        with progress("teacher", num_rows * store.num_views, "clips") as advance:
             verdict.teacher, differing = recompute(store, sampled, seen_by, device, advance)
         verdict.findings += differing
     if store.attributes["view_policy"]["version"] != VIEW_POLICY_VERSION:
         verdict.notes.append("views were not drawn again: the store's policy is of another version")
+
+
+def _require_folds(sampled: Rows, places: Mapping[str, tuple[int, int]], given: set[str]) -> None:
+    """Raise ParamsError where rows of a teacher that was given are of models, as those of its folds, that were not."""
+    axes = {places[digest][0] for digest in given}
+    missing = {digest: place for digest, place in places.items() if digest not in given and place[0] in axes}
+    findings = [
+        f"teacher {axis}{'' if fold == NO_FOLD else f', fold {fold}'}: {digest}, of {number} sampled videos"
+        for digest, (axis, fold) in missing.items()
+        if (number := len(rows_of_model(sampled, (axis, fold))))
+    ]
+    if findings:
+        raise ParamsError(
+            "the depth teacher takes all models of a teacher, which has folds",
+            findings=findings,
+            remedy="give --teacher once more with the folder of the folds, as models/teacher_folds, or with the file",
+        )

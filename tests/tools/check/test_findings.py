@@ -230,9 +230,9 @@ def test_videos_that_are_shorter_than_a_clip(checked_project):
 CPU = torch.device("cpu")
 
 
-def compare(chosen, *, num_train=16, class_names=("a", "b", "c", "d"), num_processes=1):
+def compare(chosen, *, num_train=16, class_names=("a", "b", "c", "d"), num_processes=1, train=()):
     group = Group("parameters")
-    check_params(group, chosen, Known(class_names, num_train, CPU, num_processes))
+    check_params(group, chosen, Known(class_names, num_train, CPU, num_processes, train=train))
     return group
 
 
@@ -261,6 +261,18 @@ def test_a_teacher_twice_and_an_online_one_of_several():
         "more_teachers.third: the same teacher as second",
         "soft_targets.source is online, which takes one teacher, and more_teachers has 2 more",
     ]
+
+
+def test_folds_are_told_and_too_few_groups_and_an_online_teacher_are_found():
+    train = [(f"{name} {place % 4}", name) for name in "abcd" for place in range(8)]
+    group = compare(params(teacher_folds=2), train=train)
+    assert messages(group, "problem") == []
+    fact = "teacher_folds: 2 more trainings of the teacher, each as long, without 16, 16 of 32 training videos"
+    assert any(text.startswith(fact) for text in group.facts)
+    (message,) = messages(compare(params(teacher_folds=5), train=[("one", "a"), ("two", "b")]), "problem")
+    assert message.startswith("teacher_folds is 5, and the training videos are of 2 group(s)")
+    (message,) = messages(compare(params(teacher_folds=2, soft_targets__source="online"), train=train), "problem")
+    assert message == "soft_targets.source is online, which takes one teacher, and teacher_folds is 2"
 
 
 def test_without_data_what_depends_on_them_is_left_out():

@@ -39,7 +39,7 @@ def test_parquet_has_a_row_for_each_view_of_each_teacher(made, tmp_path):
     columns = [table[name].to_pylist() for name in ("video_id", "view", "teacher_digest")]
     assert list(zip(*columns, strict=True)) == expected
     assert set(table["teacher"].to_pylist()) == {"r2plus1d_slim"}
-    for name in ("frame_shape", "frames_digest"):
+    for name in ("frame_shape", "frames_digest", "fold"):
         array = made.rows.arrays[name]
         of_views = np.repeat(array[:, None], store.num_views, axis=1).reshape(-1, *array.shape[2:])
         assert np.array_equal(np.array(table[name].to_pylist()), of_views), name
