@@ -120,7 +120,8 @@ def main(
             ]
             parts = [teacher.parts(each, how) for teacher, each in zip(teachers, cached, strict=True)]
             val_parts = [
-                teacher.val_parts(*each, how) for teacher, *each in zip(teachers, cached, cached_val, strict=True)
+                teacher.val_parts(known, of_val, how)
+                for teacher, known, of_val in zip(teachers, cached, cached_val, strict=True)
             ]
             every = [*chain(*parts), *chain(*val_parts)]
             if ranks.count > 1:

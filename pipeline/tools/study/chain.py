@@ -69,7 +69,9 @@ STAGES: Mapping[str, Stage] = {
             "precompute_soft_targets",
         ),
         {
-            **{"--manifest": "manifest", "--frames": "enhance", "--teacher": "train_teacher"},
+            "--manifest": "manifest",
+            "--frames": "enhance",
+            "--teacher": "train_teacher",
             "--teacher-folds": "train_teacher_folds",
         },
         {"--out": "soft_targets.zarr"},

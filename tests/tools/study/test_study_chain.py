@@ -95,10 +95,13 @@ def test_names_and_folders_tell_jobs_apart(chain_of):
     assert len({job.name for job in jobs}) == len({job.folder for job in jobs}) == len(jobs)
 
 
+ENHANCED = ("train_teacher", "train_teacher_folds", "precompute_soft_targets", "score_teacher")
+
+
 def test_teacher_and_dark_are_not_mixed_up(chain_of, tmp_path):
     for job in chain_of().jobs.values():
         if "--frames" in job.inputs:
-            sees_enhanced = stage(job) in ("train_teacher", "precompute_soft_targets", "score_teacher")
+            sees_enhanced = stage(job) in ENHANCED
             assert (job.inputs["--frames"] != tmp_path / "frames") == sees_enhanced
 
 
