@@ -78,6 +78,7 @@ def main(
         values |= {"device": choose_device(device).type, "weights": _digest_of(options.weights)}
         with _shared_folder(values, inputs, out, ranks, stop) as (built, work):
             for fold in range(num_folds):
+                stop()
                 if not ranks.broadcast(fold_path(built, fold).exists(), stop=stop):  # else an earlier run trained it
                     train_network(_of_fold(teacher, views, fold, groups, built))
             if work is not None:

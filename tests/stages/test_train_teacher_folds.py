@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from builders import CLIP, one_thread, tiny_data, train_params  # noqa: F401 - a
 from fold_runs import give_groups
 from paths import ROOT
 
+from pipeline.core.errors import Interrupted
 from pipeline.models.folds import read_folds
 from stages import train_teacher_folds as stage
 
@@ -84,6 +87,21 @@ def test_a_fold_that_is_done_is_not_trained_again(project, trainings):
     assert [training.run.out.name for training in started] == ["fold0.safetensors", *["fold1.safetensors"] * 2]
     assert run(2) == resumed
     assert len(started) == 5
+
+
+def test_a_signal_between_two_folds_is_heard(project, monkeypatch):
+    give_groups(project)
+    train = stage.train_network
+
+    def ended_by_a_signal(training):
+        train(training)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(stage, "train_network", ended_by_a_signal)
+    with pytest.raises(Interrupted):
+        run(2)
+    (built,) = Path(".work").glob("train_teacher_folds*/folds")
+    assert {path.name for path in built.iterdir()} == {"fold0.csv", "fold0.safetensors"}
 
 
 def test_without_folds_nothing_is_trained(project, trainings):
