@@ -20,11 +20,11 @@ from pipeline.core.files import PARTIAL_SUFFIX, publish
 from pipeline.core.params import ClipParams, PrecomputeSoftTargetsParams, load_params, stage_values
 from pipeline.core.progress import StopCheck, interruptible
 from pipeline.core.work_folder import work_folder
-from pipeline.data.dataset import Sample, samples_of
+from pipeline.data.dataset import BANK, Sample, samples_of
 from pipeline.data.frame_store import FrameStore
 from pipeline.data.listing import TAUGHT, UNLABELLED
 from pipeline.data.manifest import Manifest, read_manifest
-from pipeline.data.views import VIEW_POLICY_VERSION
+from pipeline.data.views import VIEW_POLICY_VERSION, draw_partners
 from pipeline.distill.store.attributes import FORMAT_VERSION
 from pipeline.distill.store.codecs import LogitCodec, bytes_per_view, codec_of
 from pipeline.distill.teacher.precompute import (
@@ -91,8 +91,14 @@ def main(
         codec = _codec(options, len(manifest.class_names))
         samples = _common_samples(teachers, manifest, [clip or params.clip for clip in clips])
         num_footage = len(manifest.rows_of(UNLABELLED))
+        partners = draw_partners(
+            [[row.video_id for row in manifest.rows_of(split)] for split in TAUGHT],
+            params.views,
+            seed=params.seed,
+            purpose=BANK,
+        )
         torch_device = choose_device(device)
-        policy = {**params.views.model_dump(), "seed": params.seed, "version": VIEW_POLICY_VERSION}
+        policy = {**params.views.policy(), "seed": params.seed, "version": VIEW_POLICY_VERSION}
         fingerprint = stage_values(
             params.clip, view_policy=policy, batch_size=options.batch_size, device=torch_device.type
         )
@@ -107,8 +113,8 @@ def main(
                 work = stack.enter_context(
                     work_folder(STAGE, params=fingerprint, inputs=inputs, format_version=version, outs=outs)
                 )
-                cached.append(CachedTeacher(RowCache(work.path), keys_of(samples, teacher.frames)))
-                parts.append(parts_of(cached[-1].missing(), teacher.inference(work.path, how)))
+                cached.append(CachedTeacher(RowCache(work.path), keys_of(samples, teacher.frames, partners)))
+                parts.append(parts_of(cached[-1].missing(), teacher.inference(work.path, how), partners))
             every = list(chain(*parts))
             if ranks.count > 1:
                 refuse_not_finite(_on_ranks(ranks, every, stop))
@@ -116,7 +122,8 @@ def main(
                 refuse_not_finite(_on_workers(every, stop, workers=workers, scheduler=scheduler))
             for each in cached:
                 each.cache.refresh()
-            packing = Packing(cached, [sample.label for sample in samples], codec)
+            mixed_at = params.clip.size if partners else None
+            packing = Packing(cached, [sample.label for sample in samples], codec, mixed_at)
             attributes = {
                 "class_names": list(manifest.class_names),
                 "clip": params.clip.model_dump(),

@@ -96,7 +96,13 @@ def main(
     teachers, weights_K = params.soft_targets.teachers, inputs.class_weights(options)
     if soft_loss == "dist" and distillation.dist_intra > 0:
         check_dist_columns(EpochPlan(len(inputs.taught), options.batch_size, seed=0), options, world_size())
-    require_labels(soft_loss, inputs.num_footage)
+    require_labels(soft_loss, inputs.num_footage, mixed=store.has_blends)
+    if store.has_blends and (options.mixup or options.cutmix):
+        raise ParamsError(
+            f"{store.location} has views that are blends of two videos, and train_student has mixup {options.mixup:g}, "
+            f"cutmix {options.cutmix:g}: clips are blended once",
+            remedy="set both to 0, or make a store with views.mix none",
+        )
 
     def source(work: Path) -> CachedTargets:
         return load_targets(
@@ -124,6 +130,7 @@ def main(
             label_smoothing=options.label_smoothing,
             class_weights_K=weights_K,
             labelled_share=batch.labelled_share,
+            second=batch.second,
         )
 
     training = Training(

@@ -64,6 +64,12 @@ def card(store: SoftTargetStore, license_text: str | None) -> str:
     seen_by = "one teacher" if store.num_teachers == 1 else f"{store.num_teachers} teachers"
     mirrored = "mirrored half of the time" if policy["flip"] else "never mirrored"
     codec = " ".join(str(value) for value in attributes["codec"].values())
+    mixed = ""
+    if store.has_blends:
+        mixed = (
+            f"{policy['mix_share']:.0%} of them are blends ({policy['mix']}) of two videos, which teachers and student "
+            "see alike.\n"
+        )
     footage = ""
     if store.num_unlabelled:
         footage = (
@@ -82,7 +88,7 @@ Classes, in the order of the logits: {", ".join(map(code_span, store.class_names
 A clip is {clip["num_frames"]} frames, {clip["frame_stride"]} apart, at {clip["size"]}×{clip["size"]} pixels. The views
 are kept in the store. They were drawn with seed {policy["seed"]}: crops of at least {policy["min_scale"]:.0%} of the
 frame, at most {policy["max_aspect"]:g} times as wide as high or as high as wide, {mirrored}.
-
+{mixed}
 ## Use
 
     dlkdd train-student --soft-targets URL/{STORE_NAME} \\
