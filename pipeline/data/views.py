@@ -264,24 +264,30 @@ def blended(own_THWC: Tensor, other_THWC: Tensor, blend: Blend, size: int) -> Te
     In a clip of another size a pixel on the box's edge is in it by the share that the box covers of it: so the box has
     the same share of the area, exactly, in every size.
     """
-    covered_HW = torch.outer(
-        _covered(blend.top, blend.height, size, own_THWC.shape[1]),
-        _covered(blend.left, blend.width, size, own_THWC.shape[2]),
-    )
-    whole = FULL_WEIGHT * size**2
-    other_HW1 = (covered_HW * (FULL_WEIGHT - blend.weight))[..., None]
-    sum_THWC = own_THWC * (whole - other_HW1) + other_THWC * other_HW1  # in 64 bits
-    mean_THWC = sum_THWC // whole
-    twice_rest_THWC = 2 * (sum_THWC - mean_THWC * whole)
-    up_THWC = (twice_rest_THWC > whole) | ((twice_rest_THWC == whole) & (mean_THWC % 2 == 1))
-    return (mean_THWC + up_THWC).to(torch.uint8)
+    _, height, width, _ = own_THWC.shape
+    covered_H, of_height = _in_lowest_terms(_covered(blend.top, blend.height, size, height), size)
+    covered_W, of_width = _in_lowest_terms(_covered(blend.left, blend.width, size, width), size)
+    weight, of_weight = _in_lowest_terms(np.array(FULL_WEIGHT - blend.weight), FULL_WEIGHT)
+    whole = 2 * of_weight * of_height * of_width  # an even number, so that half of it is one
+    dtype = np.int32 if 256 * whole < 2**31 else np.int64
+    share_HWC = np.repeat((2 * weight * np.outer(covered_H, covered_W)).astype(dtype)[..., None], 3, axis=2)
+    sums_THWC = other_THWC.numpy() * share_HWC
+    sums_THWC += own_THWC.numpy() * (whole - share_HWC)
+    odd_THWC = sums_THWC // whole & 1
+    sums_THWC += odd_THWC + (whole // 2 - 1)  # the rounding: half goes up where the whole part is odd
+    return torch.from_numpy((sums_THWC // whole).astype(np.uint8))
 
 
-def _covered(start: int, length: int, size: int, num_pixels: int) -> Tensor:
+def _covered(start: int, length: int, size: int, num_pixels: int) -> NDArray[np.int64]:
     """How much of each of `num_pixels` along a side an interval covers, in parts of `size`, in which it is given."""
-    edges = torch.arange(num_pixels + 1) * size  # in a unit in which a pixel is `size`, and the side size · num_pixels
-    inside = edges.clamp(start * num_pixels, (start + length) * num_pixels)
-    return inside.diff()
+    edges = np.arange(num_pixels + 1) * size  # in a unit in which a pixel is `size`, and the side size · num_pixels
+    inside: NDArray[np.int64] = edges.clip(start * num_pixels, (start + length) * num_pixels)
+    return np.diff(inside)
+
+
+def _in_lowest_terms(parts: NDArray[np.int64], whole: int) -> tuple[NDArray[np.int64], int]:
+    divisor = int(np.gcd.reduce([*np.unique(parts), whole]))
+    return parts // divisor, whole // divisor
 
 
 def pixel_digest(clip_THWC: NDArray[np.uint8]) -> int:

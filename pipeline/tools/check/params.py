@@ -160,7 +160,7 @@ def _check_codec(group: Group, params: Params, num_classes: int) -> None:
 def _check_soft_loss(group: Group, params: Params, known: Known) -> None:
     options = params.train_student
     with group.catching():
-        require_labels(params.soft_loss, known.num_footage, mixed=params.views.mix != "none")
+        require_labels(params.soft_loss, known.num_footage)
     if known.num_footage and params.soft_weight == 0:
         group.warning(
             f"soft_weight is 0, and {known.num_footage} videos have no label: the student learns nothing from them",
