@@ -243,7 +243,9 @@ def test_a_batch_has_the_labels_of_both_and_the_share_of_the_first(frames):
     samples = [Sample("a", 0), Sample("b", 1), Sample("c", 2), Sample("d", 1)]
     label_of = {sample.video_id: sample.label for sample in samples}
     keys = [(index, number) for number in range(24) for index in range(4)]
-    (batch,) = load_batches(ClipDataset(frames, samples, source, CLIP), iter([keys]), num_workers=0)
+    dataset = ClipDataset(frames, samples, source, CLIP, teacher_frames=frames)
+    (batch,) = load_batches(dataset, iter([keys]), num_workers=0)
+    assert torch.equal(batch.teacher_clip_BTHWC, batch.clip_BTHWC)  # as an online teacher sees it
     for place, (index, number) in enumerate(keys):
         view = source.lookup(samples[index].video_id, number)[0]
         assert batch.labels_B[place] == samples[index].label
