@@ -47,7 +47,7 @@ from pipeline.train.losses import hard_loss
 from pipeline.train.trainer import Listener, Trainer, TrainingData
 
 NUM_CLASSES = 11
-VIEWS = ViewsParams(num_views=1, min_scale=0.6, max_aspect=1.2, flip=True)
+VIEWS = ViewsParams(num_views=1, min_scale=0.6, max_aspect=1.2, flip=True, mix="none", mix_share=0.5, mix_alpha=1.0)
 PARAMS = load_params(Path(__file__).parent.parent / "params.yaml")
 TARGETS: dict[str, Any] = {"soft_loss": "kl", "temperature": 4.0, "soft_weight": 0.5, "options": PARAMS.distillation}
 
@@ -109,7 +109,7 @@ class Epochs:
         attributes = {
             "class_names": list(self.teacher.class_names),
             "clip": clip.model_dump(),
-            "view_policy": {**VIEWS.model_dump(), "seed": 0, "version": VIEW_POLICY_VERSION},
+            "view_policy": {**VIEWS.policy(), "seed": 0, "version": VIEW_POLICY_VERSION},
             "batch_size": self.params.batch_size,
             "teachers": [{**named, **seen}],
             "digests": {"manifest": "0" * 2 * DIGEST_BYTES, "dark": None},

@@ -21,11 +21,11 @@ from pipeline.core.files import PARTIAL_SUFFIX, publish
 from pipeline.core.params import ClipParams, PrecomputeSoftTargetsParams, load_params, stage_values
 from pipeline.core.progress import StopCheck, interruptible
 from pipeline.core.work_folder import work_folder
-from pipeline.data.dataset import Sample, samples_of
+from pipeline.data.dataset import BANK, Sample, samples_of
 from pipeline.data.frame_store import FrameStore
 from pipeline.data.listing import TAUGHT, UNLABELLED
 from pipeline.data.manifest import Manifest, read_manifest
-from pipeline.data.views import VIEW_POLICY_VERSION
+from pipeline.data.views import VIEW_POLICY_VERSION, Partners, draw_partners
 from pipeline.distill.store.attributes import FORMAT_VERSION
 from pipeline.distill.store.codecs import LogitCodec, bytes_per_view, codec_of
 from pipeline.distill.store.rows import NO_FOLD
@@ -105,20 +105,26 @@ def main(
         samples = _common_samples(teachers, manifest, [clip or params.clip for clip in clips])
         val = samples_of(manifest, teachers[0].frames, VAL) if len(teachers) > 1 else []
         num_footage = len(manifest.rows_of(UNLABELLED))
+        partners = draw_partners(
+            [[row.video_id for row in manifest.rows_of(split)] for split in TAUGHT],
+            params.views,
+            seed=params.seed,
+            purpose=BANK,
+        )
         torch_device = choose_device(device)
-        policy = {**params.views.model_dump(), "seed": params.seed, "version": VIEW_POLICY_VERSION}
+        policy = {**params.views.policy(), "seed": params.seed, "version": VIEW_POLICY_VERSION}
         fingerprint = stage_values(
             params.clip, view_policy=policy, batch_size=options.batch_size, device=torch_device.type
         )
         how = {"clip": params.clip, "views": params.views, "seed": params.seed, "device": str(torch_device)}
         how |= {"batch_size": options.batch_size, "num_workers": options.num_workers}
         with ExitStack() as stack:
-            cached = _open_caches(stack, teachers, samples, manifest, fingerprint, out)
+            cached = _open_caches(stack, teachers, samples, manifest, partners, fingerprint, out)
             cached_val = [
                 CachedTeacher(RowCache(each.cache.folder / VAL), keys_of(val, teacher.frames))
                 for teacher, each in zip(teachers, cached, strict=True)
             ]
-            parts = [teacher.parts(each, how) for teacher, each in zip(teachers, cached, strict=True)]
+            parts = [teacher.parts(each, partners, how) for teacher, each in zip(teachers, cached, strict=True)]
             val_parts = [
                 teacher.val_parts(known, of_val, how)
                 for teacher, known, of_val in zip(teachers, cached, cached_val, strict=True)
@@ -130,7 +136,8 @@ def main(
                 refuse_not_finite(_on_workers(every, stop, workers=workers, scheduler=scheduler))
             for each in (*cached, *cached_val):
                 each.refresh()
-            packing = Packing(cached, [sample.label for sample in samples], codec)
+            mixed_at = params.clip.size if partners else None
+            packing = Packing(cached, [sample.label for sample in samples], codec, mixed_at)
             attributes = {
                 "class_names": list(manifest.class_names),
                 "clip": params.clip.model_dump(),
@@ -206,12 +213,14 @@ class Teacher:
         origin = self.frames.origin
         return self.frames.digest if "enhancer" not in origin and "videos" in origin else origin.get("dark")
 
-    def parts(self, cached: CachedTeacher, how: Mapping[str, Any]) -> list[Part]:
+    def parts(self, cached: CachedTeacher, partners: Partners, how: Mapping[str, Any]) -> list[Part]:
         """What is to be computed, of it and of its folds, in any process: `how` is the same for all teachers."""
         return [
             part
             for fold in range(NO_FOLD, len(self.folds.models))
-            for part in parts_of(cached.missing(fold), self._inference(fold, cached.cache_of(fold).folder, how))
+            for part in parts_of(
+                cached.missing(fold), self._inference(fold, cached.cache_of(fold).folder, how), partners
+            )
         ]
 
     def val_parts(self, cached: CachedTeacher, cached_val: CachedTeacher, how: Mapping[str, Any]) -> list[Part]:
@@ -264,6 +273,7 @@ def _open_caches(
     teachers: Sequence[Teacher],
     samples: Sequence[Sample],
     manifest: Manifest,
+    partners: Partners,
     fingerprint: Mapping[str, object],
     out: Path,
 ) -> list[CachedTeacher]:
@@ -278,7 +288,7 @@ def _open_caches(
                 work_folder(STAGE, params=fingerprint, inputs=inputs, format_version=version, outs=outs)
             )
             caches.append(RowCache(work.path))
-        keys, fold_of = keys_of(samples, teacher.frames), teacher.fold_of(samples, manifest)
+        keys, fold_of = keys_of(samples, teacher.frames, partners), teacher.fold_of(samples, manifest)
         cached.append(CachedTeacher(caches[0], keys, caches[1:], fold_of))
     return cached
 

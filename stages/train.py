@@ -10,9 +10,10 @@ import typer
 
 from pipeline.core.errors import ParamsError
 from pipeline.core.files import write_text_whole
-from pipeline.core.params import ModelName, TrainParams, ViewsParams, load_params
+from pipeline.core.params import ClipParams, ModelName, TrainParams, ViewsParams, load_params
 from pipeline.core.weights import whole_digest
 from pipeline.data.dataset import BANK, DrawnViews
+from pipeline.data.views import draw_partners
 from pipeline.train.run import Inputs, Run, Training, label_loss, read_inputs, train_network
 from stages._shell import (
     CHECKPOINT_SECONDS,
@@ -49,7 +50,7 @@ def train_teacher(
     params = load_params(params_path)
     clip = params.teacher_clip or params.clip
     inputs = read_inputs(manifest_path, frames_path)
-    views = DrawnViews(inputs.frames, clip, params.views, params.seed, purpose="teacher")
+    views = _views(inputs, clip, params.views, params.seed, "teacher")
     run = Run(device, checkpoint_seconds, out, curve_path, tensorboard, progress, say)
     _train("train_teacher", params.teacher, inputs, views, params.train_teacher, run, policy=params.views)
 
@@ -82,7 +83,7 @@ def train_more_teacher(
     chosen = params.more_teachers[name]
     clip, options = chosen.clip or params.clip, chosen.training_params(params.train_teacher)
     inputs = read_inputs(manifest_path, frames_path)
-    views = DrawnViews(inputs.frames, clip, params.views, chosen.seed, purpose="teacher")
+    views = _views(inputs, clip, params.views, chosen.seed, "teacher")
     run = Run(device, checkpoint_seconds, out, curve_path, tensorboard, progress, say)
     _train("train_more_teacher", chosen.network, inputs, views, options, run, policy=params.views)
     if RANK == 0:
@@ -111,10 +112,16 @@ def train_baseline(
     inputs = read_inputs(manifest_path, frames_path)
     passes = -(-len(inputs.taught) // len(inputs.train))  # of an epoch
     bank = params.views.model_copy(update={"num_views": params.views.num_views * passes})
-    views = DrawnViews(inputs.frames, params.clip, bank, params.seed, purpose=BANK)
+    views = _views(inputs, params.clip, bank, params.seed, BANK)
     run = Run(device, checkpoint_seconds, out, curve_path, tensorboard, progress, say)
     options, clips = params.train_student, len(inputs.taught)
     _train("train_baseline", params.student, inputs, views, options, run, policy=params.views, num_clips=clips)
+
+
+def _views(inputs: Inputs, clip: ClipParams, views: ViewsParams, seed: int, purpose: str) -> DrawnViews:
+    """Views of the videos that have a label; those that are blends show two of them."""
+    partners = draw_partners([[sample.video_id for sample in inputs.train]], views, seed=seed, purpose=purpose)
+    return DrawnViews(inputs.frames, clip, views, seed, purpose, partners)
 
 
 def _train(
@@ -142,7 +149,7 @@ def _train(
         views.seed,
         source=lambda _work: views,
         loss=label_loss(inputs, options),
-        values={"views": policy.model_dump()},
+        values={"views": policy.policy()},
         run=run,
     )
     train_network(training)

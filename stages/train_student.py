@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pipeline.core.device import choose_device, world_size
 from pipeline.core.errors import ParamsError
-from pipeline.core.params import load_params
+from pipeline.core.params import SoftTargetsParams, TrainParams, load_params
 from pipeline.core.weights import whole_digest
 from pipeline.data.dataset import Batch, EpochPlan
 from pipeline.data.frame_store import FrameStore
@@ -98,7 +98,9 @@ def main(
     if soft_loss == "dist" and distillation.dist_intra > 0:
         check_dist_columns(EpochPlan(len(inputs.taught), options.batch_size, seed=0), options, world_size())
     samples = inputs.taught if findings else agreed_on(store, inputs.taught, params.soft_targets.min_agreement)
-    require_labels(soft_loss, len(samples) - len(inputs.train))
+    require_labels(soft_loss, len(samples) - len(inputs.train), mixed=store.has_blends)
+    if store.has_blends:
+        _refuse_other_blends(store, options, params.soft_targets)
     if num_left_out := len(inputs.taught) - len(samples):
         say(f"train_student: {num_left_out} of the {inputs.num_footage} videos without a label are left out")
 
@@ -128,6 +130,7 @@ def main(
             label_smoothing=options.label_smoothing,
             class_weights_K=weights_K,
             labelled_share=batch.labelled_share,
+            second=batch.second,
         )
 
     training = Training(
@@ -195,3 +198,19 @@ def _online_teacher(
     recognizer, frames = load_model(teacher_path).recognizer.to(choose_device(device)), FrameStore(enhanced_path)
     require_levels(recognizer, enhanced_path, frames.levels)
     return OnlineTeacher(recognizer, frames, int(store.attributes["batch_size"]))
+
+
+def _refuse_other_blends(store: SoftTargetStore, options: TrainParams, soft_targets: SoftTargetsParams) -> None:
+    """Raise ParamsError for what does not go with views that are blends of two videos."""
+    if options.mixup or options.cutmix:
+        raise ParamsError(
+            f"{store.location} has views that are blends of two videos, and train_student has mixup {options.mixup:g}, "
+            f"cutmix {options.cutmix:g}: clips are blended once",
+            remedy="set both to 0, or make a store with views.mix none",
+        )
+    if soft_targets.min_agreement:
+        raise ParamsError(
+            f"{store.location} has views that are blends of two videos, and soft_targets.min_agreement "
+            f"{soft_targets.min_agreement:g} would leave out videos that others are blended with",
+            remedy="set it to 0 or null, or make a store with views.mix none",
+        )

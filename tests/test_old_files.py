@@ -30,6 +30,7 @@ def old(tmp_path, monkeypatch):
         "  footage_window: null\n  footage_windows: null\n"
     )
     text = params.read_text().replace("prepare:\n", f"prepare:\n  {since}", 1)
+    text = text.replace("views:\n", "views:\n  mix: none\n  mix_share: 0.5\n  mix_alpha: 1.0\n", 1)
     params.write_text(f"render: []\nteacher_clip: null\nteacher_folds: null\nmore_teachers: {{}}\n{text}")
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DVC_ROOT", raising=False)

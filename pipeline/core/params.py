@@ -123,12 +123,26 @@ class ClipParams(Section):
 
 
 class ViewsParams(Section):
-    """The bank of views and how a view is drawn."""
+    """The bank of views, how a view is drawn, and how many of them are blends of two videos."""
 
     num_views: Count
     min_scale: Annotated[float, Field(gt=0, le=1)]
     max_aspect: Annotated[float, Field(ge=1, allow_inf_nan=False)]
     flip: bool
+    mix: Literal["none", "mixup", "cutmix"]
+    mix_share: Annotated[float, Field(gt=0, le=1)]
+    mix_alpha: Positive
+
+    def policy(self) -> dict[str, object]:
+        """What draws the views, for artifacts to name; without blends it says nothing of them."""
+        unused = {"mix", "mix_share", "mix_alpha"} if self.mix == "none" else set()
+        return self.model_dump(exclude=unused)
+
+    @classmethod
+    def of_policy(cls, policy: Mapping[str, object]) -> ViewsParams:
+        """The parameters that a policy names; raises ValidationError for what is none."""
+        unused = {"mix": "none", "mix_share": 1.0, "mix_alpha": 1.0}
+        return cls.model_validate({**({} if "mix" in policy else unused), **policy})
 
 
 class TrainParams(Section):
@@ -299,6 +313,27 @@ class Params(Section):
                 place = ("more_teachers", name, "training")
                 findings = [_finding(detail, {}, TrainParams, place) for detail in error.errors()]
                 raise ValueError("; ".join(findings)) from None
+        return self
+
+    @model_validator(mode="after")
+    def _blends_go_with_the_rest(self) -> Params:
+        if self.views.mix == "none":
+            return self
+        for name, options in self.trainings().items():
+            if options.mixup or options.cutmix:
+                raise ValueError(
+                    f"views.mix is {self.views.mix}, and {name} has mixup {options.mixup:g}, cutmix "
+                    f"{options.cutmix:g}: clips are blended in their views or in their batches, not in both"
+                )
+        if self.soft_loss == "dkd":
+            raise ValueError(
+                f"views.mix is {self.views.mix}, and soft_loss dkd looks at the label of each clip: a blend has two"
+            )
+        if self.teacher_folds is not None:
+            raise ValueError(
+                f"views.mix is {self.views.mix}, and teacher_folds {self.teacher_folds}: a fold's teacher would have "
+                "seen the videos that others are blended with"
+            )
         return self
 
     @model_validator(mode="after")

@@ -10,7 +10,8 @@ Axes: B batch, T frames, H, W, C channels, K classes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import pairwise
 from operator import itemgetter
 from typing import Any, Protocol
@@ -25,8 +26,9 @@ from pipeline.core.digest import digest_uint64
 from pipeline.core.errors import DataError, EnvironmentProblem, StaleArtifactError
 from pipeline.core.params import ClipParams, ViewsParams
 from pipeline.data.frame_store import FrameStore
+from pipeline.data.listing import NO_LABEL
 from pipeline.data.manifest import Manifest
-from pipeline.data.views import View, draw_view, read_view, uniform_view
+from pipeline.data.views import AnyView, BlendedView, Partners, View, draw_blend, draw_view, read_view, uniform_view
 
 _SHARED_MEMORY = "file </torch_"  # in PyTorch's errors about what processes share
 
@@ -87,10 +89,19 @@ def check_same_videos(manifest: Manifest, frames: FrameStore) -> None:
 
 
 @dataclass(frozen=True)
+class SecondLabels:
+    """Of the clips of a batch, some of which are blends: the partners' labels, and the shares of the clips' own."""
+
+    labels_B: Tensor
+    own_share_B: Tensor  # float32; 1 for a clip that is no blend
+
+
+@dataclass(frozen=True)
 class Batch:
     """Clips with their labels and, for a student, the teacher's logits, or the clips for an online teacher.
 
     A clip without a label has NO_LABEL. labelled_share: how much of the step's whole batch, on all ranks, has one.
+    second: None where no clip is a blend.
     """
 
     clip_BTHWC: Tensor
@@ -99,6 +110,14 @@ class Batch:
     teacher_clip_BTHWC: Tensor | None  # the same views of other frames
     video_ids: tuple[str, ...]
     labelled_share: float = 1.0
+    second: SecondLabels | None = None
+
+    @property
+    def main_labels_B(self) -> Tensor:
+        """The labels, of blends those with the larger share."""
+        if self.second is None:
+            return self.labels_B
+        return torch.where(self.second.own_share_B < 0.5, self.second.labels_B, self.labels_B)
 
     def changed(self, change: Callable[[Tensor], Tensor], video_ids: tuple[str, ...] | None = None) -> Batch:
         """The batch with that done to each of its tensors, and with other ids where they are given."""
@@ -109,6 +128,9 @@ class Batch:
             None if self.teacher_clip_BTHWC is None else change(self.teacher_clip_BTHWC),
             self.video_ids if video_ids is None else video_ids,
             self.labelled_share,
+            None
+            if self.second is None
+            else SecondLabels(change(self.second.labels_B), change(self.second.own_share_B)),
         )
 
     def parts(self, count: int) -> list[Batch]:
@@ -125,27 +147,47 @@ class Batch:
 class ViewSource(Protocol):
     """Tells which view a video shows for a number (the epoch), and the teacher's logits_K for it where it has them."""
 
-    def lookup(self, video_id: str, number: int) -> tuple[View, NDArray[np.float32] | None]: ...  # noqa: D102
+    def lookup(self, video_id: str, number: int) -> tuple[AnyView, NDArray[np.float32] | None]: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
 class DrawnViews:
-    """Random views by name, without soft targets. With `purpose` "bank" they are those of the soft-target store."""
+    """Random views by name, without soft targets. With `purpose` "bank" they are those of the soft-target store.
+
+    partners: of mixed views, `draw_partners` of the same parameters.
+    """
 
     frames: FrameStore
     clip: ClipParams
     views: ViewsParams
     seed: int
     purpose: str
+    partners: Partners = field(default_factory=dict)
 
-    def lookup(self, video_id: str, number: int) -> tuple[View, None]:
-        """View `number` modulo num_views."""
-        shape = self.frames.shape(video_id)
+    def lookup(self, video_id: str, number: int) -> tuple[AnyView, None]:
+        """View `number` modulo num_views; a blend shows its partner's view of the same number, too."""
         number %= self.views.num_views
-        view = draw_view(
+        view = self._drawn(video_id, number)
+        partner = self.partners[video_id][number] if self.partners else None
+        if partner is None:
+            return view, None
+        blend = draw_blend(
+            partner,
+            self._drawn(partner, number),
+            self.clip,
+            self.views,
+            seed=self.seed,
+            purpose=self.purpose,
+            video_id=video_id,
+            number=number,
+        )
+        return BlendedView(view, blend), None
+
+    def _drawn(self, video_id: str, number: int) -> View:
+        shape = self.frames.shape(video_id)
+        return draw_view(
             shape, self.clip, self.views, seed=self.seed, purpose=self.purpose, video_id=video_id, number=number
         )
-        return view, None
 
 
 @dataclass(frozen=True)
@@ -172,7 +214,8 @@ BANK = "bank"
 
 Key = tuple[int, int]  # index of the sample, number of the view
 ClipChange = Callable[[Tensor, str, int], Tensor]  # a clip_THWC, its video and view number → the clip in another light
-Item = tuple[Tensor, int, Tensor | None, Tensor | None, str]
+Second = tuple[int, float]  # of a blend: its partner's label, and the share that is its own
+Item = tuple[Tensor, int, Tensor | None, Tensor | None, str, Second | None]
 
 
 @dataclass(eq=False)
@@ -194,7 +237,7 @@ class ClipDataset(Dataset[Item]):
     teacher_shown_as: ClipParams | None = None
 
     def __getitem__(self, key: Key) -> Item:
-        """Clip (T, H, W, 3) uint8, label, teacher's logits or None, teacher's clip or None, video id."""
+        """Clip (T, H, W, 3) uint8, label, teacher logits, teacher's clip, video id, second label: some may be None."""
         index, number = key
         sample = self.samples[index]
         view, logits_K = self.source.lookup(sample.video_id, number)
@@ -206,7 +249,17 @@ class ClipDataset(Dataset[Item]):
         if self.teacher_frames is not None:
             as_seen = self.teacher_shown_as
             teacher_clip_THWC = read_view(self.teacher_frames, sample.video_id, view, self.clip, shown_as=as_seen)
-        return clip_THWC, sample.label, teacher_K, teacher_clip_THWC, sample.video_id
+        second = self._second(view, sample.label) if isinstance(view, BlendedView) else None
+        return clip_THWC, sample.label, teacher_K, teacher_clip_THWC, sample.video_id, second
+
+    def _second(self, view: BlendedView, label: int) -> Second:
+        """The partner is of the same split: it has a label where the video has one."""
+        partner_label = NO_LABEL if label == NO_LABEL else self._labels[view.blend.partner]
+        return partner_label, view.blend.own_share(self.clip.size)
+
+    @cached_property
+    def _labels(self) -> dict[str, int]:
+        return {sample.video_id: sample.label for sample in self.samples}
 
 
 @dataclass(frozen=True)
@@ -320,14 +373,21 @@ def pixel_statistics(
 
 
 def _collate(items: Sequence[Item]) -> Batch:
-    clips, labels, teachers, teacher_clips, video_ids = zip(*items, strict=True)
+    clips, labels, teachers, teacher_clips, video_ids, seconds = zip(*items, strict=True)
     return Batch(
         default_collate(list(clips)),  # in a worker straight into the memory that it shares with the loop
         torch.tensor(labels, dtype=torch.int64),
         None if teachers[0] is None else torch.stack(teachers),
         None if teacher_clips[0] is None else default_collate(list(teacher_clips)),
         tuple(video_ids),
+        second=_second_labels(labels, seconds) if any(seconds) else None,
     )
+
+
+def _second_labels(labels: Sequence[int], seconds: Sequence[Second | None]) -> SecondLabels:
+    whole = [second or (label, 1.0) for label, second in zip(labels, seconds, strict=True)]
+    partner_labels, own_shares = zip(*whole, strict=True)
+    return SecondLabels(torch.tensor(partner_labels, dtype=torch.int64), torch.tensor(own_shares, dtype=torch.float32))
 
 
 def _one_thread(_worker: int) -> None:

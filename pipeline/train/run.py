@@ -79,7 +79,13 @@ def label_loss(inputs: Inputs, options: TrainParams) -> LossFunction:
     weights_K = inputs.class_weights(options)
 
     def loss(logits_BK: Tensor, batch: Batch, epoch: float) -> Tensor:
-        return hard_loss(logits_BK, batch.labels_B, label_smoothing=options.label_smoothing, weights_K=weights_K)
+        return hard_loss(
+            logits_BK,
+            batch.labels_B,
+            label_smoothing=options.label_smoothing,
+            weights_K=weights_K,
+            second=batch.second,
+        )
 
     return loss
 

@@ -269,7 +269,7 @@ class Trainer:
         """The loss of a part, and how many of its clips are classified correctly."""
 
         def compared(logits_BK: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-            correct = (logits_BK.detach().argmax(dim=1) == batch.labels_B).sum().float()
+            correct = (logits_BK.detach().argmax(dim=1) == batch.main_labels_B).sum().float()
             return self.loss(logits_BK, batch, epoch), correct
 
         with self.autocast:

@@ -90,6 +90,11 @@ TRAPS = [
     ("views.max_aspect", "0.5", "greater than or equal to 1"),
     ("views.max_aspect", ".inf", "finite"),
     ("views.max_aspect", ".nan", ""),
+    ("views.mix", "blend", "'cutmix'"),
+    ("views.mix_share", "0", "greater than 0"),
+    ("views.mix_share", "1.5", "less than or equal to 1"),
+    ("views.mix_alpha", "0", "greater than 0"),
+    ("views.mix_alpha", ".inf", "finite"),
     ("prepare.root", "2024-01-01", "needs quotes"),
     ("prepare.val_share", "1.0", "less than 1"),
     ("prepare.val_share", "0", "greater than 0"),
@@ -315,3 +320,32 @@ def test_a_teacher_sees_what_the_student_sees(path, name, times, stride, is_righ
     assert caught.value.findings[0].startswith(
         f"{name} has {8 * times} frames, {stride} apart, for views of 8, 3 apart"
     )
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"train_teacher": {"mixup": 0.4}},
+            "views.mix is cutmix, and train_teacher has mixup 0.4, cutmix 0: clips are",
+        ),
+        ({"train_student": {"cutmix": 1.0}}, "views.mix is cutmix, and train_student has mixup 0, cutmix 1: clips are"),
+        (
+            {"more_teachers": {"second": {**ENTRY, "training": {"mixup": 0.2}}}},
+            "and more_teachers.second has mixup 0.2",
+        ),
+        ({"soft_loss": "dkd"}, "soft_loss dkd looks at the label of each clip: a blend has two"),
+    ],
+)
+def test_clips_are_blended_once_and_by_losses_that_take_two_labels(path, changes, words):
+    for mix in ("none", "cutmix"):
+        values = {**VALUES, "views": {**VALUES["views"], "mix": mix}}
+        for name, change in changes.items():
+            values[name] = {**values[name], **change} if isinstance(change, dict) else change
+        path.write_text(yaml.safe_dump(values, sort_keys=False))
+        if mix == "none":
+            load_params(path)
+            continue
+        with pytest.raises(ParamsError) as caught:
+            load_params(path)
+        assert words in caught.value.findings[0]

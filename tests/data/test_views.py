@@ -32,6 +32,9 @@ POLICIES = st.builds(
     min_scale=st.floats(0.01, 1.0),
     max_aspect=st.floats(1.0, 4.0),
     flip=st.booleans(),
+    mix=st.just("none"),
+    mix_share=st.just(1.0),
+    mix_alpha=st.just(1.0),
 )
 
 
@@ -66,7 +69,7 @@ def test_the_flag_for_mirroring_shifts_nothing_else():
 # Golden: if one of these changes, VIEW_POLICY_VERSION must change with it, since stores name their policy by it.
 def test_views_of_policy_version_1():
     clip = ClipParams(num_frames=8, frame_stride=4, size=64)
-    views = ViewsParams(num_views=24, min_scale=0.6, max_aspect=1.2, flip=True)
+    views = VIEWS.model_copy(update={"num_views": 24, "min_scale": 0.6, "max_aspect": 1.2})
     first = draw((90, 72, 96), clip, views, seed=0, video_id="Drink/Drink_1_1", number=0)
     other = draw((33, 72, 128), clip, views, seed=7, video_id="Wave/Wave_10_3", number=23)
     assert VIEW_POLICY_VERSION == 1

@@ -127,7 +127,7 @@ def test_the_size_of_parts_does_not_show_in_sums(tmp_path_factory, cuts):
         folder = tmp_path_factory.mktemp("parts")
         for start, stop in pairwise([0, *sorted(cuts), 30]):
             write_part(folder, rows.take(slice(start, stop)))
-        keys = [(name, "00" * 16, (0, 0, 0)) for name in rows.video_ids]
+        keys = [(name, "00" * 16, (0, 0, 0), "") for name in rows.video_ids]
         teachers = [CachedTeacher(RowCache(folder), keys)]
         packing = Packing(teachers, [0] * 30, codec_of({"name": "topk", "k": 2}, 5))
         list(packing.rows())

@@ -34,7 +34,7 @@ def rows_of(video_ids, *, brightness=0, shape=SHAPE, num_classes=3):
 
 
 def keys_of(video_ids, *, brightness=0, shape=SHAPE):
-    return [(name, digest_bytes(f"{name} {brightness}".encode()), shape) for name in video_ids]
+    return [(name, digest_bytes(f"{name} {brightness}".encode()), shape, "") for name in video_ids]
 
 
 def assert_same(found, expected):

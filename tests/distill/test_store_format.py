@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from builders import one_thread  # noqa: F401 - a fixture
 from paths import ROOT
-from target_stores import make_store, shards_of
+from target_stores import make_store, shards_of, write
 
+from pipeline.core.digest import digest_json
+from pipeline.distill.store.rows import Rows, row_layout
 from pipeline.distill.store.store import SoftTargetStore
 
 PAGE = (ROOT / "docs/soft-target-store.md").read_text()
@@ -85,15 +87,36 @@ def table(first_cell):
     return [re.findall(r"`(\w+)`", row.split("|")[1]) for row in rows], rows
 
 
-def test_the_page_names_the_arrays(made):
+@pytest.mark.parametrize("mixed", [False, True])
+def test_the_page_names_the_arrays(made, mixed):
     names, rows = table("array")
     store = SoftTargetStore(made.path)
-    of_others = "dense codecs only" if store.attributes["codec"]["name"] == "topk" else "codec `topk` only"
-    described = [name for (name,), row in zip(names, rows, strict=True) if of_others not in row]
-    assert described == ["video_id", "row_digest", *store.layout]
+    of_others = ["dense codecs only" if store.attributes["codec"]["name"] == "topk" else "codec `topk` only"]
+    of_others += [] if mixed else ["mixed views only"]
+    described = [
+        name for (name,), row in zip(names, rows, strict=True) if not any(others in row for others in of_others)
+    ]
+    layout = row_layout(store.codec, store.num_views, store.num_teachers, mixed=mixed)
+    assert described == ["video_id", "row_digest", *layout]
     types = {name: row.split("|")[2] for (name,), row in zip(names, rows, strict=True)}
-    for name, array in store.layout.items():
+    for name, array in layout.items():
         assert array.dtype.name in types[name]
+
+
+def test_the_reader_reads_mixed_views(made, tmp_path):
+    codec, rng = SoftTargetStore(made.path).codec, np.random.default_rng(0)
+    layout = row_layout(codec, *made.rows.arrays["pixel_digest"].shape[1:], mixed=True)
+    arrays = {
+        name: made.rows.arrays.get(name, rng.integers(9, size=(len(made.rows), *array.inner)).astype(array.dtype))
+        for name, array in layout.items()
+    }
+    policy = {**made.attributes["view_policy"], "mix": "mixup", "mix_share": 0.5, "mix_alpha": 1.0}
+    digests = {**made.attributes["digests"], "view_policy": digest_json(policy)}
+    attributes = {**made.attributes, "view_policy": policy, "digests": digests}
+    write(tmp_path / "mixed.zarr", Rows(made.rows.video_ids, arrays), codec, attributes)
+    found = read_by_the_page(tmp_path / "mixed.zarr")
+    assert np.array_equal([views for _, views, _ in found], made.rows.arrays["views"])
+    assert list(SoftTargetStore(tmp_path / "mixed.zarr").layout) == list(layout)
 
 
 def test_the_page_names_the_attributes(made):

@@ -175,7 +175,7 @@ class World:
             "class_names": list(manifest.class_names),
             **unlabelled_of(subset),
             "clip": CLIP.model_dump(),
-            "view_policy": {**VIEWS.model_dump(), "seed": SEED, "version": VIEW_POLICY_VERSION},
+            "view_policy": {**VIEWS.policy(), "seed": SEED, "version": VIEW_POLICY_VERSION},
             "batch_size": 4,
             "teachers": named,
             "digests": {"manifest": manifest.digest, "dark": None},

@@ -53,7 +53,7 @@ def write_version_2(made, path, *, axes=(0, 1)):
     }
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(soft_targets, "FORMAT_VERSION", 2)
-        patched.setattr(soft_targets, "row_layout", version_2_layout)
+        patched.setattr(soft_targets, "row_layout", lambda *sizes, mixed: version_2_layout(*sizes))
         write(path, rows, codec, attributes)
     return path
 

@@ -14,7 +14,7 @@ from pipeline.data.manifest import ManifestRow, write_manifest
 from pipeline.models.recognizer import Architecture, Recognizer
 
 CLIP = ClipParams(num_frames=2, frame_stride=2, size=16)
-VIEWS = ViewsParams(num_views=3, min_scale=0.5, max_aspect=1.25, flip=True)
+VIEWS = ViewsParams(num_views=3, min_scale=0.5, max_aspect=1.25, flip=True, mix="none", mix_share=0.5, mix_alpha=1.0)
 CLASSES = ("drink", "jump", "wave")
 
 

@@ -125,7 +125,7 @@ def teacher_attributes(name, digest, **changes):
 
 def store_attributes(class_names, *, num_views, num_teachers=1, digests=None, **changes):
     """All attributes that a writer of a store gives."""
-    policy = {**VIEWS.model_dump(), "num_views": num_views, "seed": SEED, "version": VIEW_POLICY_VERSION}
+    policy = {**VIEWS.policy(), "num_views": num_views, "seed": SEED, "version": VIEW_POLICY_VERSION}
     teachers = [teacher_attributes(f"teacher {axis}", digest_bytes(bytes([axis]))) for axis in range(num_teachers)]
     return {
         "class_names": list(class_names),

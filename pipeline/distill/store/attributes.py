@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -54,6 +54,7 @@ class _ViewPolicy(_Part):
     num_views: Count
     seed: Annotated[int, Field(ge=0)]
     version: Count
+    mix: Literal["none", "mixup", "cutmix"] = "none"
 
 
 class _CodecError(_Part):
@@ -77,6 +78,11 @@ class _Attributes(_Part):
     num_teachers: Count
     rows_per_shard: Count
     shards: Annotated[list[_Shard], Field(min_length=1)]
+
+
+def has_blends(attributes: Mapping[str, Any]) -> bool:
+    """Whether some views of the store are blends of two videos."""
+    return bool(attributes["view_policy"].get("mix", "none") != "none")
 
 
 def attribute_findings(attributes: Mapping[str, Any]) -> list[str]:

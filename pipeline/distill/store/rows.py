@@ -14,20 +14,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.digest import DIGEST_BYTES, digest_bytes
-from pipeline.data.views import NUM_VIEW_FIELDS
+from pipeline.data.views import FULL_WEIGHT, NUM_BLEND_FIELDS, NUM_VIEW_FIELDS
 from pipeline.distill.store.codecs import ArrayLayout, LogitCodec
 
 NO_FOLD = -1  # in `fold`: the logits are the teacher's own
 
 
-def row_layout(codec: LogitCodec, num_views: int, num_teachers: int) -> dict[str, ArrayLayout]:
-    """The arrays of a row, by name, in the order in which its digest takes them."""
+def row_layout(codec: LogitCodec, num_views: int, num_teachers: int, *, mixed: bool = False) -> dict[str, ArrayLayout]:
+    """The arrays of a row, by name, in the order in which its digest takes them; mixed: some views are blends."""
     logits = {
         name: ArrayLayout((num_views, num_teachers, *array.inner), array.dtype, array.fill)
         for name, array in codec.arrays().items()
     }
+    of_blends = {
+        "partner": ArrayLayout((num_views,), np.dtype("<u8"), 0),  # 64 bits of the digest of its id; 0: no blend
+        "blends": ArrayLayout((num_views, NUM_BLEND_FIELDS), np.dtype("<i4"), -1),
+    }
     return {
         "views": ArrayLayout((num_views, NUM_VIEW_FIELDS), np.dtype("<i4"), -1),
+        **(of_blends if mixed else {}),
         "dark_shape": ArrayLayout((3,), np.dtype("<i4"), 0),  # of the dark video: frames, height, width
         "pixel_digest": ArrayLayout((num_views, num_teachers), np.dtype("<u8"), 0),  # of each clip as a teacher saw it
         "frame_shape": ArrayLayout((num_teachers, 3), np.dtype("<i4"), 0),  # of the video that a teacher saw
@@ -37,7 +42,8 @@ def row_layout(codec: LogitCodec, num_views: int, num_teachers: int) -> dict[str
     }
 
 
-_OF_ALL_TEACHERS = ("views", "dark_shape")
+OF_VIEWS = ("views", "partner", "blends")
+_OF_ALL_TEACHERS = (*OF_VIEWS, "dark_shape")
 _TEACHER_AXIS = {"frame_shape": 1, "frames_digest": 1, "fold": 1}  # of the others it is the one behind N and V
 
 
@@ -97,9 +103,20 @@ def unlike_views(parts: Sequence[Rows]) -> list[str]:
     return [
         f"{first.video_ids[row]}: {name} differs"
         for name in _OF_ALL_TEACHERS
+        if name in first.arrays
         for part in parts[1:]
         for row in np.flatnonzero((part.arrays[name] != first.arrays[name]).reshape(len(first), -1).any(axis=1))
     ]
+
+
+def mainly_partners(rows: Rows, size: int) -> NDArray[np.bool_]:
+    """Which views (N, V) show more of their partner than of their own video; size: of the clip they are drawn for."""
+    if "blends" not in rows.arrays:
+        return np.zeros(rows.arrays["views"].shape[:2], dtype=bool)
+    weight, _top, _left, height, width = np.moveaxis(
+        rows.arrays["blends"][..., NUM_VIEW_FIELDS:].astype(np.int64), -1, 0
+    )
+    return np.asarray(2 * (FULL_WEIGHT - weight) * height * width > FULL_WEIGHT * size**2)
 
 
 def concatenate(parts: Sequence[Rows]) -> Rows:

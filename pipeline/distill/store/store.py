@@ -18,7 +18,7 @@ import atexit
 import json
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,7 +34,7 @@ from zarr.storage import FsspecStore, LocalStore, MemoryStore, WrapperStore
 
 from pipeline.core.digest import DIGEST_BYTES, digest_bytes, digest_json
 from pipeline.core.errors import EnvironmentProblem, StaleArtifactError
-from pipeline.distill.store.attributes import FORMAT, FORMAT_VERSION, attribute_findings
+from pipeline.distill.store.attributes import FORMAT, FORMAT_VERSION, attribute_findings, has_blends
 from pipeline.distill.store.codecs import ArrayLayout, LogitCodec, codec_of
 from pipeline.distill.store.rows import Rows, check_rows, find_bad_rows, find_misplaced_rows, pieces, row_layout
 from pipeline.distill.store.version_2 import current_attributes, current_rows, version_2_layout
@@ -68,11 +68,12 @@ def write_store(
 ) -> str:
     """Write a whole store into a new folder: rows shard by shard, attributes last. Returns the store's digest.
 
-    `parts` are rows in ascending order of their ids, in pieces of any length; at most two shards are held. `attributes`
-    are read last, so that what is measured on the way can be among them. The same rows and attributes give the same
-    bytes. Raises ValueError for rows in another order, twice, or of another layout.
+    `parts` are rows in ascending order of their ids, in pieces of any length; at most two shards are held. Of
+    `attributes` the view policy is read first and all else last, so that what is measured on the way can be among them.
+    The same rows and attributes give the same bytes. Raises ValueError for rows in another order, twice, or of another
+    layout.
     """
-    layout = row_layout(codec, num_views, num_teachers)
+    layout = row_layout(codec, num_views, num_teachers, mixed=has_blends(attributes))
     group = zarr.open_group(path, mode="w-", zarr_format=3)
     arrays = _create_arrays(group, layout, num_rows)
     shards: list[dict[str, str]] = []
@@ -114,7 +115,7 @@ def files_of(attributes: Mapping[str, Any]) -> dict[str, Any]:
     described: dict[str, Buffer] = {}
     group = zarr.group(MemoryStore(described), zarr_format=3)
     codec = codec_of(attributes["codec"], len(attributes["class_names"]))
-    layout = _layout_of(attributes["format_version"])(codec, attributes["num_views"], attributes["num_teachers"])
+    layout = _file_layout(attributes, codec)
     arrays = _create_arrays(group, layout, attributes["num_rows"])
     group.attrs.put(dict(attributes))
     shards = {
@@ -125,8 +126,12 @@ def files_of(attributes: Mapping[str, Any]) -> dict[str, Any]:
     return {**{name: json.loads(content.to_bytes()) for name, content in described.items()}, **shards}
 
 
-def _layout_of(version: int) -> Callable[[LogitCodec, int, int], dict[str, ArrayLayout]]:
-    return version_2_layout if version == 2 else row_layout
+def _file_layout(attributes: Mapping[str, Any], codec: LogitCodec) -> dict[str, ArrayLayout]:
+    """The arrays of the rows of a store as it is on disk."""
+    num_views, num_teachers = attributes["num_views"], attributes["num_teachers"]
+    if attributes["format_version"] == 2:
+        return version_2_layout(codec, num_views, num_teachers)
+    return row_layout(codec, num_views, num_teachers, mixed=has_blends(attributes))
 
 
 def _shard_rows(num_rows: int) -> tuple[int, int]:
@@ -228,8 +233,9 @@ class SoftTargetStore:
         self.num_views: int = self.attributes["num_views"]
         self.num_teachers: int = self.attributes["num_teachers"]
         self.num_unlabelled: int = self.attributes.get("num_unlabelled", 0)
-        self.layout = row_layout(self.codec, self.num_views, self.num_teachers)
-        self.file_layout = _layout_of(self.format_version)(self.codec, self.num_views, self.num_teachers)
+        self.has_blends = self.format_version > 2 and has_blends(self.attributes)
+        self.layout = row_layout(self.codec, self.num_views, self.num_teachers, mixed=self.has_blends)
+        self.file_layout = _file_layout(attributes, self.codec)
         self._first_ids: list[str] = [shard["first"] for shard in self.attributes["shards"]]
         try:
             _check_chunks(self.file_layout, self.num_rows)

@@ -23,9 +23,9 @@ from pipeline.core.digest import digest_file, digest_json, digest_uint64
 from pipeline.core.errors import StaleArtifactError
 from pipeline.core.files import write_text_whole, written_whole
 from pipeline.data.frame_store import FrameStore
-from pipeline.data.views import View
+from pipeline.data.views import AnyView, BlendedView, View, blend_of_row, named_views
 from pipeline.distill.store.codecs import LogitCodec
-from pipeline.distill.store.rows import Rows
+from pipeline.distill.store.rows import OF_VIEWS, Rows
 from pipeline.distill.store.store import SoftTargetStore
 
 Teachers = Literal["mean", "draw", "weighted"]
@@ -33,6 +33,7 @@ Teachers = Literal["mean", "draw", "weighted"]
 REMEDY = "`dvc repro precompute_soft_targets` makes a store for this run"
 
 _IDS = "video_ids"  # in UTF-8, which sorts as the texts do
+_NO_PARTNER = -1  # `partner` has rows of these arrays here
 _CONTENTS = "contents.json"  # written last: what the files hold, with their digests
 
 
@@ -59,7 +60,7 @@ class CachedTargets:
             return CachedTargets, (self.codec, self.teachers, self.seed, self.weights, None, self.arrays)
         return _mapped, (self.codec, self.teachers, self.seed, self.weights, self.folder)
 
-    def lookup(self, video_id: str, number: int) -> tuple[View, NDArray[np.float32]]:
+    def lookup(self, video_id: str, number: int) -> tuple[AnyView, NDArray[np.float32]]:
         """View `number` modulo V, and its logits_K; raises KeyError for a video that was not loaded."""
         row = self._row(video_id)
         views_V7 = self.arrays["views"][row]
@@ -72,7 +73,15 @@ class CachedTargets:
         else:
             rng = np.random.default_rng([self.seed, digest_uint64(b"teacher", b"\0", video_id.encode()), number])
             logits_K = logits_MK[rng.integers(len(logits_MK))]
-        return View(*views_V7[view].tolist()), logits_K
+        return self._view(row, view), logits_K
+
+    def _view(self, row: int, view: int) -> AnyView:
+        own = View(*self.arrays["views"][row, view].tolist())
+        partner = self.arrays["partner"][row, view] if "partner" in self.arrays else _NO_PARTNER
+        if partner == _NO_PARTNER:
+            return own
+        name = self.arrays[_IDS][partner].decode()
+        return BlendedView(own, blend_of_row(name, self.arrays["blends"][row, view].tolist()))
 
     def _row(self, video_id: str) -> int:
         ids, name = self.arrays[_IDS], video_id.encode()
@@ -124,7 +133,7 @@ def load_targets(
     Only shards that hold some of the videos are read, each once and checked. Files of an earlier run are used again
     where they are whole and of the same store and videos. With `frames` the views must fit these videos: number of
     frames, height and width are compared. Raises one StaleArtifactError with the caller's `findings`, the weights that
-    `weighted` lacks, the videos of another shape and the missing ones.
+    `weighted` lacks, the videos of another shape, the missing ones, and those blended with one that is not among these.
     """
     weights = _weights(store)
     if teachers == "weighted" and not weights:
@@ -163,11 +172,16 @@ def _weights(store: SoftTargetStore) -> tuple[float, ...]:
 
 
 def _array_shapes(store: SoftTargetStore, wanted: Sequence[str]) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
-    packed = {name: store.layout[name] for name in ("views", *store.codec.arrays())}
-    return {
-        _IDS: ((len(wanted),), np.dtype(f"S{max((len(video_id.encode()) for video_id in wanted), default=1)}")),
-        **{name: ((len(wanted), *array.inner), array.dtype) for name, array in packed.items()},
-    }
+    shapes = {name: ((len(wanted), *store.layout[name].inner), store.layout[name].dtype) for name in _names(store)}
+    if "partner" in shapes:
+        shapes["partner"] = (shapes["partner"][0], np.dtype("<i4"))
+    longest = max((len(video_id.encode()) for video_id in wanted), default=1)
+    return {_IDS: ((len(wanted),), np.dtype(f"S{longest}")), **shapes}
+
+
+def _names(store: SoftTargetStore) -> list[str]:
+    """The arrays that a student needs."""
+    return [name for name in store.layout if name in OF_VIEWS or name in store.codec.arrays()]
 
 
 def _parts(
@@ -176,17 +190,36 @@ def _parts(
     """The arrays of wanted rows, shard by shard; ends with the error where there are findings."""
     missing = set(wanted)
     others: list[str] = []
+    place_of = {
+        digest_uint64(video_id.encode()): row for row, video_id in enumerate(wanted if store.has_blends else ())
+    }
     for shard in store.shards_of(wanted):
         rows = store.read_shard(shard)
         rows = rows.take([row for row, video_id in enumerate(rows.video_ids) if video_id in missing])
         missing.difference_update(rows.video_ids)
         others += [] if frames is None else _other_shapes(rows, frames)
-        packed = {name: rows.arrays[name] for name in ("views", *store.codec.arrays())}
+        packed = {name: rows.arrays[name] for name in _names(store)}
+        if store.has_blends:
+            packed["partner"] = _rows_of_partners(rows, place_of, others)
         yield {_IDS: np.array([video_id.encode() for video_id in rows.video_ids], np.bytes_), **packed}
     lacking = [f"lacks {len(missing)} of the {len(wanted)} videos:"] if missing else []
     findings = [*findings, *others, *lacking, *sorted(missing)]
     if findings:
         raise StaleArtifactError(f"{store.location}: does not fit this run", findings=findings, remedy=REMEDY)
+
+
+def _rows_of_partners(rows: Rows, place_of: Mapping[int, int], findings: list[str]) -> NDArray[np.int32]:
+    """The row (N, V) that each view's partner has among those that are loaded, or _NO_PARTNER."""
+    lost = -2
+    partner_NV = rows.arrays["partner"]
+    places = {0: _NO_PARTNER, **place_of}
+    place_NV = np.array([places.get(partner, lost) for partner in partner_NV.ravel().tolist()], np.int32)
+    place_NV = place_NV.reshape(partner_NV.shape)
+    findings += [
+        f"{video}: blended with a video that is none of these"
+        for video in named_views(rows.video_ids, place_NV == lost)
+    ]
+    return place_NV
 
 
 def _other_shapes(rows: Rows, frames: FrameStore) -> list[str]:
@@ -224,6 +257,6 @@ def _is_whole(folder: Path, contents: Mapping[str, str], names: Iterable[str]) -
 def _mapped(
     codec: LogitCodec, teachers: Teachers, seed: int, weights: tuple[float, ...], folder: Path
 ) -> CachedTargets:
-    names = (_IDS, "views", *codec.arrays())
+    names = json.loads((folder / _CONTENTS).read_text(encoding="utf-8"))["digests"]
     arrays = {name: np.asarray(np.load(_file(folder, name), mmap_mode="r")) for name in names}
     return CachedTargets(codec, teachers, seed, weights, folder, arrays)

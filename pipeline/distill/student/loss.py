@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pipeline.core.errors import ParamsError
 from pipeline.core.params import DistillationParams
+from pipeline.data.dataset import SecondLabels
 from pipeline.data.listing import NO_LABEL
 from pipeline.distill.student.soft_losses import NEED_LABELS, SOFT_LOSSES, standardized
 from pipeline.train.losses import at_least_float32, hard_loss
@@ -26,8 +27,13 @@ def soft_weight_at(epoch: float, *, soft_weight: float, epochs: int, options: Di
     return soft_weight * min(done / options.schedule_epochs, 1.0)
 
 
-def require_labels(soft_loss: str, num_footage: int) -> None:
-    """Raise ParamsError where a soft loss looks at labels, and there are videos that have none."""
+def require_labels(soft_loss: str, num_footage: int, *, mixed: bool = False) -> None:
+    """Raise ParamsError where a soft loss looks at labels, and videos have none, or views are blends and have two."""
+    if soft_loss in NEED_LABELS and mixed:
+        raise ParamsError(
+            f"soft_loss {soft_loss} looks at the label of each clip; views that are blends of two videos have two",
+            remedy="choose kl, dist, wttm or mse, or a store of views that are not mixed (views.mix: none)",
+        )
     if soft_loss in NEED_LABELS and num_footage:
         raise ParamsError(
             f"soft_loss {soft_loss} looks at the label of each clip; {num_footage} videos have none",
@@ -47,11 +53,12 @@ def distillation_loss(
     label_smoothing: float = 0.0,
     class_weights_K: Tensor | None = None,
     labelled_share: float = 1.0,
+    second: SecondLabels | None = None,
 ) -> Tensor:
     """(1 − soft_weight) · hard loss + soft_weight · soft loss; at soft_weight 0 exactly the baseline's loss.
 
-    The hard loss is the mean over the clips that have a label (`hard_loss` has what `labelled_share` is), the soft loss
-    that over all.
+    The hard loss is the mean over the clips that have a label (`hard_loss` has what `labelled_share` and `second` are),
+    the soft loss that over all.
 
     With standardize both logits are standardised by row before the soft loss; with extra_temperatures it is the mean
     over `temperature` and these, as the instance-level part of Jin et al., "Multi-level logit distillation", CVPR 2023.
@@ -63,6 +70,8 @@ def distillation_loss(
     """
     lowest = 0 if labelled_share == 1 or soft_loss in NEED_LABELS else NO_LABEL
     _check_tensors(student_BK, labels_B, teacher_BK, lowest)
+    if second is not None:
+        _check_second(labels_B, second, soft_loss, student_BK.shape[1])
     if not (temperature > 0 and temperature < float("inf")):
         raise ValueError(f"temperature must be positive and finite, not {temperature}")
     if not 0 <= soft_weight <= 1:
@@ -75,6 +84,7 @@ def distillation_loss(
         label_smoothing=label_smoothing,
         weights_K=class_weights_K,
         labelled_share=labelled_share,
+        second=second,
     )
     if soft_weight == 0:
         return hard
@@ -105,3 +115,11 @@ def _check_tensors(student_BK: Tensor, labels_B: Tensor, teacher_BK: Tensor, low
         raise ValueError(f"wanted logits of at least 2 classes, got {num_classes}")
     if bool(((labels_B < lowest) | (labels_B >= num_classes)).any()):
         raise ValueError(f"labels must be in {lowest} … {num_classes - 1}, got {labels_B.min()} … {labels_B.max()}")
+
+
+def _check_second(labels_B: Tensor, second: SecondLabels, soft_loss: str, num_classes: int) -> None:
+    if soft_loss in NEED_LABELS:
+        raise ValueError(f"soft_loss {soft_loss} looks at one label, and blends have two")
+    partners_B, without_B = second.labels_B, labels_B == NO_LABEL
+    if bool(((partners_B == NO_LABEL) != without_B).any() | (partners_B >= num_classes).any()):
+        raise ValueError("partners of blends must have a label where their video has one, and one of the classes")

@@ -13,10 +13,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pipeline.core.digest import digest_uint64
 from pipeline.core.params import ClipParams
 from pipeline.data.dataset import ClipDataset, Sample, ViewSource, in_order, load_batches
 from pipeline.data.frame_store import FrameStore
-from pipeline.data.views import pixel_digest
+from pipeline.data.listing import NO_LABEL
+from pipeline.data.views import NUM_BLEND_FIELDS, AnyView, BlendedView, pixel_digest
 from pipeline.models.inference import infer
 from pipeline.models.recognizer import Recognizer
 
@@ -25,7 +27,8 @@ from pipeline.models.recognizer import Recognizer
 class Bank:
     """The views of videos that a teacher sees, and how many clips to a batch.
 
-    `clip` is the geometry that the views were drawn for, `teacher_clip` that of the clips that the teacher takes.
+    `clip` is the geometry that the views were drawn for, `teacher_clip` that of the clips that the teacher takes. Where
+    they are `mixed`, some views are blends.
     """
 
     frames: FrameStore
@@ -34,6 +37,7 @@ class Bank:
     teacher_clip: ClipParams
     num_views: int
     batch_size: int
+    mixed: bool
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ def infer_views(
     advance: Callable[[int, str], None],
 ) -> TeacherOutputs:
     """Run a teacher, which is on the device, on the views of some videos; `advance` counts the clips."""
-    samples = [Sample(video_id, 0) for video_id in video_ids]
+    samples = [Sample(video_id, NO_LABEL) for video_id in video_ids]
     dataset = ClipDataset(bank.frames, samples, bank.views, bank.clip, shown_as=bank.teacher_clip)
     batches = in_order(len(video_ids), bank.num_views, bank.batch_size)
     digests, logits = [], []
@@ -66,16 +70,27 @@ def infer_views(
     return TeacherOutputs(torch.cat(logits).numpy().reshape(*shape, -1), np.array(digests, dtype="<u8").reshape(shape))
 
 
+def view_arrays(shown_NV: Sequence[Sequence[AnyView]], *, mixed: bool) -> dict[str, NDArray[Any]]:
+    """Views as a store keeps them. A view that is no blend has the partner 0 and an empty box, at zeros."""
+    own_NV = [[view.own if isinstance(view, BlendedView) else view for view in shown_V] for shown_V in shown_NV]
+    arrays: dict[str, NDArray[Any]] = {"views": np.array([[view.row() for view in own_V] for own_V in own_NV], "<i4")}
+    if mixed:
+        none = (0,) * NUM_BLEND_FIELDS
+        blend_NV = [[getattr(view, "blend", None) for view in shown_V] for shown_V in shown_NV]
+        partner_NV = [[digest_uint64(blend.partner.encode()) if blend else 0 for blend in of_V] for of_V in blend_NV]
+        arrays["partner"] = np.array(partner_NV, "<u8")
+        arrays["blends"] = np.array([[blend.row() if blend else none for blend in of_V] for of_V in blend_NV], "<i4")
+    return arrays
+
+
 def bank_arrays(bank: Bank, video_ids: Sequence[str], outputs: TeacherOutputs) -> dict[str, NDArray[Any]]:
     """The arrays of these videos' rows in a store of this teacher, without those of the logits."""
     digest_of = {row.video_id: row.digest for row in bank.frames.rows}
-    views_NV7 = [
-        [bank.views.lookup(video_id, number)[0].row() for number in range(bank.num_views)] for video_id in video_ids
-    ]
+    shown_NV = [[bank.views.lookup(video_id, number)[0] for number in range(bank.num_views)] for video_id in video_ids]
     digests_NX = [np.frombuffer(bytes.fromhex(digest_of[video_id]), dtype=np.uint8) for video_id in video_ids]
     shape_N3 = np.array([bank.frames.shape(video_id) for video_id in video_ids], dtype="<i4")
     return {
-        "views": np.array(views_NV7, dtype="<i4"),
+        **view_arrays(shown_NV, mixed=bank.mixed),
         "dark_shape": shape_N3,  # an enhancer keeps it
         "pixel_digest": outputs.pixel_digest_NV[:, :, None],
         "frame_shape": shape_N3[:, None],

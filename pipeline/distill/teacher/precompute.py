@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -20,19 +20,26 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.core.digest import digest_json
+from pipeline.core.digest import digest_json, digest_uint64
 from pipeline.core.errors import DataError, StaleArtifactError
 from pipeline.core.params import ClipParams, ViewsParams
 from pipeline.data.dataset import BANK, DrawnViews, Sample, UniformViews, ViewSource
 from pipeline.data.frame_store import FrameStore
 from pipeline.data.listing import NO_LABEL
-from pipeline.data.views import named_views
+from pipeline.data.views import NOT_MIXED, Partners, named_views
 from pipeline.distill.store.certainty import Certainty
 from pipeline.distill.store.codecs import CodecLoss, LogitCodec
-from pipeline.distill.store.rows import NO_FOLD, Rows, concatenate, join_teachers, row_layout
+from pipeline.distill.store.rows import (
+    NO_FOLD,
+    Rows,
+    concatenate,
+    join_teachers,
+    mainly_partners,
+    row_layout,
+)
 from pipeline.distill.store.store import write_store
 from pipeline.distill.teacher.bank import Bank, bank_arrays, infer_views
-from pipeline.distill.teacher.row_cache import Key, RowCache, write_part
+from pipeline.distill.teacher.row_cache import PARTNERS, Key, RowCache, write_part
 from pipeline.models.recognizer import Recognizer, load_model
 
 CLIPS_PER_PART = 512
@@ -66,28 +73,30 @@ class TeacherInference:
         """The same for a clip of each val video, kept in a folder of its own: their rows have another length."""
         return replace(self, views=None, folder=self.folder / VAL)
 
-    def view_source(self, frames: FrameStore) -> ViewSource:
-        """The views that the teacher sees."""
+    def view_source(self, frames: FrameStore, partners: Partners) -> ViewSource:
+        """The views that the teacher sees; partners: of those that are blends."""
         if self.views is None:
             return UniformViews(frames, self.clip, num_clips=1)
-        return DrawnViews(frames, self.clip, self.views, self.seed, purpose=BANK)
+        return DrawnViews(frames, self.clip, self.views, self.seed, BANK, partners)
 
 
 @dataclass(frozen=True)
 class Part:
-    """Videos for one task."""
+    """Videos for one task; partners: of these, where views are mixed."""
 
     video_ids: tuple[str, ...]
     how: TeacherInference
+    partners: Partners = field(default_factory=dict)
 
     def __str__(self) -> str:
         return f"{self.how.name}: videos {self.video_ids[0]} to {self.video_ids[-1]}"
 
 
-def parts_of(video_ids: Sequence[str], how: TeacherInference) -> list[Part]:
-    """Cut videos into parts of about CLIPS_PER_PART clips."""
+def parts_of(video_ids: Sequence[str], how: TeacherInference, partners: Partners = NOT_MIXED) -> list[Part]:
+    """Cut videos into parts of about CLIPS_PER_PART clips; partners: empty where views are not mixed."""
     size = max(1, CLIPS_PER_PART // how.num_views)
-    return [Part(tuple(video_ids[start : start + size]), how) for start in range(0, len(video_ids), size)]
+    parts = [tuple(video_ids[start : start + size]) for start in range(0, len(video_ids), size)]
+    return [Part(ids, how, {name: partners[name] for name in ids} if partners else NOT_MIXED) for ids in parts]
 
 
 def compute_part(part: Part) -> tuple[str, ...]:
@@ -98,8 +107,9 @@ def compute_part(part: Part) -> tuple[str, ...]:
     how, device = part.how, torch.device(part.how.device)
     frames = _frames(how.frames)
     teacher = _teacher(how.teacher, device)
-    views, teacher_clip = how.view_source(frames), teacher.architecture.clip
-    bank = Bank(frames, views, how.clip, teacher_clip, how.num_views, how.batch_size)
+    views, teacher_clip = how.view_source(frames, part.partners), teacher.architecture.clip
+    mixed = bool(part.partners)
+    bank = Bank(frames, views, how.clip, teacher_clip, how.num_views, how.batch_size, mixed)
     outputs = infer_views(
         teacher,
         bank,
@@ -111,7 +121,12 @@ def compute_part(part: Part) -> tuple[str, ...]:
     logits_NVMK = outputs.logits_NVK[:, :, None]
     finite_NV = _finite(logits_NVMK)
     finite_N = finite_NV.all(axis=1)
-    rows = Rows(part.video_ids, {**bank_arrays(bank, part.video_ids, outputs), "logits": logits_NVMK})
+    arrays = {**bank_arrays(bank, part.video_ids, outputs), "logits": logits_NVMK}
+    if mixed:
+        digest_of = {row.video_id: row.digest for row in frames.rows}
+        digests = [partners_digest(part.partners[video_id], frames, digest_of) for video_id in part.video_ids]
+        arrays[PARTNERS] = np.array([list(bytes.fromhex(digest)) for digest in digests], np.uint8)
+    rows = Rows(part.video_ids, arrays)
     if finite_N.any():
         write_part(how.folder, rows.take(np.flatnonzero(finite_N)))
     return tuple(f"{how.name}, {video}" for video in named_views(part.video_ids, ~finite_NV))
@@ -127,10 +142,20 @@ def refuse_not_finite(videos: Sequence[str]) -> None:
         )
 
 
-def keys_of(samples: Sequence[Sample], frames: FrameStore) -> list[Key]:
+def keys_of(samples: Sequence[Sample], frames: FrameStore, partners: Partners = NOT_MIXED) -> list[Key]:
     """The keys under which these videos' rows are cached."""
     digest_of = {row.video_id: row.digest for row in frames.rows}
-    return [(sample.video_id, digest_of[sample.video_id], tuple(frames.shape(sample.video_id))) for sample in samples]
+    video_ids = [sample.video_id for sample in samples]
+    blended = [partners_digest(partners[video_id], frames, digest_of) if partners else "" for video_id in video_ids]
+    return [
+        (video_id, digest_of[video_id], tuple(frames.shape(video_id)), partners_of)
+        for video_id, partners_of in zip(video_ids, blended, strict=True)
+    ]
+
+
+def partners_digest(partners: Sequence[str | None], frames: FrameStore, digest_of: Mapping[str, str]) -> str:
+    """Names the videos that a video's views are blended with: ids, bytes and shapes of their frames."""
+    return digest_json([name and [name, digest_of[name], *frames.shape(name)] for name in partners])
 
 
 @lru_cache(maxsize=1)
@@ -209,12 +234,14 @@ class CachedTeacher:
 class Packing:
     """Packs rows of the teachers' caches into rows of a store, and measures what that costs.
 
-    All teachers have the same videos; `labels` are these videos' class indices, for the teachers' accuracy.
+    All teachers have the same videos; `labels` are these videos' class indices, for the teachers' accuracy. mixed_at:
+    where some views are blends, the size of the clip that views are drawn for.
     """
 
     teachers: Sequence[CachedTeacher]
     labels: Sequence[int]
     codec: LogitCodec
+    mixed_at: int | None = None
     error: CodecLoss = field(default_factory=CodecLoss)
     certainty: Certainty = field(default_factory=Certainty)
     num_labelled: int = 0  # views
@@ -236,12 +263,28 @@ class Packing:
             if finite_N.any():
                 self.error.add(logits_NVMK[finite_N], unpacked_NVMK[finite_N])
                 self.certainty.add(logits_NVMK[finite_N].mean(axis=2))  # as a student takes them, by default
-            labels_N11 = np.array(self.labels[start : start + len(rows)])[:, None, None]
-            self.num_correct_M += (logits_NVMK.argmax(axis=-1) == labels_N11).sum(axis=(0, 1))
-            self.num_labelled += int((labels_N11 != NO_LABEL).sum()) * logits_NVMK.shape[1]
+            labels_NV = self._main_labels(rows, self.labels[start : start + len(rows)])
+            self.num_correct_M += (logits_NVMK.argmax(axis=-1) == labels_NV[:, :, None]).sum(axis=(0, 1))
+            self.num_labelled += int((labels_NV != NO_LABEL).sum())
             arrays = {**rows.arrays, **packed}
-            layout = row_layout(self.codec, *logits_NVMK.shape[1:3])
+            layout = row_layout(self.codec, *logits_NVMK.shape[1:3], mixed=self.mixed_at is not None)
             yield Rows(rows.video_ids, {name: arrays[name] for name in layout})
+
+    def _main_labels(self, rows: Rows, labels: Sequence[int]) -> NDArray[np.int64]:
+        """The label of each view (N, V); of a blend that of the larger share."""
+        labels_NV = np.repeat(np.array(labels)[:, None], rows.arrays["views"].shape[1], axis=1)
+        if self.mixed_at is not None:
+            mainly_NV = mainly_partners(rows, self.mixed_at)
+            partners = rows.arrays["partner"][mainly_NV].tolist()
+            labels_NV[mainly_NV] = [self._label_of[partner] for partner in partners]
+        return labels_NV
+
+    @cached_property
+    def _label_of(self) -> dict[int, int]:
+        """By the digest of a video's id."""
+        return {
+            digest_uint64(key[0].encode()): label for key, label in zip(self.teachers[0].keys, self.labels, strict=True)
+        }
 
     @property
     def top1_on_views(self) -> list[float]:

@@ -2,10 +2,10 @@
 
 They stay when the store is published, since the next run has no store to take rows from: DVC deletes a stage's outs
 before the stage starts. A row is found by its video's name, and the digest and shape of the frames that the teacher
-saw; everything else that it depends on (the teacher, the view policy, the clip, the batch size, the kind of device) is
-in the fingerprint of the work folder. Each teacher has a folder of its own, so another one needs inference of its own
-alone. A part is a file with the rows of some videos, the unit of work: it is whole or does not
-exist. Logits are kept as float32, so that another codec needs no teacher.
+saw, and with them those of the videos that its views are blended with; everything else that it depends on (the teacher,
+the view policy, the clip, the batch size, the kind of device) is in the fingerprint of the work folder. Each teacher
+has a folder of its own, so another one needs inference of its own alone. A part is a file with the rows of some videos,
+the unit of work: it is whole or does not exist. Logits are kept as float32, so that another codec needs no teacher.
 
 Axes: N videos, V views, M teachers (one), K classes.
 """
@@ -17,19 +17,27 @@ from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
 
+import numpy as np
+
 from pipeline.core.digest import digest_json
 from pipeline.core.errors import StaleArtifactError
 from pipeline.core.weights import load_weights, save_weights
 from pipeline.distill.store.rows import Rows
 
-# A video's id, the digest of its frames' bytes, and their shape, which raw bytes do not tell: black is black
-Key = tuple[str, str, tuple[int, ...]]
+# A video's id, the digest of its frames' bytes, their shape, which raw bytes do not tell (black is black), and a digest
+# of the same of its partners, empty where no view is a blend
+Key = tuple[str, str, tuple[int, ...], str]
+
+PARTNERS = "partners_digest"  # the cache's own array, of rows of mixed views: the last part of the key
 
 _NUM_HELD_PARTS = 16  # where a grown data set mixes rows of old and new parts
 
 
 def write_part(folder: Path, rows: Rows) -> None:
-    """Write rows: the arrays of a store, but with `logits` (N, V, M, K) float32. The same rows make the same file."""
+    """Write rows: the arrays of a store, but with `logits` (N, V, M, K) float32, and PARTNERS (N, 16) of mixed views.
+
+    The same rows make the same file.
+    """
     name = digest_json(_keys(rows))[:16]
     save_weights(folder / f"{name}.safetensors", rows.arrays, {"video_ids": list(rows.video_ids)})
 
@@ -64,7 +72,8 @@ class RowCache:
         """The rows of these keys, in their order, in pieces; raises KeyError for one that is not cached."""
         places = (self._places[key] for key in keys)
         for path, group in groupby(places, key=lambda place: place[0]):
-            yield self._read(path).take([row for _, row in group])
+            rows = self._read(path).take([row for _, row in group])
+            yield Rows(rows.video_ids, {name: array for name, array in rows.arrays.items() if name != PARTNERS})
 
     def remove_others(self, keys: Iterable[Key]) -> None:
         """Remove the files that hold none of these rows."""
@@ -81,4 +90,5 @@ def _read(path: Path) -> Rows:
 def _keys(rows: Rows) -> Sequence[Key]:
     digests = [digest.tobytes().hex() for digest in rows.arrays["frames_digest"]]
     shapes = map(tuple, rows.arrays["frame_shape"][:, 0].tolist())
-    return list(zip(rows.video_ids, digests, shapes, strict=True))
+    partners = [digest.tobytes().hex() for digest in rows.arrays.get(PARTNERS, [np.zeros(0, np.uint8)] * len(rows))]
+    return list(zip(rows.video_ids, digests, shapes, partners, strict=True))

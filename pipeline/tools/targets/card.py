@@ -74,6 +74,12 @@ def card(store: SoftTargetStore, license_text: str | None) -> str:
         for teacher in attributes["teachers"]
         if teacher.get("folds")
     )
+    mixed = ""
+    if store.has_blends:
+        mixed = (
+            f"{policy['mix_share']:.0%} of them are blends ({policy['mix']}) of two videos, which teachers and student "
+            "see alike.\n"
+        )
     footage = ""
     if store.num_unlabelled:
         footage = (
@@ -92,7 +98,7 @@ Classes, in the order of the logits: {", ".join(map(code_span, store.class_names
 A clip is {clip["num_frames"]} frames, {clip["frame_stride"]} apart, at {clip["size"]}×{clip["size"]} pixels. The views
 are kept in the store. They were drawn with seed {policy["seed"]}: crops of at least {policy["min_scale"]:.0%} of the
 frame, at most {policy["max_aspect"]:g} times as wide as high or as high as wide, {mirrored}.
-
+{mixed}
 ## Use
 
     dlkdd train-student --soft-targets URL/{STORE_NAME} \\

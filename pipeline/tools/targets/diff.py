@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 
 from pipeline.core.progress import Progress, no_progress
 from pipeline.distill.store.codecs import kl_divergence
-from pipeline.distill.store.rows import Rows
+from pipeline.distill.store.rows import OF_VIEWS, Rows
 from pipeline.distill.store.store import SoftTargetStore
 from pipeline.tools.targets.merge import blocks
+
+_NONE = np.zeros(())  # in place of an array that a store does not have
 
 NUM_NAMED = 10  # of videos that only one store has, and of those that differ most
 
@@ -100,10 +102,11 @@ def _common(rows: Rows, others: set[str]) -> Rows:
 
 def _same_views(one: Rows, other: Rows) -> NDArray[np.intp]:
     """The rows with the same views in both; both have the same videos."""
-    views, others = one.arrays["views"], other.arrays["views"]
-    if views.shape != others.shape:
+    pairs = [(one.arrays.get(name, _NONE), other.arrays.get(name, _NONE)) for name in OF_VIEWS]
+    if any(array.shape != others.shape for array, others in pairs):
         return np.array([], dtype=np.intp)
-    return np.flatnonzero((views == others).all(axis=(1, 2)))
+    same = [(array == others).all(axis=tuple(range(1, array.ndim))) for array, others in pairs if array.ndim]
+    return np.flatnonzero(np.logical_and.reduce(same))
 
 
 def _flat(attributes: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

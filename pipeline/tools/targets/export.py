@@ -104,7 +104,7 @@ def _table(store: SoftTargetStore, rows: Rows) -> pyarrow.Table:
     arrays = {name: array for name, array in rows.arrays.items() if name != "views"}
     for name in ("frame_shape", "frames_digest", "fold"):  # (N, M, …)
         arrays[name] = np.repeat(arrays[name][:, None], num_views, axis=1)
-    axes = {"dark_shape": 1}
+    axes = {"dark_shape": 1, "partner": 2, "blends": 2}
     columns |= {name: column(array, axes.get(name, 3)) for name, array in arrays.items()}
     return pa.table(columns, metadata={_ATTRIBUTES: json.dumps(store.attributes, sort_keys=True)})
 

@@ -77,6 +77,11 @@ def merge_videos(
     all that differs, ParamsError for another number of frame stores.
     """
     findings = _differences(stores, (*_COMMON, "teachers"))
+    findings += [
+        f"{store.location}: its views are blends of two of its videos; over all videos others would be drawn"
+        for store in stores
+        if store.has_blends
+    ]
     expected = [row.video_id for row in manifest.rows_of(*TAUGHT)]
     if list(manifest.class_names) != stores[0].attributes["class_names"]:
         had = stores[0].attributes["class_names"]

@@ -13,11 +13,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pipeline.core.digest import digest_uint64
 from pipeline.core.params import ClipParams, ViewsParams
 from pipeline.core.progress import Advance
 from pipeline.data.dataset import BANK, DrawnViews
 from pipeline.data.frame_store import FrameStore
-from pipeline.data.views import VIEW_POLICY_VERSION, View
+from pipeline.data.views import (
+    NOT_MIXED,
+    VIEW_POLICY_VERSION,
+    AnyView,
+    BlendedView,
+    Partners,
+    View,
+    blend_of_row,
+)
 from pipeline.distill.store.codecs import LogitCodec
 from pipeline.distill.store.rows import NO_FOLD, Rows
 from pipeline.distill.store.store import SoftTargetStore
@@ -89,11 +98,14 @@ def _recompute_one(
     findings: list[str],
 ) -> dict[str, float]:
     """What `recompute` returns but the number of videos, of one model of the teacher at a place of the axis."""
-    findings += _other_views(store, rows, frames)
+    rows = _with_partners(rows, frames, findings)
+    stored_views = _StoredViews(rows, frames)
+    findings += _other_views(store, rows, frames, stored_views)
     if not len(rows):
         return {}
     clip, teacher_clip = (ClipParams(**held["clip"]) for held in (store.attributes, store.attributes["teachers"][axis]))
-    bank = Bank(frames, _StoredViews(rows), clip, teacher_clip, store.num_views, store.attributes["batch_size"])
+    batch_size = store.attributes["batch_size"]
+    bank = Bank(frames, stored_views, clip, teacher_clip, store.num_views, batch_size, store.has_blends)
     outputs = infer_views(
         teacher.recognizer.to(device).eval(),
         bank,
@@ -139,29 +151,64 @@ def _with_same_frames(rows: Rows, axis: int, frames: FrameStore, findings: list[
     return rows.take(same)
 
 
-def _other_views(store: SoftTargetStore, rows: Rows, frames: FrameStore) -> list[str]:
-    """Views that are not those that the store's policy draws; none for a policy of another version."""
+def _with_partners(rows: Rows, frames: FrameStore, findings: list[str]) -> Rows:
+    """The rows whose partners the frames have as well; the others are added to the findings."""
+    if "partner" not in rows.arrays:
+        return rows
+    known = [0, *(digest_uint64(video_id.encode()) for video_id in frames.video_ids)]
+    known_N = np.isin(rows.arrays["partner"], np.array(known, dtype="<u8")).all(axis=1)
+    findings += [
+        f"{rows.video_ids[row]}: frames: {frames.path} lacks a video that it is blended with"
+        for row in np.flatnonzero(~known_N)
+    ]
+    return rows.take(np.flatnonzero(known_N))
+
+
+def _other_views(store: SoftTargetStore, rows: Rows, frames: FrameStore, stored: _StoredViews) -> list[str]:
+    """Views that are not those that the store's policy draws, for the partners that it has; none for a policy of
+    another version.
+    """
     policy = dict(store.attributes["view_policy"])
     if policy.pop("version") != VIEW_POLICY_VERSION:
         return []
     clip, seed = ClipParams(**store.attributes["clip"]), policy.pop("seed")
-    drawn_views = DrawnViews(frames, clip, ViewsParams(**policy), seed, purpose=BANK)
+    drawn_views = DrawnViews(frames, clip, ViewsParams.of_policy(policy), seed, BANK, stored.partners())
     return [
-        f"{video_id}: view {number} is {tuple(view)}, the policy draws {drawn}"
-        for video_id, views in zip(rows.video_ids, rows.arrays["views"].tolist(), strict=True)
-        for number, view in enumerate(views)
-        if tuple(view) != (drawn := drawn_views.lookup(video_id, number)[0].row())
+        f"{video_id}: view {number} is {view.row()}, the policy draws {drawn.row()}"
+        for video_id in rows.video_ids
+        for number in range(store.num_views)
+        if (view := stored.lookup(video_id, number)[0]) != (drawn := drawn_views.lookup(video_id, number)[0])
     ]
 
 
 class _StoredViews:
-    """The views that rows of a store name; a ViewSource."""
+    """The views that rows of a store name; a ViewSource. The frames are of stores that have the partners, too."""
 
-    def __init__(self, rows: Rows) -> None:
-        self._views = dict(zip(rows.video_ids, rows.arrays["views"].tolist(), strict=True))
+    def __init__(self, rows: Rows, frames: FrameStore) -> None:
+        self._row_of = {video_id: row for row, video_id in enumerate(rows.video_ids)}
+        self._arrays = rows.arrays
+        names = frames.video_ids if "partner" in rows.arrays else ()
+        self._name_of = {digest_uint64(video_id.encode()): video_id for video_id in names}
 
-    def lookup(self, video_id: str, number: int) -> tuple[View, None]:
-        return View(*self._views[video_id][number]), None
+    def lookup(self, video_id: str, number: int) -> tuple[AnyView, None]:
+        row = self._row_of[video_id]
+        own, partner = View(*self._arrays["views"][row, number].tolist()), self._partner(row, number)
+        if partner is None:
+            return own, None
+        return BlendedView(own, blend_of_row(partner, self._arrays["blends"][row, number].tolist())), None
+
+    def partners(self) -> Partners:
+        """The partners of all views."""
+        if "partner" not in self._arrays:
+            return NOT_MIXED
+        num_views = self._arrays["partner"].shape[1]
+        return {
+            video_id: tuple(self._partner(row, number) for number in range(num_views))
+            for video_id, row in self._row_of.items()
+        }
+
+    def _partner(self, row: int, number: int) -> str | None:
+        return self._name_of.get(int(self._arrays["partner"][row, number])) if self._name_of else None
 
 
 @dataclass(frozen=True)

@@ -7,19 +7,21 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.core.digest import digest_uint64
 from pipeline.core.errors import StaleArtifactError
 from pipeline.core.progress import Progress, no_progress
 from pipeline.data.listing import TAUGHT
 from pipeline.data.manifest import Manifest
 from pipeline.distill.store.certainty import Certainty, agreement, entropy
 from pipeline.distill.store.codecs import bytes_per_view
+from pipeline.distill.store.rows import Rows, mainly_partners
 from pipeline.distill.store.store import SoftTargetStore, damaged
 from pipeline.distill.student.cached_targets import differences
 from pipeline.tools.targets.seen import SPREAD_CLIPS, BySeen, Spread
@@ -83,12 +85,11 @@ def summarise(
                 if labels is not None:
                     unlabelled = [row for row, name in enumerate(examined.rows.video_ids) if not labels[name]]
                     agreed += agreement(logits_NVMK[unlabelled]).tolist()
-                    for video_id, best_V in zip(examined.rows.video_ids, logits_NVK.argmax(axis=-1), strict=True):
-                        label = labels[video_id]
-                        if not label:
-                            continue
-                        views[label] += len(best_V)
-                        correct[label] += sum(store.class_names[best] == label for best in best_V)
+                    named_NV = _main_labels(store, examined.rows, labels)
+                    for label, best in zip(named_NV.ravel(), logits_NVK.argmax(axis=-1).ravel(), strict=True):
+                        if label:
+                            views[label] += 1
+                            correct[label] += store.class_names[best] == label
             advance(len(examined.rows), "")
     if findings:
         raise damaged(store.location, "some of its rows cannot be used", findings)
@@ -122,6 +123,17 @@ def summarise(
         if agreed
         else None,
     }
+
+
+def _main_labels(store: SoftTargetStore, rows: Rows, labels: Mapping[str, str]) -> NDArray[np.object_]:
+    """The class name of each view (N, V), empty without a label; of a blend that of the larger share."""
+    own_N = np.array([labels[video_id] for video_id in rows.video_ids], dtype=object)
+    named_NV = np.repeat(own_N[:, None], store.num_views, axis=1)
+    mainly_NV = mainly_partners(rows, store.attributes["clip"]["size"])
+    if mainly_NV.any():
+        label_of = {digest_uint64(video_id.encode()): label for video_id, label in labels.items()}
+        named_NV[mainly_NV] = [label_of.get(partner, "") for partner in rows.arrays["partner"][mainly_NV].tolist()]
+    return named_NV
 
 
 def _quartiles(counts_B: NDArray[np.int64], most: float) -> list[float]:

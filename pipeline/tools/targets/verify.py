@@ -25,7 +25,7 @@ from pipeline.core.digest import digest_uint64
 from pipeline.core.errors import ParamsError, StaleArtifactError
 from pipeline.core.progress import Advance, Progress, no_progress
 from pipeline.data.frame_store import FrameStore
-from pipeline.data.views import VIEW_POLICY_VERSION
+from pipeline.data.views import FULL_WEIGHT, NUM_VIEW_FIELDS, VIEW_POLICY_VERSION
 from pipeline.distill.store import store as soft_targets
 from pipeline.distill.store.codecs import TopK
 from pipeline.distill.store.rows import NO_FOLD, Rows, concatenate
@@ -146,10 +146,13 @@ def file_findings(folder: Path, attributes: Mapping[str, Any]) -> list[str]:
 def _check_rows(store: SoftTargetStore, verdict: Verdict, sample: NDArray[np.intp], advance: Advance) -> Rows:
     """Read every shard; returns the rows at the places in `sample`, those that are whole."""
     sampled = []
+    blends = _Blends(store)
     for shard in range(store.num_shards):
         examined = store.examine_shard(shard)
         verdict.findings += examined.findings
         bad_N = examined.bad_N | _check_values(examined, store, verdict.findings)
+        if store.has_blends:
+            blends.add(examined.rows.take(np.flatnonzero(~bad_N)))
         places = sample[(sample >= examined.start) & (sample < examined.start + len(bad_N))] - examined.start
         sampled.append(examined.rows.take(places[~bad_N[places]]))
         verdict.num_rows_checked += len(bad_N)
@@ -157,6 +160,8 @@ def _check_rows(store: SoftTargetStore, verdict: Verdict, sample: NDArray[np.int
         # the arrays of the layout, the ids and the row digests
         verdict.num_chunks_checked += -(-len(bad_N) // soft_targets.CHUNK_ROWS) * (len(store.file_layout) + 2)
         advance(len(bad_N), "")
+    if not verdict.num_rows_bad:  # else partners may be among the rows that cannot be used
+        verdict.findings += blends.findings()
     return concatenate(sampled)
 
 
@@ -204,6 +209,45 @@ def outside(views_NV7: NDArray[np.int32], dark_shape_N3: NDArray[np.int32], num_
         & ((first + span < video_frames) | (span >= video_frames))
     )
     return np.asarray(~inside)
+
+
+class _Blends:
+    """The blends of all rows, to see when all are known whether each shows a view of a video of the store."""
+
+    def __init__(self, store: SoftTargetStore) -> None:
+        clip = store.attributes["clip"]
+        self._num_frames, self._size = int(clip["num_frames"]), int(clip["size"])
+        self._shape_of: dict[int, list[int]] = {}  # by the digest of the id
+        self._named: list[str] = []
+        self._partners: list[NDArray[np.uint64]] = []
+        self._numbers: list[NDArray[np.int32]] = []
+
+    def add(self, rows: Rows) -> None:
+        """Take the blends of some rows."""
+        names = [digest_uint64(video_id.encode()) for video_id in rows.video_ids]
+        self._shape_of.update(zip(names, rows.arrays["dark_shape"].tolist(), strict=True))
+        blended_NV = rows.arrays["partner"] != 0
+        empty_NV = (rows.arrays["blends"] == 0).all(axis=-1)
+        # what should be empty is kept as well: it is found to be no blend
+        row_M, view_M = np.nonzero(blended_NV | ~empty_NV)
+        self._named += [f"{rows.video_ids[row]}: view {view}" for row, view in zip(row_M, view_M, strict=True)]
+        self._partners.append(rows.arrays["partner"][row_M, view_M])
+        self._numbers.append(rows.arrays["blends"][row_M, view_M])
+
+    def findings(self) -> list[str]:
+        """What is no blend, or one with a video that the store does not have, or with no view of it."""
+        if not self._named:
+            return []
+        partners, numbers_MX = np.concatenate(self._partners), np.concatenate(self._numbers).astype(np.int64)
+        shape_M3 = np.array([self._shape_of.get(partner, [0, 0, 0]) for partner in partners.tolist()], np.int32)
+        weight, top, left, height, width = np.moveaxis(numbers_MX[:, NUM_VIEW_FIELDS:], -1, 0)
+        wrong_M = outside(numbers_MX[:, None, :NUM_VIEW_FIELDS].astype(np.int32), shape_M3, self._num_frames)[:, 0]
+        wrong_M |= (weight < 0) | (weight >= FULL_WEIGHT) | (np.minimum(top, left) < 0)
+        wrong_M |= (np.minimum(height, width) < 1) | (np.maximum(top + height, left + width) > self._size)
+        return [
+            f"{self._named[place]} {tuple(numbers_MX[place].tolist())} is no blend with a video of the store"
+            for place in np.flatnonzero(wrong_M).tolist()
+        ]
 
 
 # Teacher

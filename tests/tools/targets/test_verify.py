@@ -163,7 +163,7 @@ def test_all_contradictions_are_named_at_once(made, tmp_path):
         made,
         tmp_path,
         class_names=["drink", "jump", "jump"],
-        view_policy={**VIEWS.model_dump(), "seed": 1, "version": 1, "num_views": 9},
+        view_policy={**VIEWS.policy(), "seed": 1, "version": 1, "num_views": 9},
     )
     findings = verify(other.path, "attributes").findings
     for words in ("class_names has a name twice", "digests.class_names", "digests.view_policy", "num_views"):
