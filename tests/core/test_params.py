@@ -335,6 +335,7 @@ def test_a_teacher_sees_what_the_student_sees(path, name, times, stride, is_righ
             "and more_teachers.second has mixup 0.2",
         ),
         ({"soft_loss": "dkd"}, "soft_loss dkd looks at the label of each clip: a blend has two"),
+        ({"teacher_folds": 4}, "teacher_folds 4: a fold's teacher would have seen the videos that others are"),
     ],
 )
 def test_clips_are_blended_once_and_by_losses_that_take_two_labels(path, changes, words):
