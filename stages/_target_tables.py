@@ -114,7 +114,7 @@ def print_summary(found: Mapping[str, Any]) -> None:
             ("soft_targets.min_agreement", f"videos that reach it, of {attributes['num_unlabelled']} without a label"),
             ((least, str(count)) for least, count in found["footage_agreement"].items()),
         )
-    elif attributes.get("num_unlabelled"):
+    elif attributes.get("num_unlabelled") and found["top1_by_class"] is None:
         print_line("--manifest shows how far the soft targets of each video without a label agree")
 
 

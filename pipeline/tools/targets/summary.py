@@ -46,7 +46,7 @@ def summarise(
     `nearly_hard` is the share of them that are hardly more than labels at temperature 1, `warning` what to try where
     most are, or None. `top1_by_class` has of each class its views and the share of them that is right, and is None
     without a manifest. `footage_agreement` has how many videos without a label reach each of AGREEMENTS (see
-    `agreement`), and is None without a manifest or where all have labels.
+    `agreement`), and is None without a manifest, where all have labels, and where views are blends.
     Raises StaleArtifactError with all that is damaged, for another manifest, and for videos that it does not train on.
     """
     labels: dict[str, str] | None = None
@@ -83,8 +83,9 @@ def summarise(
                     totals[temperature] += float(entropy_NV.sum())
                     counts_B += np.histogram(np.minimum(entropy_NV / most, 1), bins=NUM_BINS, range=(0, 1))[0]
                 if labels is not None:
-                    unlabelled = [row for row, name in enumerate(examined.rows.video_ids) if not labels[name]]
-                    agreed += agreement(logits_NVMK[unlabelled]).tolist()
+                    if not store.has_blends:  # a blend may well be called another class than the video
+                        unlabelled = [row for row, name in enumerate(examined.rows.video_ids) if not labels[name]]
+                        agreed += agreement(logits_NVMK[unlabelled]).tolist()
                     named_NV = _main_labels(store, examined.rows, labels)
                     for label, best in zip(named_NV.ravel(), logits_NVK.argmax(axis=-1).ravel(), strict=True):
                         if label:
