@@ -2,49 +2,48 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import torch
 import typer
 
 from pipeline.core.device import Ranks, choose_device, process_group
-from pipeline.core.errors import ParamsError, StaleArtifactError
+from pipeline.core.errors import ParamsError
 from pipeline.core.files import PARTIAL_SUFFIX, publish
-from pipeline.core.params import ClipParams, PrecomputeSoftTargetsParams, load_params, stage_values
+from pipeline.core.params import PrecomputeSoftTargetsParams, load_params, stage_values
 from pipeline.core.progress import StopCheck, interruptible
 from pipeline.core.work_folder import work_folder
 from pipeline.data.dataset import BANK, Sample, samples_of
-from pipeline.data.frame_store import FrameStore
 from pipeline.data.listing import TAUGHT, UNLABELLED
 from pipeline.data.manifest import Manifest, read_manifest
 from pipeline.data.views import VIEW_POLICY_VERSION, Partners, draw_partners
 from pipeline.distill.store.attributes import FORMAT_VERSION
 from pipeline.distill.store.codecs import LogitCodec, bytes_per_view, codec_of
-from pipeline.distill.store.rows import NO_FOLD
 from pipeline.distill.teacher.precompute import (
     VAL,
     CachedTeacher,
     Packing,
     Part,
-    TeacherInference,
     compute_part,
     keys_of,
     pack_store,
-    parts_of,
     refuse_not_finite,
 )
 from pipeline.distill.teacher.row_cache import RowCache
-from pipeline.distill.teacher.weights import on_val
-from pipeline.models.folds import NO_FOLDS, TeacherFolds, chosen_folds, require_same_run
-from pipeline.models.recognizer import ModelFile, load_model
+from pipeline.distill.teacher.teachers import (
+    Teacher,
+    common_samples,
+    open_more_teachers,
+    open_teacher,
+    store_attributes,
+)
+from pipeline.models.folds import chosen_folds
 from stages._cluster import SchedulerOption, WorkersOption, map_tasks
 from stages._shell import PARAMS_PATH, DeviceOption, ParamsOption, progress, say
 
@@ -98,11 +97,16 @@ def main(
         options = params.precompute_soft_targets
         manifest = read_manifest(manifest_path)
         folds = chosen_folds(params.teacher_folds, folds_path)
-        first = _teacher("teacher", teacher_path, frames_path, folds)
-        teachers = [first, *_more(list(params.more_teachers), more_path)]
+        first = open_teacher("teacher", teacher_path, frames_path, folds)
+        teachers = [first, *open_more_teachers(list(params.more_teachers), more_path)]
         clips = [params.teacher_clip, *(teacher.clip for teacher in params.more_teachers.values())]
         codec = _codec(options, len(manifest.class_names))
-        samples = _common_samples(teachers, manifest, [clip or params.clip for clip in clips])
+        samples = common_samples(
+            teachers,
+            manifest,
+            [clip or params.clip for clip in clips],
+            say=lambda text: say(f"{STAGE}: {text}"),
+        )
         val = samples_of(manifest, teachers[0].frames, VAL) if len(teachers) > 1 else []
         num_footage = len(manifest.rows_of(UNLABELLED))
         partners = draw_partners(
@@ -143,7 +147,7 @@ def main(
                 "clip": params.clip.model_dump(),
                 "view_policy": policy,
                 "batch_size": options.batch_size,
-                "teachers": _attributes(teachers, cached_val, val),
+                "teachers": store_attributes(teachers, cached_val, val),
                 "digests": {"manifest": manifest.digest, "dark": teachers[0].dark_digest},
                 **({"num_unlabelled": num_footage} if num_footage else {}),
             }
@@ -183,86 +187,6 @@ def _say_packed(packing: Packing, num_views: int, new: Sequence[tuple[str, int]]
         )
 
 
-@dataclass(frozen=True)
-class Teacher:
-    """A teacher and the frames that it sees, opened; `name` is for messages."""
-
-    name: str
-    path: Path
-    frames_path: Path
-    model: ModelFile
-    frames: FrameStore
-    folds: TeacherFolds = NO_FOLDS
-
-    @property
-    def digests(self) -> list[str]:
-        """Of its own file, and of those of its folds."""
-        return [self.model.digest, *(model.digest for model in self.folds.models)]
-
-    def fold_of(self, samples: Sequence[Sample], manifest: Manifest) -> dict[str, int]:
-        """The fold whose model gives a video's logits, for those that are not of the teacher itself.
-
-        They are the videos of a group that it was trained on; it has not seen any other.
-        """
-        groups = {sample.video_id: manifest.by_id[sample.video_id].group for sample in samples}
-        return {name: self.folds.groups[group] for name, group in groups.items() if group in self.folds.groups}
-
-    @property
-    def dark_digest(self) -> str | None:
-        """Of the dark frames that its own were made from, or are; None where they do not say."""
-        origin = self.frames.origin
-        return self.frames.digest if "enhancer" not in origin and "videos" in origin else origin.get("dark")
-
-    def parts(self, cached: CachedTeacher, partners: Partners, how: Mapping[str, Any]) -> list[Part]:
-        """What is to be computed, of it and of its folds, in any process: `how` is the same for all teachers."""
-        return [
-            part
-            for fold in range(NO_FOLD, len(self.folds.models))
-            for part in parts_of(
-                cached.missing(fold), self._inference(fold, cached.cache_of(fold).folder, how), partners
-            )
-        ]
-
-    def val_parts(self, cached: CachedTeacher, cached_val: CachedTeacher, how: Mapping[str, Any]) -> list[Part]:
-        """What is to be computed of it for val, where a fold's model has no part."""
-        return parts_of(cached_val.missing(), self._inference(NO_FOLD, cached.cache.folder, how).on_val())
-
-    def _inference(self, fold: int, folder: Path, how: Mapping[str, Any]) -> TeacherInference:
-        path = self.path if fold == NO_FOLD else self.folds.path_of(fold)
-        return TeacherInference(
-            name=self.name if fold == NO_FOLD else f"{self.name}, fold {fold}",
-            teacher=(path.absolute(), self.digests[fold - NO_FOLD]),
-            frames=(self.frames_path.absolute(), self.frames.digest),
-            folder=folder.absolute(),
-            **how,
-        )
-
-    def attributes(self) -> dict[str, object]:
-        """What the store records of it."""
-        architecture = self.model.recognizer.architecture
-        return {
-            "name": architecture.name,
-            "digest": self.model.digest,
-            "light": self.frames.origin.get("light"),
-            "enhancer": self.frames.origin.get("enhancer"),
-            "frames": self.frames.digest,
-            "clip": architecture.clip.model_dump(),
-            **({"folds": self.digests[1:]} if self.folds.models else {}),
-        }
-
-
-def _attributes(
-    teachers: Sequence[Teacher], cached_val: Sequence[CachedTeacher], val: Sequence[Sample]
-) -> list[dict[str, object]]:
-    """What the store records of the teachers; with their weights where there are val videos to choose them by."""
-    attributes = [teacher.attributes() for teacher in teachers]
-    if not val:
-        return attributes
-    logits_NMK = np.stack([each.logits() for each in cached_val], axis=1)
-    chosen = on_val(logits_NMK, [sample.label for sample in val])
-    return [{**one, **other} for one, other in zip(attributes, chosen, strict=True)]
-
-
 def _weights_text(teachers: Sequence[Teacher], attributes: Mapping[str, Any]) -> str:
     pairs = zip(teachers, attributes["teachers"], strict=True)
     return ", ".join(f"{teacher.name} {each['weight']:g} (top-1 {each['top1_on_val']:.1%})" for teacher, each in pairs)
@@ -293,41 +217,6 @@ def _open_caches(
     return cached
 
 
-def _teacher(name: str, path: Path, frames_path: Path, folds: TeacherFolds = NO_FOLDS) -> Teacher:
-    return Teacher(name, path, frames_path, load_model(path), FrameStore(frames_path), folds)
-
-
-def _more(names: Sequence[str], folder: Path | None) -> list[Teacher]:
-    """The further teachers; raises StaleArtifactError where one is not that of its record, on which DVC relies."""
-    if names and folder is None:
-        raise ParamsError(
-            f"more_teachers has {', '.join(names)}, and --more-teachers, the folder that holds them, is not given",
-            remedy="`dvc repro precompute_soft_targets` gives it, or set more_teachers to {}",
-        )
-    teachers, findings = [], []
-    for name in names if folder else ():
-        assert folder is not None
-        record_path, made = folder / "records" / f"{name}.json", folder / "made" / name
-        missing = [path for path in (record_path, made / "model.safetensors", made / "frames") if not path.exists()]
-        findings += [f"{path} does not exist" for path in missing]
-        if not missing:
-            teachers.append(_teacher(name, made / "model.safetensors", made / "frames"))
-            found = {"model": teachers[-1].model.digest, "frames": teachers[-1].frames.digest}
-            record = json.loads(record_path.read_text(encoding="utf-8"))
-            findings += [
-                f"{record_path}: names the {what} {record.get(what)}, here is {digest}"
-                for what, digest in found.items()
-                if record.get(what) != digest
-            ]
-    if findings:
-        raise StaleArtifactError(
-            "teachers that more_teachers names are not here",
-            findings=findings,
-            remedy="`dvc repro precompute_soft_targets` makes them first; `dvc checkout` brings back what was made",
-        )
-    return teachers
-
-
 def _codec(options: PrecomputeSoftTargetsParams, num_classes: int) -> LogitCodec:
     try:
         return codec_of({"name": options.codec, "k": options.top_k}, num_classes)
@@ -335,70 +224,6 @@ def _codec(options: PrecomputeSoftTargetsParams, num_classes: int) -> LogitCodec
         raise ParamsError(
             f"precompute_soft_targets: {error}", remedy="choose the codec float16, or a smaller top_k"
         ) from None
-
-
-def _check_teacher(teacher: Teacher, manifest: Manifest, clip: ClipParams) -> None:
-    """Refuse a teacher of other classes or clips than this run's; tell if it was trained on other frames."""
-    path, model, found = teacher.path, teacher.model, teacher.model.recognizer.architecture.clip
-    findings = []
-    if model.class_names != manifest.class_names:
-        findings.append(
-            f"class names: the teacher has {list(model.class_names)}, the manifest {list(manifest.class_names)}"
-        )
-    if found != clip:
-        findings.append(f"clip: the teacher takes {found.model_dump()}, the parameters say {clip.model_dump()}")
-    if model.recognizer.levels != teacher.frames.levels:
-        findings.append(
-            f"levels: the teacher takes {model.recognizer.levels} frames, these are {teacher.frames.levels}"
-        )
-    if findings:
-        raise StaleArtifactError(
-            f"{path}: does not fit this run", findings=findings, remedy="`dvc repro train_teacher` trains one that fits"
-        )
-    require_same_run(teacher.folds, model, path)
-    trained_on = model.trained_on.get("digests", {}).get("frames")
-    if trained_on not in (None, teacher.frames.digest):
-        say(
-            f"{STAGE}: {path} was trained on frames {trained_on}, these are {teacher.frames.digest}: expected only if "
-            "videos were added or removed since"
-        )
-
-
-def _common_samples(teachers: Sequence[Teacher], manifest: Manifest, clips: Sequence[ClipParams]) -> list[Sample]:
-    """The videos to learn from; raises StaleArtifactError for teachers that do not fit this run, or each other.
-
-    A view is one for all of them, so their videos must have one geometry.
-    """
-    for teacher, clip in zip(teachers, clips, strict=True):
-        _check_teacher(teacher, manifest, clip)
-    first, *others = teachers
-    samples = samples_of(manifest, first.frames, *TAUGHT)
-    findings = [
-        f"{teacher.path}: the same teacher as {before.path}"
-        for number, teacher in enumerate(teachers)
-        for before in teachers[:number]
-        if teacher.model.digest == before.model.digest
-    ]
-    for other in others:
-        samples_of(manifest, other.frames, *TAUGHT, VAL)
-        dark = (first.dark_digest, other.dark_digest)
-        if None not in dark and dark[0] != dark[1]:
-            findings.append(
-                f"{other.frames_path}: made from the dark frames {dark[1]}, {first.frames_path} from {dark[0]}"
-            )
-        findings += [
-            f"{sample.video_id}: {other.frames_path} has frames, height, width {shape}, {first.frames_path} {expected}"
-            for sample in samples
-            if (shape := other.frames.shape(sample.video_id)) != (expected := first.frames.shape(sample.video_id))
-        ]
-    if findings:
-        raise StaleArtifactError(
-            "these teachers do not fit each other",
-            findings=findings,
-            remedy="each of more_teachers differs from the others in enhancer, network or seed, and all see the dark "
-            "frames of one run: `dvc repro precompute_soft_targets`",
-        )
-    return samples
 
 
 def _on_workers(parts: Sequence[Part], stop: StopCheck, *, workers: int | None, scheduler: str | None) -> list[str]:
