@@ -31,6 +31,7 @@ def old(tmp_path, monkeypatch):
     )
     text = params.read_text().replace("prepare:\n", f"prepare:\n  {since}", 1)
     text = text.replace("views:\n", "views:\n  mix: none\n  mix_share: 0.5\n  mix_alpha: 1.0\n", 1)
+    text = text.replace("soft_targets:\n  source", "soft_targets:\n  min_agreement: 0.0\n  source", 1)
     params.write_text(f"render: []\nteacher_clip: null\nteacher_folds: null\nmore_teachers: {{}}\n{text}")
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DVC_ROOT", raising=False)
