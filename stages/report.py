@@ -13,6 +13,8 @@ from pipeline.report.inputs import ReportPaths
 from pipeline.report.page import make_report
 from stages._shell import PARAMS_PATH, ManifestOption, ParamsOption, progress, say
 
+STUDY = Path("results/study/study.json")
+
 
 def main(
     *,
@@ -26,6 +28,7 @@ def main(
     metrics: Annotated[Path, typer.Option(help="The metrics that `evaluate` wrote.")],
     tables: Annotated[Path, typer.Option(help="The folder of the tables that `evaluate` wrote.")],
     out: Annotated[Path, typer.Option(help="The HTML page to write.")],
+    study: Annotated[Path, typer.Option(help="The study.json of `dlkdd study`; may be missing.")] = STUDY,
     params_path: ParamsOption = PARAMS_PATH,
 ) -> None:
     """Write the report: one page about teacher, student and baseline, that opens offline and runs no script.
@@ -44,6 +47,7 @@ def main(
         curves={name: curves / f"{name}.csv" for name in MODELS},
         metrics=metrics,
         tables=tables,
+        study=study,
     )
     page = make_report(paths, progress=progress)
     write_text_whole(out, page)

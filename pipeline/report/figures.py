@@ -68,8 +68,7 @@ def comparison(metrics: Metrics) -> Markup:
 
     reach = max(abs(gain.top1_low), abs(gain.top1_high), 0.02) * 1.15
     scale = Scale(-reach, reach, 84, WIDTH - 20)
-    _x_axis(drawing, scale, 184, 236, lambda value: points(value, digits=0))
-    drawing.line(scale(0), 180, scale(0), 240, "zero")
+    difference_axis(drawing, scale, 184, 236)
     drawing.text(0, 206, "student", "name")
     drawing.text(0, 222, "− baseline", "name")
     kind = "good" if gain.top1_low > 0 else "bad" if gain.top1_high < 0 else "unsure"
@@ -77,6 +76,12 @@ def comparison(metrics: Metrics) -> Markup:
     drawing.text(scale(gain.top1), 201, points(gain.top1), f"value {kind}", anchor="middle")
     drawing.text(WIDTH - 20, 266, "difference, points", "dim", anchor="end")
     return drawing.markup()
+
+
+def difference_axis(drawing: Drawing, scale: Scale, top: float, bottom: float) -> None:
+    """The axis of differences, in points, with a line at zero."""
+    _x_axis(drawing, scale, top, bottom, lambda value: points(value, digits=0))
+    drawing.line(scale(0), top - 4, scale(0), bottom + 4, "zero")
 
 
 def points(share: float, *, digits: int = 1) -> str:

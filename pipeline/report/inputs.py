@@ -42,6 +42,7 @@ class ReportPaths:
     curves: Mapping[str, Path]
     metrics: Path
     tables: Path
+    study: Path
 
 
 @dataclass(frozen=True)

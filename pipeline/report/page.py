@@ -32,6 +32,7 @@ from pipeline.report.chain import describe_chain
 from pipeline.report.figures import MOST_CLASSES, points
 from pipeline.report.inputs import Artifacts, ReportPaths, Results, check_fit, read_artifacts, read_results
 from pipeline.report.pictures import Picture, moving_pair, still_pair
+from pipeline.report.study import differences, read_study, study_verdict
 from pipeline.report.svg import printable
 
 NUM_MOVING = 6
@@ -42,6 +43,7 @@ MOST_QUARANTINED = 100
 CURVES = (("Top-1 on val", "val_top1"), ("Loss on val", "val_loss"), ("Loss in training", "train_loss"))
 
 SECTIONS = (
+    ("study", "Over seeds"),
     ("numbers", "The three models"),
     ("cost", "Cost"),
     ("chain", "The chain"),
@@ -63,6 +65,9 @@ def make_report(paths: ReportPaths, *, progress: Progress = no_progress) -> str:
     results = read_results(paths)
     found = read_artifacts(paths)
     check_fit(paths, found, results)
+    study = read_study(paths.study)
+    of_here = study if study and study.manifest == found.manifest.digest else None
+    of_run = verdict(results.metrics)
     chain = describe_chain(paths, found)
     p = results.metrics.student_minus_baseline.mcnemar_p
     environment = Environment(
@@ -75,12 +80,16 @@ def make_report(paths: ReportPaths, *, progress: Progress = no_progress) -> str:
     )
     page = environment.get_template("report.html.jinja").render(
         MODELS=MODELS,
-        sections=SECTIONS,
+        sections=[section for section in SECTIONS if study or section[0] != "study"],
         most_classes=MOST_CLASSES,
         key=figures.legend_mark,
         bar=figures.bar,
         percent=percent,
-        verdict=verdict(results.metrics),
+        verdict=(of_here and study_verdict(of_here)) or of_run,
+        of_run=of_run,
+        study=study,
+        of_here=of_here,
+        study_figure=of_here and differences(of_here.contrasts),
         weak_teacher=_sentence(weak_teacher(results.curves["teacher"], results.curves["baseline"])),
         paths=paths,
         params=params,
@@ -94,6 +103,7 @@ def make_report(paths: ReportPaths, *, progress: Progress = no_progress) -> str:
             *find_leakage(found.manifest.rows, stems=params.prepare.layout in STEM_LAYOUTS),
         ],
         p_value="below 0.0001" if p < 0.0001 else f"{p:.2g}",
+        study_rows=[each.row() for each in of_here.contrasts] if of_here else [],
         **_figures(results, found.manifest),
         **_rows(paths, results, found, params),
         **_pictures(results, found, progress),
