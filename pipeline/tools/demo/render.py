@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Literal
 
 import cv2
@@ -25,7 +26,7 @@ from pipeline.data.frames import Frame
 from pipeline.tools.demo.backdrops import PLACES, paint
 from pipeline.tools.demo.figures import ACTIONS, Array, Body, Motion, Prop, Style
 from pipeline.tools.demo.scenes import SUPERSAMPLING, Backdrop, Lens, Look, draw, dressed
-from pipeline.videos.reader import write_video
+from pipeline.videos.reader import read_frames, write_video
 
 FORMAT_VERSION = 1  # raised when the same parameters make other videos
 LISTS = Path("list_cvt")
@@ -286,11 +287,17 @@ def write_lists(params: DemoVideosParams, root: Path) -> None:
 
 
 def contact_sheet(params: DemoVideosParams, path: Path, *, group: int = 1, columns: int = 6) -> None:
-    """Write a small PNG with a row for each class: its first video of a group, `columns` frames of it in time."""
+    """Write a small PNG with a row for each class: its first video of a group, `columns` frames of it in time.
+
+    They are what the codec leaves of them, as the networks get them.
+    """
     width = round(SHEET_ROW * params.width / params.height)
     rows = []
     for name in params.classes:
-        frames = list(film(params, DemoVideo(name, group, 1)))
+        with TemporaryDirectory() as folder:
+            stored = Path(folder) / "video.mp4"
+            write_video(stored, film(params, DemoVideo(name, group, 1)), fps=params.fps, crf=params.crf)
+            frames = list(read_frames(stored))
         chosen = [frames[round(index)] for index in np.linspace(0.04, 0.96, columns) * (len(frames) - 1)]
         row = np.concatenate(
             [cv2.resize(frame, (width, SHEET_ROW), interpolation=cv2.INTER_AREA) for frame in chosen], 1
