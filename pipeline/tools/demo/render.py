@@ -26,7 +26,8 @@ from pipeline.data.frames import Frame
 from pipeline.tools.demo.backdrops import PLACES, paint
 from pipeline.tools.demo.figures import ACTIONS, Array, Body, Motion, Prop, Style
 from pipeline.tools.demo.scenes import SUPERSAMPLING, Backdrop, Lens, Look, draw, dressed
-from pipeline.videos.reader import read_frames, write_video
+from pipeline.videos.decoder import read_frames
+from pipeline.videos.reader import write_video
 
 FORMAT_VERSION = 1  # raised when the same parameters make other videos
 LISTS = Path("list_cvt")
