@@ -67,6 +67,9 @@ ALLOWED = {
     ("pipeline/models/networks.py", "getattr(import_module(f'pytorchvideo.models.{module}'), builder)"): "from MODELS",
     ("pipeline/models/torchvision_compat.py", "torch.ops.load_library"): "of the installed torchvision",
     ("pipeline/models/torchvision_compat.py", "torch.ops.load_library(str(library))"): "of the installed torchvision",
+    ("pipeline/tools/study/contrasts.py", "getattr(each, name)"): "its own fields",
+    ("pipeline/tools/study/forks.py", "import runpy"): "for the module `stages`, which the study's own jobs name",
+    ("pipeline/tools/study/results.py", "getattr(self, name)"): "its own fields",
     ("stages/__main__.py", "import_module(f'stages.{FAMILIES.get(name, name)}')"): "of a member of COMMANDS",
     ("stages/__main__.py", "getattr(module, name, None)"): "a key of FAMILIES",
 }

@@ -547,6 +547,7 @@ def test_a_flipped_byte_is_found(tmp_path, monkeypatch, codec):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # a verification for each bit pattern of each byte
 def test_every_flipped_byte_is_found(tmp_path, monkeypatch):
     path = tiny(tmp_path, "float16", monkeypatch)
     assert unnoticed(path, [(*place, mask) for mask in (0x01, 0xFF) for place in places(path)]) == []
