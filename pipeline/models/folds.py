@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,26 +43,53 @@ def assign_folds(videos: Iterable[tuple[str, str]], num_folds: int, *, seed: int
             f"teacher_folds is {num_folds}, and the training videos are of {len(sizes)} group(s): a group is never cut",
             remedy="lower teacher_folds, or set it to null",
         )
-    folds: list[Counter[str]] = [Counter() for _ in range(num_folds)]
-    seen: Counter[str] = Counter()
-    found: dict[str, int] = {}
-    ordered = sorted(sizes, key=lambda group: (-sizes[group].total(), digest_uint64(f"{seed}\0fold\0{group}".encode())))
-    for group in ordered:
-        costs = [_cost(sizes[group], held, seen) for held in folds]
-        found[group] = costs.index(min(costs))
-        folds[found[group]] += sizes[group]
-        seen += sizes[group]
-    _require_all_classes(folds, seen, sizes)
+    drawn = drawn_order(sizes, seed=seed)
+    found = spread_groups(sizes, sorted(drawn, key=lambda group: -sizes[group].total()), num_folds, _parted)
+    _require_all_classes(sizes, found, num_folds)
     return found
 
 
-def _cost(size: Counter[str], held: Counter[str], seen: Counter[str]) -> tuple[int, int, int]:
-    """Of a group's place in a fold: its classes that no other fold has so far, videos of its classes, all videos."""
-    alone = sum(0 < held[name] == seen[name] for name in size)
-    return alone, sum(number * held[name] for name, number in size.items()), held.total()
+def drawn_order(groups: Iterable[str], *, seed: int) -> list[str]:
+    """Groups in the order of a digest of (seed, group)."""
+    return sorted(groups, key=lambda group: (digest_uint64(f"{seed}\0fold\0{group}".encode()), group))
 
 
-def _require_all_classes(folds: Sequence[Counter[str]], seen: Counter[str], sizes: Mapping[str, Counter[str]]) -> None:
+def crowding(size: Counter[str], held: Counter[str], _seen: Counter[str]) -> tuple[int, ...]:
+    """What a group's place in a fold costs: the fold's videos of the group's classes, then all of them."""
+    return sum(number * held[name] for name, number in size.items()), held.total()
+
+
+def spread_groups(
+    sizes: Mapping[str, Counter[str]],
+    ordered: Iterable[str],
+    num_folds: int,
+    cost: Callable[[Counter[str], Counter[str], Counter[str]], tuple[int, ...]] = crowding,
+) -> dict[str, int]:
+    """The fold of each group: in that order each goes to the first of the folds in which its place costs least.
+
+    sizes: of each group its videos by class. cost: of a group's videos, those that a fold holds, and all seen so far.
+    """
+    folds: list[Counter[str]] = [Counter() for _ in range(num_folds)]
+    seen: Counter[str] = Counter()
+    found: dict[str, int] = {}
+    for group in ordered:
+        costs = [cost(sizes[group], held, seen) for held in folds]
+        found[group] = costs.index(min(costs))
+        folds[found[group]] += sizes[group]
+        seen += sizes[group]
+    return found
+
+
+def _parted(size: Counter[str], held: Counter[str], seen: Counter[str]) -> tuple[int, ...]:
+    """First the group's classes that no other fold has so far, then the crowding."""
+    return sum(0 < held[name] == seen[name] for name in size), *crowding(size, held, seen)
+
+
+def _require_all_classes(sizes: Mapping[str, Counter[str]], fold_of: Mapping[str, int], num_folds: int) -> None:
+    folds: list[Counter[str]] = [Counter() for _ in range(num_folds)]
+    for group, size in sizes.items():
+        folds[fold_of[group]] += size
+    seen = sum(folds, Counter[str]())
     lacking = [
         f"{name}: all {seen[name]} training videos are of {sum(name in size for size in sizes.values())} group(s), "
         f"which fold {fold} has"

@@ -9,10 +9,10 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from pipeline.core.digest import digest_uint64
 from pipeline.core.errors import DataError
 from pipeline.data.listing import SPLITS, UNLABELLED, ListedVideo, footage
 from pipeline.data.manifest import Manifest, ManifestRow
+from pipeline.models.folds import drawn_order, spread_groups
 from pipeline.videos.splits import complete_splits
 
 
@@ -78,26 +78,15 @@ def split_rows(manifest: Manifest, splits: Splits) -> list[ManifestRow]:
 
 
 def fold_groups(manifest: Manifest, num_folds: int, seed: int) -> dict[str, int]:
-    """The fold of each group that has labels: in the order of a digest of (seed, group), to where it is needed most.
+    """The fold of each group that has labels, in an order drawn by the seed.
 
-    That is the fold with the fewest videos of the group's classes, and of those the one with the fewest videos. Raises
-    DataError with all classes whose groups are too few to be tested in one fold and trained on in the others.
+    Raises DataError with all classes whose groups are too few to be tested in one fold and trained on in the others.
     """
     sizes: dict[str, Counter[str]] = defaultdict(Counter)
     for row in manifest.rows_of(*SPLITS):
         sizes[row.group][row.class_name] += 1
     _check(manifest, sizes, num_folds)
-    folds = [Counter[str]() for _ in range(num_folds)]
-    fold_of: dict[str, int] = {}
-    for group in sorted(sizes, key=lambda group: (digest_uint64(f"{seed}\0fold\0{group}".encode()), group)):
-        size = sizes[group]
-
-        def crowded(fold: int, size: Counter[str] = size) -> tuple[int, int]:
-            return sum(count * folds[fold][name] for name, count in size.items()), folds[fold].total()
-
-        fold_of[group] = min(range(num_folds), key=crowded)
-        folds[fold_of[group]].update(size)
-    return fold_of
+    return spread_groups(sizes, drawn_order(sizes, seed=seed), num_folds)
 
 
 def _check(manifest: Manifest, sizes: dict[str, Counter[str]], num_folds: int) -> None:
