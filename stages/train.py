@@ -110,8 +110,7 @@ def train_baseline(
     """
     params = load_params(params_path)
     inputs = read_inputs(manifest_path, frames_path)
-    passes = -(-len(inputs.taught) // len(inputs.train))  # of an epoch
-    bank = params.views.model_copy(update={"num_views": params.views.num_views * passes})
+    bank = params.views.enough_for(len(inputs.taught), len(inputs.train))
     views = _views(inputs, params.clip, bank, params.seed, BANK)
     run = Run(device, checkpoint_seconds, out, curve_path, tensorboard, progress, say)
     options, clips = params.train_student, len(inputs.taught)

@@ -94,8 +94,7 @@ def _of_fold(teacher: Training, views: DrawnViews, fold: int, groups: Mapping[st
     others = [sample for sample in teacher.samples if groups[rows[sample.video_id].group] != fold]
     say(f"{STAGE}: fold {fold}: trained on {len(others)} of {teacher.num_clips} videos, without the others' groups")
     inputs = replace(teacher.inputs, train=others)  # class weights and pixel statistics are of these, too
-    passes = -(-teacher.num_clips // len(others))  # of an epoch: each has views of its own
-    bank = views.views.model_copy(update={"num_views": views.views.num_views * passes})
+    bank = views.views.enough_for(teacher.num_clips, len(others))
     path, tensorboard = fold_path(folder, fold), teacher.run.tensorboard
     run = replace(teacher.run, out=path, curve_path=path.with_suffix(".csv"))
     return replace(

@@ -138,6 +138,11 @@ class ViewsParams(Section):
         unused = {"mix", "mix_share", "mix_alpha"} if self.mix == "none" else set()
         return self.model_dump(exclude=unused)
 
+    def enough_for(self, num_clips: int, num_videos: int) -> ViewsParams:
+        """The same for epochs of more clips than videos: each pass over the videos has views of its own."""
+        passes = -(-num_clips // num_videos)
+        return self.model_copy(update={"num_views": self.num_views * passes})
+
     @classmethod
     def of_policy(cls, policy: Mapping[str, object]) -> ViewsParams:
         """The parameters that a policy names; raises ValidationError for what is none."""
