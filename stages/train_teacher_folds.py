@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from pipeline.core.device import Ranks, choose_device, process_group
+from pipeline.core.device import choose_device, process_group
 from pipeline.core.digest import digest_file
 from pipeline.core.files import make_folder, publish
 from pipeline.core.params import load_params, stage_values
-from pipeline.core.progress import StopCheck, interruptible
+from pipeline.core.progress import interruptible
 from pipeline.core.weights import whole_digest
-from pipeline.core.work_folder import WorkFolder, work_folder
 from pipeline.data.dataset import DrawnViews
 from pipeline.models.folds import LEFT_OUT, assign_folds, fold_path, left_out_digest, write_folds
-from pipeline.models.recognizer import MODEL_FORMAT_VERSION
-from pipeline.train.run import Inputs, Run, Training, label_loss, read_inputs, train_network
+from pipeline.train.run import Run, Training, label_loss, read_inputs, shared_work_folder, train_network
 from stages._shell import (
     CHECKPOINT_SECONDS,
     PARAMS_PATH,
@@ -76,7 +73,12 @@ def main(
     with process_group() as ranks, interruptible() as stop:
         values = stage_values(clip, policy, options, seed=seed, network=params.teacher, num_folds=num_folds)
         values |= {"device": choose_device(device).type, "weights": _digest_of(options.weights)}
-        with _shared_folder(values, inputs, out, ranks, stop) as (built, work):
+        digests = {"manifest": inputs.manifest.digest, "frames": inputs.frames.digest}
+        shared = shared_work_folder(STAGE, params=values, inputs=digests, outs=(out,), ranks=ranks, stop=stop)
+        with shared as (folder, work):
+            built = folder / "folds"  # until all are there
+            if work is not None:
+                make_folder(built)
             for fold in range(num_folds):
                 stop()
                 if not ranks.broadcast(fold_path(built, fold).exists(), stop=stop):  # else an earlier run trained it
@@ -106,21 +108,6 @@ def _of_fold(teacher: Training, views: DrawnViews, fold: int, groups: Mapping[st
         run=run if tensorboard is None else replace(run, tensorboard=tensorboard / path.stem),
         input_digests={LEFT_OUT: left_out_digest(groups, fold)},
     )
-
-
-@contextmanager
-def _shared_folder(
-    values: dict[str, object], inputs: Inputs, out: Path, ranks: Ranks, stop: StopCheck
-) -> Iterator[tuple[Path, WorkFolder | None]]:
-    """Where all folds are built, until all are there; rank 0 alone holds its lock and can publish it."""
-    if ranks.index > 0:
-        yield ranks.broadcast(Path(), stop=stop), None
-        return
-    digests = {"manifest": inputs.manifest.digest, "frames": inputs.frames.digest}
-    with work_folder(STAGE, params=values, inputs=digests, format_version=MODEL_FORMAT_VERSION, outs=(out,)) as work:
-        built = work.path / "folds"
-        make_folder(built)
-        yield ranks.broadcast(built, stop=stop), work
 
 
 def _digest_of(weights: str | None) -> str | None:

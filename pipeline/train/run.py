@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -155,7 +155,14 @@ def train_network(training: Training) -> None:
         if start is not None:
             digests["weights"] = start.pretrained.digest
         with (
-            _shared_folder(training, digests, device, ranks, stop) as (folder, work),
+            shared_work_folder(
+                training.stage,
+                params=_fingerprint(training, device),
+                inputs=digests,
+                outs=(run.out, run.curve_path),
+                ranks=ranks,
+                stop=stop,
+            ) as (folder, work),
             _epoch_writer(training, ranks) as write_epoch,
         ):
             views = _shared_views(training, folder, ranks, stop)
@@ -228,22 +235,27 @@ def _statistics(training: Training) -> Statistics:
     return {"mean_C": mean_C, "std_C": std_C}
 
 
+def _fingerprint(training: Training, device: torch.device) -> dict[str, object]:
+    values = stage_values(training.clip, training.options, seed=training.seed, network=training.network)
+    return {**values, **training.values, "device": device.type}
+
+
 @contextmanager
-def _shared_folder(
-    training: Training, digests: dict[str, str], device: torch.device, ranks: Ranks, stop: StopCheck
+def shared_work_folder(
+    stage: str,
+    *,
+    params: Mapping[str, object],
+    inputs: Mapping[str, str],
+    outs: Sequence[Path],
+    ranks: Ranks,
+    stop: StopCheck,
 ) -> Iterator[tuple[Path, WorkFolder | None]]:
-    """The work folder of all ranks; rank 0 alone holds its lock and those of the outs, and can finish it."""
+    """The work folder of all ranks that train; rank 0 alone holds its lock and those of the outs, and can finish it."""
     if ranks.index > 0:
         yield ranks.broadcast(Path(), stop=stop), None
         return
-    values = stage_values(training.clip, training.options, seed=training.seed, network=training.network)
-    with work_folder(
-        training.stage,
-        params={**values, **training.values, "device": device.type},
-        inputs=digests,
-        format_version=MODEL_FORMAT_VERSION,
-        outs=(training.run.out, training.run.curve_path),
-    ) as work:
+    version = MODEL_FORMAT_VERSION
+    with work_folder(stage, params=params, inputs=inputs, format_version=version, outs=outs) as work:
         yield ranks.broadcast(work.path, stop=stop), work
 
 
