@@ -71,11 +71,16 @@ def comparison(metrics: Metrics) -> Markup:
     difference_axis(drawing, scale, 184, 236)
     drawing.text(0, 206, "student", "name")
     drawing.text(0, 222, "− baseline", "name")
-    kind = "good" if gain.top1_low > 0 else "bad" if gain.top1_high < 0 else "unsure"
+    kind = kind_of(gain.top1_low, gain.top1_high)
     _interval(drawing, kind, scale, (gain.top1_low, gain.top1, gain.top1_high), 212, shape="circle")
     drawing.text(scale(gain.top1), 201, points(gain.top1), f"value {kind}", anchor="middle")
     drawing.text(WIDTH - 20, 266, "difference, points", "dim", anchor="end")
     return drawing.markup()
+
+
+def kind_of(low: float, high: float) -> str:
+    """What an interval of a difference says: good above zero, bad below it, unsure where it holds zero."""
+    return "good" if low > 0 else "bad" if high < 0 else "unsure"
 
 
 def difference_axis(drawing: Drawing, scale: Scale, top: float, bottom: float) -> None:

@@ -29,7 +29,7 @@ from pipeline.evaluate.tables import Row, Table
 from pipeline.models.recognizer import architecture_of, on_meta
 from pipeline.report import figures
 from pipeline.report.chain import describe_chain
-from pipeline.report.figures import MOST_CLASSES, points
+from pipeline.report.figures import MOST_CLASSES, kind_of, points
 from pipeline.report.inputs import Artifacts, ReportPaths, Results, check_fit, read_artifacts, read_results
 from pipeline.report.pictures import Picture, moving_pair, still_pair
 from pipeline.report.study import differences, read_study, study_verdict
@@ -132,14 +132,15 @@ def verdict(metrics: Metrics) -> dict[str, str]:
     """
     gain = metrics.student_minus_baseline
     difference = points(gain.top1)
-    if gain.top1_low > 0:
-        kind, headline = "good", f"Distillation brought {difference} points of top-1"
+    kind = kind_of(gain.top1_low, gain.top1_high)
+    if kind == "good":
+        headline = f"Distillation brought {difference} points of top-1"
         meaning = "The interval lies above zero: on videos like these the student is better."
-    elif gain.top1_high < 0:
-        kind, headline = "bad", f"Distillation cost {difference.lstrip('−')} points of top-1"
+    elif kind == "bad":
+        headline = f"Distillation cost {difference.lstrip('−')} points of top-1"
         meaning = "The interval lies below zero: on videos like these the student is worse."
     else:
-        kind, headline = "unsure", f"Distillation: {difference} points of top-1, which may be chance"
+        headline = f"Distillation: {difference} points of top-1, which may be chance"
         if gain.top1 == 0:
             headline = "Distillation: no difference in top-1"
         meaning = "The interval holds zero: these videos do not tell whether distillation helped or harmed."

@@ -14,7 +14,7 @@ from markupsafe import Markup
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline.core.errors import StaleArtifactError
-from pipeline.report.figures import WIDTH, difference_axis, points
+from pipeline.report.figures import WIDTH, difference_axis, kind_of, points
 from pipeline.report.svg import Drawing, Scale, shortened
 
 ROW = 38.0  # height of a contrast in the figure
@@ -51,9 +51,8 @@ class Contrast(BaseModel):
 
     @property
     def kind(self) -> str:
-        """Whether the interval is above zero, good, below it, bad, or neither, unsure."""
-        low, high = self.interval or (-1.0, 1.0)
-        return "good" if low > 0 else "bad" if high < 0 else "unsure"
+        """What the interval says; unsure where there is none."""
+        return kind_of(*self.interval) if self.interval else "unsure"
 
     def row(self) -> tuple[str, ...]:
         """Its numbers as texts, for a table."""
