@@ -155,7 +155,9 @@ def test_top1_counts_the_label_of_the_larger_share():
             right.append(best_NV[row, view] == manifest.class_index(manifest.by_id[named]))
     top1 = np.mean(right)
     assert store.attributes["teachers"][0]["top1_on_views"] == pytest.approx(top1, abs=1e-6)
-    by_class = summarise(store, manifest=manifest)["top1_by_class"].values()
+    summary = summarise(store, manifest=manifest)
+    by_class, (seen, _) = summary["top1_by_class"].values(), summary["by_seen"]
+    assert (seen["videos"], seen["top1"]) == ("seen", pytest.approx(top1, abs=1e-6))
     assert sum(each["num_views"] for each in by_class) == NUM_TRAIN * MIXED.num_views
     assert sum(each["num_views"] * each["top1"] for each in by_class) == pytest.approx(sum(right))
 

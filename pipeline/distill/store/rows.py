@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.core.digest import DIGEST_BYTES, digest_bytes
+from pipeline.core.digest import DIGEST_BYTES, digest_bytes, digest_uint64
+from pipeline.data.listing import NO_LABEL
 from pipeline.data.views import FULL_WEIGHT, NUM_BLEND_FIELDS, NUM_VIEW_FIELDS
 from pipeline.distill.store.codecs import ArrayLayout, LogitCodec
 
@@ -117,6 +119,31 @@ def mainly_partners(rows: Rows, size: int) -> NDArray[np.bool_]:
         rows.arrays["blends"][..., NUM_VIEW_FIELDS:].astype(np.int64), -1, 0
     )
     return np.asarray(2 * (FULL_WEIGHT - weight) * height * width > FULL_WEIGHT * size**2)
+
+
+@dataclass(frozen=True)
+class MainLabels:
+    """The class index of each view, of a blend that of the larger share.
+
+    of_video: class indices by video id, NO_LABEL for none; size: of the clip that views are drawn for.
+    """
+
+    of_video: Mapping[str, int]
+    size: int
+
+    def of(self, rows: Rows) -> NDArray[np.int64]:
+        """Of rows of these videos (N, V); NO_LABEL for a partner that is none of them."""
+        labels_N = np.array([self.of_video[video_id] for video_id in rows.video_ids], dtype=np.int64)
+        labels_NV = np.repeat(labels_N[:, None], rows.arrays["views"].shape[1], axis=1)
+        mainly_NV = mainly_partners(rows, self.size)
+        if mainly_NV.any():
+            partners = rows.arrays["partner"][mainly_NV].tolist()
+            labels_NV[mainly_NV] = [self._of_digest.get(partner, NO_LABEL) for partner in partners]
+        return labels_NV
+
+    @cached_property
+    def _of_digest(self) -> dict[int, int]:
+        return {digest_uint64(video_id.encode()): label for video_id, label in self.of_video.items()}
 
 
 def concatenate(parts: Sequence[Rows]) -> Rows:

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.core.digest import digest_json, digest_uint64
+from pipeline.core.digest import digest_json
 from pipeline.core.errors import DataError, StaleArtifactError
 from pipeline.core.params import ClipParams, ViewsParams
 from pipeline.data.dataset import BANK, DrawnViews, Sample, UniformViews, ViewSource
@@ -29,14 +29,7 @@ from pipeline.data.listing import NO_LABEL
 from pipeline.data.views import NOT_MIXED, Partners, named_views
 from pipeline.distill.store.certainty import Certainty
 from pipeline.distill.store.codecs import CodecLoss, LogitCodec
-from pipeline.distill.store.rows import (
-    NO_FOLD,
-    Rows,
-    concatenate,
-    join_teachers,
-    mainly_partners,
-    row_layout,
-)
+from pipeline.distill.store.rows import NO_FOLD, MainLabels, Rows, concatenate, join_teachers, row_layout
 from pipeline.distill.store.store import write_store
 from pipeline.distill.teacher.bank import Bank, bank_arrays, infer_views
 from pipeline.distill.teacher.row_cache import PARTNERS, Key, RowCache, write_part
@@ -263,28 +256,17 @@ class Packing:
             if finite_N.any():
                 self.error.add(logits_NVMK[finite_N], unpacked_NVMK[finite_N])
                 self.certainty.add(logits_NVMK[finite_N].mean(axis=2))  # as a student takes them, by default
-            labels_NV = self._main_labels(rows, self.labels[start : start + len(rows)])
+            labels_NV = self._main_labels.of(rows)
             self.num_correct_M += (logits_NVMK.argmax(axis=-1) == labels_NV[:, :, None]).sum(axis=(0, 1))
             self.num_labelled += int((labels_NV != NO_LABEL).sum())
             arrays = {**rows.arrays, **packed}
             layout = row_layout(self.codec, *logits_NVMK.shape[1:3], mixed=self.mixed_at is not None)
             yield Rows(rows.video_ids, {name: arrays[name] for name in layout})
 
-    def _main_labels(self, rows: Rows, labels: Sequence[int]) -> NDArray[np.int64]:
-        """The label of each view (N, V); of a blend that of the larger share."""
-        labels_NV = np.repeat(np.array(labels)[:, None], rows.arrays["views"].shape[1], axis=1)
-        if self.mixed_at is not None:
-            mainly_NV = mainly_partners(rows, self.mixed_at)
-            partners = rows.arrays["partner"][mainly_NV].tolist()
-            labels_NV[mainly_NV] = [self._label_of[partner] for partner in partners]
-        return labels_NV
-
     @cached_property
-    def _label_of(self) -> dict[int, int]:
-        """By the digest of a video's id."""
-        return {
-            digest_uint64(key[0].encode()): label for key, label in zip(self.teachers[0].keys, self.labels, strict=True)
-        }
+    def _main_labels(self) -> MainLabels:
+        of_video = {key[0]: label for key, label in zip(self.teachers[0].keys, self.labels, strict=True)}
+        return MainLabels(of_video, self.mixed_at or 0)  # without blends no size is looked at
 
     @property
     def top1_on_views(self) -> list[float]:

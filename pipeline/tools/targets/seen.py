@@ -9,13 +9,13 @@ Axes: N videos, V views, M teachers, K classes.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.data.listing import NO_LABEL
 from pipeline.distill.store.certainty import Certainty
 from pipeline.distill.store.codecs import log_softmax
 from pipeline.distill.store.store import SoftTargetStore
@@ -36,24 +36,23 @@ class _Counted:
 class BySeen:
     """Counts views by teacher, and by whether it was trained on their video."""
 
-    def __init__(self, store: SoftTargetStore, labels: Mapping[str, str] | None) -> None:
-        """`labels` are class names by video id, empty for a video without a label; None where they are not known."""
-        self._labels = labels
-        self._class_of = {name: index for index, name in enumerate(store.class_names)}
+    def __init__(self, store: SoftTargetStore) -> None:
         self._has_folds_M = [bool(teacher.get("folds")) for teacher in store.attributes["teachers"]]
         self._some_have_no_label = store.num_unlabelled > 0
         self._counted: dict[tuple[int, Kind], _Counted] = defaultdict(_Counted)
 
-    def add(self, video_ids: Sequence[str], logits_NVMK: NDArray[np.float32]) -> None:
-        """Count the views of some videos."""
+    def add(self, logits_NVMK: NDArray[np.float32], labels_NV: NDArray[np.int64] | None) -> None:
+        """Count the views of some videos; `labels_NV` are those of the views, None where they are not known."""
         for teacher in range(len(self._has_folds_M)):
-            for video_id, logits_VK in zip(video_ids, logits_NVMK[:, :, teacher], strict=True):
-                counted = self._counted[teacher, self._kind(teacher, video_id)]
-                counted.certainty.add(logits_VK)
-                label = self._labels[video_id] if self._labels is not None else ""
-                if label:
-                    counted.num_labelled += len(logits_VK)
-                    counted.num_right += int((logits_VK.argmax(axis=-1) == self._class_of[label]).sum())
+            for kind, chosen_N in self._kinds(teacher, len(logits_NVMK), labels_NV):
+                if not chosen_N.any():
+                    continue
+                counted, logits_BVK = self._counted[teacher, kind], logits_NVMK[chosen_N, :, teacher]
+                counted.certainty.add(logits_BVK)
+                if labels_NV is not None:
+                    labels_BV = labels_NV[chosen_N]
+                    counted.num_labelled += int((labels_BV != NO_LABEL).sum())
+                    counted.num_right += int((logits_BVK.argmax(axis=-1) == labels_BV).sum())
 
     def to_list(self) -> list[dict[str, Any]]:
         """JSON values for each teacher and kind of video; `top1` is None where no view has a known label."""
@@ -68,12 +67,18 @@ class BySeen:
             for (teacher, kind), counted in sorted(self._counted.items())
         ]
 
-    def _kind(self, teacher: int, video_id: str) -> Kind:
+    def _kinds(
+        self, teacher: int, num_videos: int, labels_NV: NDArray[np.int64] | None
+    ) -> list[tuple[Kind, NDArray[np.bool_]]]:
+        """The kinds of video, and which of them are of each."""
+        every_N = np.ones(num_videos, dtype=bool)
         if self._has_folds_M[teacher]:
-            return "unseen"
-        if self._labels is not None:
-            return "seen" if self._labels[video_id] else "unseen"
-        return "seen or unseen" if self._some_have_no_label else "seen"
+            return [("unseen", every_N)]
+        if labels_NV is None:
+            return [("seen or unseen" if self._some_have_no_label else "seen", every_N)]
+        # a blend and its video are of one split
+        has_label_N = labels_NV[:, 0] != NO_LABEL
+        return [("seen", has_label_N), ("unseen", ~has_label_N)]
 
 
 class Spread:

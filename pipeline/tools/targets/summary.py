@@ -6,22 +6,20 @@ Axes: N videos, V views, M teachers, K classes.
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.core.digest import digest_uint64
 from pipeline.core.errors import StaleArtifactError
 from pipeline.core.progress import Progress, no_progress
-from pipeline.data.listing import TAUGHT
+from pipeline.data.listing import NO_LABEL, TAUGHT
 from pipeline.data.manifest import Manifest
 from pipeline.distill.store.certainty import Certainty, agreement, entropy
 from pipeline.distill.store.codecs import bytes_per_view
-from pipeline.distill.store.rows import Rows, mainly_partners
+from pipeline.distill.store.rows import MainLabels
 from pipeline.distill.store.store import SoftTargetStore, damaged
 from pipeline.distill.student.cached_targets import differences
 from pipeline.tools.targets.seen import SPREAD_CLIPS, BySeen, Spread
@@ -49,7 +47,7 @@ def summarise(
     `agreement`), and is None without a manifest, where all have labels, and where views are blends.
     Raises StaleArtifactError with all that is damaged, for another manifest, and for videos that it does not train on.
     """
-    labels: dict[str, str] | None = None
+    labels: MainLabels | None = None
     if manifest is not None:
         if others := differences(store, {"digests.manifest": manifest.digest}):
             raise StaleArtifactError(
@@ -57,24 +55,26 @@ def summarise(
                 findings=others,
                 remedy="give the manifest of the repository that made the store, or omit --manifest",
             )
-        labels = {row.video_id: row.class_name for row in manifest.rows_of(*TAUGHT)}
+        of_video = {row.video_id: manifest.class_index(row) for row in manifest.rows_of(*TAUGHT)}
+        labels = MainLabels(of_video, store.attributes["clip"]["size"])
     most = math.log(max(store.codec.num_classes, 2))
     counts = {temperature: np.zeros(NUM_BINS, dtype=np.int64) for temperature in temperatures}
     totals = dict.fromkeys(counts, 0.0)
-    views, correct = Counter[str](), Counter[str]()
+    views_K, correct_K = np.zeros((2, store.codec.num_classes), dtype=np.int64)
     agreed: list[float] = []
-    certainty, by_seen, spread = Certainty(), BySeen(store, labels), Spread(store.codec.num_classes)
+    certainty, by_seen, spread = Certainty(), BySeen(store), Spread(store.codec.num_classes)
     findings: list[str] = []
     with progress("inspect", store.num_rows, "rows") as advance:
         for shard in range(store.num_shards):
             examined = store.examine_shard(shard)
             findings += examined.findings
             if labels is not None:
-                others = [name for name in examined.rows.video_ids if name and name not in labels]
+                others = [name for name in examined.rows.video_ids if name and name not in labels.of_video]
                 findings += [f"{name} is no train video of the manifest" for name in others]
             if not findings:
                 logits_NVMK = examined.rows.logits(store.codec)
-                by_seen.add(examined.rows.video_ids, logits_NVMK)
+                labels_NV = None if labels is None else labels.of(examined.rows)
+                by_seen.add(logits_NVMK, labels_NV)
                 logits_NVK = logits_NVMK.mean(axis=2)
                 certainty.add(logits_NVK)
                 spread.add(logits_NVK)
@@ -82,22 +82,20 @@ def summarise(
                     entropy_NV = entropy(logits_NVK / temperature)
                     totals[temperature] += float(entropy_NV.sum())
                     counts_B += np.histogram(np.minimum(entropy_NV / most, 1), bins=NUM_BINS, range=(0, 1))[0]
-                if labels is not None:
+                if labels_NV is not None:
                     if not store.has_blends:  # a blend may well be called another class than the video
-                        unlabelled = [row for row, name in enumerate(examined.rows.video_ids) if not labels[name]]
-                        agreed += agreement(logits_NVMK[unlabelled]).tolist()
-                    named_NV = _main_labels(store, examined.rows, labels)
-                    for label, best in zip(named_NV.ravel(), logits_NVK.argmax(axis=-1).ravel(), strict=True):
-                        if label:
-                            views[label] += 1
-                            correct[label] += store.class_names[best] == label
+                        agreed += agreement(logits_NVMK[labels_NV[:, 0] == NO_LABEL]).tolist()
+                    known_NV, right_NV = labels_NV != NO_LABEL, logits_NVK.argmax(axis=-1) == labels_NV
+                    views_K += np.bincount(labels_NV[known_NV], minlength=len(views_K))
+                    correct_K += np.bincount(labels_NV[known_NV & right_NV], minlength=len(views_K))
             advance(len(examined.rows), "")
     if findings:
         raise damaged(store.location, "some of its rows cannot be used", findings)
     size = None
     if "://" not in store.location:
         size = sum(path.stat().st_size for path in Path(store.location).rglob("*") if path.is_file())
-    by_class = {name: {"num_views": views[name], "top1": correct[name] / views[name]} for name in sorted(views)}
+    numbers = zip(store.class_names, views_K.tolist(), correct_K.tolist(), strict=True)
+    by_class = {name: {"num_views": count, "top1": right / count} for name, count, right in sorted(numbers) if count}
     return {
         "location": store.location,
         "digest": store.digest,
@@ -124,17 +122,6 @@ def summarise(
         if agreed
         else None,
     }
-
-
-def _main_labels(store: SoftTargetStore, rows: Rows, labels: Mapping[str, str]) -> NDArray[np.object_]:
-    """The class name of each view (N, V), empty without a label; of a blend that of the larger share."""
-    own_N = np.array([labels[video_id] for video_id in rows.video_ids], dtype=object)
-    named_NV = np.repeat(own_N[:, None], store.num_views, axis=1)
-    mainly_NV = mainly_partners(rows, store.attributes["clip"]["size"])
-    if mainly_NV.any():
-        label_of = {digest_uint64(video_id.encode()): label for video_id, label in labels.items()}
-        named_NV[mainly_NV] = [label_of.get(partner, "") for partner in rows.arrays["partner"][mainly_NV].tolist()]
-    return named_NV
 
 
 def _quartiles(counts_B: NDArray[np.int64], most: float) -> list[float]:
