@@ -21,6 +21,7 @@ from typer.main import get_command
 from pipeline.core.errors import DlkddError, ParamsError, out_of_memory
 from pipeline.core.files import disk_error
 from stages._help import help_of
+from stages._memory import keep_freed_memory
 from stages._shell import say_error
 
 # Threads of the CPU kernels that wait should sleep, not spin: on a machine that is busy with other work spinning made
@@ -29,6 +30,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # Intel's MKL otherwise sums a row of a matrix product in an order that depends on the row's place in the batch: the
 # same clip then had other logits (by 1e-8) beside other neighbours (LOG.md). Read at the first product.
 os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
+keep_freed_memory()
 
 # Commands that torchrun can start in several processes, one for each GPU. With DLKDD_PROCESSES=4 in the environment
 # they start them by themselves, under `dvc repro` as well, whose command lines are fixed.

@@ -8,7 +8,6 @@ existing cluster need this package, the same Python and the project's files unde
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
 import signal
@@ -16,7 +15,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import ExitStack, contextmanager
-from functools import cache, partial
+from functools import partial
 from typing import Annotated, Any, TypeVar
 
 import typer
@@ -24,6 +23,7 @@ import typer
 from pipeline.core.errors import DlkddError, EnvironmentProblem, out_of_memory
 from pipeline.core.progress import StopCheck
 from pipeline.data.shards import RunTasks, ShardReport, ShardTask
+from stages._memory import keep_freed_memory
 from stages._shell import progress
 
 Task = TypeVar("Task")
@@ -41,7 +41,6 @@ SchedulerOption = Annotated[
 
 CONNECT_SECONDS = 30
 POLL_SECONDS = 0.5  # how soon a stop is noticed
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
 def map_tasks(
@@ -149,25 +148,10 @@ def _run_there(
 
 
 def _run_in_worker(function: Callable[[Task], Result], task: Task) -> Result:
-    _keep_freed_memory()
+    keep_freed_memory()
     if "cv2" in sys.modules:
         sys.modules["cv2"].setNumThreads(1)  # there is a process for each core
     return function(task)
-
-
-@cache
-def _keep_freed_memory() -> None:
-    """Tell glibc to keep what is freed, up to 256 MiB, for the next allocation.
-
-    Dask starts workers with MALLOC_TRIM_THRESHOLD_, which gives every larger piece back at once; networks then spent
-    two thirds of their time on new pages (LOG.md).
-    """
-    if sys.platform != "linux":
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have none
-    if mallopt is not None:
-        mallopt(M_TRIM_THRESHOLD, 256 * 2**20)
-        mallopt(M_MMAP_THRESHOLD, 32 * 2**20)  # the most that glibc takes
 
 
 def _error_of(future: Any, name: str) -> BaseException:
