@@ -8,13 +8,14 @@ import pytest
 from paths import ROOT
 
 from pipeline.core.errors import ParamsError
-from pipeline.core.params import load_params
+from pipeline.core.params import load_params, overridden
 from pipeline.tools.study.arms import Contrast, Side, read_design
 
 
 @pytest.fixture(scope="module")
 def params():
-    return load_params(ROOT / "params.yaml")
+    """Of the demo, with all labels."""
+    return overridden(load_params(ROOT / "params.yaml"), {"prepare.unlabelled_share": 0.0}, name="the demo")
 
 
 @pytest.fixture
@@ -42,7 +43,10 @@ def test_the_demos_arms_can_be_read(params):
     assert arms["self"].params.enhancer == "none"
     assert arms["smoothing"].params.train_student.label_smoothing == 0.1
     assert list(arms["dual"].params.more_teachers) == ["dark"]
-    assert (arms["few"].unlabelled_share, arms["light"].unlabelled_share) == (0.67, 0.0)
+    assert {name: arm.unlabelled_share for name, arm in arms.items() if arm.unlabelled_share} == {
+        "few": 0.67, "few_alone": 0.67, "few_agreed": 0.67, "few_self": 0.67,
+    }  # fmt: skip
+    assert arms["few_alone"].params.soft_targets.min_agreement is None
     assert (arms["bright"].bright, arms["bright"].params) == (True, params)
     (diversity,) = [each for each in design.contrasts if each.name == "diversity"]
     assert (diversity.first, diversity.second) == (Side("dual", "student"), Side("two_of_a_kind", "student"))

@@ -9,7 +9,7 @@ import yaml
 from builders import tiny_data
 from paths import ROOT
 
-from pipeline.core.params import load_params
+from pipeline.core.params import load_params, overridden
 from pipeline.tools.study.arms import read_design
 from pipeline.tools.study.chain import MORE_TEACHER, STAGES, Chain, Data
 
@@ -22,7 +22,8 @@ TWO = f"two: more_teachers='{{second: {FURTHER.format('clahe')}}}'"
 
 @pytest.fixture(scope="module")
 def params():
-    return load_params(ROOT / "params.yaml").model_copy(update={"enhancer": "clahe", "temperature": 2.0})
+    dials = {"enhancer": "clahe", "temperature": 2.0, "prepare.unlabelled_share": 0.0}
+    return overridden(load_params(ROOT / "params.yaml"), dials, name="the demo")
 
 
 @pytest.fixture
