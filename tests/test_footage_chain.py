@@ -40,3 +40,4 @@ def test_footage_is_for_the_student_alone(tmp_path):
     assert "10 videos of 2 classes, 2 of them without a label" in page
     assert "6 videos (2 without a label)" in page
     assert "unlabelled" in page
+    assert "Soft targets are there for 2 videos without a label, too, which the baseline does not see" in page
