@@ -98,6 +98,7 @@ def tiny(tmp_path):
     }
     write_frames(tmp_path / "dark", videos)
     values = yaml.safe_load((ROOT / "params.yaml").read_text())
+    values["prepare"]["unlabelled_share"] = 0.0
     training = train_params().model_dump()
     values |= {"clip": CLIP.model_dump(), "views": VIEWS.model_dump()}
     values |= {name: {**training} for name in ("train_teacher", "train_student")}  # YAML writes one object as an anchor
