@@ -14,8 +14,8 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 def keep_freed_memory() -> None:
     """Keep what is freed, up to 256 MiB, for the next allocation; MALLOC_MMAP_THRESHOLD_ of the environment goes first.
 
-    glibc gives large pieces back at once, and the next layer then waits for new pages: a third of a training on the
-    CPU, and two thirds on dask's workers, which start with a MALLOC_TRIM_THRESHOLD_ of their own (LOG.md).
+    glibc gives large pieces back at once, and the next layer then waits for new pages: a sixth of a training's CPU time
+    or more, and two thirds on dask's workers, which start with a MALLOC_TRIM_THRESHOLD_ of their own (LOG.md).
     """
     if sys.platform != "linux" or "MALLOC_MMAP_THRESHOLD_" in os.environ:
         return

@@ -1,4 +1,4 @@
-"""Freed memory is kept for the next allocation, in every command and in the forks of a study."""
+"""Freed memory is kept for the next allocation, in every command."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from paths import ROOT
 
 SCRIPT = """
-import resource, sys
+import resource
 import numpy as np
 import stages.__main__
 
@@ -27,7 +27,8 @@ print((faults() - before) * resource.getpagesize() / (8 << 20))
 def times_faulted_in(**environment):
     """How often the pages of 8 MiB were new, of a hundred times."""
     command = [sys.executable, "-c", SCRIPT]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    environment = {**inherited, "PYTHONPATH": str(ROOT), **environment}
     return float(subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout)
 
 
