@@ -44,7 +44,8 @@ from pipeline.distill.teacher.row_cache import RowCache
 from pipeline.models.inference import infer
 from pipeline.models.recognizer import Architecture, Recognizer, load_model, save_model
 from pipeline.train.losses import hard_loss
-from pipeline.train.trainer import Listener, Trainer, TrainingData
+from pipeline.train.state import Listener, TrainingData
+from pipeline.train.trainer import Trainer
 
 NUM_CLASSES = 11
 VIEWS = ViewsParams(num_views=1, min_scale=0.6, max_aspect=1.2, flip=True, mix="none", mix_share=0.5, mix_alpha=1.0)

@@ -30,6 +30,7 @@ from pipeline.data.dataset import BANK, Batch, ClipDataset, DrawnViews, EpochPla
 from pipeline.models.recognizer import Architecture, Recognizer
 from pipeline.train import trainer as training
 from pipeline.train.losses import hard_loss
+from pipeline.train.state import Listener, TrainingData
 
 PARAMS = load_params(Path(__file__).parent.parent / "params.yaml")
 NUM_CLASSES = 11
@@ -67,7 +68,7 @@ class Training:
         torch.manual_seed(0)
         return training.Trainer(
             Recognizer(self.architecture, mean_C=[0.1] * 3, std_C=[0.1] * 3),
-            training.TrainingData(self.frames, self.samples, self.samples[:1], self.source),
+            TrainingData(self.frames, self.samples, self.samples[:1], self.source),
             self.train_params.model_copy(update={"epochs": 1, "warmup_epochs": 0.5, "num_workers": num_workers}),
             lambda logits_BK, batch, _epoch: hard_loss(logits_BK, batch.labels_B, label_smoothing=0.0),
             seed=0,
@@ -78,9 +79,7 @@ class Training:
 
     def from_store(self, num_workers: int) -> Run:
         trainer, ends, before = self.trainer(num_workers), [], used_cpu_seconds()
-        trained = trainer.run(
-            stop=lambda: None, listener=training.Listener(lambda *_: ends.append(time.perf_counter()))
-        )
+        trained = trainer.run(stop=lambda: None, listener=Listener(lambda *_: ends.append(time.perf_counter())))
         cpu_seconds = (used_cpu_seconds() - before) / len(ends)
         return Run((ends[-1] - ends[0]) / (len(ends) - 1), cpu_seconds, trained.data_wait)
 

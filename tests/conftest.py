@@ -20,6 +20,14 @@ settings.register_profile("dlkdd", deadline=None, suppress_health_check=UNDISTUR
 settings.load_profile("dlkdd")
 
 
+def pytest_addoption(parser):
+    parser.addoption("--device", default="cpu", help="where trainings and scores of tests compute (cpu, cuda)")
+
+
+def pytest_configure(config):
+    os.environ["DLKDD_TEST_DEVICE"] = config.getoption("--device")
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Real videos and annotation lists, which are no part of the project; without them their tests are skipped."""

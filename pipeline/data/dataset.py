@@ -139,8 +139,12 @@ class Batch:
         slices = [slice(start, end) for start, end in pairwise(ends)]
         return [self.changed(itemgetter(clips), self.video_ids[clips]) for clips in slices]
 
+    def pin_memory(self) -> Batch:
+        """The same batch where a GPU can copy it from by itself; the data loader calls it."""
+        return self.changed(Tensor.pin_memory)
+
     def to(self, device: torch.device) -> Batch:
-        """The same batch on a device."""
+        """The same batch on a device; from pinned memory it may still be on its way."""
         return self.changed(lambda tensor: tensor.to(device, non_blocking=True))
 
 

@@ -47,7 +47,7 @@ def _loss_of_each(logits_BK: Tensor, labels_B: Tensor, label_smoothing: float, w
         reduction="none",
         ignore_index=NO_LABEL,
     )
-    return loss_B if weights_K is None else loss_B * weights_K.to(loss_B)[labels_B.clamp(min=0)]
+    return loss_B if weights_K is None else loss_B * weights_K.to(loss_B, non_blocking=True)[labels_B.clamp(min=0)]
 
 
 def at_least_float32(values: Tensor) -> Tensor:

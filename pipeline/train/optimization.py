@@ -8,22 +8,39 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pipeline.core.params import TrainParams
 from pipeline.models.recognizer import Recognizer
 
 
-def make_optimizer(recognizer: Recognizer, params: TrainParams) -> torch.optim.Optimizer:
+def make_optimizer(recognizer: Recognizer, params: TrainParams, *, fused: bool = False) -> torch.optim.Optimizer:
     """AdamW, or SGD with Nesterov momentum, over the weights that are not frozen.
 
-    Each group's `scale` is its share of the learning rate.
+    Each group's `scale` is its share of the learning rate. `fused` ones can leave a step out by themselves (`step_if`).
     """
     groups = parameter_groups(recognizer, weight_decay=params.weight_decay, layer_decay=params.layer_decay)
     if params.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=params.learning_rate)
-    momentum = params.momentum
-    return torch.optim.SGD(groups, lr=params.learning_rate, momentum=momentum, nesterov=momentum > 0)
+        return torch.optim.AdamW(groups, lr=params.learning_rate, fused=fused or None)
+    rate, momentum = params.learning_rate, params.momentum
+    sgd = torch.optim.SGD(groups, lr=rate, momentum=momentum, nesterov=momentum > 0, fused=fused or None)
+    if fused and momentum:  # one that leaves its first step out would go on from memory that was never written
+        for weight in recognizer.parameters():
+            sgd.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
+    return sgd
+
+
+def step_if(finite: Tensor, optimizer: torch.optim.Optimizer) -> None:
+    """A step of a fused optimiser where `finite` is true, without asking the device, as GradScaler has one left out."""
+    optimizer.grad_scale, optimizer.found_inf = None, (~finite).float()  # type: ignore[attr-defined]
+    optimizer.step()
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Resume from a checkpoint; whether steps are fused is the optimiser's own, not that of the device it was on."""
+    for group, own in zip(state["param_groups"], optimizer.param_groups, strict=True):
+        group["fused"] = own["fused"]
+    optimizer.load_state_dict(state)
 
 
 def parameter_groups(recognizer: Recognizer, *, weight_decay: float, layer_decay: float) -> list[dict[str, Any]]:
@@ -74,18 +91,20 @@ class AveragedWeights:
         self.recognizer = recognizer
         self.decay = decay
         self.num_updates = 0
-        self.average = {name: value.detach().clone() for name, value in recognizer.state_dict().items()}
+        own = recognizer.state_dict()  # which shares memory with the network
+        self.average = {name: value.detach().clone() for name, value in own.items()}
+        self._weights = [value for value in own.values() if value.is_floating_point()]
+        self._averages = [value for value in self.average.values() if value.is_floating_point()]
+        self._counters = [value for value in own.values() if not value.is_floating_point()]
+        self._last_counters = [value for value in self.average.values() if not value.is_floating_point()]
 
     @torch.no_grad()
     def update(self) -> None:
         """Move towards the current weights; counters are copied."""
         decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
         self.num_updates += 1
-        state = self.recognizer.state_dict()
-        floating = [name for name, value in state.items() if value.is_floating_point()]
-        torch._foreach_lerp_([self.average[n] for n in floating], [state[n] for n in floating], 1 - decay)
-        for name in state.keys() - set(floating):
-            self.average[name].copy_(state[name])
+        torch._foreach_lerp_(self._averages, self._weights, 1 - decay)
+        _copy_all(self._last_counters, self._counters)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
@@ -106,3 +125,30 @@ class AveragedWeights:
         self.num_updates = state["num_updates"]
         for name, value in state["average"].items():
             self.average[name].copy_(value)
+
+
+class BatchStatistics:
+    """A network's buffers as they were before a step, which are put back where it had no finite loss or gradient."""
+
+    def __init__(self, recognizer: Recognizer) -> None:
+        self._buffers = sorted(recognizer.buffers(), key=lambda buffer: buffer.is_floating_point())
+        self._before = [buffer.clone() for buffer in self._buffers]
+
+    def keep(self) -> None:
+        """Before a step."""
+        _copy_all(self._before, self._buffers)
+
+    def restore(self) -> None:
+        """Put them back."""
+        _copy_all(self._buffers, self._before)
+
+    def restore_unless(self, finite: Tensor) -> None:
+        """Put them back where `finite` is false, without asking the device."""
+        for buffer, before in zip(self._buffers, self._before, strict=True):
+            torch.where(finite, buffer, before, out=buffer)
+
+
+@torch.no_grad()
+def _copy_all(targets: list[Tensor], sources: list[Tensor]) -> None:
+    if targets:
+        torch._foreach_copy_(targets, sources)

@@ -33,8 +33,9 @@ from pipeline.models.recognizer import (
 )
 from pipeline.train.execution import autocast_dtype, check_shares
 from pipeline.train.losses import class_weights, hard_loss
+from pipeline.train.state import Epoch, Listener, Trained, TrainingData
 from pipeline.train.tensorboard import EpochWriter, tensorboard_writer
-from pipeline.train.trainer import Epoch, Listener, LossFunction, Trained, Trainer, TrainingData
+from pipeline.train.trainer import LossFunction, Trainer
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.core.errors import EnvironmentProblem
-from pipeline.train.trainer import Epoch
+from pipeline.train.state import Epoch
 
 EpochWriter = Callable[[Epoch], None]
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import KW_ONLY, asdict, dataclass, field, replace
+from dataclasses import KW_ONLY, asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +22,34 @@ from pipeline.core.checkpoint import load_checkpoint, save_checkpoint
 from pipeline.core.device import Ranks
 from pipeline.core.digest import digest_uint64
 from pipeline.core.errors import EnvironmentProblem, Interrupted, ParamsError
-from pipeline.core.params import ClipParams, TrainParams
-from pipeline.core.progress import Advance, StopCheck
-from pipeline.core.tables import Curve
-from pipeline.data.dataset import Batch, ClipDataset, EpochPlan, Sample, UniformViews, ViewSource, load_batches
-from pipeline.data.frame_store import FrameStore
+from pipeline.core.params import TrainParams
+from pipeline.core.progress import StopCheck
+from pipeline.data.dataset import Batch, ClipDataset, EpochPlan, UniformViews, load_batches
 from pipeline.data.listing import NO_LABEL
 from pipeline.models.recognizer import Recognizer
 from pipeline.train.augmentation import Mix, draw_mix, light_augmentation, neighbours
 from pipeline.train.execution import autocast_dtype, check_shares, wrap_model
-from pipeline.train.optimization import AveragedWeights, learning_rate, make_optimizer, set_learning_rate
+from pipeline.train.optimization import (
+    AveragedWeights,
+    BatchStatistics,
+    learning_rate,
+    load_optimizer,
+    make_optimizer,
+    set_learning_rate,
+    step_if,
+)
+from pipeline.train.state import (
+    Epoch,
+    Listener,
+    Pace,
+    Trained,
+    TrainingData,
+    TrainingState,
+    best_epoch,
+    progress_note,
+    rank_of_epoch,
+)
+from pipeline.train.transfer import Numbers, Sender
 
 LossFunction = Callable[[Tensor, Batch, float], Tensor]  # logits_BK, the batch, epochs done with their fraction
 
@@ -39,84 +58,14 @@ FULL_SCALE = 1.0  # at this scale an overflow in float16 is no longer due to the
 
 
 @dataclass(frozen=True)
-class TrainingData:
-    """What a network is trained and validated on; an online teacher sees the views in `teacher_frames`.
+class _Made:
+    """A step that was made: on how many ranks its loss or gradient was not finite, its loss, and its correct clips."""
 
-    It sees them as clips of the geometry `teacher_clip`, None: the network's. num_clips: of an epoch; None: one
-    clip of each video.
-    """
-
-    frames: FrameStore
-    train: Sequence[Sample]
-    val: Sequence[Sample]
-    source: ViewSource
-    teacher_frames: FrameStore | None = None
-    teacher_clip: ClipParams | None = None
-    num_clips: int | None = None
-
-
-@dataclass
-class TrainingState:
-    """Where a training stands between two steps; a checkpoint has it beside weights and optimiser."""
-
-    step: int = 0
-    loss_sum: float = 0.0  # over the samples of the epoch so far
-    num_correct: float = 0.0
-    num_seen: int = 0
-    num_unlabelled: int = 0  # of those seen
-    num_skipped: int = 0  # steps without a finite loss and gradient
-    curve: Curve = field(default_factory=list)
-
-    @property
-    def top1(self) -> float:
-        """Of the clips with a label."""
-        return self.num_correct / max(self.num_seen - self.num_unlabelled, 1)
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """An epoch that has ended: its row of the curve, and its pace, which is no part of the result."""
-
-    row: dict[str, float]
-    clips_per_second: float
-    data_wait: float  # share of the time that the loop waited for clips
-
-
-@dataclass(frozen=True)
-class Trained:
-    """The network with the weights of its best epoch on val, and the curve of all epochs."""
-
-    recognizer: Recognizer
-    curve: Curve
-    best_epoch: int
-    num_skipped: int
-    data_wait: float
-
-
-@dataclass
-class Listener:
-    """Called while a training runs: `advance` after every step, `epoch` after every epoch, `warn` for skipped steps."""
-
-    advance: Advance
-    epoch: Callable[[Epoch], None] = lambda _epoch: None
-    warn: Callable[[str], None] = lambda _message: None
-
-
-@dataclass
-class _Pace:
-    """Seconds and clips since an epoch began, or since this run did."""
-
-    started: float = field(default_factory=time.monotonic)
-    waited: float = 0.0
-    clips: int = 0
-
-    @property
-    def seconds(self) -> float:
-        return max(time.monotonic() - self.started, 1e-9)
-
-    @property
-    def data_wait(self) -> float:
-        return self.waited / self.seconds
+    step: int
+    num_clips: int
+    num_unlabelled: int
+    norm: Tensor  # of its gradient
+    numbers: Numbers
 
 
 @dataclass(eq=False)
@@ -126,6 +75,10 @@ class Trainer:
     A checkpoint is written every `checkpoint_seconds`, and before an interrupt. With several `ranks` each sees its
     share of every batch; gradients, batch statistics and validation are those of all ranks. Raises ParamsError for a
     precision that the device cannot train in, and for batches that are too small to be shared.
+
+    With `ahead` the loop is a step ahead of the numbers that it reads, and the device never waits for it: the device
+    itself leaves out a step that is not finite, but for averaged weights, which move towards the same weights once
+    more. None: so on one GPU. Ranks and float16 have to agree on, or to learn, what a step was before the next one.
     """
 
     recognizer: Recognizer
@@ -138,6 +91,7 @@ class Trainer:
     checkpoint_path: Path
     checkpoint_seconds: float
     ranks: Ranks = ONE_RANK
+    ahead: bool | None = None
 
     def __post_init__(self) -> None:
         params, device = self.params, self.device
@@ -150,7 +104,12 @@ class Trainer:
         self.autocast = torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
         self.scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
         self.network = wrap_model(self.recognizer, params, device, self.ranks)
-        self.optimizer = make_optimizer(self.recognizer, params)
+        if self.ahead is None:
+            self.ahead = device.type == "cuda" and self.ranks.count == 1 and not self.scaler.is_enabled()
+        self.unread: deque[_Made] = deque()
+        self.send = Sender(device)
+        self.optimizer = make_optimizer(self.recognizer, params, fused=self.ahead)
+        self.statistics = BatchStatistics(self.recognizer)
         self.average = AveragedWeights(self.recognizer, params.ema) if params.ema else None
         self.progress = TrainingState()
         self.best_weights: dict[str, Tensor] = {}
@@ -166,7 +125,7 @@ class Trainer:
         progress, plan, ranks = self.progress, self.plan, self.ranks
         if progress.step:
             listener.advance(plan.samples_before(progress.step), "from the checkpoint", earlier=True)
-        data, whole, pace = self.data, _Pace(), _Pace()
+        data, whole, pace = self.data, Pace(), Pace()
         change = light_augmentation(self.params, self.seed, data.frames.levels)
         clip = self.recognizer.architecture.clip
         dataset = ClipDataset(
@@ -180,34 +139,36 @@ class Trainer:
         )
         keys = plan.batches_from(progress.step, self._last_epoch(), rank=ranks.index, num_ranks=ranks.count)
         saved = waiting_since = time.monotonic()
-        for batch in self._batches(load_batches(dataset, keys, num_workers=self.params.num_workers), stop):
+        for batch in self._batches(load_batches(dataset, keys, num_workers=self.params.num_workers), stop, listener):
             waited = time.monotonic() - waiting_since
             with ranks.collective(stop):
                 num_clips = self._step(batch, listener)
+                at_end = progress.step % plan.steps_per_epoch == 0
+                self._read_numbers(listener, leave=0 if at_end else 1)
             for each in (whole, pace):
                 each.waited += waited
                 each.clips += num_clips
-            if progress.step % plan.steps_per_epoch == 0:
+            if at_end:
                 with ranks.collective(stop):
                     self._end_epoch()
                 listener.epoch(Epoch(progress.curve[-1], pace.clips / pace.seconds, pace.data_wait))
-                pace = _Pace()
-            listener.advance(num_clips, _note(progress, whole))
-            saved = self._save_when_due(saved, stop)
+                pace = Pace()
+            listener.advance(num_clips, progress_note(progress, whole))
+            saved = self._save_when_due(saved, stop, listener)
             if progress.step >= self._last_epoch() * plan.steps_per_epoch:
                 break
             waiting_since = time.monotonic()
         self.recognizer.load_state_dict(self.best_weights)
-        best = _best(progress.curve)
+        best = best_epoch(progress.curve)
         return Trained(self.recognizer.cpu().eval(), progress.curve, best, progress.num_skipped, whole.data_wait)
 
-    def _batches(self, batches: Iterator[Batch], stop: StopCheck) -> Iterator[Batch]:
+    def _batches(self, batches: Iterator[Batch], stop: StopCheck, listener: Listener) -> Iterator[Batch]:
         """The batches; where a signal to the whole process group ended the loader, the progress is saved."""
         try:
             yield from batches
         except EnvironmentProblem:
             if self.ranks.count == 1:  # several ranks would have to agree, and the others are elsewhere
-                self._save_when_due(time.monotonic(), stop)
+                self._save_when_due(time.monotonic(), stop, listener)
             raise
 
     def _step(self, batch: Batch, listener: Listener) -> int:
@@ -216,32 +177,48 @@ class Trainer:
         torch.manual_seed(digest_uint64(f"step {self.seed} {progress.step} {self.ranks.index}".encode()) >> 1)
         set_learning_rate(self.optimizer, learning_rate(progress.step, self.plan.steps_per_epoch, params))
         self.recognizer.train()
-        statistics = [buffer.clone() for buffer in self.recognizer.buffers()]
+        self.statistics.keep()
         num_clips = self.plan.samples_before(progress.step + 1) - self.plan.samples_before(progress.step)
         num_unlabelled = 0
         if self.has_footage:
             num_unlabelled = int(self.ranks.all_reduce_sum((batch.labels_B == NO_LABEL).sum()))
             batch = replace(batch, labelled_share=(num_clips - num_unlabelled) / num_clips)
-        loss_sum, num_correct = self._gradients(batch.to(self.device), num_clips)
+        loss_sum, num_correct = self._gradients(self.send(batch), num_clips)
         self.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self.recognizer.parameters(), params.clip_grad_norm)
         finite = torch.isfinite(loss_sum) & torch.isfinite(norm)
-        num_bad, loss, correct = self.ranks.all_reduce_sum(torch.stack([~finite, loss_sum, num_correct])).tolist()
-        if num_bad:
-            with torch.no_grad():
-                torch._foreach_copy_(list(self.recognizer.buffers()), statistics)
-            self._skip(f"the loss is {loss / num_clips}, the norm of its gradient {norm.item()}", loss, listener)
-        else:
+        told_M = torch.stack([~finite, loss_sum, num_correct])
+        numbers = Numbers.sent(told_M) if self.ahead else Numbers(self.ranks.all_reduce_sum(told_M))
+        made, good = _Made(progress.step, num_clips, num_unlabelled, norm, numbers), True
+        if self.ahead:
+            step_if(finite, self.optimizer)
+            self.statistics.restore_unless(finite)
+            self.unread.append(made)
+        elif good := self._count(made, listener):
             self.scaler.step(self.optimizer)
             self.scaler.update()
-            if self.average is not None:
-                self.average.update()
-            progress.loss_sum += loss
-            progress.num_correct += correct
-            progress.num_seen += num_clips
-            progress.num_unlabelled += num_unlabelled
+        if good and self.average is not None:
+            self.average.update()
         progress.step += 1
         return num_clips
+
+    def _read_numbers(self, listener: Listener, *, leave: int) -> None:
+        """Count the steps whose numbers have not been read, but for the last ones."""
+        while len(self.unread) > leave:
+            self._count(self.unread.popleft(), listener)
+
+    def _count(self, made: _Made, listener: Listener) -> bool:
+        """Add a step to the epoch; false where it is skipped."""
+        progress = self.progress
+        num_bad, loss, num_correct = made.numbers.read()
+        if num_bad:
+            self._skip(made, loss, listener)
+            return False
+        progress.loss_sum += loss
+        progress.num_correct += num_correct
+        progress.num_seen += made.num_clips
+        progress.num_unlabelled += made.num_unlabelled
+        return True
 
     def _gradients(self, batch: Batch, num_clips: int) -> tuple[Tensor, Tensor]:
         """Add up the gradients of this rank's parts of the batch; returns the sum of the losses, and of correct clips.
@@ -280,25 +257,29 @@ class Trainer:
         other_loss, other_correct = compared(logits_BK, neighbours(part))
         return torch.lerp(other_loss, loss, mix.weight), torch.lerp(other_correct, correct, mix.weight)
 
-    def _skip(self, what: str, loss: float, listener: Listener) -> None:
+    def _skip(self, made: _Made, loss: float, listener: Listener) -> None:
         """Skip a step; raises ParamsError where it is one too many."""
         progress = self.progress
+        if not self.ahead:
+            self.statistics.restore()
         scale = self.scaler.get_scale()  # 1 but in float16
         overflowed = scale > FULL_SCALE and math.isfinite(loss)
         self.scaler.update(scale / 2 if overflowed else scale)
         if overflowed:  # gradients were scaled too high for float16, as happens now and then
             return
-        videos = [self.data.train[index].video_id for index, _ in self.plan.batch(progress.step)]
+        what = f"the loss is {loss / made.num_clips}, the norm of its gradient {made.norm.item()}"
+        videos = [self.data.train[index].video_id for index, _ in self.plan.batch(made.step)]
         if progress.num_skipped == self.params.max_skipped:
-            self._save_checkpoint()
+            if not self.ahead:  # else another step has been made since, and the last checkpoint stays
+                self._save_checkpoint()
             raise ParamsError(
-                f"step {progress.step}: {what}; {progress.num_skipped} "
+                f"step {made.step}: {what}; {progress.num_skipped} "
                 "steps before it were skipped for the same reason; its videos:",
                 findings=videos,
                 remedy="lower learning_rate; if it happens again, look at these videos",
             )
         progress.num_skipped += 1
-        listener.warn(f"step {progress.step} is skipped: {what}; its videos: {', '.join(videos)}")
+        listener.warn(f"step {made.step} is skipped: {what}; its videos: {', '.join(videos)}")
 
     def _end_epoch(self) -> None:
         progress = self.progress
@@ -313,7 +294,7 @@ class Trainer:
                 "val_loss": val_loss,
                 "val_top1": val_top1,
             }
-            if not progress.curve or _rank(row) > max(map(_rank, progress.curve)):
+            if not progress.curve or rank_of_epoch(row) > max(map(rank_of_epoch, progress.curve)):
                 self.best_weights = {name: value.clone() for name, value in self.recognizer.state_dict().items()}
         progress.curve.append(row)
         progress.loss_sum, progress.num_correct, progress.num_seen, progress.num_unlabelled = 0.0, 0.0, 0, 0
@@ -326,29 +307,29 @@ class Trainer:
         own = [(index, 0) for index in range(len(val))][ranks.index :: ranks.count]
         size = 2 * self.plan.smallest_part(ranks.count * self.params.accumulate)
         keys = iter([own[start : start + size] for start in range(0, len(own), size)])
-        sums_M = torch.zeros(2, dtype=torch.float64)
+        sums_M = torch.zeros(2, dtype=torch.float64, device=self.device)
         self.recognizer.eval()
         with torch.inference_mode():
             for batch in load_batches(dataset, keys, num_workers=self.params.num_workers):
-                placed = batch.to(self.device)
+                placed = self.send(batch)
                 with self.autocast:
                     logits_BK = self.recognizer(placed.clip_BTHWC).float()
                 loss = torch.nn.functional.cross_entropy(logits_BK, placed.labels_B, reduction="sum")
                 correct = (logits_BK.argmax(dim=1) == placed.labels_B).sum()
-                sums_M += torch.stack([loss.double(), correct.double()]).cpu()
+                sums_M += torch.stack([loss.double(), correct.double()])
         loss_sum, num_correct = ranks.all_reduce_sum(sums_M).tolist()
         return loss_sum / len(val), num_correct / len(val)
 
     def _last_epoch(self) -> int:
         """The number of epochs, as known so far: `patience` may end the training earlier."""
         curve, params = self.progress.curve, self.params
-        if params.patience is not None and curve and len(curve) - 1 - _best(curve) >= params.patience:
+        if params.patience is not None and curve and len(curve) - 1 - best_epoch(curve) >= params.patience:
             return len(curve)
         return params.epochs
 
     # checkpoints
 
-    def _save_when_due(self, saved: float, stop: StopCheck) -> float:
+    def _save_when_due(self, saved: float, stop: StopCheck, listener: Listener) -> float:
         """Save every checkpoint_seconds, and before an interrupt is raised; returns the time of the last save.
 
         All ranks do so after the same step: a signal to one of them stops all.
@@ -362,6 +343,7 @@ class Trainer:
         with self.ranks.collective(stop):
             signal_number, due_somewhere = self.ranks.all_reduce_max([signal_number, int(due)])
         if signal_number or due_somewhere:
+            self._read_numbers(listener, leave=0)
             self._save_checkpoint()
             saved = time.monotonic()
         if signal_number:
@@ -390,31 +372,7 @@ class Trainer:
         self.progress = TrainingState(**state["progress"])
         self.recognizer.load_state_dict(state["weights"])
         self.best_weights = {name: value.to(self.device) for name, value in state["best_weights"].items()}
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(self.optimizer, state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         if self.average is not None:
             self.average.load_state(state["average"])
-
-
-def _best(curve: Curve) -> int:
-    return max(range(len(curve)), key=lambda epoch: _rank(curve[epoch]))
-
-
-def _rank(row: dict[str, float]) -> tuple[float, float]:
-    """Epochs rank by val top-1, then by the lower loss; one whose loss is not finite comes last."""
-    if not math.isfinite(row["val_loss"]):
-        return -1.0, 0.0
-    return row["val_top1"], -row["val_loss"]
-
-
-def _note(progress: TrainingState, pace: _Pace) -> str:
-    """Numbers of the epoch so far, or of the one that has just ended, and of val."""
-    curve = progress.curve
-    if progress.num_seen:
-        loss, top1 = progress.loss_sum / progress.num_seen, progress.top1
-    elif curve:
-        loss, top1 = curve[-1]["train_loss"], curve[-1]["train_top1"]
-    else:
-        return ""
-    val = f", val top-1 {curve[-1]['val_top1']:.1%}" if curve else ""
-    return f"loss {loss:.3f}, top-1 {top1:.1%}{val}, waits {pace.data_wait:.1%}"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import pytest
 import torch
 import yaml
-from builders import CLIP, VIEWS, distillation_params, one_thread, tiny_recognizer, train_params  # noqa: F401 - a fixture
+from builders import CLIP, DEVICE, VIEWS, distillation_params, one_thread, tiny_recognizer, train_params  # noqa: F401 - a fixture
 from paths import ROOT
 from student_runs import StudentRun, dark_frames
 from target_stores import BATCH_SIZE, SEED, make_store, make_teacher, write
@@ -21,11 +21,11 @@ from pipeline.data.dataset import ClipDataset, load_batches, samples_of
 from pipeline.distill.store.store import SoftTargetStore
 from pipeline.distill.student.cached_targets import load_targets
 from pipeline.distill.student.loss import distillation_loss
-from pipeline.train.trainer import Listener, Trainer, TrainingData
+from pipeline.train.state import Listener, TrainingData
+from pipeline.train.trainer import Trainer
 from stages import precompute_soft_targets
 from stages.train_student import OnlineTeacher
 
-CPU = torch.device("cpu")
 NUM_STEPS = 6  # 3 epochs of 7 samples in batches of 4 and 3
 FLOAT16_TOLERANCE = 5e-3  # distance of the weights over the way they went; the median of five trainings
 
@@ -72,7 +72,7 @@ class Run:
             steps += not note.startswith("from")
 
         trainer = Trainer(
-            tiny_recognizer(seed=self.initial), self.data, self.params, self.loss, seed=5, device=CPU,
+            tiny_recognizer(seed=self.initial), self.data, self.params, self.loss, seed=5, device=DEVICE,
             checkpoint_path=self.folder / "checkpoint.pt", checkpoint_seconds=0,
         )  # fmt: skip
         trained = trainer.run(stop=stop, listener=Listener(advance))

@@ -62,7 +62,6 @@ LISTS = (
 CODECS = ({"name": "float16"}, {"name": "float32"}, {"name": "topk", "k": 2})
 PER_PART = 2
 SEED = 5
-CPU = torch.device("cpu")
 
 
 class Teacher(torch.nn.Module):

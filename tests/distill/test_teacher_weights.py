@@ -7,8 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from builders import VIEWS, one_thread  # noqa: F401 - a fixture
+from builders import DEVICE, VIEWS, one_thread  # noqa: F401 - a fixture
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from precompute_runs import NUM_TRAIN, compute, make_project, more_teachers, write_params
@@ -116,7 +115,7 @@ def probs_on_val(model, frames):
     samples = samples_of(read_manifest(Path("manifest.csv")), frames, "val")
     return score(
         load_model(model).recognizer, frames, samples, class_names=("drink", "jump", "wave"), num_clips=1,
-        num_crops=1, batch_size=4, device=torch.device("cpu"), stop=lambda: None, advance=lambda _count, _note: None,
+        num_crops=1, batch_size=4, device=DEVICE, stop=lambda: None, advance=lambda _count, _note: None,
     )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from builders import CLASSES, CLIP, manifest_row, one_thread, tiny_data, tiny_recognizer  # noqa: F401 - a fixture
+from builders import CLASSES, CLIP, DEVICE, manifest_row, one_thread, tiny_data, tiny_recognizer  # noqa: F401 - a fixture
 
 from pipeline.core.digest import has_valid_digest
 from pipeline.core.errors import Interrupted, StaleArtifactError
@@ -218,7 +218,7 @@ def score_tiny(data, *, num_clips=3, num_crops=1, batch_size=4, stop=lambda: Non
         num_clips=num_clips,
         num_crops=num_crops,
         batch_size=batch_size,
-        device=torch.device("cpu"),
+        device=DEVICE,
         stop=stop,
         advance=lambda count, _note: told.append(count) if told is not None else None,
     )

@@ -6,8 +6,7 @@ import json
 
 import numpy as np
 import pytest
-import torch
-from builders import one_thread, tiny_data, tiny_recognizer  # noqa: F401 - a fixture
+from builders import DEVICE, one_thread, tiny_data, tiny_recognizer  # noqa: F401 - a fixture
 from paths import ROOT
 
 from pipeline.data.dataset import samples_of
@@ -138,7 +137,7 @@ def test_clips_and_crops_are_those_of_the_parameters(evaluate, write_model, data
     assert (printed["protocol"]["num_clips"], printed["protocol"]["num_crops"]) == (2, num_crops)
     expected = score(
         load_model(model).recognizer, frames, samples_of(manifest, frames, "test"), class_names=manifest.class_names,
-        num_clips=2, num_crops=num_crops, batch_size=7, device=torch.device("cpu"), stop=lambda: None,
+        num_clips=2, num_crops=num_crops, batch_size=7, device=DEVICE, stop=lambda: None,
         advance=lambda _count, _note: None,
     )  # fmt: skip
     assert read_predictions(out).probs_NK == pytest.approx(expected.probs_NK, abs=1e-5)

@@ -37,7 +37,7 @@ from pipeline.evaluate.score.predictions import Predictions, read_predictions, w
 from pipeline.evaluate.tables import make_tables, write_light
 from pipeline.models.recognizer import load_model, save_model
 from pipeline.tools.study.results import estimate
-from pipeline.train.trainer import _best
+from pipeline.train.state import best_epoch
 from pipeline.videos.splits import complete_splits
 
 NOT_FINITE = pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -178,7 +178,7 @@ def test_an_epoch_whose_val_loss_is_not_finite_is_never_the_best(value):
     good = [{"val_top1": top1, "val_loss": loss} for top1, loss in ((0.2, 3.0), (0.5, 2.0), (0.5, 1.0))]
     bad = [{"val_top1": top1, "val_loss": value} for top1 in (0.5, 1.0)]
     for order in itertools.permutations([*good, *bad]):
-        assert order[_best(list(order))] == good[2]
+        assert order[best_epoch(list(order))] == good[2]
 
 
 # pixels that are all the same

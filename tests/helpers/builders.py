@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,9 @@ from pipeline.data.frame_shard import write_shard
 from pipeline.data.frame_store import FrameStore, shard_of, shard_path, write_index
 from pipeline.data.manifest import ManifestRow, write_manifest
 from pipeline.models.recognizer import Architecture, Recognizer
+
+# where the tests of trainings and of scores compute: pytest --device cuda
+DEVICE = torch.device(os.environ.get("DLKDD_TEST_DEVICE", "cpu"))
 
 CLIP = ClipParams(num_frames=2, frame_stride=2, size=16)
 VIEWS = ViewsParams(num_views=3, min_scale=0.5, max_aspect=1.25, flip=True, mix="none", mix_share=0.5, mix_alpha=1.0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from builders import CLIP, VIEWS, distillation_params, one_thread, tiny_data, tiny_recognizer, train_params  # noqa: F401
+from builders import CLIP, DEVICE, VIEWS, distillation_params, one_thread, tiny_data, tiny_recognizer, train_params  # noqa: F401
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,7 +13,8 @@ from pipeline.data.listing import NO_LABEL
 from pipeline.data.views import draw_partners
 from pipeline.distill.student.loss import distillation_loss
 from pipeline.train.losses import hard_loss
-from pipeline.train.trainer import Listener, Trainer, TrainingData
+from pipeline.train.state import Listener, TrainingData
+from pipeline.train.trainer import Trainer
 
 LABELS = torch.tensor([0, 2, 1, NO_LABEL])
 SECOND = SecondLabels(torch.tensor([1, 0, 1, NO_LABEL]), torch.tensor([0.25, 0.7, 1.0, 0.4]))
@@ -117,7 +118,7 @@ def test_a_training_on_blends_ends_in_the_same_bytes_wherever_it_was_interrupted
             train_params(num_workers=num_workers, accumulate=2, label_smoothing=0.1),
             lambda logits_BK, batch, _: hard_loss(logits_BK, batch.labels_B, label_smoothing=0.1, second=batch.second),
             seed=0,
-            device=torch.device("cpu"),
+            device=DEVICE,
             checkpoint_path=tmp_path / name,
             checkpoint_seconds=0.0,
         )

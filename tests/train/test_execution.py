@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from builders import CLIP, VIEWS, one_thread, tiny_data, tiny_recognizer, train_params  # noqa: F401 - a fixture
+from builders import CLIP, DEVICE, VIEWS, one_thread, tiny_data, tiny_recognizer, train_params  # noqa: F401 - a fixture
 
 from pipeline.core.device import Ranks
 from pipeline.core.errors import ParamsError
@@ -15,7 +15,8 @@ from pipeline.data.dataset import BANK, DrawnViews, EpochPlan, samples_of
 from pipeline.models.recognizer import MODELS, Architecture, Recognizer
 from pipeline.train.execution import autocast_dtype, check_shares, wrap_model
 from pipeline.train.losses import hard_loss
-from pipeline.train.trainer import Listener, Trainer, TrainingData
+from pipeline.train.state import Listener, TrainingData
+from pipeline.train.trainer import Trainer
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 ONE = Ranks(0, 1)
@@ -47,7 +48,7 @@ def trained(data, folder, *, frozen_stages=0, dropout=0.3, **changes):
         return hard_loss(logits_BK, batch.labels_B, label_smoothing=0.0)
 
     trainer = Trainer(
-        recognizer, data, train_params(**changes), loss, seed=5, device=CPU,
+        recognizer, data, train_params(**changes), loss, seed=5, device=DEVICE,
         checkpoint_path=folder / "checkpoint.pt", checkpoint_seconds=1e9,
     )  # fmt: skip
     return trainer.run(stop=lambda: None, listener=Listener(lambda _count, _note, *, earlier=False: None))

@@ -8,6 +8,7 @@ import pytest
 import torch
 from builders import (  # noqa: F401 - a fixture
     CLIP,
+    DEVICE,
     VIEWS,
     distillation_params,
     one_thread,
@@ -23,7 +24,8 @@ from pipeline.data.dataset import BANK, DrawnViews, EpochPlan, samples_of
 from pipeline.data.listing import NO_LABEL, TAUGHT
 from pipeline.distill.student.loss import distillation_loss, require_labels
 from pipeline.train.losses import hard_loss
-from pipeline.train.trainer import Listener, Trainer, TrainingData
+from pipeline.train.state import Listener, TrainingData
+from pipeline.train.trainer import Trainer
 
 K = 3
 LABELS = st.lists(st.integers(NO_LABEL, K - 1), min_size=2, max_size=12).filter(lambda found: NO_LABEL in found)
@@ -167,7 +169,7 @@ def run(folder, data, *, interrupt_after=math.inf, loss=loss, **changes):
         train_params(**changes),
         loss,
         seed=5,
-        device=torch.device("cpu"),
+        device=DEVICE,
         checkpoint_path=folder / "checkpoint.pt",
         checkpoint_seconds=math.inf,
     )

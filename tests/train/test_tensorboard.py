@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from pipeline.core.errors import EnvironmentProblem
+from pipeline.train.state import Epoch
 from pipeline.train.tensorboard import tensorboard_writer
-from pipeline.train.trainer import Epoch
 
 
 def epoch(number):

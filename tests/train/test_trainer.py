@@ -7,22 +7,22 @@ import math
 import numpy as np
 import pytest
 import torch
-from builders import CLIP, VIEWS, distillation_params, one_thread, tiny_data, tiny_recognizer, train_params  # noqa: F401 - a fixture
+from builders import CLIP, DEVICE, VIEWS, distillation_params, one_thread, tiny_data, tiny_recognizer, train_params  # noqa: F401 - a fixture
 from hypothesis import given
 from hypothesis import strategies as st
 from target_stores import SEED, make_store
+from training_runs import Run, baseline_loss, broken_at, check_same
 
-from pipeline.core.errors import Interrupted, ParamsError
+from pipeline.core.errors import ParamsError
 from pipeline.data.dataset import BANK, DrawnViews, UniformViews, samples_of
 from pipeline.distill.store.store import SoftTargetStore
 from pipeline.distill.student.cached_targets import load_targets
 from pipeline.distill.student.loss import distillation_loss
 from pipeline.evaluate.score.scoring import score
-from pipeline.train.losses import hard_loss
 from pipeline.train.optimization import learning_rate
-from pipeline.train.trainer import Listener, Trainer, TrainingData
+from pipeline.train.state import Listener, TrainingData
+from pipeline.train.trainer import Trainer
 
-CPU = torch.device("cpu")
 NUM_STEPS = 6  # 3 epochs of 8 samples in batches of 4
 
 
@@ -33,67 +33,9 @@ def data(tmp_path_factory):
     return TrainingData(frames, train, val, DrawnViews(frames, CLIP, VIEWS, seed=0, purpose=BANK))
 
 
-def baseline_loss(logits_BK, batch, epoch):
-    return hard_loss(logits_BK, batch.labels_B, label_smoothing=0.0)
-
-
-class Run:
-    """One training in a folder, which can be started several times."""
-
-    def __init__(self, folder, data, loss=baseline_loss, *, num_classes=2, checkpoint_seconds=math.inf, **changes):
-        self.folder, self.data, self.loss, self.params = folder, data, loss, train_params(**changes)
-        self.num_classes, self.checkpoint_seconds = num_classes, checkpoint_seconds
-        self.told, self.epochs, self.warnings = [], [], []
-
-    def trainer(self):
-        return Trainer(
-            tiny_recognizer(num_classes=self.num_classes, dropout=self.params.dropout),
-            self.data,
-            self.params,
-            self.loss,
-            seed=5,
-            device=CPU,
-            checkpoint_path=self.folder / "checkpoint.pt",
-            checkpoint_seconds=self.checkpoint_seconds,
-        )
-
-    def start(self, *, interrupt_after=math.inf, crash_after=math.inf):
-        """Train; after some steps, be interrupted, or crash without saving anything."""
-        steps = 0
-
-        def stop():
-            if steps >= interrupt_after:
-                raise Interrupted(15)
-
-        def advance(count, note, *, earlier=False):
-            nonlocal steps
-            self.told.append((count, note))
-            steps += not note.startswith("from")
-            if steps >= crash_after:
-                raise MemoryError
-
-        torch.manual_seed(np.random.default_rng().integers(2**31))  # what ran before in the process must not matter
-        return self.trainer().run(stop=stop, listener=Listener(advance, self.epochs.append, self.warnings.append))
-
-    def interrupted(self, steps):
-        with pytest.raises(Interrupted):
-            self.start(interrupt_after=steps)
-
-    def crashed(self, steps):
-        with pytest.raises(MemoryError):
-            self.start(crash_after=steps)
-
-
 @pytest.fixture(scope="module")
 def expected(data, tmp_path_factory):
     return Run(tmp_path_factory.mktemp("whole"), data).start()
-
-
-def check_same(found, expected):
-    weights, others = found.recognizer.state_dict(), expected.recognizer.state_dict()
-    assert [name for name in weights if not torch.equal(weights[name], others[name])] == []
-    assert found.curve == expected.curve
-    assert found.best_epoch == expected.best_epoch
 
 
 # going on
@@ -197,7 +139,7 @@ def test_the_weights_are_those_of_the_best_epoch_on_val(data, tmp_path):
     assert not trained.recognizer.training
     found = score(
         trained.recognizer, data.frames, data.val, class_names=("a", "b"), num_clips=1, num_crops=1, batch_size=3,
-        device=CPU, stop=lambda: None, advance=lambda _count, _note: None,
+        device=DEVICE, stop=lambda: None, advance=lambda _count, _note: None,
     )  # fmt: skip
     best = max(trained.curve, key=lambda row: (row["val_top1"], -row["val_loss"]))
     assert trained.curve[trained.best_epoch] == best
@@ -262,7 +204,7 @@ def test_the_average_is_what_is_validated_and_kept(data, tmp_path):
     assert [row["val_loss"] for row in trained.curve] != [row["val_loss"] for row in plain.curve]
     found = score(
         trained.recognizer, data.frames, data.val, class_names=("a", "b"), num_clips=1, num_crops=1, batch_size=3,
-        device=CPU, stop=lambda: None, advance=lambda _count, _note: None,
+        device=DEVICE, stop=lambda: None, advance=lambda _count, _note: None,
     )  # fmt: skip
     loss = -np.log(found.probs_NK[np.arange(len(found.labels_N)), found.labels_N]).mean()
     assert loss == pytest.approx(trained.curve[trained.best_epoch]["val_loss"], rel=1e-4)
@@ -310,16 +252,6 @@ def test_a_loss_that_is_not_finite_names_its_videos(data, tmp_path, value):
     assert caught.value.findings == seen[2]
     assert "learning_rate" in caught.value.remedy
     assert len(run.told) == 2
-
-
-def broken_at(steps):
-    """A loss that is not a number at some of its calls."""
-    calls = iter(range(1000))
-
-    def loss(logits_BK, batch, epoch):
-        return baseline_loss(logits_BK, batch, epoch) * (math.nan if next(calls) in steps else 1)
-
-    return loss
 
 
 def test_a_step_that_is_left_out_is_told_of_and_changes_nothing(data, tmp_path):

@@ -25,7 +25,8 @@ from pipeline.data.frame_store import FrameStore
 from pipeline.data.manifest import read_manifest
 from pipeline.models.recognizer import load_model
 from pipeline.train.losses import hard_loss
-from pipeline.train.trainer import Listener, Trainer, TrainingData
+from pipeline.train.state import Listener, TrainingData
+from pipeline.train.trainer import Trainer
 
 # small steps of sgd: AdamW, and batch statistics of few values, blow rounding up to whole steps
 CHANGES = {"batch_size": 13, "dropout": 0.0, "clip_grad_norm": 0.5, "optimizer": "sgd", "learning_rate": 0.003}
