@@ -3,8 +3,8 @@
     python -m benchmarks.gpu_training [--batch-size 16] [--networks r2plus1d_18] [--frames 16]
     python -m benchmarks.gpu_training --device cpu --tiny
 
-Each row is a step as the trainer makes it: forward, loss, backward, clipping, AdamW, and then the loss is read, which
-waits for the device. Rows "in memory" have one batch that lies on the device; "frame store" reads noise from a frame
+Each row is the trainer's own step: forward, loss, backward, clipping, AdamW, averaged weights; its numbers are read
+while the next one runs. Rows "in memory" have one batch that lies on the device; "frame store" reads noise from a frame
 store with data loader workers, and "waiting" is the share of the time in which the loop waited for them. "cached" and
 "online" are steps of a student: with logits that lie on the device, and with a teacher asked in the same precision.
 
@@ -20,7 +20,7 @@ import itertools
 import platform
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -30,10 +30,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.student_epoch import TARGETS, write_noise
 from pipeline.core.params import ClipParams, load_params
-from pipeline.data.dataset import BANK, Batch, ClipDataset, DrawnViews, EpochPlan, Sample, load_batches
+from pipeline.data.dataset import BANK, Batch, ClipDataset, DrawnViews, Sample, load_batches
+from pipeline.data.frame_store import FrameStore
 from pipeline.distill.student.loss import distillation_loss
 from pipeline.models.recognizer import Architecture, Recognizer
 from pipeline.train.losses import hard_loss
+from pipeline.train.state import Listener, TrainingData
+from pipeline.train.trainer import Trainer
 
 PARAMS = load_params(Path(__file__).parent.parent / "params.yaml")
 NUM_CLASSES = 11
@@ -41,6 +44,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 COLUMNS = (
     "network", "frames", "precision", "compiled", "input", "soft targets", "clips/s", "of matmul", "peak GiB", "waiting"
 )  # fmt: skip
+UNHEARD = Listener(lambda *_: None)
 WARM_STEPS = 3  # the first compiles, chooses kernels and fills the allocator
 
 
@@ -118,58 +122,54 @@ def flops_of_a_clip(row: Row, setting: Setting) -> float:
 
 
 class Step:
-    """One training step in the way of a row."""
+    """A step of the trainer in the way of a row."""
 
-    def __init__(self, row: Row, setting: Setting) -> None:
+    def __init__(self, row: Row, setting: Setting, folder: Path) -> None:
         torch.manual_seed(0)
         self.row, self.setting = row, setting
-        self.recognizer = new_recognizer(row, setting).to(setting.device).train()
         # the same network as its student: twice the weights, and a third of the student's work
         self.teacher = new_recognizer(row, setting).to(setting.device).eval() if row.soft == "online" else None
-        forward = torch.compile(self.recognizer, backend=setting.compiler) if row.compiled else self.recognizer
-        self.forward: Callable[[Tensor], Tensor] = forward
-        params = PARAMS.train_student
-        self.max_norm = params.clip_grad_norm
-        self.optimizer = torch.optim.AdamW(
-            self.recognizer.parameters(), lr=params.learning_rate, weight_decay=params.weight_decay
-        )
+        clip = setting.clip(row.num_frames)
+        self.frames = noise_of(row, setting, folder)
+        self.samples = [Sample(name, index % NUM_CLASSES) for index, name in enumerate(self.frames.video_ids)]
+        self.views = DrawnViews(self.frames, clip, PARAMS.views, seed=0, purpose=BANK)
+        changes = {"batch_size": setting.batch_size, "precision": row.precision, "epochs": 10_000, "num_workers": 0}
+        self.trainer = Trainer(
+            new_recognizer(row, setting), TrainingData(self.frames, self.samples, self.samples[:1], self.views),
+            PARAMS.train_student.model_copy(update=changes), self.loss, seed=0, device=setting.device,
+            checkpoint_path=folder / "checkpoint.pt", checkpoint_seconds=1e9,
+        )  # fmt: skip
+        if row.compiled:
+            self.trainer.network = torch.compile(self.trainer.recognizer, backend=setting.compiler)
 
     def __call__(self, batch: Batch) -> None:
-        batch = batch.to(self.setting.device)
-        with self.autocast():
-            logits_BK = self.forward(batch.clip_BTHWC)
-        loss = self.loss(logits_BK, batch)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.recognizer.parameters(), self.max_norm)
-        self.optimizer.step()
-        loss.item()
+        self.trainer._step(batch, UNHEARD)
+        self.trainer._read_numbers(UNHEARD, leave=1)
 
-    def loss(self, logits_BK: Tensor, batch: Batch) -> Tensor:
+    def loss(self, logits_BK: Tensor, batch: Batch, _epoch: float) -> Tensor:
         if self.row.soft == "none":
             return hard_loss(logits_BK, batch.labels_B, label_smoothing=0.0)
         teacher_BK = batch.teacher_BK
         if self.teacher is not None:
-            with torch.no_grad(), self.autocast():
+            with torch.no_grad(), self.trainer.autocast:
                 teacher_BK = self.teacher(batch.clip_BTHWC)
         assert teacher_BK is not None
         return distillation_loss(logits_BK, batch.labels_B, teacher_BK, **TARGETS)
 
-    def autocast(self) -> torch.autocast:
-        on = self.row.precision == "bfloat16"
-        return torch.autocast(self.setting.device.type, dtype=torch.bfloat16, enabled=on)
+    def batches(self) -> Iterator[Batch]:
+        """One batch of noise on the device, or batches from the frame store, for ever."""
+        if not self.row.stored:
+            return resident_batches(self.row, self.setting)
+        dataset = ClipDataset(self.frames, self.samples, self.views, self.setting.clip(self.row.num_frames))
+        plan = self.trainer.plan
+        keys = itertools.chain.from_iterable(plan.batches(epoch) for epoch in itertools.count())
+        return iter(load_batches(dataset, keys, num_workers=self.setting.num_workers))
 
 
-def stored_batches(row: Row, setting: Setting, folder: Path) -> Iterator[Batch]:
-    """Batches from a frame store of noise, for ever."""
-    clip = setting.clip(row.num_frames)
+def noise_of(row: Row, setting: Setting, folder: Path) -> FrameStore:
+    """A frame store of noise with videos that are larger and longer than a clip; few where nothing is read from it."""
     shape = (2 * row.num_frames + 8, setting.size + 16, setting.size * 4 // 3)
-    store = write_noise(folder, setting.num_videos, shape)
-    samples = [Sample(name, index % NUM_CLASSES) for index, name in enumerate(store.video_ids)]
-    dataset = ClipDataset(store, samples, DrawnViews(store, clip, PARAMS.views, seed=0, purpose=BANK), clip)
-    plan = EpochPlan(len(samples), setting.batch_size, seed=0)
-    keys = itertools.chain.from_iterable(plan.batches(epoch) for epoch in itertools.count())
-    return iter(load_batches(dataset, keys, num_workers=setting.num_workers))
+    return write_noise(folder, setting.num_videos if row.stored else setting.batch_size, shape)
 
 
 def resident_batches(row: Row, setting: Setting) -> Iterator[Batch]:
@@ -192,27 +192,29 @@ def measure(row: Row, setting: Setting, folder: Path) -> Measured:
     if on_gpu:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(setting.device)
-    step = Step(row, setting)
-    batches = stored_batches(row, setting, folder) if row.stored else resident_batches(row, setting)
+    step = Step(row, setting, folder)
+    batches = step.batches()
     for batch in itertools.islice(batches, WARM_STEPS):
         step(batch)
+    synchronize(setting.device)
     num_clips, waited, start = 0, 0.0, time.perf_counter()
     while (asked := time.perf_counter()) < start + setting.seconds or not num_clips:
         batch = next(batches)
         waited += time.perf_counter() - asked
         step(batch)
         num_clips += len(batch.labels_B)
+    synchronize(setting.device)
     seconds = time.perf_counter() - start
     peak_gib = torch.cuda.max_memory_allocated(setting.device) / 2**30 if on_gpu else None
     return Measured(num_clips / seconds, peak_gib, waited / seconds)
 
 
-def rows_of(networks: list[str], frames: list[int]) -> list[Row]:
-    """All ways in memory, uncompiled ones first; then the frame store and a student's, with the first of each list."""
-    ways = itertools.product((False, True), networks, frames, DTYPES)
-    rows = [Row(network, count, precision, compiled) for compiled, network, count, precision in ways]
-    row = Row(networks[0], frames[0], "bfloat16", compiled=False)
-    return [*rows, replace(row, stored=True), replace(row, soft="cached"), replace(row, soft="online")]
+def rows_of(networks: list[str], frames: list[int], precisions: list[str]) -> list[Row]:
+    """All ways in memory; then the frame store and a student's, with the first of each list; then compiled ones."""
+    rows = [Row(*way, compiled=False) for way in itertools.product(networks, frames, precisions)]
+    row = Row(networks[0], frames[0], precisions[-1], compiled=False)
+    others = [replace(row, stored=True), replace(row, soft="cached"), replace(row, soft="online")]
+    return [*rows, *others, *(replace(row, compiled=True) for row in rows)]
 
 
 def show(row: Row, setting: Setting, peaks: dict[str, float], folder: Path) -> None:
@@ -236,7 +238,7 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", default=["r2plus1d_18", "r2plus1d_34"])
     parser.add_argument("--frames", type=int, nargs="+", default=[16, 32])
     parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--num-workers", type=int, default=8)
+    parser.add_argument("--num-workers", type=int, default=16)
     parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement (default: 5)")
     parser.add_argument("--tiny", action="store_true", help="a small network, and compiled graphs run as they are")
     options = parser.parse_args()
@@ -250,7 +252,8 @@ def main() -> None:
         )
     torch.set_float32_matmul_precision("high")
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "CPU"
-    peaks = {precision: matmul_rate(setting, precision) for precision in DTYPES}
+    precisions = list(DTYPES) if device.type == "cuda" else ["float32"]  # no CPU trains in bfloat16 here
+    peaks = {precision: matmul_rate(setting, precision) for precision in precisions}
     rates = ", ".join(f"{precision} {peak / 1e12:.3g}" for precision, peak in peaks.items())
     print(f"{name}, torch {torch.__version__}; matmul of {setting.matmul_side}² in TFLOP/s: {rates}")
     print(f"clips of {setting.size}×{setting.size}, batches of {setting.batch_size}, {setting.num_workers} workers\n")
@@ -259,8 +262,8 @@ def main() -> None:
     )
     print("|---|---|---|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
-        for row in rows_of(options.networks, options.frames):
-            show(row, setting, peaks, Path(folder))
+        for number, row in enumerate(rows_of(options.networks, options.frames, precisions)):
+            show(row, setting, peaks, Path(folder) / f"{number}")
 
 
 if __name__ == "__main__":
