@@ -46,6 +46,8 @@ from pipeline.videos.images import MAX_PIXELS, check_pixels, list_images, read_i
 FORMATS = "avi,matroska,webm,mov,mp4,m4a,3gp,3g2,mj2,mpeg,mpegts,asf,flv,ogg,mxf"
 # max_pixels: while FFmpeg looks for streams, which decodes; larger frames are refused before memory is allocated
 OPEN_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": FORMATS, "max_pixels": str(MAX_PIXELS)}
+# Texts of a video that are no UTF-8 are no reason to refuse it; from PyAV 19 on it takes them by itself
+METADATA: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
 # Accurate and the same on every CPU; bilinear in swscale averages over the source's area where it shrinks
 SCALING = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.BITEXACT | Interpolation.FULL_CHR_H_INT
 
@@ -287,7 +289,7 @@ def _opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
     if empty:
         raise BrokenVideoError("the file is empty")
     try:
-        with av.open(_url(path), options=OPEN_OPTIONS, metadata_errors="replace") as container:
+        with av.open(_url(path), options=OPEN_OPTIONS, **METADATA) as container:
             yield container, _video_stream(container)
     except FFmpegError as error:
         if error.errno == errno.EINVAL and (reason := unread_container(path)):
