@@ -11,6 +11,7 @@ printed when its command ends; one that fails is a row, too, and the others stil
 from __future__ import annotations
 
 import argparse
+import csv
 import os
 import re
 import shutil
@@ -81,7 +82,15 @@ def run(command: Command, device: str, limit: float) -> tuple[str, float, str]:
     seconds = time.monotonic() - start
     said = done.stdout.strip() or done.stderr.strip() if done.returncode == 0 else done.stderr.strip()
     failed = "" if done.returncode == 0 else f"exit code {done.returncode}"
-    return failed, seconds, said.rpartition("\n")[2].replace("|", "/")
+    shares = "".join(f"; {line}" for line in done.stderr.splitlines() if ": time went to " in line)
+    rate = f"; {num_frames() / seconds:.0f} frames/s" if command.arguments[0] == "enhance" and not failed else ""
+    return failed, seconds, said.rpartition("\n")[2].replace("|", "/") + rate + shares
+
+
+def num_frames() -> int:
+    """Of all videos."""
+    with Path("data/manifest.csv").open(encoding="utf-8") as file:
+        return sum(int(row["num_frames"]) for row in csv.DictReader(file))
 
 
 def main() -> None:

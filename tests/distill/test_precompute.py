@@ -29,7 +29,7 @@ from pipeline.distill.store.codecs import codec_of
 from pipeline.distill.store.rows import Rows, row_layout
 from pipeline.distill.store.store import SoftTargetStore
 from pipeline.distill.teacher import bank, precompute
-from pipeline.distill.teacher.precompute import CachedTeacher, Packing, Part, TeacherInference, compute_part
+from pipeline.distill.teacher.precompute import CachedTeacher, Packing, Part, TeacherInference, compute_part, parts_of
 from pipeline.distill.teacher.row_cache import RowCache, write_part
 from pipeline.models.inference import infer
 from pipeline.models.recognizer import load_model
@@ -119,6 +119,17 @@ def test_the_size_of_parts_does_not_show(project, monkeypatch, clips_per_part):
     monkeypatch.setattr(precompute, "CLIPS_PER_PART", clips_per_part)
     monkeypatch.setenv("DVC_ROOT", str(project / "elsewhere"))
     assert compute("other.zarr") == expected
+
+
+@pytest.mark.parametrize(("device", "num_videos"), [("cpu", 128), ("cuda", 2048), ("cuda:1", 2048)])
+def test_a_gpu_takes_larger_parts(tmp_path, device, num_videos):
+    views = VIEWS.model_copy(update={"num_views": 4})
+    artifact = (tmp_path, "00" * 16)
+    how = TeacherInference("teacher", artifact, artifact, tmp_path, CLIP, views, SEED, BATCH_SIZE, device, 0)
+    names = [f"{number:04}" for number in range(5000)]
+    parts = parts_of(names, how)
+    assert [len(part.video_ids) for part in parts[:2]] == [num_videos] * 2
+    assert [name for part in parts for name in part.video_ids] == names
 
 
 @given(cuts=st.sets(st.integers(1, 29)))

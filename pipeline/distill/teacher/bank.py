@@ -63,11 +63,13 @@ def infer_views(
     batches = in_order(len(video_ids), bank.num_views, bank.batch_size)
     digests, logits = [], []
     for batch in load_batches(dataset, batches, num_workers=num_workers):
+        clip_BTHWC = batch.clip_BTHWC.to(device, non_blocking=True)
+        logits.append(infer(teacher, clip_BTHWC, batch_size=bank.batch_size))  # on a GPU it is still at work
         digests += [pixel_digest(clip_THWC.numpy()) for clip_THWC in batch.clip_BTHWC]
-        logits.append(infer(teacher, batch.clip_BTHWC.to(device), batch_size=bank.batch_size).cpu())
         advance(len(batch.clip_BTHWC), "")
     shape = (len(video_ids), bank.num_views)
-    return TeacherOutputs(torch.cat(logits).numpy().reshape(*shape, -1), np.array(digests, dtype="<u8").reshape(shape))
+    logits_NVK = torch.cat(logits).cpu().numpy().reshape(*shape, -1)
+    return TeacherOutputs(logits_NVK, np.array(digests, dtype="<u8").reshape(shape))
 
 
 def view_arrays(shown_NV: Sequence[Sequence[AnyView]], *, mixed: bool) -> dict[str, NDArray[Any]]:

@@ -35,7 +35,8 @@ from pipeline.distill.teacher.bank import Bank, bank_arrays, infer_views
 from pipeline.distill.teacher.row_cache import PARTNERS, Key, RowCache, write_part
 from pipeline.models.recognizer import Recognizer, load_model
 
-CLIPS_PER_PART = 512
+CLIPS_PER_PART = 512  # some seconds on a CPU
+ON_GPU = 16  # times as many: each part starts data loader processes of its own
 VAL = "val"  # in a teacher's folder: that of its outputs for val
 _ROWS_AT_ONCE = 512  # packed; a fixed number, since what they cost is summed in floats, in this order
 
@@ -86,8 +87,9 @@ class Part:
 
 
 def parts_of(video_ids: Sequence[str], how: TeacherInference, partners: Partners = NOT_MIXED) -> list[Part]:
-    """Cut videos into parts of about CLIPS_PER_PART clips; partners: empty where views are not mixed."""
-    size = max(1, CLIPS_PER_PART // how.num_views)
+    """Cut videos into parts of about CLIPS_PER_PART clips of the device; partners: empty where views are not mixed."""
+    num_clips = CLIPS_PER_PART * (ON_GPU if torch.device(how.device).type == "cuda" else 1)
+    size = max(1, num_clips // how.num_views)
     parts = [tuple(video_ids[start : start + size]) for start in range(0, len(video_ids), size)]
     return [Part(ids, how, {name: partners[name] for name in ids} if partners else NOT_MIXED) for ids in parts]
 

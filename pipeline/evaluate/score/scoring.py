@@ -93,10 +93,10 @@ def score(
     with torch.inference_mode():
         for batch in load_batches(dataset, in_order(len(samples), num_views, batch_size), num_workers=0):
             logits_BK = recognizer(batch.to(device).clip_BTHWC)
-            probs.append(logits_BK.double().softmax(dim=1).cpu())
+            probs.append(logits_BK.double().softmax(dim=1))
             advance(len(batch.labels_B), "")
             stop()
-    probs_NVK = torch.cat(probs).numpy().reshape(len(samples), num_views, -1)
+    probs_NVK = torch.cat(probs).cpu().numpy().reshape(len(samples), num_views, -1)
     video_ids = tuple(sample.video_id for sample in samples)
     broken = named_views(video_ids, ~np.isfinite(probs_NVK).all(axis=2))
     if broken:
