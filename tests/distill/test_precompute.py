@@ -122,7 +122,8 @@ def test_the_size_of_parts_does_not_show(project, monkeypatch, clips_per_part):
 
 
 @pytest.mark.parametrize(("device", "num_videos"), [("cpu", 128), ("cuda", 2048), ("cuda:1", 2048)])
-def test_a_gpu_takes_larger_parts(tmp_path, device, num_videos):
+def test_a_gpu_takes_larger_parts(tmp_path, monkeypatch, device, num_videos):
+    monkeypatch.setattr(precompute, "CLIPS_PER_PART", 512)
     views = VIEWS.model_copy(update={"num_views": 4})
     artifact = (tmp_path, "00" * 16)
     how = TeacherInference("teacher", artifact, artifact, tmp_path, CLIP, views, SEED, BATCH_SIZE, device, 0)
