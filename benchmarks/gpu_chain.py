@@ -60,7 +60,7 @@ def used(device: str, *, tiny: bool) -> Iterator[Command]:
     applied = ("--dark", "data/dark", "--enhancer", "zero_dce.safetensors", "--out", "data/zero_dce")
     yield Command("enhance zero_dce", ("enhance", *applied))
     model = "models/student.safetensors"
-    (video, *_) = sorted(str(path) for path in Path("data").rglob("*.mp4"))[:1]
+    video = min((str(path) for path in Path("data").rglob("*.mp4")), default="data/no_video_was_rendered.mp4")
     yield Command("predict", ("predict", video, "--model", model))
     yield Command("export", ("export", model, "--out", "student.onnx", "--frames", "data/dark"))
     yield Command("bench", ("bench", model, *(() if tiny else ("--compile",))))
@@ -75,14 +75,17 @@ def run(command: Command, device: str, limit: float) -> tuple[str, float, str]:
         arguments += ["--device", device]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     start = time.monotonic()
-    try:
-        done = subprocess.run(arguments, env=env, capture_output=True, text=True, timeout=limit, check=False)
-    except subprocess.TimeoutExpired:
-        return f"longer than {limit:.0f} s", time.monotonic() - start, ""
+    with subprocess.Popen(arguments, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            out, err = process.communicate(timeout=limit)
+        except subprocess.TimeoutExpired:
+            process.terminate()  # a study ends its steps, too: they would disturb what is measured next
+            process.communicate()
+            return f"longer than {limit:.0f} s", time.monotonic() - start, ""
     seconds = time.monotonic() - start
-    said = done.stdout.strip() or done.stderr.strip() if done.returncode == 0 else done.stderr.strip()
-    failed = "" if done.returncode == 0 else f"exit code {done.returncode}"
-    shares = "".join(f"; {line}" for line in done.stderr.splitlines() if ": time went to " in line)
+    said = out.strip() or err.strip() if process.returncode == 0 else err.strip()
+    failed = "" if process.returncode == 0 else f"exit code {process.returncode}"
+    shares = "".join(f"; {line}" for line in err.splitlines() if ": time went to " in line)
     rate = f"; {num_frames() / seconds:.0f} frames/s" if command.arguments[0] == "enhance" and not failed else ""
     return failed, seconds, said.rpartition("\n")[2].replace("|", "/") + rate + shares
 

@@ -36,9 +36,9 @@ fi
 tests=(tests/train/test_ahead.py tests/train/test_trainer.py)
 ((${#tiny[@]})) || tests+=(tests/train tests/models tests/distill tests/evaluate)
 
-part 'Training steps' 190 python3 -m benchmarks.gpu_training --device "$device" --seconds 3 "${tiny[@]}"
 part "A student's epoch, and precompute" 50 python3 -m benchmarks.student_epoch "${epoch[@]}"
 part 'The chain' 160 python3 -m benchmarks.gpu_chain --folder "$out/chain" --device "$device" --limit 60 "${tiny[@]}"
+part 'Training steps' 190 python3 -m benchmarks.gpu_training --device "$device" --seconds 3 "${tiny[@]}"
 part 'Tests' 80 python3 -m pytest -q -m 'not slow' --device "$device" -p no:cacheprovider "${tests[@]}"
 rm -rf "$out/chain"
 printf '\n%s of 4 parts failed\n' "$failed" | tee -a "$out/suite.md"

@@ -131,7 +131,7 @@ class BatchStatistics:
     """A network's buffers as they were before a step, which are put back where it had no finite loss or gradient."""
 
     def __init__(self, recognizer: Recognizer) -> None:
-        self._buffers = sorted(recognizer.buffers(), key=lambda buffer: buffer.is_floating_point())
+        self._buffers = list(recognizer.buffers())
         self._before = [buffer.clone() for buffer in self._buffers]
 
     def keep(self) -> None:
@@ -150,5 +150,7 @@ class BatchStatistics:
 
 @torch.no_grad()
 def _copy_all(targets: list[Tensor], sources: list[Tensor]) -> None:
-    if targets:
-        torch._foreach_copy_(targets, sources)
+    """One kernel for all of a type: with several in one call PyTorch takes a kernel for each tensor."""
+    for dtype in {target.dtype for target in targets}:
+        alike = [index for index, target in enumerate(targets) if target.dtype == dtype]
+        torch._foreach_copy_([targets[index] for index in alike], [sources[index] for index in alike])

@@ -18,14 +18,14 @@ from builders import (  # noqa: F401 - a fixture
 )
 from hypothesis import given
 from hypothesis import strategies as st
+from training_runs import Run
 
 from pipeline.core.errors import Interrupted, ParamsError
 from pipeline.data.dataset import BANK, DrawnViews, EpochPlan, samples_of
 from pipeline.data.listing import NO_LABEL, TAUGHT
 from pipeline.distill.student.loss import distillation_loss, require_labels
 from pipeline.train.losses import hard_loss
-from pipeline.train.state import Listener, TrainingData
-from pipeline.train.trainer import Trainer
+from pipeline.train.state import TrainingData
 
 K = 3
 LABELS = st.lists(st.integers(NO_LABEL, K - 1), min_size=2, max_size=12).filter(lambda found: NO_LABEL in found)
@@ -153,27 +153,7 @@ def loss(logits_BK, batch, epoch):
 
 
 def run(folder, data, *, interrupt_after=math.inf, loss=loss, **changes):
-    steps = 0
-
-    def stop():
-        if steps >= interrupt_after:
-            raise Interrupted(15)
-
-    def advance(_count, note, *, earlier=False):
-        nonlocal steps
-        steps += not earlier
-
-    trainer = Trainer(
-        tiny_recognizer(num_classes=2, dropout=0.0),
-        data,
-        train_params(**changes),
-        loss,
-        seed=5,
-        device=DEVICE,
-        checkpoint_path=folder / "checkpoint.pt",
-        checkpoint_seconds=math.inf,
-    )
-    return trainer.run(stop=stop, listener=Listener(advance))
+    return Run(folder, data, loss, **changes).start(interrupt_after=interrupt_after)
 
 
 @pytest.mark.parametrize("changes", [{}, {"mixup": 0.5, "batch_size": 7, "accumulate": 2}, {"cutmix": 1.0}])
