@@ -4,8 +4,9 @@
     python -m benchmarks.gpu_chain --folder /tmp/chain --device cpu --tiny
 
 Needs no DVC: it runs the `cmd` of each stage in a folder of its own. The demo, with R(2+1)D-18 on clips of 16×112×112
-in bfloat16; then Zero-DCE fitted and applied, predict, export, bench, and a study of two arms in one process. A row is
-printed when its command ends; one that fails is a row, too, and the others still run.
+in bfloat16; then a baseline that is killed (SIGKILL) and goes on, Zero-DCE fitted and applied, predict, export, bench,
+and a study of two arms in one process. A row is printed when its command ends; one that fails is a row, too, and the
+others still run.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import csv
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -26,6 +28,7 @@ from pipeline.core.params import load_params, overridden, params_text
 
 ROOT = Path(__file__).parent.parent
 TRAINED = ("train_teacher", "train_student")
+LOSS_TOLERANCE = 0.02  # of the first epoch's loss: a GPU does not add in the same order twice
 WITHOUT_DEVICE = ("demo_videos", "prepare", "measure_light", "evaluate", "report", "export")
 GPU_SIZE = {
     "teacher": "r2plus1d_18", "student": "r2plus1d_18", "prepare.short_side": 128,
@@ -43,6 +46,7 @@ class Command:
 
     name: str
     arguments: tuple[str, ...]
+    killed: bool = False  # and run again
 
 
 def commands_of(dvc_file: Path) -> Iterator[Command]:
@@ -53,7 +57,10 @@ def commands_of(dvc_file: Path) -> Iterator[Command]:
 
 
 def used(device: str, *, tiny: bool) -> Iterator[Command]:
-    """What users do with the models of the chain."""
+    """What happens to a training, and what users do with the models of the chain."""
+    out = ("--out", "killed.safetensors", "--curve", "killed.csv", "--checkpoint-seconds", "0")
+    baseline = ("train_baseline", "--manifest", "data/manifest.csv", "--frames", "data/dark", *out)
+    yield Command("train_baseline, killed", baseline, killed=True)
     fit = ("--manifest", "data/manifest.csv", "--dark", "data/dark")
     zero_dce = ("--enhancer", "zero_dce", *fit, "--out", "zero_dce.safetensors", "--curve", "zero_dce.csv")
     yield Command("fit_enhancer zero_dce", ("fit_enhancer", *zero_dce))
@@ -68,14 +75,19 @@ def used(device: str, *, tiny: bool) -> Iterator[Command]:
     yield Command("study, 2 arms", ("study", *fit, "--out", "study", "--no-test", *arms, "--device", device))
 
 
-def run(command: Command, device: str, limit: float) -> tuple[str, float, str]:
-    """Whether it ended well, seconds, and the last line that it said."""
+def process_of(command: Command, device: str) -> subprocess.Popen[str]:
+    """The command, started: on the device, where it takes one."""
     arguments = [sys.executable, "-m", "stages", *command.arguments]
     if command.arguments[0] not in WITHOUT_DEVICE and "--device" not in arguments:
         arguments += ["--device", device]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(arguments, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def run(command: Command, device: str, limit: float, must_say: str = "") -> tuple[str, float, str]:
+    """What failed, or nothing; seconds; and the last line that it said."""
     start = time.monotonic()
-    with subprocess.Popen(arguments, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with process_of(command, device) as process:
         try:
             out, err = process.communicate(timeout=limit)
         except subprocess.TimeoutExpired:
@@ -85,9 +97,44 @@ def run(command: Command, device: str, limit: float) -> tuple[str, float, str]:
     seconds = time.monotonic() - start
     said = out.strip() or err.strip() if process.returncode == 0 else err.strip()
     failed = "" if process.returncode == 0 else f"exit code {process.returncode}"
+    if not failed and must_say not in err:
+        failed = f"did not say: {must_say}"
     shares = "".join(f"; {line}" for line in err.splitlines() if ": time went to " in line)
     rate = f"; {num_frames() / seconds:.0f} frames/s" if command.arguments[0] == "enhance" and not failed else ""
     return failed, seconds, said.rpartition("\n")[2].replace("|", "/") + rate + shares
+
+
+def run_killed(command: Command, device: str, limit: float) -> tuple[str, float, str]:
+    """As `run`, with SIGKILL at two checkpoints of a second baseline: is its curve the first one's?"""
+    start = time.monotonic()
+    with process_of(command, device) as process:
+        while process.poll() is None and time.monotonic() - start < limit:
+            if list(Path(".work").glob("train_baseline-*/checkpoint.previous.pt")):
+                break
+            time.sleep(0.005)
+        process.kill()
+        process.communicate()
+    if process.returncode != -signal.SIGKILL:
+        return f"exit code {process.returncode} before it was killed", time.monotonic() - start, ""
+    failed, seconds, said = run(command, device, limit, must_say="from the checkpoint")
+    if failed:
+        return failed, seconds, said
+    whole, again = (curve(path) for path in ("results/curves/baseline.csv", "killed.csv"))
+    said = "train loss, whole / killed: " + ", ".join(
+        f"{row['train_loss']} / {other['train_loss']}" for row, other in zip(whole, again, strict=False)
+    )
+    if [row["learning_rate"] for row in whole] != [row["learning_rate"] for row in again]:
+        failed = "other epochs or learning rates"
+    first = float(whole[0]["train_loss"])
+    if abs(float(again[0]["train_loss"]) - first) > LOSS_TOLERANCE * first:
+        failed = "another loss"
+    return failed, time.monotonic() - start, said
+
+
+def curve(path: str) -> list[dict[str, str]]:
+    """The rows of a training's table of epochs."""
+    with Path(path).open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
 
 
 def num_frames() -> int:
@@ -114,7 +161,8 @@ def main() -> None:
     ran = failures = 0
     chains = ([Command("demo_videos", videos)], commands_of(ROOT / "dvc.yaml"), used(options.device, tiny=options.tiny))
     for command in (command for commands in chains for command in commands):
-        failed, seconds, said = run(command, options.device, options.limit)
+        ran_as = run_killed if command.killed else run
+        failed, seconds, said = ran_as(command, options.device, options.limit)
         print(f"| {command.name} | {seconds:.1f} | {failed} | {said} |", flush=True)
         ran, failures = ran + 1, failures + bool(failed)
     print(f"\n{ran} commands, {failures} failed")
