@@ -48,12 +48,12 @@ def verify(store: StoreArgument, as_json: JsonOption = False) -> None:
     if as_json:
         print_json(found)
     if found["digest"] is None:
-        raise StaleArtifactError(found["findings"][0], remedy="`dvc checkout` or `dvc pull` brings the store back")
+        raise StaleArtifactError(found["findings"][0], remedy="`dvc repro` makes it again, `dvc pull` fetches it")
     if found["findings"]:
         raise StaleArtifactError(
             f"{store}: is not whole: {len(found['findings'])} of {found['num_videos']} videos are damaged",
             findings=found["findings"],
-            remedy="`dvc checkout` or `dvc pull` brings the store back, `dvc repro` makes it again",
+            remedy="`dvc repro` makes it again, of the damaged shards alone; `dvc pull` fetches what was pushed",
         )
     if not as_json:
         counts = f"{found['num_videos']:,} videos, {found['num_frames']:,} frames"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from operator import attrgetter
 from typing import Annotated
 
 import typer
@@ -60,7 +61,7 @@ def clear(
         return
     for folder in folders:
         remove_work_folder(folder.path)
-        say(f"removed {folder.path}, {size_text(folder.num_bytes)}")
+        say(f"removed {folder.path}, {size_text(folder.freed_bytes)} freed")
 
 
 def _chosen(stages: Sequence[str] | None, *, unfinished: bool) -> list[LeftFolder]:
@@ -88,10 +89,18 @@ def _agreed(folders: Sequence[LeftFolder]) -> bool:
 
 def _print(folders: Sequence[LeftFolder]) -> None:
     print_table(
-        ("stage", "size", "age", "state", "folder"),
+        ("stage", "size", "frees", "age", "state", "folder"),
         (
-            (each.stage, size_text(each.num_bytes), age_text(each.age_seconds), each.state, str(each.path))
+            (
+                each.stage,
+                size_text(each.num_bytes),
+                size_text(each.freed_bytes),
+                age_text(each.age_seconds),
+                each.state,
+                str(each.path),
+            )
             for each in folders
         ),
     )
-    print_line(f"{size_text(sum(folder.num_bytes for folder in folders))} in {len(folders)} folders")
+    size, freed = (size_text(sum(map(attrgetter(name), folders))) for name in ("num_bytes", "freed_bytes"))
+    print_line(f"{size} in {len(folders)} folders; removing them frees {freed}, the rest has links elsewhere")

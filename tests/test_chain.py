@@ -77,6 +77,22 @@ def test_nothing_is_left_behind(chain):
     assert kept == {"prepare", "enhance", "precompute_soft_targets"}  # for a next run with more videos
 
 
+def test_a_frame_lies_on_the_disk_once(chain):
+    stats = [
+        path.stat()
+        for place in ("data", ".dvc/cache", ".work")
+        for path in (chain / place).rglob("*")
+        if path.is_file()
+    ]
+    on_disk = sum({stat.st_ino: stat.st_size for stat in stats}.values())
+    published = sum(path.stat().st_size for path in (chain / "data").rglob("*") if path.is_file())
+    models = sum(path.stat().st_size for path in (chain / "models").rglob("*") if path.is_file())
+    assert on_disk <= 1.1 * published + models
+    assert {path.stat().st_nlink for path in (chain / "data").rglob("*.h5")} == {
+        3
+    }  # here, in the cache, for the next run
+
+
 def test_a_second_run_runs_nothing(chain):
     assert stages_run(run(chain, "dvc", "repro").stdout) == []
 

@@ -62,6 +62,15 @@ class WorkFolder:
         _mark_kept(self.path / KEPT_NAME, self.outs)
 
 
+def kept_folders(out: Path) -> Iterator[Path]:
+    """The work folders that are kept for an out, each locked while it is looked at; passes over those in use."""
+    for marker in sorted(work_root().glob(f"*/{KEPT_NAME}")):
+        folder = marker.parent
+        if str(out) in _kept_for(marker):
+            with suppress(EnvironmentProblem), _locked(folder.with_suffix(".lock"), stage_of(folder), "is in use"):
+                yield folder
+
+
 def _mark_kept(marker: Path, outs: frozenset[str]) -> None:
     write_text_whole(marker, json.dumps({"outs": sorted(outs)}) + "\n")
 

@@ -3,11 +3,13 @@
 A task writes its shard into the stage's work folder and then a record beside it: what the shard holds, and what it was
 made from. Shards and records stay there when the store is published (as hard links: the bytes are there once), since
 DVC deletes a stage's outs before the stage runs again. The next run takes over row by row what is still right; what it
-takes it reads and checks, so that damage is made again rather than handed on.
+takes it reads and checks, so that damage is made again rather than handed on. A shard is replaced, never written to:
+it may be the cache's file as well.
 """
 
 from __future__ import annotations
 
+import filecmp
 import json
 import os
 import shutil
@@ -20,9 +22,9 @@ from typing import Any
 
 from pipeline.core.digest import digest_file, has_valid_digest, with_digest
 from pipeline.core.errors import DataError, StaleArtifactError
-from pipeline.core.files import publish, write_text_whole
+from pipeline.core.files import PARTIAL_SUFFIX, publish, write_text_whole
 from pipeline.core.progress import Stopwatch
-from pipeline.core.work_folder import WorkFolder
+from pipeline.core.work_folder import WorkFolder, kept_folders
 from pipeline.data.frame_shard import Codec, EncodedFrame, IndexRow, OpenFrames, Shard, ShardResult, write_shard
 from pipeline.data.frame_store import shard_path, write_index
 from pipeline.data.frames import Frame, Levels
@@ -228,6 +230,32 @@ def publish_store(
     write_index(built, rows, codec=codec, jpeg_quality=jpeg_quality, levels=levels, origin=origin)
     publish(built, out)
     work.keep()
+
+
+def link_kept_shards(store: Path) -> None:
+    """Make the shards that the work folder keeps of a store links to the store's, so that their bytes are there once.
+
+    They were, until DVC put copies or links of its cache's into the store's place. Nothing happens to other bytes, on
+    another file system, and where a process is at work.
+    """
+    for folder in kept_folders(store):
+        for kept in frames_folder(folder).glob("*.h5"):
+            _link_if_equal((store / kept.name).resolve(), kept)
+
+
+def _link_if_equal(path: Path, to: Path) -> None:
+    if not path.exists() or path.samefile(to):
+        return
+    beside = to.with_name(to.name + PARTIAL_SUFFIX)
+    beside.unlink(missing_ok=True)
+    try:
+        os.link(path, beside)
+    except OSError:  # another file system, or one without hard links
+        return
+    if filecmp.cmp(beside, to, shallow=False):
+        beside.replace(to)
+    else:
+        beside.unlink()
 
 
 def _record_path(work: Path, shard: int) -> Path:

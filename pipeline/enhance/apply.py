@@ -18,7 +18,16 @@ from pipeline.core.work_folder import work_folder
 from pipeline.data.frame_shard import IndexRow
 from pipeline.data.frame_store import FrameStore
 from pipeline.data.frames import Frame, Frames, Levels
-from pipeline.data.shards import RunTasks, ShardReport, ShardTask, make_shard, new_run, publish_store, read_record
+from pipeline.data.shards import (
+    RunTasks,
+    ShardReport,
+    ShardTask,
+    link_kept_shards,
+    make_shard,
+    new_run,
+    publish_store,
+    read_record,
+)
 from pipeline.enhance.classical import Enhancer, enhanced_batches, levels_after
 from pipeline.enhance.file import load_enhancer
 
@@ -41,6 +50,7 @@ def enhance(dark_path: Path, enhancer_path: Path, out: Path, *, device: str = "c
     with all videos that cannot be enhanced; the others are kept in the work folder.
     """
     dark = FrameStore(dark_path)
+    link_kept_shards(dark_path)
     used = load_enhancer(enhancer_path)  # and refuse it here rather than in every worker
     light, levels = used.name, levels_after(used, dark.levels)
     enhancer = digest_file(enhancer_path)

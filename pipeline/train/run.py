@@ -21,6 +21,7 @@ from pipeline.data.dataset import Batch, EpochPlan, Sample, ViewSource, pixel_st
 from pipeline.data.frame_store import FrameStore
 from pipeline.data.listing import TAUGHT
 from pipeline.data.manifest import Manifest, read_manifest
+from pipeline.data.shards import link_kept_shards
 from pipeline.models.pretrained import PUBLISHED_STATISTICS, Fit, fit, load_into, read_pretrained
 from pipeline.models.recognizer import (
     MODEL_FORMAT_VERSION,
@@ -66,6 +67,7 @@ def read_inputs(manifest_path: Path, frames_path: Path) -> Inputs:
     Raises DataError where there is a single class, StaleArtifactError where the store lacks videos of train or val.
     """
     manifest, frames = read_manifest(manifest_path), FrameStore(frames_path)
+    link_kept_shards(frames_path)
     if len(manifest.class_names) == 1:
         raise DataError(
             f"{manifest_path}: all videos are of one class, {manifest.class_names[0]}: there is nothing to tell apart",

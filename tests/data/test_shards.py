@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,7 +12,15 @@ import pytest
 from pipeline.core.progress import Stopwatch
 from pipeline.core.work_folder import work_folder
 from pipeline.data.frame_store import FrameStore
-from pipeline.data.shards import MAX_DEATHS, Record, ShardTask, make_shard, publish_store, read_record
+from pipeline.data.shards import (
+    MAX_DEATHS,
+    Record,
+    ShardTask,
+    link_kept_shards,
+    make_shard,
+    publish_store,
+    read_record,
+)
 
 VIDEOS = ("a", "b", "c")
 
@@ -103,7 +112,7 @@ def test_reasons_of_unchanged_videos_are_taken_over(tmp_path):
 
 
 def publish(stage, params, rows_of, out):
-    with work_folder(stage, params=params, inputs={}, format_version=1) as work:
+    with work_folder(stage, params=params, inputs={}, format_version=1, outs=[out]) as work:
         result = update(work.path, rows_of)
         publish_store(work, out, result.rows, codec="raw", jpeg_quality=95, origin={})
     return work.path
@@ -116,6 +125,43 @@ def test_a_published_store_stays_in_the_work_folder_without_a_second_copy(tmp_pa
     (shard,) = (work / "frames").glob("*.h5")
     assert shard.samefile(Path("out") / shard.name)
     assert not (work / "built").exists()
+
+
+@pytest.mark.parametrize("links", ["copy", "symlink"])
+def test_kept_shards_become_links_to_what_dvc_put_into_the_stores_place(tmp_path, monkeypatch, links):
+    monkeypatch.chdir(tmp_path)
+    (kept,) = (publish("stage", {"a": 1}, frames_of, Path("out")) / "frames").glob("*.h5")
+    published = Path("out") / kept.name
+    shutil.copy(published, "cached")
+    published.unlink()
+    shutil.copy("cached", published) if links == "copy" else published.symlink_to(Path("cached").absolute())
+    link_kept_shards(Path("out"))
+    assert kept.samefile(published)
+    assert kept.samefile("cached") == (links == "symlink")
+    FrameStore(Path("out")).verify()
+
+
+def test_kept_shards_with_other_bytes_stay_as_they_are(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (kept,) = (publish("stage", {"a": 1}, frames_of, Path("out")) / "frames").glob("*.h5")
+    content = kept.read_bytes()
+    changed = bytes([content[0] ^ 1, *content[1:]])
+    (Path("out") / kept.name).unlink()
+    (Path("out") / kept.name).write_bytes(changed)
+    link_kept_shards(Path("out"))
+    link_kept_shards(Path("never published"))
+    assert kept.read_bytes() == content
+    assert list(kept.parent.iterdir()) == [kept]
+
+
+def test_a_shard_that_is_made_again_leaves_the_files_that_are_linked_with_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    work = publish("stage", {"a": 1}, frames_of, Path("out"))
+    (published,) = Path("out").glob("*.h5")
+    content = published.read_bytes()
+    published.chmod(0o444)  # as DVC's cache has it
+    update(work, lambda name: reversed([*frames_of(name), np.zeros((4, 6, 3), np.uint8)]))
+    assert published.read_bytes() == content
 
 
 def test_the_newest_store_of_a_stage_is_kept(tmp_path, monkeypatch):

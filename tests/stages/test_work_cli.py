@@ -70,6 +70,14 @@ def test_list_says_what_each_folder_is_there_for(work):
     assert found[1]["num_bytes"] > 3000
 
 
+def test_what_is_linked_elsewhere_frees_nothing(work):
+    (teacher,) = Path(".work").glob("train_teacher-*/")
+    Path("data/linked.pt").hardlink_to(teacher / "checkpoint.pt")
+    found = json.loads(work("list", "--json")[1])[1]
+    assert found["num_bytes"] - found["freed_bytes"] == 3000
+    assert "removing them frees" in work("list")[1]
+
+
 def test_list_names_who_is_at_work(work, holder):
     assert f"process {holder.pid}" in work("list")[1]
 

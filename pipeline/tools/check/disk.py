@@ -36,11 +36,9 @@ def check_space(group: Group, params: Params, seen: Sequence[Seen], *, dvc_root:
     needed: dict[Path, float] = defaultdict(float)
     needed[Path()] += dark + enhanced
     if dvc_root is not None:
-        # DVC keeps a copy in its cache; and where it replaces the out's file, the work folder's link to the published
-        # one becomes a copy as well
         cache = dvc_cache(dvc_root)
-        kinds = dvc_config(dvc_root).get("cache", "type", fallback="reflink,copy").replace(" ", "").split(",")
-        if kinds[0] == "copy" or (kinds[0] == "reflink" and _file_system(Path()) not in REFLINKING):
+        if _copies(dvc_root, cache):
+            # where DVC replaces the out's file, the work folder has the published one alone, until the store is read
             needed[cache] += dark + enhanced
             needed[work_root()] += dark + enhanced
     group.fact(
@@ -50,6 +48,14 @@ def check_space(group: Group, params: Params, seen: Sequence[Seen], *, dvc_root:
         else f"frame stores of about {size_text(dark)} dark and {size_text(enhanced)} enhanced"
     )
     _compare(group, needed, reused=sum(folder.num_bytes for folder in work_folders()))
+
+
+def _copies(dvc_root: Path, cache: Path) -> bool:
+    """Whether DVC's cache holds copies of the outs, rather than the same blocks."""
+    first = dvc_config(dvc_root).get("cache", "type", fallback="reflink,copy").replace(" ", "").split(",")[0]
+    if first == "reflink":
+        return _file_system(Path()) not in REFLINKING
+    return first == "copy" or (first == "hardlink" and _device(cache) != _device(Path()))
 
 
 def frame_bytes(params: PrepareParams, counted: Sequence[Seen]) -> tuple[float, float]:
@@ -70,7 +76,7 @@ def _compare(group: Group, needed: dict[Path, float], *, reused: int) -> None:
     by_device: dict[int, list[tuple[Path, float]]] = defaultdict(list)
     for place, size in needed.items():
         inside = _existing(place)
-        by_device[inside.stat().st_dev].append((inside, size))
+        by_device[_device(place)].append((inside, size))
     for places in by_device.values():
         inside, size = places[0][0], sum(size for _, size in places)
         free = shutil.disk_usage(inside).free
@@ -79,7 +85,7 @@ def _compare(group: Group, needed: dict[Path, float], *, reused: int) -> None:
             group.problem(
                 f"{name}: {size_text(size)} are needed, {size_text(free)} are free",
                 remedy="free space, move the project, lower prepare.short_side, or set prepare.codec to jpeg; "
-                "`dvc config cache.type hardlink,symlink` saves two of the three copies",
+                "where DVC's cache holds copies, `dvc config cache.type` hardlink or symlink saves two of three",
             )
         else:
             group.fact(f"{name}: {size_text(free)} are free")
@@ -95,6 +101,11 @@ def _existing(path: Path) -> Path:
     """The path, or the nearest folder above it that exists."""
     path = path.absolute()
     return next(folder for folder in (path, *path.parents) if folder.is_dir())
+
+
+def _device(path: Path) -> int:
+    """The file system that a path is on, or will be."""
+    return _existing(path).stat().st_dev
 
 
 def _file_system(path: Path) -> str:

@@ -19,6 +19,7 @@ _FLOCK = "hhqqi"  # struct flock of Linux: type, whence, start, length, process
 class LeftFolder:
     """One work folder.
 
+    freed_bytes: what its removal frees: files without another hard link, such as the published store's or the cache's.
     age_seconds: since anything in it was written. unfinished: its run was stopped, and another can continue it. holder:
     who works in it now, such as "process 7 on host".
     """
@@ -26,6 +27,7 @@ class LeftFolder:
     path: Path
     stage: str
     num_bytes: int
+    freed_bytes: int
     age_seconds: float
     unfinished: bool
     holder: str | None
@@ -48,7 +50,7 @@ def work_folders() -> list[LeftFolder]:
 
 def _looked_at(path: Path) -> LeftFolder:
     stage = stage_of(path)
-    num_bytes, newest = 0, path.stat().st_mtime
+    num_bytes, freed_bytes, newest = 0, 0, path.stat().st_mtime
     for folder, _, names in os.walk(path):
         for name in names:
             try:
@@ -56,11 +58,13 @@ def _looked_at(path: Path) -> LeftFolder:
             except FileNotFoundError:
                 continue  # a running stage renamed it
             num_bytes += stat.st_size
+            freed_bytes += stat.st_size if stat.st_nlink == 1 else 0
             newest = max(newest, stat.st_mtime)
     return LeftFolder(
         path,
         stage,
         num_bytes,
+        freed_bytes,
         max(0.0, time.time() - newest),
         stage not in KEEP_ROWS and not (path / KEPT_NAME).exists(),
         lock_holder(path.with_suffix(".lock")),

@@ -66,7 +66,7 @@ def export_videos(
         raise StaleArtifactError(
             f"{len(damaged)} of {len(paths)} videos are damaged and were not written; the others are in {out}",
             findings=damaged,
-            remedy="`dlkdd frames verify` names all that is damaged; `dvc checkout` or `dvc repro` brings it back",
+            remedy="`dlkdd frames verify` names all that is damaged; `dvc repro` makes it again",
         )
     return list(paths.values()), num_frames
 
