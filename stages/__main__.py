@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import ast
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TextIO, cast
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -20,6 +19,7 @@ from typer.main import get_command
 
 from pipeline.core.errors import DlkddError, ParamsError, out_of_memory
 from pipeline.core.files import disk_error
+from pipeline.core.progress import signals_handled_by
 from stages._help import help_of
 from stages._memory import keep_freed_memory
 from stages._shell import say_error
@@ -140,6 +140,8 @@ def dlkdd() -> None:
 
 def main() -> None:
     """Run the command line; errors of the user end with one message and their exit code, never with a traceback."""
+    if sys.stderr is not None:  # it is where a shell closed it
+        sys.stderr = cast(TextIO, _LastingStream(sys.stderr))
     try:
         _start_processes()
         with _ended_by_signals():
@@ -161,17 +163,32 @@ def _fail(error: DlkddError) -> None:
 
 @contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    """End on SIGTERM and Ctrl-C with all blocks left, so that half-written files go. Long stages save progress."""
+    """End with all blocks left, so that half-written files go. Long stages save progress."""
 
     def end(signal_number: int, _frame: FrameType | None) -> None:
         sys.exit(128 + signal_number)
 
-    previous = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with signals_handled_by(end):
         yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+
+
+class _LastingStream:
+    """A stream whose terminal or pipe may go away: what is said then is lost, and the work goes on, or cleans up."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._stream.flush()
 
 
 def _start_processes() -> None:

@@ -196,7 +196,7 @@ def _connected(scheduler: str | None, num_workers: int) -> Iterator[Any]:
                 silence_logs=logging.CRITICAL,
             )
             client = stack.enter_context(Client(stack.enter_context(cluster)))  # type: ignore[no-untyped-call]
-            client.run(_ignore_ctrl_c)
+            client.run(_ignore_the_terminal)
         yield client
 
 
@@ -216,6 +216,7 @@ def _is_here() -> None:
     """Does nothing: the question is whether it can be imported."""
 
 
-def _ignore_ctrl_c() -> None:
-    """In a worker: a terminal sends Ctrl-C to all processes, but the stage decides when its workers end."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _ignore_the_terminal() -> None:
+    """In a worker: Ctrl-C and a hangup go to all processes, but the stage decides when its workers end."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)

@@ -81,7 +81,7 @@ def main(
     started = time.monotonic()
     with interruptible() as stop:
         run = shard_runner("enhance", num_workers=workers, scheduler=scheduler, stop=stop)
-        enhanced = enhance(dark_path, enhancer_path, out, device=device, run=run)
+        enhanced = enhance(dark_path, enhancer_path, out, device=device, run=run, stop=stop)
     if enhanced.num_frames:
         rate = enhanced.num_frames / (time.monotonic() - started)
         say(f"enhance: {enhanced.num_frames:,} frames, {rate:,.0f} a second; {shares_text(enhanced.seconds)}")

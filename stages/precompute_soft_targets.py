@@ -123,7 +123,7 @@ def main(
         how = {"clip": params.clip, "views": params.views, "seed": params.seed, "device": str(torch_device)}
         how |= {"batch_size": options.batch_size, "num_workers": options.num_workers}
         with ExitStack() as stack:
-            cached = _open_caches(stack, teachers, samples, manifest, partners, fingerprint, out)
+            cached = _open_caches(stack, teachers, samples, manifest, partners, fingerprint, out, stop)
             cached_val = [
                 CachedTeacher(RowCache(each.cache.folder / VAL), keys_of(val, teacher.frames))
                 for teacher, each in zip(teachers, cached, strict=True)
@@ -200,16 +200,18 @@ def _open_caches(
     partners: Partners,
     fingerprint: Mapping[str, object],
     out: Path,
+    stop: StopCheck,
 ) -> list[CachedTeacher]:
     """The rows that are known of each teacher; every model's are in a work folder, which the stack holds."""
     cached: list[CachedTeacher] = []
     for teacher in teachers:
         caches: list[RowCache] = []
         for digest in teacher.digests:
-            outs = [] if cached or caches else [out]  # a process can hold a path's lock once
             inputs, version = {"teacher": digest}, FORMAT_VERSION
+            # with the first one: a process can hold a path's lock once, and waits for none while it holds a folder
+            outs, waits = ([], None) if cached or caches else ([out], stop)
             work = stack.enter_context(
-                work_folder(STAGE, params=fingerprint, inputs=inputs, format_version=version, outs=outs)
+                work_folder(STAGE, params=fingerprint, inputs=inputs, format_version=version, outs=outs, stop=waits)
             )
             caches.append(RowCache(work.path))
         keys, fold_of = keys_of(samples, teacher.frames, partners), teacher.fold_of(samples, manifest)

@@ -38,6 +38,7 @@ def main(
             quarantine_path=quarantine_path,
             dark_path=dark_path,
             run=shard_runner("prepare", num_workers=workers, scheduler=scheduler, stop=stop),
+            stop=stop,
         )
     for note in prepared.notes:
         say(f"prepare: {note}")

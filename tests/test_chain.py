@@ -160,23 +160,46 @@ def test_folds_cost_their_own_trainings_and_what_follows(chain, tmp_path):
     assert stages_run(done.stdout) == ["train_student", "score_student", "evaluate", "report"]
 
 
-def test_a_queue_gives_a_row_for_each_temperature(chain):
-    run(chain, "dvc", "exp", "run", "-S", "temperature=3,8", "--queue")
-    run(chain, "dvc", "queue", "start")
+def run_queue(chain, *start):
+    """Run what is queued, and return the lines of `dvc queue status`."""
+    run(chain, "dvc", "queue", "start", *start)
     deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
-        status = run(chain, "dvc", "queue", "status").stdout
-        if status.count("Success") + status.count("Failed") == 2:
+        status = run(chain, "dvc", "queue", "status").stdout.partition("Worker")[0]
+        if not re.search("Queued|Running", status):
             break
         time.sleep(2)
-    assert status.count("Success") == 2, status
-    temperatures = []
-    for baseline in json.loads(run(chain, "dvc", "exp", "show", "--json").stdout):
-        for experiment in baseline.get("experiments") or []:
-            for revision in experiment["revs"]:
-                temperatures.append(revision["data"]["params"]["params.yaml"]["data"]["temperature"])
-                assert revision["data"]["metrics"]["results/metrics.json"]["data"]["student"]
-    assert {3, 8} <= set(temperatures)
+    return status.splitlines()
+
+
+def experiments_of(chain):
+    """What `dvc exp show` knows of each experiment, by name."""
+    shown = json.loads(run(chain, "dvc", "exp", "show", "--json").stdout)
+    experiments = [each for baseline in shown for each in baseline.get("experiments") or []]
+    return {each["name"]: each["revs"][0]["data"] for each in experiments}
+
+
+def test_a_queue_gives_a_row_for_each_temperature(chain):
+    run(chain, "dvc", "exp", "run", "-S", "temperature=3,8", "--queue", "--name", "one")
+    status = run_queue(chain)
+    found = [data for name, data in experiments_of(chain).items() if name.startswith("one-")]
+    assert {data["params"]["params.yaml"]["data"]["temperature"] for data in found} == {3, 8}, status
+    assert all(data["metrics"]["results/metrics.json"]["data"]["student"] for data in found)
+
+
+def test_of_two_workers_that_want_the_same_teacher_one_waits_for_the_others(chain):
+    training = ("seed=5", "train_teacher.epochs=20", "train_student.epochs=20")
+    changes = [word for change in (*training, "temperature=5,6") for word in ("-S", change)]
+    run(chain, "dvc", "exp", "run", *changes, "--queue", "--name", "two")
+    status = run_queue(chain, "-j", "2")
+    found = [data for name, data in experiments_of(chain).items() if name.startswith("two-")]
+    assert {data["params"]["params.yaml"]["data"]["temperature"] for data in found} == {5, 6}, status
+    for name in ("models/teacher.safetensors", "models/baseline.safetensors"):
+        assert len({data["outs"][name]["hash"] for data in found}) == 1
+    logs = [run(chain, "dvc", "queue", "logs", line.split()[0]).stdout for line in status if " two-" in line]
+    assert len(logs) == 2
+    for stage in ("train_teacher", "train_baseline"):
+        assert sum(f"{stage}: epoch 0: loss" in log for log in logs) == 1
 
 
 def start_and_kill(folder, stage, ready, kill):

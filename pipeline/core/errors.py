@@ -95,7 +95,7 @@ class StaleArtifactError(DlkddError):
 
 
 class Interrupted(DlkddError):
-    """A signal stopped the run after its progress was saved (exit code 128 + signal number: 130 or 143)."""
+    """A signal stopped the run after its progress was saved (exit code 128 + signal number: 130, 143 or 129)."""
 
     def __init__(self, signal_number: int) -> None:
         super().__init__("interrupted; the progress is saved, and the same command goes on from here")

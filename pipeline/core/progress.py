@@ -18,6 +18,7 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 StopCheck = Callable[[], None]
+SignalHandler = Callable[[int, FrameType | None], None]
 
 
 class Advance(Protocol):
@@ -61,7 +62,7 @@ def no_progress(_description: str, _total: int, _unit: str, /) -> Iterator[Advan
 
 @contextmanager
 def interruptible() -> Iterator[StopCheck]:
-    """Turn SIGTERM and Ctrl-C into a request: the yielded check raises Interrupted at the caller's next safe point.
+    """Turn signals to end into a request: the yielded check raises Interrupted at the caller's next safe point.
 
     A second signal raises at once. Handlers are put back at the end.
     """
@@ -76,16 +77,25 @@ def interruptible() -> Iterator[StopCheck]:
         if received:
             raise Interrupted(received[0])
 
-    previous = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+    with signals_handled_by(request):
+        try:
+            yield check
+        except Exception as error:
+            if len(received) > 1 and not isinstance(error, Interrupted):
+                raise Interrupted(received[1]) from error  # raised within HDF5, it may come out as another error
+            raise
+
+
+@contextmanager
+def signals_handled_by(handler: SignalHandler) -> Iterator[None]:
+    """Ctrl-C, SIGTERM and a lost terminal's SIGHUP go to the handler; under `nohup` the last goes to nobody."""
+    hangup = [signal.SIGHUP] if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN else []
+    previous = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM, *hangup)}
     try:
-        yield check
-    except Exception as error:
-        if len(received) > 1 and not isinstance(error, Interrupted):
-            raise Interrupted(received[1]) from error  # raised within HDF5, it may come out as another error
-        raise
+        yield
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        for number, before in previous.items():
+            signal.signal(number, before)
 
 
 class Stopwatch:

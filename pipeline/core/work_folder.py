@@ -14,6 +14,7 @@ import logging
 import os
 import shutil
 import socket
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -23,8 +24,12 @@ from pathlib import Path
 from pipeline.core.digest import digest_bytes, digest_json
 from pipeline.core.errors import EnvironmentProblem
 from pipeline.core.files import PARTIAL_SUFFIX, make_folder, require_writable, write_text_whole, writing
+from pipeline.core.progress import StopCheck
 from pipeline.core.text import printable
 
+WAIT_SECONDS = 0.2  # between two looks at a lock
+_WAITING_SUFFIX = ".waiting"
+_log = logging.getLogger(__name__)
 KEPT_NAME = "kept.json"  # marks a work folder of a finished run
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # of NFS without lockd, Lustre without flock, and others
 
@@ -47,8 +52,9 @@ class WorkFolder:
     outs: frozenset[str] = frozenset()
 
     def finish(self) -> None:
-        """Remove the progress, once the outs are published."""
-        shutil.rmtree(self.path)
+        """Remove the progress, once the outs are published; or leave it to a process that waits for it."""
+        if not _is_waited_for(self.path):
+            shutil.rmtree(self.path)
 
     def keep(self) -> None:
         """Leave what was made for the next run; what runs with other parameters left for the same outs goes."""
@@ -102,13 +108,16 @@ def work_folder(
     inputs: Mapping[str, str],
     format_version: int,
     outs: Sequence[Path] = (),
+    stop: StopCheck | None = None,
 ) -> Iterator[WorkFolder]:
     """Enter the work folder of a stage, holding its lock and those of the `outs` that it will write.
 
     `params` are the values that the stage uses, `inputs` the digests of what it reads. The lock is a POSIX record
-    lock: it ends with the process however that ends, and forked data loaders do not inherit it. Raises
-    EnvironmentProblem when another process works in the same folder or on the same out, when an out cannot be written,
-    and for all that a full or failing disk refuses in the block.
+    lock: it ends with the process however that ends, and forked data loaders do not inherit it. With `stop`, which may
+    raise, it waits for another process that works in the folder, and finds that one's progress there; two experiments
+    that want the same teacher do so. Raises EnvironmentProblem when another process works on the same out, or without
+    `stop` in the same folder, when an out cannot be written, and for all that a full or failing disk refuses in the
+    block.
     """
     fingerprint = digest_json(
         {"stage": stage, "format": format_version, "params": dict(params), "inputs": dict(inputs)}
@@ -118,7 +127,7 @@ def work_folder(
     with ExitStack() as stack:
         for out in outs:
             stack.enter_context(out_lock(stage, out))
-        stack.enter_context(_locked(path.with_suffix(".lock"), stage, f"is already working in {path}"))
+        stack.enter_context(_locked(path.with_suffix(".lock"), stage, f"is already working in {path}", stop))
         stack.enter_context(writing(path))
         path.mkdir(exist_ok=True)
         for leftover in path.rglob(f"*{PARTIAL_SUFFIX}"):
@@ -171,27 +180,47 @@ def has_locks(path: Path) -> bool:
     return True
 
 
+def _wait_for(descriptor: int, path: Path, stop: StopCheck) -> None:
+    """Take a lock as soon as its holder lets it go; until then a shared lock on a file beside it says so."""
+    with path.with_suffix(_WAITING_SUFFIX).open("a+b") as waiting:
+        fcntl.lockf(waiting, fcntl.LOCK_SH)
+        while not take_lock(descriptor, path):
+            stop()
+            time.sleep(WAIT_SECONDS)
+
+
+def _is_waited_for(folder: Path) -> bool:
+    try:
+        with folder.with_suffix(_WAITING_SUFFIX).open("r+b") as waiting:
+            return not take_lock(waiting.fileno(), folder)
+    except FileNotFoundError:
+        return False
+
+
 @cache
 def _tell_of_no_locks(folder: Path) -> None:
     """Where nobody set up logging, Python prints a warning as it is, to stderr."""
-    logging.getLogger(__name__).warning(
+    _log.warning(
         "%s: this file system has no locks, so nothing keeps two runs of one stage apart: do not start one twice",
         printable(str(folder)),
     )
 
 
 @contextmanager
-def _locked(path: Path, stage: str, what: str) -> Iterator[None]:
+def _locked(path: Path, stage: str, what: str, stop: StopCheck | None = None) -> Iterator[None]:
     with writing(path):
         make_folder(path.parent)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         if not take_lock(descriptor, path):
             holder = os.pread(descriptor, 4096, 0).decode(errors="replace").strip() or "an unknown process"
-            raise EnvironmentProblem(
-                f"{stage}: {holder} {what}",
-                remedy="wait for it, or stop that process and run the command again: it goes on from there",
-            )
+            if stop is None:
+                raise EnvironmentProblem(
+                    f"{stage}: {holder} {what}",
+                    remedy="wait for it, or stop that process and run the command again: it goes on from there",
+                )
+            _log.warning("%s: %s %s: waiting for it, to go on from what it leaves", stage, holder, what)
+            _wait_for(descriptor, path, stop)
         with writing(path):
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)

@@ -13,7 +13,7 @@ import cv2
 
 from pipeline.core.digest import digest_file
 from pipeline.core.errors import DataError, StaleArtifactError
-from pipeline.core.progress import Stopwatch, summed
+from pipeline.core.progress import StopCheck, Stopwatch, summed
 from pipeline.core.work_folder import work_folder
 from pipeline.data.frame_shard import IndexRow
 from pipeline.data.frame_store import FrameStore
@@ -43,11 +43,19 @@ class Enhanced:
     seconds: Mapping[str, float]
 
 
-def enhance(dark_path: Path, enhancer_path: Path, out: Path, *, device: str = "cpu", run: RunTasks) -> Enhanced:
+def enhance(
+    dark_path: Path,
+    enhancer_path: Path,
+    out: Path,
+    *,
+    device: str = "cpu",
+    run: RunTasks,
+    stop: StopCheck | None = None,
+) -> Enhanced:
     """Enhance every video of a dark store and publish the enhanced store, in the same shards and codec.
 
     Videos that the same enhancer enhanced before are reused. Raises StaleArtifactError if a store or file is damaged,
-    with all videos that cannot be enhanced; the others are kept in the work folder.
+    with all videos that cannot be enhanced; the others are kept in the work folder. `stop` as for `work_folder`.
     """
     dark = FrameStore(dark_path)
     link_kept_shards(dark_path)
@@ -57,7 +65,8 @@ def enhance(dark_path: Path, enhancer_path: Path, out: Path, *, device: str = "c
     how = {"codec": dark.codec, "jpeg_quality": dark.jpeg_quality, "device": device.partition(":")[0]}
     how["levels"] = dark.levels
     inputs = {"enhancer": enhancer}
-    with work_folder("enhance", params=how, inputs=inputs, format_version=ENHANCED_VERSION, outs=[out]) as work:
+    version = ENHANCED_VERSION
+    with work_folder("enhance", params=how, inputs=inputs, format_version=version, outs=[out], stop=stop) as work:
         reports = run(enhance_shard, _tasks(dark, enhancer_path, device, work.path))
         broken = [f"{name}: {reason}" for report in reports for name, reason in report.broken]
         if broken:

@@ -81,7 +81,8 @@ def fitted(
     do not depend on the stage's name. Raises what `Fitter.run` raises, and EnvironmentProblem where the folder, or one
     of the `outs` that the caller will write, is in use or cannot be written.
     """
-    with work_folder(stage, params=fit.values, inputs=fit.inputs, format_version=FITTED_VERSION, outs=outs) as work:
+    version = FITTED_VERSION
+    with work_folder(stage, params=fit.values, inputs=fit.inputs, format_version=version, outs=outs, stop=stop) as work:
         if not _is_fitted(work.path):
             _fit_into(work.path, stage, fit, stop, progress, checkpoint_seconds)
         yield work

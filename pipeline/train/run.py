@@ -258,7 +258,7 @@ def shared_work_folder(
         yield ranks.broadcast(Path(), stop=stop), None
         return
     version = MODEL_FORMAT_VERSION
-    with work_folder(stage, params=params, inputs=inputs, format_version=version, outs=outs) as work:
+    with work_folder(stage, params=params, inputs=inputs, format_version=version, outs=outs, stop=stop) as work:
         yield ranks.broadcast(work.path, stop=stop), work
 
 

@@ -154,8 +154,9 @@ class Trainer:
                 listener.epoch(Epoch(progress.curve[-1], pace.clips / pace.seconds, pace.data_wait))
                 pace = Pace()
             listener.advance(num_clips, progress_note(progress, whole))
-            saved = self._save_when_due(saved, stop, listener)
-            if progress.step >= self._last_epoch() * plan.steps_per_epoch:
+            trained = progress.step >= self._last_epoch() * plan.steps_per_epoch
+            saved = self._save_when_due(saved, stop, listener, at_once=trained)
+            if trained:
                 break
             waiting_since = time.monotonic()
         self.recognizer.load_state_dict(self.best_weights)
@@ -168,7 +169,7 @@ class Trainer:
             yield from batches
         except EnvironmentProblem:
             if self.ranks.count == 1:  # several ranks would have to agree, and the others are elsewhere
-                self._save_when_due(time.monotonic(), stop, listener)
+                self._save_when_due(time.monotonic(), stop, listener, at_once=False)
             raise
 
     def _step(self, batch: Batch, listener: Listener) -> int:
@@ -329,17 +330,18 @@ class Trainer:
 
     # checkpoints
 
-    def _save_when_due(self, saved: float, stop: StopCheck, listener: Listener) -> float:
-        """Save every checkpoint_seconds, and before an interrupt is raised; returns the time of the last save.
+    def _save_when_due(self, saved: float, stop: StopCheck, listener: Listener, *, at_once: bool) -> float:
+        """Save every checkpoint_seconds, at once, and before an interrupt is raised; returns the time of the last save.
 
-        All ranks do so after the same step: a signal to one of them stops all.
+        All ranks do so after the same step: a signal to one of them stops all. The last step is saved, too, for a
+        process that waits for this training to have the same one.
         """
         signal_number = 0
         try:
             stop()
         except Interrupted as interrupted:
             signal_number = interrupted.signal_number
-        due = self.ranks.index == 0 and time.monotonic() - saved >= self.checkpoint_seconds
+        due = self.ranks.index == 0 and (at_once or time.monotonic() - saved >= self.checkpoint_seconds)
         with self.ranks.collective(stop):
             signal_number, due_somewhere = self.ranks.all_reduce_max([signal_number, int(due)])
         if signal_number or due_somewhere:

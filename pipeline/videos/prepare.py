@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pipeline.core.errors import DataError
 from pipeline.core.params import PrepareParams
-from pipeline.core.progress import summed
+from pipeline.core.progress import StopCheck, summed
 from pipeline.core.work_folder import work_folder
 from pipeline.data.footage import source_id
 from pipeline.data.frame_shard import IndexRow
@@ -53,11 +53,13 @@ def prepare(
     quarantine_path: Path,
     dark_path: Path,
     run: RunTasks,
+    stop: StopCheck | None = None,
 ) -> Prepared:
     """Read every listed video once, and publish manifest, quarantine and dark frames.
 
     Raises DataError where lists or videos are wrong, where more than `max_quarantined` of the videos are broken, or
-    where a split loses a class to the quarantine; finished shards then stay in the work folder.
+    where a split loses a class to the quarantine; finished shards then stay in the work folder. `stop` as for
+    `work_folder`.
     """
     listing = read_listing(params)
     listed = split_videos(listing.videos, params, seed)
@@ -77,7 +79,8 @@ def prepare(
         }
     )
     outs = (manifest_path, quarantine_path, dark_path)
-    with work_folder("prepare", params=fingerprint, inputs={}, format_version=PREPARED_VERSION, outs=outs) as work:
+    version = PREPARED_VERSION
+    with work_folder("prepare", params=fingerprint, inputs={}, format_version=version, outs=outs, stop=stop) as work:
         reports = run(prepare_shard, _tasks(videos, params, work.path))
         rows = [row for report in reports for row in report.rows]
         sources = {name: source_of(**source) for report in reports for name, source in report.notes.items()}

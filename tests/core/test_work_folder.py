@@ -391,6 +391,55 @@ def test_a_second_process_is_told_who_works_there():
     assert caught.value.exit_code == 4
 
 
+FINISHER = """
+import sys
+from pipeline.core.work_folder import work_folder
+with work_folder("stage", params={}, inputs={}, format_version=1) as work:
+    print(1, flush=True)
+    (work.path / "progress").write_text("all")
+    sys.stdin.readline()
+    work.finish()
+"""
+
+
+def test_whoever_waits_goes_on_from_what_the_other_leaves(monkeypatch, caplog):
+    with subprocess.Popen(
+        [sys.executable, "-c", FINISHER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline() == "1\n"
+        looks = []
+
+        def look():
+            looks.append(1)
+            if len(looks) == 2:
+                process.stdin.close()
+
+        with work_folder("stage", params={}, inputs={}, format_version=1, stop=look) as work:
+            assert (work.path / "progress").read_text() == "all"
+            work.finish()
+        assert not work.path.exists()
+    assert process.returncode == 0
+    (said,) = caplog.messages
+    assert said.startswith(f"stage: process {process.pid} on {os.uname().nodename} is already working in ")
+    assert said.endswith("waiting for it, to go on from what it leaves")
+
+
+def test_waiting_ends_on_a_signal_and_then_nobody_waits(root):
+    def wait():
+        with interruptible() as stop:
+            os.kill(os.getpid(), signal.SIGTERM)
+            with work_folder("stage", params={}, inputs={}, format_version=1, stop=stop):
+                raise AssertionError
+
+    with holder() as (process, _):
+        with pytest.raises(Interrupted):
+            wait()
+        process.communicate()
+    with work_folder("stage", params={}, inputs={}, format_version=1) as work:
+        work.finish()
+    assert not work.path.exists()
+
+
 def test_another_fingerprint_is_free_meanwhile():
     with holder():
         folder_of(params={"seed": 1})
@@ -464,6 +513,16 @@ def out_holder(folder):
             process.kill()
 
 
+def test_nobody_waits_for_an_out(tmp_path):
+    out = tmp_path / "store.zarr"
+    with (
+        out_holder(tmp_path),
+        pytest.raises(EnvironmentProblem, match="already writing"),
+        work_folder("stage", params={}, inputs={}, format_version=1, outs=[out], stop=failing(errno.EIO)),
+    ):
+        raise AssertionError
+
+
 def write_out(out):
     with out_lock("another stage", out):
         pass
@@ -499,7 +558,7 @@ def test_an_out_is_free_after_an_error(tmp_path):
 # signals
 
 
-@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
 def test_a_signal_waits_for_the_next_check(number, exit_code):
     steps = []
 
@@ -536,7 +595,7 @@ def test_a_second_signal_does_not_wait():
 @pytest.mark.parametrize("ends_with", [None, ValueError])
 def test_handlers_are_put_back(ends_with):
     def handlers():
-        return [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+        return [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
 
     def run():
         with interruptible():
@@ -551,6 +610,16 @@ def test_handlers_are_put_back(ends_with):
     else:
         run()
     assert handlers() == before
+
+
+def test_under_nohup_a_lost_terminal_is_no_request(monkeypatch):
+    handler = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with interruptible() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            stop()
+    finally:
+        signal.signal(signal.SIGHUP, handler)
 
 
 # what is kept, of several artifacts of a kind

@@ -18,7 +18,7 @@ from tiny_project import contents
 # the fifth is train_teacher_folds, which ends at once where there are no folds
 PREPARE, FIT, ENHANCE, TEACHER, _, ASK, STUDENT, BASELINE, *SHORT = COMMANDS.values()
 LONG_STAGES = (PREPARE, FIT, ENHANCE, TEACHER, ASK, STUDENT, BASELINE)
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 STARTED = 15  # calls after which every long stage is at its work
 PARTS_DONE = 25  # calls after which precompute is at its last part: it then stops no more, but ends
 with_stage = pytest.mark.parametrize("command", LONG_STAGES, ids=lambda command: command.name)
@@ -37,14 +37,14 @@ def draw_call(bench: Bench, command: Command, rng: np.random.Generator) -> int:
 # signals
 
 
-@pytest.mark.fault("Runs", "SIGTERM, Ctrl-C in a long stage", "R")
+@pytest.mark.fault("Runs", "SIGTERM, Ctrl-C, a lost terminal in a long stage", "R")
 @with_stage
 def test_a_signal_saves_the_progress_and_the_run_goes_on(bench, command, scale, cases):
     rng = np.random.default_rng([11, len(command.name)])
-    bench, num_cases, num_interrupted = bench(0), scale(2, 16), 0
+    bench, num_cases, num_interrupted = bench(0), scale(3, 18), 0
     for number in range(num_cases):
         case = bench.begin(command, with_old=bool(rng.integers(2)))
-        sent = SIGNALS[number % 2]
+        sent = SIGNALS[number % 3]
         fault = Fault("signal", draw_call(bench, command, rng), error=sent)
         ended = bench.run(command, fault, options=options_of(command))
         assert ended.code in (0, 128 + sent), ended.err  # 0: it came after the last moment to stop
@@ -64,7 +64,7 @@ def test_a_second_signal_ends_it_at_once(bench, command, scale, cases):
     bench = bench(0)
     for number in range(scale(1, 6)):
         case = bench.begin(command, with_old=bool(rng.integers(2)))
-        sent = SIGNALS[number % 2]
+        sent = SIGNALS[(number + len(command.name)) % 3]
         at = draw_call(bench, command, rng) if command in (PREPARE, ENHANCE) else STARTED
         ended = bench.run(command, Fault("two signals", at, error=sent), options=options_of(command))
         assert ended.code == 128 + sent, ended.err
@@ -74,14 +74,14 @@ def test_a_second_signal_ends_it_at_once(bench, command, scale, cases):
     cases(scale(1, 6))
 
 
-@pytest.mark.fault("Runs", "SIGTERM, Ctrl-C in a short stage", "R")
+@pytest.mark.fault("Runs", "SIGTERM, Ctrl-C, a lost terminal in a short stage", "R")
 @pytest.mark.parametrize("command", SHORT, ids=lambda command: command.name)
 def test_a_signal_ends_a_short_stage_and_leaves_nothing_half_written(bench, command, scale, cases):
     rng = np.random.default_rng([17, len(command.name)])
     bench = bench(0)
     for number in range(scale(1, 6)):
         case = bench.begin(command, with_old=bool(rng.integers(2)))
-        sent = SIGNALS[(number + len(command.name)) % 2]
+        sent = SIGNALS[(number + len(command.name)) % 3]
         at = int(rng.integers(1, bench.runs[command.name].calls + 1))
         ended = bench.run(command, Fault("signal", at, error=sent))
         # a run that finds its folders needs fewer calls than the first one, and may end before the signal
@@ -92,12 +92,13 @@ def test_a_signal_ends_a_short_stage_and_leaves_nothing_half_written(bench, comm
     cases(scale(1, 6))
 
 
-@pytest.mark.fault("Runs", "SIGTERM to a training and its data loader", "R")
-def test_data_loader_processes_leave_the_signal_to_the_training(bench):
+@pytest.mark.fault("Runs", "SIGTERM, a lost terminal to a training and its data loader", "R")
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGHUP])
+def test_data_loader_processes_leave_the_signal_to_the_training(bench, sent):
     bench = bench(0)
     case = bench.begin(BASELINE, with_old=False)
-    ended = bench.run(BASELINE, Fault("signal", STARTED, error=signal.SIGTERM), before=ONE_LOADER, options=OFTEN)
-    assert ended.code == 128 + signal.SIGTERM, ended.err
+    ended = bench.run(BASELINE, Fault("signal", STARTED, error=sent), before=ONE_LOADER, options=OFTEN)
+    assert ended.code == 128 + sent, ended.err
     assert "the progress is saved" in ended.err
     case.finish()
 

@@ -206,14 +206,18 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "exit_code"),
+    [(signal.SIGKILL, -9), (signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)],
+)
 def test_no_worker_outlives_a_stage_that_is_killed(tmp_path, number, exit_code):
     script, paths = tmp_path / "script.py", [str(ROOT / name) for name in ("", "tests/helpers", "tests/stages")]
     script.write_text(SCRIPT.format(paths=paths, folder=str(tmp_path)))
     with (tmp_path / "err").open("w") as err:
         stage = subprocess.Popen([sys.executable, script], stderr=err, start_new_session=True)
     workers = wait_for(lambda: [int(path.stem) for path in tmp_path.glob("*.pid")], lambda pids: len(pids) == 2)
-    for process in [stage.pid, *(workers if number == signal.SIGINT else [])]:  # a terminal's Ctrl-C reaches them all
+    by_terminal = number in (signal.SIGINT, signal.SIGHUP)  # which reach them all
+    for process in [stage.pid, *(workers if by_terminal else [])]:
         os.kill(process, number)
     assert stage.wait(timeout=60) == exit_code
     wait_for(lambda: [pid for pid in workers if is_running(pid)], lambda running: not running)

@@ -236,10 +236,10 @@ def write_demo(params: DemoVideosParams, out: Path, *, run: MapTasks, advance: A
     circulation, so that the loader is tested with it.
     """
     with (
-        work_folder(
-            "demo_videos", params=params.model_dump(), inputs={}, format_version=FORMAT_VERSION, outs=[out]
-        ) as work,
         interruptible() as stop,
+        work_folder(
+            "demo_videos", params=params.model_dump(), inputs={}, format_version=FORMAT_VERSION, outs=[out], stop=stop
+        ) as work,
     ):
         root = work.path / "videos"
         videos = list_videos(params)

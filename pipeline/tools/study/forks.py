@@ -47,14 +47,14 @@ def forking(threads: int) -> Iterator[Start]:
         return process
 
     with _environment(OMP_NUM_THREADS=str(threads)):  # all the time: a server that was killed is started again
-        with _no_ctrl_c():
+        with _ignoring_the_terminal():
             forkserver.ensure_running()
         yield start
 
 
 def run_module(command: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
     """As `python -m` with these words, in this process: its output goes to the log, and it ends as that would."""
-    os.setsid()  # a terminal's Ctrl-C reaches the study alone, which passes on one signal
+    os.setsid()  # what a terminal sends reaches the study alone, which passes on one signal
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     for output in (1, 2):
         os.dup2(descriptor, output)
@@ -79,10 +79,11 @@ def _environment(**values: str) -> Iterator[None]:
 
 
 @contextmanager
-def _no_ctrl_c() -> Iterator[None]:
-    """What starts in the block hears of no Ctrl-C: a terminal sends it to all, also while the server still imports."""
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _ignoring_the_terminal() -> Iterator[None]:
+    """What starts in the block ignores Ctrl-C and a hangup, which go to all processes; the study is told, too."""
+    handlers = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGHUP)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, handler)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)

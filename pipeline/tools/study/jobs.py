@@ -197,11 +197,11 @@ def _start(job: Job, fingerprint: str, record: Mapping[str, Any], start: Start) 
 
 def _end(running: Sequence[_Running], say: Say) -> None:
     """Ask jobs to stop, and wait for them; where waiting is interrupted by a second signal they are killed."""
-    if running:
-        say(f"stopping {', '.join(each.job.name for each in running)}")
     try:
         for each in running:
             each.process.terminate()
+        if running:
+            say(f"stopping {', '.join(each.job.name for each in running)}")
         for each in running:
             each.process.join()
             each.finish("interrupted")

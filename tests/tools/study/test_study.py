@@ -110,7 +110,13 @@ def start(folder, *more):
     command = [sys.executable, "-m", "stages", *study_arguments(folder, *more, params=folder / "params.yaml")]
     environment = {**os.environ, "DVC_ROOT": str(folder), "COLUMNS": "200"}
     return subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
 
 
@@ -122,6 +128,24 @@ def finish(process):
 def made(folder):
     """When each model of the study was written."""
     return {path: path.stat().st_mtime_ns for path in (folder / "study").rglob("*.safetensors")}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGHUP])
+def test_a_study_whose_terminal_is_gone_stops_its_steps(tiny, sent):
+    process = start(tiny, "--seeds", "1", "--no-test", "--jobs", "2")
+
+    def states():
+        return [json.loads(path.read_text())["state"] for path in (tiny / "study").glob("steps/*/*/record.json")]
+
+    deadline = time.monotonic() + 120
+    while states().count("running") < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.stderr.close()  # as the reader of a pipe, or a terminal, that ended
+    os.killpg(process.pid, sent)
+    assert process.wait(timeout=60) == 128 + sent
+    assert "running" not in states()
+    process.stdout.close()
 
 
 @pytest.mark.slow
