@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import google_crc32c
 import h5py
@@ -133,7 +133,7 @@ class _Taken:
 
 def _take(
     frames: Iterator[Frame | EncodedFrame],
-    scratch: IO[bytes],
+    scratch: io.BufferedRandom,
     watch: Stopwatch,
     codec: Codec,
     jpeg_quality: int,
@@ -222,18 +222,19 @@ class _NeverFailing(io.RawIOBase):
             self.error = error
 
 
-def _store(file: h5py.File, row: int, taken: _Taken, scratch: IO[bytes], codec: Codec) -> None:
+def _store(file: h5py.File, row: int, taken: _Taken, scratch: io.BufferedRandom, codec: Codec) -> None:
     """Copy a video from the scratch file into a contiguous dataset of its own."""
     num_bytes = taken.frame_ends[-1]
     shape = (len(taken.frame_ends), *taken.size, 3) if codec == "raw" else (num_bytes,)
     dataset = file.create_dataset(_row_name(row), shape=shape, dtype=np.uint8, track_times=False)
     item_bytes = num_bytes // shape[0]
     step = max(1, _COPY_BYTES // item_bytes)
+    items = np.empty((min(step, shape[0]), *shape[1:]), np.uint8)
     scratch.seek(0)
     for start in range(0, shape[0], step):
         count = min(step, shape[0] - start)
-        content = scratch.read(count * item_bytes)
-        dataset[start : start + count] = np.frombuffer(content, np.uint8).reshape(count, *shape[1:])
+        scratch.readinto(items[:count].data)
+        dataset[start : start + count] = items[:count]
 
 
 def _row_name(row: int) -> str:

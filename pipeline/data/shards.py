@@ -20,7 +20,9 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.digest import digest_file, has_valid_digest, with_digest
+import google_crc32c
+
+from pipeline.core.digest import has_valid_digest, with_digest
 from pipeline.core.errors import DataError, StaleArtifactError
 from pipeline.core.files import PARTIAL_SUFFIX, publish, write_text_whole
 from pipeline.core.progress import Stopwatch
@@ -29,6 +31,7 @@ from pipeline.data.frame_shard import Codec, EncodedFrame, IndexRow, OpenFrames,
 from pipeline.data.frame_store import shard_path, write_index
 from pipeline.data.frames import Frame, Levels
 
+_READ_BYTES = 1 << 20
 MAX_DEATHS = 2  # processes that may die with a video before it is given up; dask gives a task four
 
 
@@ -67,13 +70,13 @@ RunTasks = Callable[[Callable[[Any], ShardReport], Sequence[ShardTask]], list[Sh
 class Record:
     """What a shard of an earlier run holds: rows, broken videos with their reasons, and what the stage noted.
 
-    digest: of the shard's file; None where it has no videos.
+    checksum: of the shard's file; None where it has no videos.
     """
 
     rows: tuple[IndexRow, ...] = ()
     broken: tuple[tuple[str, str], ...] = ()
     notes: Mapping[str, Any] = field(default_factory=dict)
-    digest: str | None = None
+    checksum: str | None = None
 
 
 def read_record(work: Path, shard: int) -> Record:
@@ -107,8 +110,8 @@ def make_shard(
     path = shard_path(frames_folder(task.work), task.shard)
     broken = {name: reason for name, reason in record.broken if name in unchanged}
     rows = [row for row in record.rows if row.video_id in unchanged]
-    is_whole = _digest_of(path) == record.digest
-    # the digest is of all bytes; without it each row is looked at, and right rows go into a right file
+    is_whole = _checksum_of(path) == record.checksum
+    # the checksum is of all bytes; without it each row is looked at, and right rows go into a right file
     kept = {row.video_id: row for row in rows} if is_whole else _whole_rows(path, rows)
     if is_whole and sorted(videos) == sorted([*kept, *broken]) and len(record.rows) == len(kept):
         result = ShardResult(tuple(kept.values()), tuple(broken.items()))
@@ -133,15 +136,22 @@ def make_shard(
         "rows": [asdict(row) for row in result.rows],
         "broken": result.broken,
         "notes": noted,
-        "shard": _digest_of(path),
+        "shard": _checksum_of(path),
     }
     write_text_whole(_record_path(task.work, task.shard), json.dumps(with_digest(values), sort_keys=True, indent=1))
     num_frames = sum(row.frames for row in result.rows if row.video_id not in kept)
     return ShardReport(result.rows, result.broken, noted, num_frames, watch.seconds)
 
 
-def _digest_of(path: Path) -> str | None:
-    return digest_file(path) if path.exists() else None
+def _checksum_of(path: Path) -> str | None:
+    """Length and CRC-32C of a shard's file: a digest would take longer than writing it, and its rows have theirs."""
+    if not path.exists():
+        return None
+    checksum = 0
+    with path.open("rb", buffering=0) as file:
+        while content := file.read(_READ_BYTES):
+            checksum = google_crc32c.extend(checksum, content)
+        return f"{file.tell()} {checksum:08x}"
 
 
 def _whole_rows(path: Path, rows: Sequence[IndexRow]) -> dict[str, IndexRow]:
