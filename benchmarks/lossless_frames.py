@@ -134,8 +134,10 @@ def compare(material: str, store: FrameStore, videos: dict[str, Frames]) -> None
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--store", type=Path, action="append", default=[], help="a frame store to measure as well")
-    parser.add_argument("--videos", type=int, default=8)
+    parser.add_argument("--videos", type=int, default=8, help="of each material (default: 8)")
+    parser.add_argument("--tiny", action="store_true", help="one video: for the tests")
     options = parser.parse_args()
+    options.videos = 1 if options.tiny else options.videos
     blosc.use_threads = False
     print("| material | codec | bytes | time of a clip |\n|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:

@@ -120,6 +120,8 @@ def test_light_before_shrinking_says_that_there_are_no_videos(tmp_path, monkeypa
         ("freed_memory", r"^(?:given back|kept) +(\d+) ", 2),
         ("alternatives", r"^\| (?:student|with) .*\| ([\d.]+) \|$", 10),
         ("second_store", r"^\| (?:raw|jpeg) \| \d+ \| \d+ \| ([\d.]+) \|", 4),
+        ("lossless_frames", r"^\| (?:dark|after gamma) .*\| ([\d.]+) \|$", 10),
+        ("growth", r"^\| \d+ \| ([\d.]+) \|", 2),
         ("parts_cost", r"^\| (?:a further teacher|dark frames).*?\| ([\d.]+) MB", 2),
     ],
 )
@@ -143,4 +145,4 @@ def test_all_that_is_to_be_measured_on_a_gpu_runs_on_a_cpu(tmp_path):
     assert said.splitlines()[-1] == "0 of 4 parts failed"
     steps = re.findall(r"^\| r2plus1d_slim .*\| ([\d.]+) \| [\d.]+% \|", said, re.MULTILINE)
     assert len(steps) == 7
-    assert "21 commands, 0 failed" in said
+    assert "22 commands, 0 failed" in said
