@@ -28,7 +28,14 @@ def main(
     metrics: Annotated[Path, typer.Option(help="The metrics that `evaluate` wrote.")],
     tables: Annotated[Path, typer.Option(help="The folder of the tables that `evaluate` wrote.")],
     out: Annotated[Path, typer.Option(help="The HTML page to write.")],
-    study: Annotated[Path, typer.Option(help="The study.json of `dlkdd study`; may be missing.")] = STUDY,
+    study: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="A study.json of `dlkdd study`; may be missing. Of several, the first of this run's videos "
+            "and parameters is shown.",
+            show_default=str(STUDY),
+        ),
+    ] = None,
     params_path: ParamsOption = PARAMS_PATH,
 ) -> None:
     """Write the report: one page about teacher, student and baseline, that opens offline and runs no script.
@@ -47,7 +54,7 @@ def main(
         curves={name: curves / f"{name}.csv" for name in MODELS},
         metrics=metrics,
         tables=tables,
-        study=study,
+        studies=tuple(study or [STUDY]),
     )
     page = make_report(paths, progress=progress)
     write_text_whole(out, page)

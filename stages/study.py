@@ -108,7 +108,7 @@ def main(
         rows = read_rows(runs, outcome.seconds, manifests)
         found = differences(design.contrasts, rows, {row.video_id: row.group for row in manifest.rows})
         how = f"Minutes are of training ({threads} CPU thread(s) a step, {jobs} at a time, device {device})."
-        summary = Summary(design, manifest, folds, how, rows, lines_of(rows), found)
+        summary = Summary(design, params, manifest, folds, how, rows, lines_of(rows), found)
         write_rows(out / "study.csv", rows)
         write_contrasts(out / "contrasts.csv", found)
         write_text_whole(out / "study.json", json.dumps(summary.values(), indent=1) + "\n")

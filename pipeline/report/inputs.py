@@ -30,7 +30,10 @@ _CURVE_COLUMNS: dict[str, Reader] = {
 
 @dataclass(frozen=True)
 class ReportPaths:
-    """Where everything is; `models` and `curves` by the models' names, the enhancer's file among the models."""
+    """Where everything is; `models` and `curves` by the models' names, the enhancer's file among the models.
+
+    studies: any may be missing; the first that is of the run's videos and parameters is shown.
+    """
 
     params: Path
     manifest: Path
@@ -42,7 +45,7 @@ class ReportPaths:
     curves: Mapping[str, Path]
     metrics: Path
     tables: Path
-    study: Path
+    studies: tuple[Path, ...]
 
 
 @dataclass(frozen=True)

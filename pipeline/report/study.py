@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from markupsafe import Markup
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline.core.errors import StaleArtifactError
+from pipeline.core.params import Params
 from pipeline.report.figures import WIDTH, difference_axis, kind_of, points
 from pipeline.report.svg import Drawing, Scale, shortened
 
@@ -74,8 +75,21 @@ class Study(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     manifest: str
+    params: dict[str, Any] | None = None  # the first did not state them
     contrasts: list[Contrast] = Field(min_length=1)
     notes: list[str]
+
+    def is_of(self, manifest: str, params: Params) -> bool:
+        """Whether it was made of these videos, with these parameters; its seeds are its own."""
+        stated = {name: value for name, value in (self.params or {}).items() if name != "seed"}
+        return self.manifest == manifest and _holds(stated, params.model_dump(mode="json"))
+
+
+def _holds(stated: Any, current: Any) -> bool:
+    """Whether all that is stated is so; a parameter that came later is not stated."""
+    if isinstance(stated, dict) and isinstance(current, dict):
+        return all(name in current and _holds(value, current[name]) for name, value in stated.items())
+    return bool(stated == current)
 
 
 def read_study(path: Path) -> Study | None:

@@ -38,7 +38,7 @@ def paths_in(folder):
         curves={name: folder / f"results/curves/{name}.csv" for name in MODELS},
         metrics=folder / "results/metrics.json",
         tables=folder / "results/tables",
-        study=folder / "results/study/study.json",
+        studies=(folder / "results/study/study.json", folder / "demo/study.json"),
     )
 
 

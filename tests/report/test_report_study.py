@@ -8,6 +8,7 @@ import pytest
 from report_runs import make_run, paths_in
 
 from pipeline.core.errors import StaleArtifactError
+from pipeline.core.params import load_params
 from pipeline.data.manifest import read_manifest
 from pipeline.report.page import make_report
 
@@ -38,12 +39,12 @@ def paths(tmp_path):
     return paths_in(tmp_path)
 
 
-def put_study(paths, *contrasts, manifest=None):
+def put_study(paths, *contrasts, manifest=None, params=None, place=0):
     """A study.json; of the run's videos where no other manifest is named."""
-    manifest = manifest or read_manifest(paths.manifest).digest
-    paths.study.parent.mkdir(parents=True, exist_ok=True)
+    path, manifest = paths.studies[place], manifest or read_manifest(paths.manifest).digest
+    path.parent.mkdir(parents=True, exist_ok=True)
     values = {"manifest": manifest, "num_folds": None, "contrasts": list(contrasts), "notes": ["What a reader knows."]}
-    paths.study.write_text(json.dumps(values))
+    path.write_text(json.dumps(values | ({} if params is None else {"params": params})))
 
 
 def test_the_first_contrast_is_the_headline_and_the_run_stands_below(paths):
@@ -94,13 +95,37 @@ def test_a_contrast_whose_runs_all_failed_has_no_numbers(paths):
 def test_a_study_of_other_videos_is_named_and_not_shown(paths):
     put_study(paths, CONTRAST, manifest="0" * 32)
     page = make_report(paths)
-    assert "is of other videos (manifest 00000000, here" in page
+    assert "is of other videos or parameters (manifest 00000000, here" in page
     assert 'class="run"' not in page
+
+
+def test_a_study_with_other_parameters_is_not_of_the_run_but_for_its_seed(paths):
+    params = load_params(paths.params).model_dump(mode="json")
+    later = {name: value for name, value in params.items() if name != "soft_loss"}
+    later["clip"] = {name: value for name, value in params["clip"].items() if name != "size"}
+    for stated in (params, {**params, "seed": 99}, later):
+        put_study(paths, CONTRAST, params=stated)
+        assert "Distillation brings +4.0 points" in make_report(paths)
+    for other in ({**params, "temperature": 9.0}, {**params, "clip": {"size": 1}}, {**params, "gone": 1}):
+        put_study(paths, CONTRAST, params=other)
+        assert "is of other videos or parameters" in make_report(paths)
+
+
+def test_the_first_study_of_the_run_is_shown_and_none_but_the_first_is_missed(paths):
+    put_study(paths, {**CONTRAST, "name": "shipped"}, place=1)
+    assert "shipped" in make_report(paths)
+    put_study(paths, {**CONTRAST, "name": "my own"})
+    assert "my own" in make_report(paths)
+    put_study(paths, CONTRAST, manifest="0" * 32)
+    assert "shipped" in make_report(paths)
+    paths.studies[0].unlink()
+    put_study(paths, CONTRAST, manifest="0" * 32, place=1)
+    assert 'id="study"' not in make_report(paths)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"manifest": "x", "contrasts": [], "notes": []}', "\xff"])
 def test_a_damaged_study_is_refused(paths, text):
     put_study(paths, CONTRAST)
-    paths.study.write_text(text)
+    paths.studies[0].write_text(text)
     with pytest.raises(StaleArtifactError, match=r"study\.json: is not what `dlkdd study` writes"):
         make_report(paths)

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
+from pipeline.core.params import Params
 from pipeline.core.text import code_span, markdown_table
 from pipeline.data.listing import ALL_SPLITS, SPLITS
 from pipeline.data.manifest import Manifest
@@ -20,6 +21,7 @@ class Summary:
     """A finished study. how: how its steps ran. num_folds: None where the manifest's splits hold for all seeds."""
 
     design: Design
+    params: Params
     manifest: Manifest
     num_folds: int | None
     how: str
@@ -36,6 +38,7 @@ class Summary:
         """All of it, for programs: the content of study.json."""
         return {
             "manifest": self.manifest.digest,
+            "params": self.params.model_dump(mode="json"),
             "num_folds": self.num_folds,
             "arms": {arm.name: dict(arm.overrides) for arm in self.design.arms},
             "rows": [row.values() for row in self.rows],

@@ -156,7 +156,8 @@ def test_the_summary_says_what_failed_and_what_val_chooses(study):
     design, (manifest,), runs, seconds = study[0], study[1].values(), *study[2:]
     del seconds[runs[2].training.name]
     rows = read_rows(runs, seconds, study[1])
-    text = Summary(Design(design.arms, ()), manifest, None, "How.", rows, lines_of(rows), ()).markdown()
+    params = load_params(ROOT / "params.yaml")
+    text = Summary(Design(design.arms, ()), params, manifest, None, "How.", rows, lines_of(rows), ()).markdown()
     assert "Of 2 trainings of a student 1 failed: a seed 7 failed. What failed has no number." in text
     assert "Val chooses b: 90.0 %; on test 75.0 %." in text
     assert '- b: `{"temperature": 4}`' in text
