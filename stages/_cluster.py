@@ -139,7 +139,9 @@ def _run_there(
                     continue
                 try:
                     yield number, future.result(timeout=POLL_SECONDS)
-                except TimeoutError:  # its worker died before the result came over, and the task runs again
+                except (TimeoutError, UnboundLocalError):
+                    # a busy machine, or its worker died before the result came over, and the task runs again; the
+                    # second error is distributed's, where the end of its waiting is a cancellation
                     pending.add(future)
     except (CancelledError, CommClosedError):
         raise EnvironmentProblem(

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from dask_runs import wait_for
+from distributed import Future
 from paths import ROOT
 
 from pipeline.core.errors import DataError, EnvironmentProblem, Interrupted, StaleArtifactError
@@ -85,6 +86,20 @@ def test_on_two_processes_errors_come_back_as_themselves_after_the_others():
     assert error.value.findings == ("a", "b")
     assert error.value.remedy == "use another"
     assert sorted(heard) == sorted(task for task in tasks if task >= 0)
+
+
+def test_a_result_that_comes_late_is_waited_for(monkeypatch):
+    late = [TimeoutError, UnboundLocalError]  # the second is distributed's own, where a cancellation wins the race
+    fetch = Future.result
+
+    def result(future, timeout=None):
+        if late:
+            raise late.pop()
+        return fetch(future, timeout=timeout)
+
+    monkeypatch.setattr(Future, "result", result)
+    assert run_map(square, [3, 1, 2], num_workers=2) == [9, 1, 4]
+    assert not late
 
 
 def test_an_absent_scheduler_is_a_problem_of_the_environment(monkeypatch):
