@@ -140,7 +140,7 @@ def dlkdd() -> None:
 
 def main() -> None:
     """Run the command line; errors of the user end with one message and their exit code, never with a traceback."""
-    if sys.stderr is not None:  # it is where a shell closed it
+    if sys.stderr is not None:  # a shell may have closed it
         sys.stderr = cast(TextIO, _LastingStream(sys.stderr))
     try:
         _start_processes()
