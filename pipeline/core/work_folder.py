@@ -53,8 +53,16 @@ class WorkFolder:
 
     def finish(self) -> None:
         """Remove the progress, once the outs are published; or leave it to a process that waits for it."""
-        if not _is_waited_for(self.path):
+        if not self.is_waited_for():
             shutil.rmtree(self.path)
+
+    def is_waited_for(self) -> bool:
+        """Whether another process waits for this one, to have the same result."""
+        try:
+            with self.path.with_suffix(_WAITING_SUFFIX).open("r+b") as waiting:
+                return not take_lock(waiting.fileno(), self.path)
+        except FileNotFoundError:
+            return False
 
     def keep(self) -> None:
         """Leave what was made for the next run; what runs with other parameters left for the same outs goes."""
@@ -187,14 +195,6 @@ def _wait_for(descriptor: int, path: Path, stop: StopCheck) -> None:
         while not take_lock(descriptor, path):
             stop()
             time.sleep(WAIT_SECONDS)
-
-
-def _is_waited_for(folder: Path) -> bool:
-    try:
-        with folder.with_suffix(_WAITING_SUFFIX).open("r+b") as waiting:
-            return not take_lock(waiting.fileno(), folder)
-    except FileNotFoundError:
-        return False
 
 
 @cache

@@ -187,6 +187,7 @@ def train_network(training: Training) -> None:
                 checkpoint_path=folder / "checkpoint.pt",
                 checkpoint_seconds=run.checkpoint_seconds,
                 ranks=ranks,
+                is_waited_for=work.is_waited_for if work is not None else lambda: False,
             )
             shown = run.progress if ranks.index == 0 else no_progress
             with shown(training.stage, options.epochs * training.num_clips, "clips") as advance:

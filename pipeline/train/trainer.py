@@ -72,7 +72,8 @@ class _Made:
 class Trainer:
     """Trains one network; `run` does everything. The best epoch on val wins.
 
-    A checkpoint is written every `checkpoint_seconds`, and before an interrupt. With several `ranks` each sees its
+    A checkpoint is written every `checkpoint_seconds`, before an interrupt, and at the end if somebody waits to go on
+    from it. With several `ranks` each sees its
     share of every batch; gradients, batch statistics and validation are those of all ranks. Raises ParamsError for a
     precision that the device cannot train in, and for batches that are too small to be shared.
 
@@ -91,6 +92,7 @@ class Trainer:
     checkpoint_path: Path
     checkpoint_seconds: float
     ranks: Ranks = ONE_RANK
+    is_waited_for: Callable[[], bool] = lambda: False
     ahead: bool | None = None
 
     def __post_init__(self) -> None:
@@ -155,7 +157,7 @@ class Trainer:
                 pace = Pace()
             listener.advance(num_clips, progress_note(progress, whole))
             trained = progress.step >= self._last_epoch() * plan.steps_per_epoch
-            saved = self._save_when_due(saved, stop, listener, at_once=trained)
+            saved = self._save_when_due(saved, stop, listener, at_once=trained and self.is_waited_for())
             if trained:
                 break
             waiting_since = time.monotonic()
@@ -333,8 +335,7 @@ class Trainer:
     def _save_when_due(self, saved: float, stop: StopCheck, listener: Listener, *, at_once: bool) -> float:
         """Save every checkpoint_seconds, at once, and before an interrupt is raised; returns the time of the last save.
 
-        All ranks do so after the same step: a signal to one of them stops all. The last step is saved, too, for a
-        process that waits for this training to have the same one.
+        All ranks do so after the same step: a signal to one of them stops all.
         """
         signal_number = 0
         try:
