@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import resource
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -20,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.material import peak_mib
+from benchmarks.material import peak_mib, used_cpu_seconds
 from pipeline.core.params import load_params, overridden
 from pipeline.videos.decoder import end_idle
 from pipeline.videos.prepare import prepare
@@ -44,21 +42,13 @@ def make_videos(root: Path, count: int) -> None:
     (root / "videos.csv").write_text("\n".join(lines) + "\n")
 
 
-def cpu_seconds() -> float:
-    """Of this process and those that it waited for."""
-    return sum(
-        usage.ru_utime + usage.ru_stime
-        for usage in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    )
-
-
 def measure(folder: Path) -> None:
     """Prepare what lies in the folder, twice; prints the CPU seconds of both, and the peak."""
     os.chdir(folder)
     changes = {"prepare.root": "videos", "prepare.short_side": 16, "prepare.num_shards": 16}
     params = overridden(load_params(RECIPE), changes, name="growth")
     for _ in range(2):
-        before = cpu_seconds()
+        before = used_cpu_seconds()
         prepare(
             params.prepare,
             seed=0,
@@ -68,7 +58,7 @@ def measure(folder: Path) -> None:
             run=lambda function, tasks: [function(task) for task in tasks],
         )
         end_idle()
-        print(cpu_seconds() - before)
+        print(used_cpu_seconds() - before)
     print(peak_mib())
 
 
@@ -90,8 +80,6 @@ def main() -> None:
             make_videos(folder / "videos", count)
             command = [sys.executable, "-m", "benchmarks.growth", "--measure", str(folder)]
             done = subprocess.run(command, capture_output=True, text=True, check=True)
-            shutil.rmtree(folder)
-            folder.mkdir()
         seconds, again, peak = map(float, done.stdout.split())
         each = 1000 * seconds / count
         first = first or (each, peak)

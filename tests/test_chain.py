@@ -11,7 +11,7 @@ import sys
 import time
 
 import pytest
-from clones import clone, commit, environment, run
+from clones import clone, commit, environment, run, wait_for_queue
 from paths import ROOT
 
 from pipeline.distill.store.store import SoftTargetStore
@@ -160,18 +160,6 @@ def test_folds_cost_their_own_trainings_and_what_follows(chain, tmp_path):
     assert stages_run(done.stdout) == ["train_student", "score_student", "evaluate", "report"]
 
 
-def run_queue(chain, *start):
-    """Run what is queued, and return the lines of `dvc queue status`."""
-    run(chain, "dvc", "queue", "start", *start)
-    deadline = time.monotonic() + 300
-    while time.monotonic() < deadline:
-        status = run(chain, "dvc", "queue", "status").stdout.partition("Worker")[0]
-        if not re.search("Queued|Running", status):
-            break
-        time.sleep(2)
-    return status.splitlines()
-
-
 def experiments_of(chain):
     """What `dvc exp show` knows of each experiment, by name."""
     shown = json.loads(run(chain, "dvc", "exp", "show", "--json").stdout)
@@ -181,7 +169,8 @@ def experiments_of(chain):
 
 def test_a_queue_gives_a_row_for_each_temperature(chain):
     run(chain, "dvc", "exp", "run", "-S", "temperature=3,8", "--queue", "--name", "one")
-    status = run_queue(chain)
+    run(chain, "dvc", "queue", "start")
+    status = wait_for_queue(chain)
     found = [data for name, data in experiments_of(chain).items() if name.startswith("one-")]
     assert {data["params"]["params.yaml"]["data"]["temperature"] for data in found} == {3, 8}, status
     assert all(data["metrics"]["results/metrics.json"]["data"]["student"] for data in found)
@@ -191,7 +180,8 @@ def test_of_two_workers_that_want_the_same_teacher_one_waits_for_the_others(chai
     training = ("seed=5", "train_teacher.epochs=20", "train_student.epochs=20")
     changes = [word for change in (*training, "temperature=5,6") for word in ("-S", change)]
     run(chain, "dvc", "exp", "run", *changes, "--queue", "--name", "two")
-    status = run_queue(chain, "-j", "2")
+    run(chain, "dvc", "queue", "start", "-j", "2")
+    status = wait_for_queue(chain)
     found = [data for name, data in experiments_of(chain).items() if name.startswith("two-")]
     assert {data["params"]["params.yaml"]["data"]["temperature"] for data in found} == {5, 6}, status
     for name in ("models/teacher.safetensors", "models/baseline.safetensors"):

@@ -6,13 +6,12 @@ import re
 import shutil
 import socket
 import subprocess
-import time
 
 import cv2
 import numpy as np
 import pytest
 import yaml
-from clones import clone, commit, environment, run
+from clones import clone, commit, environment, run, wait_for_queue
 from command_line import install_program, leaves, parameters
 from pages import FENCE, PAGES, anchors_of, arguments_of_dlkdd, blocks_of, calls_in, prose_of, text_of
 from paths import ROOT
@@ -207,15 +206,6 @@ def run_page(folder, page):
             if "dvc queue start" in block.text:
                 wait_for_queue(folder)
     return "".join(printed)
-
-
-def wait_for_queue(folder):
-    deadline = time.monotonic() + 300
-    while re.search("Queued|Running", status := run(folder, "dvc", "queue", "status").stdout.partition("Worker")[0]):
-        assert time.monotonic() < deadline
-        time.sleep(1)
-    assert "Success" in status
-    assert "Failed" not in status
 
 
 def add_material(folder):

@@ -65,9 +65,9 @@ def make_report(paths: ReportPaths, *, progress: Progress = no_progress) -> str:
     results = read_results(paths)
     found = read_artifacts(paths)
     check_fit(paths, found, results)
-    studies = [study for path in paths.studies if (study := read_study(path)) is not None]
-    of_here = next((study for study in studies if study.is_of(found.manifest.digest, params)), None)
-    study = of_here or read_study(paths.studies[0])  # only the first is missed where it is of something else
+    studies = [read_study(path) for path in paths.studies]
+    of_here = next((study for study in studies if study and study.is_of(found.manifest.digest, params)), None)
+    study = of_here or studies[0]  # only the first is missed where it is of something else
     of_run = verdict(results.metrics)
     chain = describe_chain(paths, found)
     p = results.metrics.student_minus_baseline.mcnemar_p

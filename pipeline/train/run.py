@@ -67,7 +67,6 @@ def read_inputs(manifest_path: Path, frames_path: Path) -> Inputs:
     Raises DataError where there is a single class, StaleArtifactError where the store lacks videos of train or val.
     """
     manifest, frames = read_manifest(manifest_path), FrameStore(frames_path)
-    link_kept_shards(frames_path)
     if len(manifest.class_names) == 1:
         raise DataError(
             f"{manifest_path}: all videos are of one class, {manifest.class_names[0]}: there is nothing to tell apart",
@@ -150,6 +149,7 @@ class Training:
 def train_network(training: Training) -> None:
     """Train in the stage's work folder, publish model and curve; under torchrun all ranks train one network."""
     inputs, options, run = training.inputs, training.options, training.run
+    link_kept_shards(inputs.frames.path)
     with process_group() as ranks, interruptible() as stop:
         device = choose_device(run.device)
         _check_execution(training, ranks, device)

@@ -171,7 +171,7 @@ class Trainer:
             yield from batches
         except EnvironmentProblem:
             if self.ranks.count == 1:  # several ranks would have to agree, and the others are elsewhere
-                self._save_when_due(time.monotonic(), stop, listener, at_once=False)
+                self._save_when_due(time.monotonic(), stop, listener)
             raise
 
     def _step(self, batch: Batch, listener: Listener) -> int:
@@ -332,7 +332,7 @@ class Trainer:
 
     # checkpoints
 
-    def _save_when_due(self, saved: float, stop: StopCheck, listener: Listener, *, at_once: bool) -> float:
+    def _save_when_due(self, saved: float, stop: StopCheck, listener: Listener, *, at_once: bool = False) -> float:
         """Save every checkpoint_seconds, at once, and before an interrupt is raised; returns the time of the last save.
 
         All ranks do so after the same step: a signal to one of them stops all.

@@ -1,9 +1,11 @@
 """Fresh clones of the project, for tests that do what a user does."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from paths import ROOT
@@ -23,6 +25,17 @@ def run(folder, *command, check=True):
 def environment():
     keep = {key: value for key, value in os.environ.items() if not key.startswith(("DVC_", "GIT_"))}
     return {**keep, "PATH": f"{PYTHON_BIN}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+
+
+def wait_for_queue(folder):
+    """Until all that was queued is done, well; the lines of `dvc queue status`."""
+    deadline = time.monotonic() + 300
+    while re.search("Queued|Running", status := run(folder, "dvc", "queue", "status").stdout.partition("Worker")[0]):
+        assert time.monotonic() < deadline
+        time.sleep(1)
+    assert "Success" in status
+    assert "Failed" not in status
+    return status.splitlines()
 
 
 def clone(folder, recipe="smoke"):
