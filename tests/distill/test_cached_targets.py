@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import json
 import os
 import pickle
@@ -291,6 +292,7 @@ class LooksUpAll(Dataset):
         self.targets, self.video_ids = targets, video_ids
 
     def __getitem__(self, _index):
+        gc.disable()  # a collection writes to all young objects of the parent, whose pages the fork then copies
         before = own_bytes()
         targets = self.targets() if callable(self.targets) else self.targets
         for video_id in self.video_ids:
