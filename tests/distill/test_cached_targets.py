@@ -319,7 +319,8 @@ def test_two_workers_share_it(tmp_path, monkeypatch, memory_bytes):
         loader = DataLoader(LooksUpAll(shown, ids), sampler=[0, 1], batch_size=None, num_workers=2)
         return list(loader)
 
-    assert max(growth(targets)) < num_bytes / 8
+    # pages of the parent, which it or the other worker writes to meanwhile, count as this worker's own: up to 3.5 MB
+    assert max(growth(targets)) < num_bytes / 2
     if memory_bytes:  # the measure does see a copy
         assert min(growth(lambda: pickle.loads(pickle.dumps(targets)))) > num_bytes
 
