@@ -5,13 +5,14 @@ from __future__ import annotations
 import ast
 import os
 import sys
+import tomllib
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from importlib import import_module
+from importlib import import_module, metadata
 from pathlib import Path
 from types import FrameType
-from typing import Any, TextIO, cast
+from typing import Annotated, Any, TextIO, cast
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -129,8 +130,22 @@ def _first_line(name: str) -> str:
 app = typer.Typer(cls=LazyGroup, no_args_is_help=True, pretty_exceptions_enable=False)
 
 
+def _print_version(wanted: bool) -> None:
+    """Print the version of the code that runs, which in a checkout need not be the one that was installed."""
+    if wanted:
+        project = Path(__file__).parent.parent / "pyproject.toml"
+        of_checkout = tomllib.loads(project.read_text(encoding="utf-8"))["project"] if project.is_file() else {}
+        typer.echo(f"dlkdd {of_checkout.get('version') or metadata.version('dlkdd')}")
+        raise typer.Exit
+
+
+VersionOption = Annotated[
+    bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version, and exit.")
+]
+
+
 @app.callback()
-def dlkdd() -> None:
+def dlkdd(*, version: VersionOption = False) -> None:
     """Distil a student for dark video from a teacher that saw the light.
 
     `dvc repro` runs the whole chain; each stage is also a command of its own. docs/README.md lists the pages

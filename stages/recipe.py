@@ -27,7 +27,7 @@ def list_recipes() -> None:
 
     Example: dlkdd recipe list
     """
-    for path in sorted(RECIPES.glob("*.yaml")):
+    for path in _paths():
         typer.echo(f"{path.stem:<12} {_text(path.stem).partition(chr(10))[0].lstrip('# ')}")
 
 
@@ -81,10 +81,19 @@ def _quoted(path: Path) -> str:
     return "'" + str(path).replace("'", "''") + "'"
 
 
+def _paths() -> list[Path]:
+    """All recipes, by name; they run with the repository's dvc.yaml, and so are no part of the installed package."""
+    if not RECIPES.is_dir():
+        raise ParamsError(
+            "the recipes are not installed: they are files of the repository, beside the dvc.yaml that runs them",
+            remedy="work in a clone of the repository, and install it from there: pip install -e .",
+        )
+    return sorted(RECIPES.glob("*.yaml"))
+
+
 def _text(name: str) -> str:
-    path = RECIPES / f"{name}.yaml"
-    if path.parent != RECIPES or not path.is_file():
-        known = sorted(found.stem for found in RECIPES.glob("*.yaml"))
+    path, known = RECIPES / f"{name}.yaml", [found.stem for found in _paths()]
+    if name not in known:
         nearest = difflib.get_close_matches(name, known, n=1)
         hint = f"; did you mean {nearest[0]}?" if nearest else ""
         raise ParamsError(f"no recipe {name!r}{hint}", remedy=f"the recipes are {', '.join(known)}")

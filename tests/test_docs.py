@@ -53,7 +53,7 @@ def commands_named():
 
 @pytest.mark.parametrize("arguments", list(commands_named()))
 def test_commands_and_options_exist(arguments, monkeypatch):
-    if arguments[0] in ("--help", "COMMAND", "--install-completion", "--show-completion"):
+    if arguments[0] in ("--help", "--version", "COMMAND", "--install-completion", "--show-completion"):
         return
     words = tuple(word.replace("_", "-") for word in arguments[:2])
     known = leaves()

@@ -8,6 +8,7 @@ import io
 import json
 import subprocess
 import sys
+import tomllib
 from importlib import import_module
 
 import numpy as np
@@ -54,6 +55,11 @@ def test_every_command_explains_itself_under_both_spellings(call, name):
     assert first_line(name).rstrip(".").replace("_", "-") in outs.pop()
 
 
+def test_the_version_is_that_of_the_checkout(call):
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert call("--version") == (0, f"dlkdd {version}\n", "")
+
+
 LIGHT = f"""
 import sys
 from stages.__main__ import main
@@ -64,7 +70,9 @@ finally:
 """
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["evaluate", "--help"], ["recipe", "list"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["evaluate", "--help"], ["recipe", "list"]], ids=" ".join
+)
 def test_what_needs_no_computing_waits_for_no_heavy_library(arguments):
     done = subprocess.run(
         [sys.executable, "-c", LIGHT, *arguments], capture_output=True, text=True, check=True, cwd=ROOT
