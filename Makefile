@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 # dvc runs its stages with the `python` of the environment
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test test-slow faults lint install clean
+.PHONY: demo test test-slow faults lint docs install clean
 
 demo: install
 	dvc repro
@@ -31,6 +31,12 @@ lint: install
 	mypy
 	lint-imports
 
+# the site in site/html; REPOSITORY=https://…/blob/main makes links of the files that are no pages
+docs: install
+	python docs/make_site.py site/pages $(REPOSITORY)
+	zensical build --strict
+	@echo 'The site: site/html/index.html. To search in it: python -m http.server --directory site/html'
+
 install: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml constraints.txt
@@ -39,4 +45,4 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) .work data models results teachers/made
+	rm -rf $(VENV) .work site data models results teachers/made
