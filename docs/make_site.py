@@ -6,14 +6,18 @@ Links to files that are no pages lead there; without it they are text.
 
 from __future__ import annotations
 
+import base64
+import json
 import posixpath
 import re
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parent.parent
-NAMES = {"README.md": "index.md", "docs/README.md": "pages.md"}  # in the repository: on the site
+# in the repository: on the site
+NAMES = {"README.md": "index.md", "docs/README.md": "pages.md", "docs/notebook.ipynb": "notebook.md"}
 NAMES |= {f"{name}.md": f"{name.lower()}.md" for name in ("CHANGELOG", "CONTRIBUTING", "LOG", "SECURITY")}
 NAMES |= {f"docs/{path.name}": path.name for path in (ROOT / "docs").glob("*.md") if path.name != "README.md"}
 NAMES |= {str(path.relative_to(ROOT)): str(path.relative_to(ROOT / "docs")) for path in ROOT.glob("docs/images/**/*.*")}
@@ -36,8 +40,26 @@ def page_of(name: str, address: str | None = None) -> str:
             target = f"{address}/{path}"
         return f"{found['sign']}[{found['text']}]({target}{anchor})"
 
-    pieces = FENCE.split((ROOT / name).read_text(encoding="utf-8"))
+    text = (ROOT / name).read_text(encoding="utf-8")
+    pieces = FENCE.split(markdown_of(json.loads(text)) if name.endswith(".ipynb") else text)
     return "".join(piece if piece.startswith("```") else LINK.sub(linked, piece) for piece in pieces)
+
+
+def markdown_of(notebook: dict[str, Any]) -> str:
+    """A notebook as a page: its code, and below each cell what it showed."""
+    parts = []
+    for cell in notebook["cells"]:
+        source = "".join(cell["source"])
+        parts.append(source if cell["cell_type"] == "markdown" else f"```python\n{source}\n```")
+        for output in cell.get("outputs", []):
+            shown = output.get("data", {"text/plain": output.get("text")})
+            text = "".join(shown["text/plain"]).rstrip("\n")
+            if "image/svg+xml" in shown:
+                picture = base64.b64encode("".join(shown["image/svg+xml"]).encode()).decode()
+                parts.append(f"![{text}](data:image/svg+xml;base64,{picture})")
+            else:
+                parts.append(f"```text\n{text}\n```")
+    return "\n\n".join(parts) + "\n"
 
 
 def make_site(folder: Path, address: str | None = None) -> None:
@@ -46,7 +68,7 @@ def make_site(folder: Path, address: str | None = None) -> None:
     for name, on_site in NAMES.items():
         path = folder / on_site
         path.parent.mkdir(parents=True, exist_ok=True)
-        if name.endswith(".md"):
+        if on_site.endswith(".md"):
             path.write_text(page_of(name, address), encoding="utf-8")
         else:
             shutil.copyfile(ROOT / name, path)

@@ -14,7 +14,7 @@ from paths import ROOT
 
 from docs.make_site import NAMES, page_of
 
-TEXTS = [name for name in NAMES if name.endswith(".md")]
+TEXTS = [name for name in NAMES if NAMES[name].endswith(".md")]
 LINK = re.compile(r"\]\(([^)\s#]+)")
 
 
