@@ -52,7 +52,7 @@ def read_outcomes() -> dict[str, dict[int, Outcome]]:
 
 
 def outcome(metrics: dict[str, Any], revision: str) -> Outcome:
-    top1 = [100 * metrics[name]["top1"] for name in ("teacher", "student", "baseline")]
+    top1 = [100 * metrics["top1"][name] for name in ("teacher", "student", "baseline")]
     return Outcome(teacher_val(revision), *top1)
 
 

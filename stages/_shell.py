@@ -41,6 +41,9 @@ CHECKPOINT_SECONDS = 20.0
 TensorboardOption = Annotated[
     Path | None, typer.Option("--tensorboard", help="A folder for TensorBoard: every epoch is written as it ends.")
 ]
+LiveOption = Annotated[
+    Path | None, typer.Option("--live", help="A folder for a file of where it stands, as `dvc exp show` reads it.")
+]
 
 # of what compares teacher and baseline
 CurvesOption = Annotated[

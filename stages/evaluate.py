@@ -10,7 +10,7 @@ import typer
 from pipeline.core.params import load_params
 from pipeline.data.manifest import read_manifest
 from pipeline.evaluate.compare import aligned, check_predictions, compare, write_confusion
-from pipeline.evaluate.metrics_file import Metrics, Protocol, write_metrics
+from pipeline.evaluate.metrics_file import Metrics, Protocol, write_evaluation, write_metrics
 from pipeline.evaluate.score.predictions import read_predictions, views_text
 from pipeline.evaluate.tables import digest_tables, make_tables, read_light, write_tables
 from stages._shell import (
@@ -33,7 +33,10 @@ def main(
     teacher: Annotated[Path, typer.Option(help="The teacher's predictions.")],
     student: Annotated[Path, typer.Option(help="The student's predictions.")],
     baseline: Annotated[Path, typer.Option(help="The baseline's predictions.")],
-    metrics_path: Annotated[Path, typer.Option("--metrics", help="The metrics to write, for `dvc metrics`.")],
+    evaluation: Annotated[Path, typer.Option(help="The file to write: all numbers of the three models.")],
+    metrics_path: Annotated[
+        Path, typer.Option("--metrics", help="The few of them to write that `dvc metrics` and `dvc exp show` show.")
+    ],
     confusion: Annotated[Path, typer.Option(help="The folder of the confusion tables to write, for `dvc plots`.")],
     tables: Annotated[Path, typer.Option(help="The folder of the tables to write: by class, light, length, video …")],
     curves: CurvesOption = None,
@@ -68,6 +71,7 @@ def main(
         seed=params.seed,
         tables=digest_tables(tables),
     )
+    write_evaluation(evaluation, metrics)
     write_metrics(metrics_path, metrics)
     if as_json:
         print_json(metrics.model_dump())

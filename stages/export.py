@@ -32,8 +32,8 @@ def main(
     tolerance: Annotated[
         float, typer.Option(min=0, help="The largest difference of an output that is accepted.")
     ] = TOLERANCE,
-    metrics_path: Annotated[
-        Path | None, typer.Option("--metrics", help="Metrics of `dlkdd evaluate` for the card.")
+    evaluation: Annotated[
+        Path | None, typer.Option(help="The evaluation.json of `dlkdd evaluate`, whose numbers go into the card.")
     ] = None,
 ) -> None:
     """Export a model as an ONNX or torch.export program, compared with the original, with its card.
@@ -54,7 +54,7 @@ def main(
         bare=bare,
         clips=drawn_clips(clip, num_clips) if frames is None else stored_clips(frames, model.recognizer, num_clips),
         tolerance=tolerance,
-        metrics=None if metrics_path is None else metrics_of(metrics_path, model.trained_on),
+        metrics=None if evaluation is None else metrics_of(evaluation, model.trained_on),
     )["comparison"]
     typer.echo(
         f"{out}: {out.stat().st_size:,} bytes; largest difference to {model_path} is {found['max_difference']:.2g} "

@@ -16,7 +16,7 @@ _TITLES = {"top1": "top-1", "top5": "top-5", "mean_class_top1": "mean per class"
 
 def main(
     *,
-    paths: Annotated[list[Path], typer.Argument(metavar="METRICS", help="The metrics.json of each split.")],
+    paths: Annotated[list[Path], typer.Argument(metavar="EVALUATION", help="The evaluation.json of each split.")],
     as_json: JsonOption = False,
 ) -> None:
     """Print the mean over a data set's splits, ARID's convention: of what `evaluate` wrote for each.
@@ -26,7 +26,7 @@ def main(
     Example: dlkdd mean-splits split1.json split2.json split3.json
     """
     if len(paths) < 2:
-        raise ParamsError(f"a mean of {len(paths)} split", remedy="name the metrics.json of each split")
+        raise ParamsError(f"a mean of {len(paths)} split", remedy="name the evaluation.json of each split")
     means = mean_of_splits(paths)
     if as_json:
         print_json({"files": [str(path) for path in paths], **means})

@@ -25,7 +25,7 @@ def main(
     soft_targets: Annotated[Path, typer.Option(help="The soft-target store.")],
     models: Annotated[Path, typer.Option(help="The folder of the model files; only the student's is required.")],
     curves: Annotated[Path, typer.Option(help="The folder of the training curves.")],
-    metrics: Annotated[Path, typer.Option(help="The metrics that `evaluate` wrote.")],
+    evaluation: Annotated[Path, typer.Option(help="The evaluation that `evaluate` wrote.")],
     tables: Annotated[Path, typer.Option(help="The folder of the tables that `evaluate` wrote.")],
     out: Annotated[Path, typer.Option(help="The HTML page to write.")],
     study: Annotated[
@@ -52,7 +52,7 @@ def main(
         soft_targets=soft_targets,
         models={name: models / f"{name}.safetensors" for name in ("enhancer", *MODELS)},
         curves={name: curves / f"{name}.csv" for name in MODELS},
-        metrics=metrics,
+        evaluation=evaluation,
         tables=tables,
         studies=tuple(study or [STUDY]),
     )

@@ -22,6 +22,7 @@ from stages._shell import (
     CheckpointOption,
     CurveOption,
     DeviceOption,
+    LiveOption,
     ManifestOption,
     ModelOutOption,
     ParamsOption,
@@ -42,6 +43,7 @@ def train_teacher(
     device: DeviceOption = "auto",
     checkpoint_seconds: CheckpointOption = CHECKPOINT_SECONDS,
     tensorboard: TensorboardOption = None,
+    live: LiveOption = None,
 ) -> None:
     """Train the teacher on the enhanced videos.
 
@@ -51,7 +53,7 @@ def train_teacher(
     clip = params.teacher_clip or params.clip
     inputs = read_inputs(manifest_path, frames_path)
     views = _views(inputs, clip, params.views, params.seed, "teacher")
-    run = Run(device, checkpoint_seconds, out, curve_path, tensorboard, progress, say)
+    run = Run(device, checkpoint_seconds, out, curve_path, tensorboard, progress, say, live)
     _train("train_teacher", params.teacher, inputs, views, params.train_teacher, run, policy=params.views)
 
 
@@ -69,6 +71,7 @@ def train_more_teacher(
     device: DeviceOption = "auto",
     checkpoint_seconds: CheckpointOption = CHECKPOINT_SECONDS,
     tensorboard: TensorboardOption = None,
+    live: LiveOption = None,
 ) -> None:
     """Train a further teacher, on the videos in a light of its own.
 
@@ -84,7 +87,7 @@ def train_more_teacher(
     clip, options = chosen.clip or params.clip, chosen.training_params(params.train_teacher)
     inputs = read_inputs(manifest_path, frames_path)
     views = _views(inputs, clip, params.views, chosen.seed, "teacher")
-    run = Run(device, checkpoint_seconds, out, curve_path, tensorboard, progress, say)
+    run = Run(device, checkpoint_seconds, out, curve_path, tensorboard, progress, say, live)
     _train("train_more_teacher", chosen.network, inputs, views, options, run, policy=params.views)
     if RANK == 0:
         record = {"model": whole_digest(out), "frames": inputs.frames.digest}
@@ -101,6 +104,7 @@ def train_baseline(
     device: DeviceOption = "auto",
     checkpoint_seconds: CheckpointOption = CHECKPOINT_SECONDS,
     tensorboard: TensorboardOption = None,
+    live: LiveOption = None,
 ) -> None:
     """Train the baseline: the student's network on the dark videos alone.
 
@@ -112,7 +116,7 @@ def train_baseline(
     inputs = read_inputs(manifest_path, frames_path)
     bank = params.views.enough_for(len(inputs.taught), len(inputs.train))
     views = _views(inputs, params.clip, bank, params.seed, BANK)
-    run = Run(device, checkpoint_seconds, out, curve_path, tensorboard, progress, say)
+    run = Run(device, checkpoint_seconds, out, curve_path, tensorboard, progress, say, live)
     options, clips = params.train_student, len(inputs.taught)
     _train("train_baseline", params.student, inputs, views, options, run, policy=params.views, num_clips=clips)
 

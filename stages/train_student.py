@@ -30,6 +30,7 @@ from stages._shell import (
     CurveOption,
     CurvesOption,
     DeviceOption,
+    LiveOption,
     ManifestOption,
     ModelOutOption,
     ParamsOption,
@@ -69,6 +70,7 @@ def main(
     device: DeviceOption = "auto",
     checkpoint_seconds: CheckpointOption = CHECKPOINT_SECONDS,
     tensorboard: TensorboardOption = None,
+    live: LiveOption = None,
 ) -> None:
     """Train the student on the dark videos and the cached soft targets.
 
@@ -151,7 +153,7 @@ def main(
             "soft_targets": params.soft_targets.model_dump(),
             "distillation": distillation.model_dump(),
         },
-        run=Run(device, checkpoint_seconds, out, curve_path, tensorboard, progress, say),
+        run=Run(device, checkpoint_seconds, out, curve_path, tensorboard, progress, say, live),
         input_digests={
             "soft_targets": store.digest,
             "teacher": ",".join(teacher["digest"] for teacher in store.attributes["teachers"]),

@@ -23,6 +23,7 @@ from stages._shell import (
     PARAMS_PATH,
     CheckpointOption,
     DeviceOption,
+    LiveOption,
     ManifestOption,
     ParamsOption,
     TensorboardOption,
@@ -43,6 +44,7 @@ def main(
     device: DeviceOption = "auto",
     checkpoint_seconds: CheckpointOption = CHECKPOINT_SECONDS,
     tensorboard: TensorboardOption = None,
+    live: LiveOption = None,
 ) -> None:
     """Train the teacher once more for each fold of train's groups, on the other folds.
 
@@ -68,7 +70,7 @@ def main(
         source=lambda _work: views,
         loss=label_loss(inputs, options),
         values={"views": policy.model_dump()},
-        run=Run(device, checkpoint_seconds, out, out, tensorboard, progress, say),
+        run=Run(device, checkpoint_seconds, out, out, tensorboard, progress, say, live),
     )
     with process_group() as ranks, interruptible() as stop:
         values = stage_values(clip, policy, options, seed=seed, network=params.teacher, num_folds=num_folds)

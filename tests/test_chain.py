@@ -42,6 +42,7 @@ ARTIFACTS = (
     "models/student.safetensors",
     "models/baseline.safetensors",
     "results/predictions/student.csv",
+    "results/evaluation.json",
     "results/metrics.json",
     "results/report.html",
 )
@@ -61,7 +62,7 @@ def chain(tmp_path_factory):
 
 
 def test_it_ends_with_metrics_of_the_three_models(chain):
-    metrics = json.loads((chain / "results/metrics.json").read_text())
+    metrics = json.loads((chain / "results/evaluation.json").read_text())
     for name in ("teacher", "student", "baseline"):
         assert 0 <= metrics[name]["top1"] <= metrics[name]["top5"] <= 1
     assert metrics["student_minus_baseline"]["top1"] == pytest.approx(
@@ -173,7 +174,7 @@ def test_a_queue_gives_a_row_for_each_temperature(chain):
     status = wait_for_queue(chain)
     found = [data for name, data in experiments_of(chain).items() if name.startswith("one-")]
     assert {data["params"]["params.yaml"]["data"]["temperature"] for data in found} == {3, 8}, status
-    assert all(data["metrics"]["results/metrics.json"]["data"]["student"] for data in found)
+    assert all(data["metrics"]["results/metrics.json"]["data"]["gain"] is not None for data in found)
 
 
 def test_of_two_workers_that_want_the_same_teacher_one_waits_for_the_others(chain):
@@ -190,6 +191,40 @@ def test_of_two_workers_that_want_the_same_teacher_one_waits_for_the_others(chai
     assert len(logs) == 2
     for stage in ("train_teacher", "train_baseline"):
         assert sum(f"{stage}: epoch 0: loss" in log for log in logs) == 1
+
+
+def test_a_training_is_seen_while_it_runs_in_the_workspace_and_in_a_copy(chain):
+    for more in ((), ("--temp",)):
+        changes = ("-S", "train_teacher.epochs=200", "-S", f"seed={7 + len(more)}")
+        with subprocess.Popen(
+            ("dvc", "exp", "run", *more, *changes),
+            cwd=chain,
+            env=environment(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        ) as process:
+            try:
+                deadline = time.monotonic() + 120
+                while not (told := [data["live/teacher.json"]["data"] for data in metrics_of_running(chain)]):
+                    assert process.poll() is None
+                    assert time.monotonic() < deadline
+            finally:
+                os.killpg(process.pid, signal.SIGINT)
+        assert told[0]["teacher"].keys() == {"epoch", "train_loss", "val_top1"}
+        assert [path.name for path in (chain / "live").iterdir()] == ["README.md"]
+        run(chain, "git", "checkout", "-q", "--", ".")
+        run(chain, "dvc", "checkout", "-q")
+    assert run(chain, "git", "status", "--porcelain").stdout == ""
+
+
+def metrics_of_running(chain):
+    """What `dvc exp show` knows of the experiments that run and whose teacher has trained an epoch."""
+    shown = json.loads(run(chain, "dvc", "exp", "show", "--json").stdout)
+    experiments = [each for baseline in shown for each in baseline.get("experiments") or []]
+    running = [each for each in experiments if (each.get("executor") or {}).get("state") == "running"]
+    metrics = [each["revs"][0]["data"]["metrics"] for each in running]
+    return [found for found in metrics if "live/teacher.json" in found]
 
 
 def start_and_kill(folder, stage, ready, kill):

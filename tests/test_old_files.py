@@ -105,14 +105,16 @@ def test_the_old_results_are_evaluated_and_shown(old, call):
     ]
     evaluated = call(
         *("evaluate", "--manifest", "data/manifest.csv", "--light", "data/light.csv", *predictions),
-        *("--metrics", "again.json", "--confusion", "results/confusion", "--tables", "results/tables"),
+        *("--evaluation", "again.json", "--metrics", "metrics.json"),
+        *("--confusion", "results/confusion", "--tables", "results/tables"),
     )
     assert evaluated[0] == 0, evaluated[2]
+    # before metrics.json was made for `dvc exp show` it was the whole evaluation
     assert Path("again.json").read_text() == Path("results/metrics.json").read_text()
     shown = call(
         *("report", "--manifest", "data/manifest.csv", "--quarantine", "data/quarantine.csv", "--dark", "data/dark"),
         *("--enhanced", "data/enhanced", "--soft-targets", "data/soft_targets.zarr", "--models", "models"),
-        *("--curves", "results/curves", "--metrics", "results/metrics.json", "--tables", "results/tables"),
+        *("--curves", "results/curves", "--evaluation", "results/metrics.json", "--tables", "results/tables"),
         *("--out", "report.html"),
     )
     assert shown[0] == 0, shown[2]

@@ -1,1 +1,1 @@
-"""What models recognise, from their predictions: metrics with intervals, tables by class and light, metrics.json."""
+"""What models recognise, from their predictions: metrics with intervals, tables by class and light, evaluation.json."""

@@ -1,5 +1,6 @@
-"""metrics.json: what `evaluate` finds about teacher, student and baseline, and its one writer and one reader.
+"""evaluation.json: what `evaluate` finds about teacher, student and baseline, and its one writer and one reader.
 
+metrics.json has the few numbers of it that people compare between runs: `dvc exp show` has a column for each.
 docs/evaluation.md has the formula of each number.
 """
 
@@ -18,12 +19,13 @@ from pipeline.core.params import Count, Share
 from pipeline.evaluate.score.predictions import DIGITS
 
 MODELS = ("teacher", "student", "baseline")
+SHOWN_DIGITS = 3  # of a share, for a person: tenths of a percent
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class Values(BaseModel):
-    """A part of metrics.json; unknown keys are ignored."""
+    """A part of evaluation.json; unknown keys are ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -65,7 +67,7 @@ class Protocol(Values):
 
 
 class Metrics(Values):
-    """All of metrics.json but its digest."""
+    """All of evaluation.json but its digest."""
 
     teacher: ModelMetrics
     student: ModelMetrics
@@ -84,15 +86,26 @@ class Metrics(Values):
         return found
 
 
-def write_metrics(path: Path, metrics: Metrics) -> None:
-    """JSON for `dvc metrics`, rounded to DIGITS after the point, with a digest of all of it."""
+def write_evaluation(path: Path, metrics: Metrics) -> None:
+    """All of it as JSON, rounded to DIGITS after the point, with a digest."""
     text = metrics.model_dump_json(exclude_none=True)
     rounded = json.loads(text, parse_float=lambda number: round(float(number), DIGITS))
     write_text_whole(path, json.dumps(with_digest(rounded), indent=2) + "\n")
 
 
-def read_metrics(path: Path) -> Metrics:
-    """Read what `write_metrics` wrote; raises StaleArtifactError with every key that is missing or out of range."""
+def write_metrics(path: Path, metrics: Metrics) -> None:
+    """What people compare, for `dvc metrics` and `dvc exp show`: top-1 and the student's gain, as shares."""
+    gain = metrics.student_minus_baseline
+    gains = {"gain": gain.top1, "gain_low": gain.top1_low, "gain_high": gain.top1_high}
+    shown = {
+        "top1": {name: round(metrics.of(name).top1, SHOWN_DIGITS) for name in MODELS},
+        **{name: round(value, SHOWN_DIGITS) for name, value in gains.items()},
+    }
+    write_text_whole(path, json.dumps(shown, indent=2) + "\n")
+
+
+def read_evaluation(path: Path) -> Metrics:
+    """Read what `write_evaluation` wrote; raises StaleArtifactError with every key that is missing or out of range."""
     try:
         found = json.loads(path.read_bytes())
         if "digest" in found and not has_valid_digest(found):
@@ -105,7 +118,7 @@ def read_metrics(path: Path) -> Metrics:
     except (ValueError, TypeError, RecursionError) as error:
         findings = [str(error)]
     raise StaleArtifactError(
-        f"{path}: not the metrics that `evaluate` writes",
+        f"{path}: not the evaluation that `evaluate` writes",
         findings=findings,
-        remedy="`dvc repro evaluate` makes them again",
+        remedy="`dvc repro evaluate` makes results/evaluation.json again; results/metrics.json is a part of it alone",
     )

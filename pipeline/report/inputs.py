@@ -17,7 +17,7 @@ from pipeline.core.weights import read_attributes, whole_digest
 from pipeline.data.frame_store import FrameStore
 from pipeline.data.manifest import Manifest, QuarantineRow, read_manifest, read_quarantine
 from pipeline.distill.store.store import SoftTargetStore
-from pipeline.evaluate.metrics_file import MODELS, Metrics, read_metrics
+from pipeline.evaluate.metrics_file import MODELS, Metrics, read_evaluation
 from pipeline.evaluate.tables import Table, digest_tables, read_rows, read_tables
 
 # losses of a training that diverged are not finite
@@ -43,7 +43,7 @@ class ReportPaths:
     soft_targets: Path
     models: Mapping[str, Path]
     curves: Mapping[str, Path]
-    metrics: Path
+    evaluation: Path
     tables: Path
     studies: tuple[Path, ...]
 
@@ -80,7 +80,7 @@ class Artifacts:
 def read_results(paths: ReportPaths) -> Results:
     """Read the tables and the metrics; raises StaleArtifactError for the first that is missing or damaged."""
     return Results(
-        read_metrics(paths.metrics),
+        read_evaluation(paths.evaluation),
         {name: read_rows(path, _CURVE_COLUMNS) for name, path in paths.curves.items()},
         read_tables(paths.tables),
     )
@@ -115,7 +115,7 @@ def check_fit(paths: ReportPaths, found: Artifacts, results: Results) -> None:
         facts = found.models[name]
         if facts is None:
             continue
-        compare(paths.metrics, f"{name}'s file", results.metrics.models.get(name, facts.digest), facts.digest)
+        compare(paths.evaluation, f"{name}'s file", results.metrics.models.get(name, facts.digest), facts.digest)
         digests = facts.attributes["trained_on"]["digests"]
         compare(paths.models[name], "manifest", digests.get("manifest"), manifest)
         if name != "teacher":
@@ -128,9 +128,9 @@ def check_fit(paths: ReportPaths, found: Artifacts, results: Results) -> None:
         compare(paths.soft_targets, "enhanced store", store.attributes["teachers"][0]["frames"], found.enhanced.digest)
         if enhancer is not None:
             compare(paths.enhanced, "enhancer", found.enhanced.origin.get("enhancer"), enhancer.digest)
-    compare(paths.metrics, "manifest", results.metrics.protocol.manifest, manifest)
+    compare(paths.evaluation, "manifest", results.metrics.protocol.manifest, manifest)
     tables = digest_tables(paths.tables)
-    compare(paths.metrics, "tables", results.metrics.tables or tables, tables)
+    compare(paths.evaluation, "tables", results.metrics.tables or tables, tables)
     test = [row.video_id for row in found.manifest.rows_of("test")]
     videos = results.tables["videos"]
     if sorted(video["video_id"] for video in videos) != test:

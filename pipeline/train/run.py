@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,6 +33,7 @@ from pipeline.models.recognizer import (
     save_model,
 )
 from pipeline.train.execution import autocast_dtype, check_shares
+from pipeline.train.live import live_metrics
 from pipeline.train.losses import class_weights, hard_loss
 from pipeline.train.state import Epoch, Listener, Trained, TrainingData
 from pipeline.train.tensorboard import EpochWriter, tensorboard_writer
@@ -96,7 +97,8 @@ def label_loss(inputs: Inputs, options: TrainParams) -> LossFunction:
 class Run:
     """Where a training runs and writes, and whom it tells; of this only the kind of device can change the network.
 
-    checkpoint_seconds: between two checkpoints. tensorboard: a folder for its events, None for none.
+    checkpoint_seconds: between two checkpoints. tensorboard: a folder for its events, None for none. live: a folder for
+    a file of where it stands, likewise.
     """
 
     device: str
@@ -106,6 +108,7 @@ class Run:
     tensorboard: Path | None
     progress: Progress
     say: Callable[[str], None]
+    live: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -272,7 +275,7 @@ def _shared_views(training: Training, folder: Path, ranks: Ranks, stop: StopChec
 
 @contextmanager
 def _epoch_writer(training: Training, ranks: Ranks) -> Iterator[EpochWriter]:
-    """Says the numbers of each epoch as it ends, and writes them for TensorBoard where a folder is given."""
+    """Says the numbers of each epoch as it ends; writes them for TensorBoard and DVC where folders are given."""
 
     def tell(epoch: Epoch) -> None:
         row = epoch.row
@@ -281,10 +284,16 @@ def _epoch_writer(training: Training, ranks: Ranks) -> Iterator[EpochWriter]:
             f"val loss {row['val_loss']:.3f}, top-1 {row['val_top1']:.1%}; "
             f"{epoch.clips_per_second:,.0f} clips/s, waited for clips {epoch.data_wait:.1%} of the time"
         )
-        write(epoch)
+        for write in writers:
+            write(epoch)
 
-    folder = training.run.tensorboard if ranks.index == 0 else None
-    with tensorboard_writer(folder / training.stage) if folder else nullcontext(lambda _: None) as write:
+    run, stage = training.run, training.stage
+    with ExitStack() as stack:
+        writers = []
+        if run.tensorboard is not None and ranks.index == 0:
+            writers.append(stack.enter_context(tensorboard_writer(run.tensorboard / stage)))
+        if run.live is not None and ranks.index == 0:
+            writers.append(stack.enter_context(live_metrics(run.live, stage.removeprefix("train_"))))
         yield tell
 
 

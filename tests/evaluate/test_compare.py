@@ -23,7 +23,7 @@ from pipeline.evaluate.compare import (
     write_confusion,
 )
 from pipeline.evaluate.metrics import accuracy_interval, mcnemar_p, paired_interval
-from pipeline.evaluate.metrics_file import Protocol, read_metrics, write_metrics
+from pipeline.evaluate.metrics_file import Protocol, read_evaluation, write_evaluation, write_metrics
 from pipeline.evaluate.score.predictions import Origin, Predictions, views_text
 from pipeline.evaluate.score.scoring import score
 
@@ -174,10 +174,10 @@ def test_a_model_that_is_sure_of_what_the_teacher_excludes_has_a_finite_kl(found
     assert metrics.kl_from_teacher.baseline == 0
 
 
-def test_metrics_are_json_with_six_digits_and_the_same_bytes(tmp_path, found):
+def test_an_evaluation_is_json_with_six_digits_and_the_same_bytes(tmp_path, found):
     metrics = compare(found, protocol=PROTOCOL, num_bootstraps=500, seed=3)
     for name in ("one", "other"):
-        write_metrics(tmp_path / name, metrics)
+        write_evaluation(tmp_path / name, metrics)
     text = (tmp_path / "one").read_text()
     assert text == (tmp_path / "other").read_text()
     written = json.loads(text)
@@ -186,7 +186,21 @@ def test_metrics_are_json_with_six_digits_and_the_same_bytes(tmp_path, found):
     assert written["student"]["top1"] == round(metrics.student.top1, 6)
     assert written["num_test_videos"] == 12
     assert isinstance(written["num_test_videos"], int)
-    assert read_metrics(tmp_path / "one").student.top1 == written["student"]["top1"]
+    assert read_evaluation(tmp_path / "one").student.top1 == written["student"]["top1"]
+
+
+def test_what_dvc_shows_is_what_people_compare_rounded_for_them(tmp_path, found):
+    metrics = compare(found, protocol=PROTOCOL, num_bootstraps=500, seed=3)
+    write_metrics(tmp_path / "metrics.json", metrics)
+    shown = json.loads((tmp_path / "metrics.json").read_text())
+    assert list(shown) == ["top1", "gain", "gain_low", "gain_high"]
+    assert list(shown["top1"]) == ["teacher", "student", "baseline"]
+    assert shown["top1"]["student"] == round(metrics.student.top1, 3)
+    assert shown["gain"] == round(metrics.student_minus_baseline.top1, 3)
+    assert shown["gain_low"] <= shown["gain"] <= shown["gain_high"]
+    with pytest.raises(StaleArtifactError, match="not the evaluation") as caught:
+        read_evaluation(tmp_path / "metrics.json")
+    assert "results/evaluation.json" in caught.value.remedy
 
 
 def test_confusion_has_a_row_for_every_video(tmp_path, found):

@@ -65,7 +65,8 @@ def evaluate_all(call, data, teacher, student, baseline, out):
         assert call(f"score-{name}", *common, *scored)[0] == 0
         options += [f"--{name}", predictions]
     write_light(out / "light.csv", video_luma(frames, frames.video_ids))
-    outs = ["--metrics", out / "metrics.json", "--confusion", out / "confusion", "--tables", out / "tables"]
+    files = ["--evaluation", out / "evaluation.json", "--metrics", out / "metrics.json"]
+    outs = [*files, "--confusion", out / "confusion", "--tables", out / "tables"]
     code, printed, _ = call("evaluate", *common, *options, "--light", out / "light.csv", *outs, "--json")
     assert code == 0
     return json.loads(printed)

@@ -161,7 +161,7 @@ SWAPPED = {
         ("data/soft_targets.zarr", "train_student"): "teachers.digest",
         ("data/soft_targets.zarr", "report"): "soft-target store",
         ("results/predictions", "report after evaluate"): "student's file",
-        ("results/metrics.json", "report"): "student's file",
+        ("results/evaluation.json", "report"): "student's file",
         ("results/tables", "report"): "tables",
     },
     "other classes": {
@@ -173,7 +173,7 @@ SWAPPED = {
         ("models/student.safetensors", "score_student"): "other classes",
         ("data/soft_targets.zarr", "train_student"): "class_names",
         ("results/predictions", "evaluate"): "classes",
-        ("results/metrics.json", "report"): "manifest",
+        ("results/evaluation.json", "report"): "manifest",
     },
     "another enhancer": {
         ("models/enhancer.safetensors", "report"): "its enhancer",
@@ -197,7 +197,7 @@ SWAPPED = {
         ("data/soft_targets.zarr", "train_student"): "digests.manifest",
         ("models/student.safetensors", "report"): "manifest",
         ("results/predictions", "evaluate"): "its manifest",
-        ("results/metrics.json", "report"): "manifest",
+        ("results/evaluation.json", "report"): "manifest",
     },
 }
 

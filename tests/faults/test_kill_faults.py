@@ -181,7 +181,7 @@ BOUNDARIES = [
     Boundary("a table, not in place", SCORE, "before rename", "predictions/teacher.csv", ci=True),
     Boundary("a table, not in place", LIGHT, "before rename", "data/light.csv"),
     Boundary("between two tables", EVALUATE, "after rename", "results/tables", among=3),
-    Boundary("the tables, no metrics", EVALUATE, "before rename", "results/metrics.json", ci=True),
+    Boundary("the tables, no evaluation", EVALUATE, "before rename", "results/evaluation.json", ci=True),
     Boundary("the page, not in place", REPORT, "before rename", "results/report.html"),
     Boundary("among the arrays", MERGE, "after rename", "logits/c"),
     Boundary("a file, not in place", EXPORT, "before rename", "targets.npz"),

@@ -32,7 +32,7 @@ from pipeline.enhance.file import CLASSICAL, classical_from_params, load_enhance
 from pipeline.enhance.learned import NETWORKS, LearnedEnhancer
 from pipeline.evaluate.compare import LEAST_PROBABILITY, compare
 from pipeline.evaluate.metrics import NUM_BINS, expected_calibration_error, reliability
-from pipeline.evaluate.metrics_file import Protocol, write_metrics
+from pipeline.evaluate.metrics_file import Protocol, write_evaluation
 from pipeline.evaluate.score.predictions import Predictions, read_predictions, write_predictions
 from pipeline.evaluate.tables import make_tables, write_light
 from pipeline.models.recognizer import load_model, save_model
@@ -396,12 +396,12 @@ def evaluate(manifest, **predictions):
     metrics = compare(predictions, protocol=protocol, num_bootstraps=100, seed=0)
     rows = manifest.rows_of("test")
     make_tables(predictions, rows, {row.video_id: 0.0 for row in rows})
-    write_metrics(Path("metrics.json"), metrics)
+    write_evaluation(Path("evaluation.json"), metrics)
 
     def refuse(constant):
-        raise AssertionError(f"{constant} in metrics.json")
+        raise AssertionError(f"{constant} in evaluation.json")
 
-    return json.loads(Path("metrics.json").read_text(), parse_constant=refuse)
+    return json.loads(Path("evaluation.json").read_text(), parse_constant=refuse)
 
 
 ONE_SIDED = "all right, all wrong, no disagreement, one test video, probabilities of exactly 0 and 1"
@@ -545,7 +545,8 @@ def test_a_teacher_that_is_always_wrong_is_reported_so_and_its_student_trains(pr
     for name, found in (("teacher", wrong), ("baseline", wrong)):
         write_predictions(Path(f"{name}_predictions.csv"), found)
     write_light(Path("light.csv"), {row.video_id: 0.0 for row in manifest.rows_of("test")})
-    tables = {"--light": "light.csv", "--metrics": "m.json", "--confusion": "confusion", "--tables": "tables"}
+    files = {"--light": "light.csv", "--evaluation": "e.json", "--metrics": "m.json"}
+    tables = {**files, "--confusion": "confusion", "--tables": "tables"}
     models = {f"--{name}": f"{name}_predictions.csv" for name in ("teacher", "student", "baseline")}
     options = itertools.chain(*{"--manifest": "manifest.csv", **tables, **models}.items())
     code, out, _ = call("evaluate", *options)

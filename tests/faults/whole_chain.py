@@ -40,10 +40,11 @@ COMMANDS = {
     },
     "evaluate": "--manifest data/manifest.csv --light data/light.csv --teacher results/predictions/teacher.csv "
     "--student results/predictions/student.csv --baseline results/predictions/baseline.csv "
-    "--metrics results/metrics.json --confusion results/confusion --tables results/tables",
+    "--evaluation results/evaluation.json --metrics results/metrics.json "
+    "--confusion results/confusion --tables results/tables",
     "report": "--manifest data/manifest.csv --quarantine data/quarantine.csv --dark data/dark --enhanced data/enhanced "
-    "--soft-targets data/soft_targets.zarr --models models --curves results/curves --metrics results/metrics.json "
-    "--tables results/tables --out results/report.html",
+    "--soft-targets data/soft_targets.zarr --models models --curves results/curves "
+    "--evaluation results/evaluation.json --tables results/tables --out results/report.html",
 }
 # Which stages read an artifact, of those whose files a reader can meet damaged
 READERS = {
@@ -59,7 +60,7 @@ READERS = {
     "models/baseline.safetensors": ("score_baseline", "report"),
     **{f"results/predictions/{name}.csv": ("evaluate",) for name in ("teacher", "student", "baseline")},
     **{f"results/curves/{name}.csv": ("report",) for name in ("teacher", "student", "baseline")},
-    "results/metrics.json": ("report",),
+    "results/evaluation.json": ("report",),
     **{
         f"results/tables/{name}.csv": ("report",)
         for name in ("per_class", "by_light", "by_length", "reliability", "videos")
@@ -155,6 +156,6 @@ OUTS = {
     },
     **{f"score_{name}": (f"results/predictions/{name}.csv",) for name in ("teacher", "student", "baseline")},
     "measure_light": ("data/light.csv",),
-    "evaluate": ("results/metrics.json", "results/tables", "results/confusion"),
+    "evaluate": ("results/evaluation.json", "results/metrics.json", "results/tables", "results/confusion"),
     "report": ("results/report.html",),
 }

@@ -36,7 +36,7 @@ def paths_in(folder):
         soft_targets=folder / "data/soft_targets.zarr",
         models={name: folder / f"models/{name}.safetensors" for name in ("enhancer", *MODELS)},
         curves={name: folder / f"results/curves/{name}.csv" for name in MODELS},
-        metrics=folder / "results/metrics.json",
+        evaluation=folder / "results/evaluation.json",
         tables=folder / "results/tables",
         studies=(folder / "results/study/study.json", folder / "demo/study.json"),
     )
@@ -101,7 +101,7 @@ def _write_store(paths, manifest, digests, more_teachers):
 
 
 def metrics_values(*, gain=GAIN, manifest="0" * 32, **changes):
-    """metrics.json as `evaluate` writes it, without a digest."""
+    """evaluation.json as `evaluate` writes it, without a digest."""
     single = {"top1": 0.5, "top1_low": 0.25, "top1_high": 0.75, "top5": 1.0, "mean_class_top1": 0.5, "ece": 0.125}
     return {
         **dict.fromkeys(MODELS, single),
@@ -123,7 +123,7 @@ def write_csv(path, rows):
 
 
 def _write_results(paths, manifest):
-    paths.metrics.write_text(json.dumps(metrics_values(manifest=manifest.digest)))
+    paths.evaluation.write_text(json.dumps(metrics_values(manifest=manifest.digest)))
     for name, path in paths.curves.items():
         course = [(0, 0.1, 1.5, 0.25, 1.25, 0.5), (1, 0.1, 1.0, 0.5, "nan" if name == "teacher" else 1.0, 0.75)]
         columns = ("epoch", "learning_rate", "train_loss", "train_top1", "val_loss", "val_top1")

@@ -22,7 +22,7 @@ from target_stores import teacher_attributes
 from pipeline.core.errors import DataError, ParamsError, StaleArtifactError
 from pipeline.data.manifest import read_manifest
 from pipeline.evaluate.compare import compare
-from pipeline.evaluate.metrics_file import MODELS, Metrics, Protocol, write_metrics
+from pipeline.evaluate.metrics_file import MODELS, Metrics, Protocol, write_evaluation
 from pipeline.evaluate.score.predictions import Predictions
 from pipeline.evaluate.tables import make_tables, write_tables
 from pipeline.models.recognizer import save_model
@@ -293,7 +293,7 @@ def test_names_from_files_are_text_and_nothing_else(hostile):
         ("data/soft_targets.zarr", StaleArtifactError),
         ("models/student.safetensors", StaleArtifactError),
         *((f"results/curves/{name}.csv", StaleArtifactError) for name in MODELS),
-        ("results/metrics.json", StaleArtifactError),
+        ("results/evaluation.json", StaleArtifactError),
         *(
             (f"results/tables/{name}.csv", StaleArtifactError)
             for name in ("per_class", "by_light", "by_length", "reliability", "videos")
@@ -377,11 +377,11 @@ def test_a_table_of_other_videos_or_classes_is_refused(run, changes, words):
 
 
 def test_metrics_of_an_earlier_version_are_refused_with_every_key(run):
-    metrics = json.loads(run.metrics.read_text())
+    metrics = json.loads(run.evaluation.read_text())
     del metrics["student"]["ece"], metrics["protocol"]
     metrics["baseline"]["top1"] = 50
-    run.metrics.write_text(json.dumps(metrics))
-    with pytest.raises(StaleArtifactError, match=r"metrics\.json") as caught:
+    run.evaluation.write_text(json.dumps(metrics))
+    with pytest.raises(StaleArtifactError, match=r"evaluation\.json") as caught:
         make_report(run)
     assert [finding.partition(":")[0] for finding in caught.value.findings] == [
         "student.ece",
@@ -404,7 +404,7 @@ def test_what_evaluate_writes_is_what_the_report_reads(run):
     metrics = compare(found, protocol=protocol, num_bootstraps=200, seed=0)
     shutil.rmtree(run.tables)
     write_tables(run.tables, tables)
-    write_metrics(run.metrics, metrics)
+    write_evaluation(run.evaluation, metrics)
     results = read_results(run)
     assert results.metrics.student.top1 == pytest.approx(metrics.student.top1, abs=1e-6)
     assert results.tables.keys() == tables.keys()
@@ -584,7 +584,7 @@ def options(paths, out):
         "soft-targets": paths.soft_targets,
         "models": paths.models["student"].parent,
         "curves": paths.curves["student"].parent,
-        "metrics": paths.metrics,
+        "evaluation": paths.evaluation,
         "tables": paths.tables,
         "out": out,
         "params": paths.params,

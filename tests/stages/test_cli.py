@@ -117,6 +117,7 @@ def evaluation(tmp_path):
         "--manifest": tmp_path / "manifest.csv",
         "--light": tmp_path / "light.csv",
         **{f"--{name}": tmp_path / f"{name}.csv" for name in ("teacher", "student", "baseline")},
+        "--evaluation": tmp_path / "evaluation.json",
         "--metrics": tmp_path / "metrics.json",
         "--confusion": tmp_path / "confusion",
         "--tables": tmp_path / "tables",
@@ -135,7 +136,7 @@ def test_an_error_of_the_user_is_one_message_and_its_code(call, evaluation, tmp_
     assert (found, out) == (code, "")
     assert err.startswith(f"error: {missing}: ")
     assert "Traceback" not in err
-    assert not (tmp_path / "metrics.json").exists()
+    assert list(tmp_path.glob("*.json")) == []
 
 
 @pytest.mark.parametrize(("taught", "is_said"), [(0.7, True), (0.9, False)])
@@ -212,7 +213,7 @@ def test_evaluate_prints_a_table_and_writes_its_files(call, evaluation, tmp_path
     assert "McNemar p = " in out
     assert "agrees with the teacher (KL from it in nats): student " in out
     assert len({len(line) for line in out.splitlines() if line.startswith(("┏", "│", "└"))}) == 1
-    written = json.loads((tmp_path / "metrics.json").read_text())
+    written = json.loads((tmp_path / "evaluation.json").read_text())
     assert written["num_test_videos"] == 4
     assert {path.name for path in (tmp_path / "confusion").iterdir()} == {"teacher.csv", "student.csv", "baseline.csv"}
     assert {path.stem for path in (tmp_path / "tables").iterdir()} == {
@@ -223,7 +224,7 @@ def test_evaluate_prints_a_table_and_writes_its_files(call, evaluation, tmp_path
 def test_evaluate_prints_json_and_nothing_else_when_asked(call, evaluation, tmp_path):
     code, out, err = call("evaluate", *evaluation, "--json")
     assert (code, err) == (0, "")
-    printed, written = json.loads(out), json.loads((tmp_path / "metrics.json").read_text())
+    printed, written = json.loads(out), json.loads((tmp_path / "evaluation.json").read_text())
     assert printed.keys() | {"digest"} == written.keys()
 
 

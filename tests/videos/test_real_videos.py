@@ -33,6 +33,6 @@ def test_weizmann_darkened_from_lists_to_metrics(shared_data, tmp_path):
     assert len(rows) - 1 == 72
     assert set(people) == {"train", "val", "test"}
     assert sum(map(len, people.values())) == 9  # nobody is in two splits
-    metrics = json.loads((folder / "results/metrics.json").read_text())
+    metrics = json.loads((folder / "results/evaluation.json").read_text())
     assert metrics["num_test_videos"] >= 8
     shutil.rmtree(folder)

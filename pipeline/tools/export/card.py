@@ -12,7 +12,7 @@ import torch
 from pipeline.core.errors import ParamsError
 from pipeline.core.text import code_span, markdown_table
 from pipeline.evaluate.cost import Cost
-from pipeline.evaluate.metrics_file import MODELS, read_metrics
+from pipeline.evaluate.metrics_file import MODELS, read_evaluation
 from pipeline.models.recognizer import LEAST_DEVIATION, OF_THE_CLIP, ModelFile, Recognizer
 
 CARD_FORMAT_VERSION = 1
@@ -82,10 +82,10 @@ def metrics_of(path: Path, trained_on: Mapping[str, Any]) -> dict[str, Any]:
     role, _ = _role(trained_on)
     if role not in MODELS:
         raise ParamsError(
-            f"--metrics {path}: the model does not name the stage that trained it, so that its row is not known",
-            remedy="export it without --metrics",
+            f"--evaluation {path}: the model does not name the stage that trained it, so that its row is not known",
+            remedy="export it without --evaluation",
         )
-    metrics = read_metrics(path)
+    metrics = read_evaluation(path)
     found = {**metrics.of(role).model_dump(), "num_test_videos": metrics.num_test_videos}
     return (
         {**found, "student_minus_baseline": metrics.student_minus_baseline.model_dump()} if role == "student" else found
@@ -192,7 +192,7 @@ def _limits(attributes: Mapping[str, Any], role: str) -> list[str]:
 
 def _metrics_text(metrics: Mapping[str, Any] | None) -> str:
     if metrics is None:
-        return "Not stated when the model was exported (`--metrics results/metrics.json`)."
+        return "Not stated when the model was exported (`--evaluation results/evaluation.json`)."
     rows = [
         (key, f"{value:.4g}")
         for key, value in metrics.items()

@@ -12,17 +12,17 @@ from statistics import fmean
 from typing import Any
 
 from pipeline.core.errors import StaleArtifactError
-from pipeline.evaluate.metrics_file import MODELS, read_metrics
+from pipeline.evaluate.metrics_file import MODELS, read_evaluation
 
 
 def mean_of_splits(paths: Sequence[Path]) -> dict[str, dict[str, dict[str, Any]]]:
-    """Of several metrics.json, one a split: each number's `mean`, and the `splits` in the order of the files.
+    """Of several evaluation.json, one a split: each number's `mean`, and the `splits` in the order of the files.
 
     They are those of each model that have a mean, which intervals and p-values have not, and the student's gain.
     Raises StaleArtifactError where a file is none, two are of the same videos, or their videos were scored in different
     ways.
     """
-    metrics = [read_metrics(path) for path in paths]
+    metrics = [read_evaluation(path) for path in paths]
     findings = []
     ways = [found.protocol.model_dump(exclude={"manifest"}) for found in metrics]
     for number, (path, found) in enumerate(zip(paths, metrics, strict=True)):

@@ -57,7 +57,7 @@ def said(model, tmp_path):
 
 
 def metrics_file(folder, metrics=METRICS):
-    path = folder / "metrics.json"
+    path = folder / "evaluation.json"
     path.write_text(json.dumps(metrics))
     return path
 
@@ -155,7 +155,7 @@ def test_a_card_gives_metrics_with_their_interval_or_says_that_there_are_none(sa
 def test_metrics_of_an_unknown_model_and_other_files_are_refused(tmp_path):
     with pytest.raises(ParamsError, match="does not name the stage"):
         metrics_of(metrics_file(tmp_path), {})
-    with pytest.raises(StaleArtifactError, match="not the metrics that `evaluate` writes"):
+    with pytest.raises(StaleArtifactError, match="not the evaluation that `evaluate` writes"):
         metrics_of(metrics_file(tmp_path, {"teacher": {}}), TRAINED_ON)
 
 

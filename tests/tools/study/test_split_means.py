@@ -97,7 +97,7 @@ def without(*names):
 )
 def test_what_is_no_metrics_of_three_models_is_refused(write, wrong, words):
     paths = write(metrics_of(1), wrong)
-    with pytest.raises(StaleArtifactError, match="not the metrics that `evaluate` writes") as caught:
+    with pytest.raises(StaleArtifactError, match="not the evaluation that `evaluate` writes") as caught:
         mean_of_splits(paths)
     assert str(paths[1]) in str(caught.value)
     assert words in str(caught.value)
@@ -126,4 +126,4 @@ def test_the_command_prints_json(call, three):
 def test_one_split_has_no_mean(call, three):
     code, out, err = call("mean-splits", three[0])
     assert (code, out) == (2, "")
-    assert "the metrics.json of each split" in err
+    assert "the evaluation.json of each split" in err
