@@ -40,37 +40,20 @@ PARALLEL = (
     "precompute_soft_targets",
 )
 
-# In the order of the chain. A command is `main` of the module of its name, whose docstring begins with its help.
-COMMANDS = (
-    "prepare",
-    "fit_enhancer",
-    "enhance",
-    "train_teacher",
-    "train_more_teacher",
-    "train_teacher_folds",
-    "precompute_soft_targets",
-    "train_student",
-    "train_baseline",
-    "measure_light",
-    "score_teacher",
-    "score_student",
-    "score_baseline",
-    "evaluate",
-    "report",
-    "study",
-    "predict",
-    "evaluate_model",
-    "mean_splits",
-    "targets",
-    "frames",
-    "export",
-    "bench",
-    "check",
-    "work",
-    "recipe",
-    "demo_videos",
-    "darken",
-)
+# By group, as `dlkdd --help` lists them. A command is `main` of the module of its name, whose docstring begins with its
+# help.
+GROUPS = {
+    "The chain, in order: `dvc repro` runs it": (
+        *("prepare", "fit_enhancer", "enhance", "train_teacher", "train_more_teacher", "train_teacher_folds"),
+        *("precompute_soft_targets", "train_student", "train_baseline", "measure_light"),
+        *("score_teacher", "score_student", "score_baseline", "evaluate", "report"),
+    ),
+    "Use a model": ("predict", "export", "bench"),
+    "Data and recipes": ("recipe", "darken", "demo_videos"),
+    "Look and compare": ("study", "evaluate_model", "mean_splits", "targets", "frames"),
+    "Maintain": ("status", "check", "work"),
+}
+COMMANDS = tuple(name for names in GROUPS.values() for name in names)
 # Modules of several commands: each a function of its name with its help, or `main` for all of them.
 FAMILIES = {
     "train_teacher": "train",
@@ -97,7 +80,8 @@ class LazyGroup(TyperGroup):
         if name == "evaluate" and any(word.partition("=")[0] == "--model" for word in sys.argv):
             return self._command("evaluate_model", "evaluate-model")  # one model alone: another command, the same word
         if name not in {word.replace("-", "_") for word in _words_typed()}:
-            return TyperCommand(cmd_name, help=_first_line(name))
+            group = next(group for group, names in GROUPS.items() if name in names)
+            return TyperCommand(cmd_name, help=_first_line(name), rich_help_panel=group)
         return self._command(name, cmd_name)
 
     def _command(self, name: str, cmd_name: str) -> Any:
@@ -127,7 +111,7 @@ def _first_line(name: str) -> str:
     return (ast.get_docstring(functions.get(name, tree)) or "").partition("\n")[0]
 
 
-app = typer.Typer(cls=LazyGroup, no_args_is_help=True, pretty_exceptions_enable=False)
+app = typer.Typer(cls=LazyGroup, invoke_without_command=True, pretty_exceptions_enable=False)
 
 
 def _print_version(wanted: bool) -> None:
@@ -145,12 +129,23 @@ VersionOption = Annotated[
 
 
 @app.callback()
-def dlkdd(*, version: VersionOption = False) -> None:
-    """Distil a student for dark video from a teacher that saw the light.
+def dlkdd(context: typer.Context, *, version: VersionOption = False) -> None:
+    """Offline knowledge distillation for action recognition in dark video.
 
-    `dvc repro` runs the whole chain; each stage is also a command of its own. docs/README.md lists the pages
-    that say more.
+    `dvc repro` runs the whole chain; each stage is also a command of its own.
+    Without a command: where the chain stands in this folder.
+    docs/README.md lists the pages that say more.
     """
+    if context.invoked_subcommand is not None:
+        return
+    from pipeline.tools.check.chain import chain_standing, is_project
+    from stages.status import show
+
+    if not is_project(Path()):
+        typer.echo(context.get_help())
+        context.exit(2)
+    show(chain_standing(Path()))
+    typer.echo("`dvc status` reads all of it. Every command: `dlkdd --help`.")
 
 
 def main() -> None:

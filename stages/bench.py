@@ -1,4 +1,4 @@
-"""Measure a model: latency, clips a second, memory, parameters and GMAC; eager, compiled and as ONNX."""
+"""Measure a model: latency, clips a second, memory, size and GMAC."""
 
 from __future__ import annotations
 
@@ -39,7 +39,9 @@ def main(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure a model: latency, clips a second, memory, parameters and GMAC; eager, compiled and as ONNX.
+    """Measure a model: latency, clips a second, memory, size and GMAC.
+
+    It is measured eager, and where asked compiled and as ONNX.
 
     Each way runs in a process of its own, on clips of noise.
 

@@ -1,4 +1,4 @@
-"""Look at parameters, data, disk, environment and DVC: everything that can fail, before it does."""
+"""Look for what can fail before it does: parameters, data, disk, DVC …"""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def main(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
 ) -> None:
-    """Look at parameters, data, disk, environment and DVC: everything that can fail, before it does.
+    """Look for what can fail before it does: parameters, data, disk, DVC …
 
     Nothing is written. Problems must be fixed, warnings need not; each comes with what to do. The exit code is 0
     without problems; else that of the first group with one: 2 parameters, 3 data, 4 disk, environment or DVC.

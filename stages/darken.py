@@ -1,4 +1,4 @@
-"""Make a dark copy of a folder of videos, with the low-light camera of the demo."""
+"""Make a dark copy of a folder of videos, with the demo's camera."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def main(
     ] = True,
     processes: Annotated[int | None, typer.Option(min=1, help="Worker processes; else one per core.")] = None,
 ) -> None:
-    """Make a dark copy of a folder of videos, with the low-light camera of the demo.
+    """Make a dark copy of a folder of videos, with the demo's camera.
 
     Broken videos are listed at the end (exit code 3). Run again, it keeps what is done.
 

@@ -1,4 +1,4 @@
-"""Render the built-in demo: dark videos of eleven actions in ARID's layout."""
+"""Render the built-in demo: dark videos of eleven actions."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ def main(
         typer.Option("--contact-sheet", help="Write one picture of all classes to this PNG, and no videos."),
     ] = None,
 ) -> None:
-    """Render the built-in demo: dark videos of eleven actions in ARID's layout.
+    """Render the built-in demo: dark videos of eleven actions.
+
+    They lie in ARID's layout.
 
     Example: dlkdd demo-videos --params demo/params.yaml --section demo_videos --out data/demo
     """

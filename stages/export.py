@@ -1,4 +1,4 @@
-"""Export a model as an ONNX or torch.export program, compared with the original, with its card."""
+"""Export a model as an ONNX or torch.export program, with its card."""
 
 from __future__ import annotations
 
@@ -36,7 +36,9 @@ def main(
         Path | None, typer.Option(help="The evaluation.json of `dlkdd evaluate`, whose numbers go into the card.")
     ] = None,
 ) -> None:
-    """Export a model as an ONNX or torch.export program, compared with the original, with its card.
+    """Export a model as an ONNX or torch.export program, with its card.
+
+    Program and model are compared.
 
     The program takes frames as they are and gives probabilities: nothing of dlkdd is needed to run it. Its card lies
     beside it in Markdown and JSON, and says how to call it.

@@ -1,4 +1,4 @@
-"""Fit the enhancer to the dark training videos; classical ones have nothing to fit."""
+"""Fit the enhancer to the dark training videos."""
 
 from __future__ import annotations
 
@@ -43,7 +43,9 @@ def main(
     device: DeviceOption = "auto",
     checkpoint_seconds: CheckpointOption = CHECKPOINT_SECONDS,
 ) -> None:
-    """Fit the enhancer to the dark training videos; classical ones have nothing to fit.
+    """Fit the enhancer to the dark training videos.
+
+    Classical ones have nothing to fit: their file holds their parameters.
 
     zero_dce, zero_dce_pp and sci learn from the dark frames of the train split alone, without bright references, or
     take their weights from the file that fit_enhancer.weights names.

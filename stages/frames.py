@@ -1,4 +1,4 @@
-"""Inspect and verify frame stores, and export their videos to files that any player opens."""
+"""Inspect and verify frame stores, and export their videos."""
 
 from __future__ import annotations
 

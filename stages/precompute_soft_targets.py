@@ -1,4 +1,4 @@
-"""Run the teachers on every view of every video to learn from, once, and keep their logits."""
+"""Run the teachers on all views of all videos once; keep the logits."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def main(
     workers: WorkersOption = None,
     scheduler: SchedulerOption = None,
 ) -> None:
-    """Run the teachers on every view of every video to learn from, once, and keep their logits.
+    """Run the teachers on all views of all videos once; keep the logits.
 
     These are the training videos, and those without a label; of several teachers also the val videos, in one view, to
     choose how much each of them is worth (soft_targets.teachers weighted). With teacher_folds the logits for a group's

@@ -1,4 +1,4 @@
-"""Read the videos and their lists once: manifest, quarantine and dark frames."""
+"""Read videos and lists once: manifest, quarantine and dark frames."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def main(
     workers: WorkersOption = None,
     scheduler: SchedulerOption = None,
 ) -> None:
-    """Read the videos and their lists once: manifest, quarantine and dark frames.
+    """Read videos and lists once: manifest, quarantine and dark frames.
 
     Broken videos go to the quarantine with the reason; above prepare.max_quarantined of them the stage fails. With
     `prepare.damaged: take` the frames before a damage are used, and the manifest states it.

@@ -1,4 +1,4 @@
-"""List, show and use the recipes: complete parameter files for known data sets."""
+"""List, show and use recipes: parameter files of known data sets."""
 
 from __future__ import annotations
 

@@ -1,6 +1,11 @@
-"""Score a model on the test videos: the teacher on the enhanced ones, student and baseline on the dark ones."""
+"""Score teacher, student and baseline on the test videos.
+
+Each command writes the mean of the probabilities over several views of each video.
+"""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 from pipeline.core.files import require_writable
 from pipeline.core.params import load_params
@@ -21,7 +26,7 @@ from stages._shell import (
 )
 
 
-def main(
+def score_teacher(
     *,
     manifest_path: ManifestOption,
     frames_path: ScoreFramesOption,
@@ -30,10 +35,46 @@ def main(
     params_path: ParamsOption = PARAMS_PATH,
     device: DeviceOption = "auto",
 ) -> None:
-    """Score a model on the test videos: the teacher on the enhanced ones, student and baseline on the dark ones.
+    """Score the teacher on the enhanced test videos.
 
     Writes the mean of the probabilities over several views of each video.
     """
+    _score(manifest_path, frames_path, model_path, out, params_path, device)
+
+
+def score_student(
+    *,
+    manifest_path: ManifestOption,
+    frames_path: ScoreFramesOption,
+    model_path: ModelOption,
+    out: PredictionsOutOption,
+    params_path: ParamsOption = PARAMS_PATH,
+    device: DeviceOption = "auto",
+) -> None:
+    """Score the student on the dark test videos.
+
+    Writes the mean of the probabilities over several views of each video.
+    """
+    _score(manifest_path, frames_path, model_path, out, params_path, device)
+
+
+def score_baseline(
+    *,
+    manifest_path: ManifestOption,
+    frames_path: ScoreFramesOption,
+    model_path: ModelOption,
+    out: PredictionsOutOption,
+    params_path: ParamsOption = PARAMS_PATH,
+    device: DeviceOption = "auto",
+) -> None:
+    """Score the baseline on the dark test videos.
+
+    Writes the mean of the probabilities over several views of each video.
+    """
+    _score(manifest_path, frames_path, model_path, out, params_path, device)
+
+
+def _score(manifest_path: Path, frames_path: Path, model_path: Path, out: Path, params_path: Path, device: str) -> None:
     require_writable(out)
     params = load_params(params_path)
     manifest, frames = read_manifest(manifest_path), FrameStore(frames_path)

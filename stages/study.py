@@ -1,4 +1,4 @@
-"""Does it help, and what of it? Train the arms of a study over seeds and folds, and compare their models."""
+"""Does it help? Train the arms of a study over seeds, and compare."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def main(
     params_path: ParamsOption = PARAMS_PATH,
     as_json: JsonOption = False,
 ) -> None:
-    """Does it help, and what of it? Train the arms of a study over seeds and folds, and compare their models.
+    """Does it help? Train the arms of a study over seeds, and compare.
 
     An arm is the parameter file with other values: another teacher, light, loss, training, or share of labels. Without
     an arm it is the file as it is. After an interrupt, or with another seed or arm, the same command runs only what is

@@ -1,4 +1,4 @@
-"""Inspect, verify, compare, merge, export and publish soft-target stores."""
+"""Inspect, verify, compare, merge, export and publish soft targets."""
 
 from __future__ import annotations
 

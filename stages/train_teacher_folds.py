@@ -1,4 +1,4 @@
-"""Train the teacher once more for each fold of train's groups, on the other folds."""
+"""Train a teacher for each fold of train's groups, on the others."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def main(
     tensorboard: TensorboardOption = None,
     live: LiveOption = None,
 ) -> None:
-    """Train the teacher once more for each fold of train's groups, on the other folds.
+    """Train a teacher for each fold of train's groups, on the others.
 
     Their soft targets are those of videos that a teacher has not seen. Each has the teacher's network, parameters and
     number of steps, by further passes over its videos. Without `teacher_folds` nothing is trained.

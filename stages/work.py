@@ -1,4 +1,4 @@
-"""List and clear the work folder: what unfinished runs left, and what finished ones keep for the next."""
+"""List and clear .work: what runs left, or keep for the next."""
 
 from __future__ import annotations
 

@@ -68,8 +68,11 @@ def test_it_ends_with_metrics_of_the_three_models(chain):
     assert metrics["student_minus_baseline"]["top1"] == pytest.approx(
         metrics["student"]["top1"] - metrics["baseline"]["top1"], abs=2e-6
     )
-    shown = run(chain, "dvc", "metrics", "show", "--json").stdout
-    assert "student_minus_baseline" in shown
+    shown = json.loads(run(chain, "dvc", "metrics", "show", "--json").stdout)[""]["data"]
+    assert list(shown) == ["results/metrics.json"]
+    assert shown["results/metrics.json"]["data"]["gain"] == round(metrics["student_minus_baseline"]["top1"], 3)
+    lines = run(chain, "dvc", "metrics", "show").stdout.splitlines()
+    assert max(map(len, lines)) <= 100
 
 
 def test_nothing_is_left_behind(chain):

@@ -13,6 +13,7 @@ from clones import clone, run
 from paths import ROOT
 
 from pipeline.core.params import Params, load_params
+from pipeline.tools.check.chain import chain_standing
 from stages.__main__ import COMMANDS, FAMILIES
 
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
@@ -294,6 +295,13 @@ def substitute(folder, key, value):
     (folder / "params.yaml").write_text(text.replace(key, key + value))
 
 
+def seen_at_a_glance(folder):
+    """The stages that `dlkdd status` calls stale for what changed, not for those before them: as `dvc status` does."""
+    found = chain_standing(folder)
+    assert {each.state for each in found} <= {"done", "stale"}
+    return {each.stage for each in found if each.state == "stale" and not each.why.startswith("follows ")}
+
+
 @pytest.mark.parametrize("change", STALE_BY_PARAMS)
 def test_a_changed_parameter_makes_stale_what_uses_it_and_nothing_else(locked, change):
     apply, expected = STALE_BY_PARAMS[change]
@@ -301,9 +309,11 @@ def test_a_changed_parameter_makes_stale_what_uses_it_and_nothing_else(locked, c
     try:
         apply(locked)
         changed = json.loads(run(locked, "dvc", "status", "--json").stdout)
+        standing = seen_at_a_glance(locked)
     finally:
         (locked / "params.yaml").write_text(before)
     assert set(changed) == expected
+    assert standing == expected & STAGES.keys()
 
 
 @pytest.mark.parametrize("path", STALE)
@@ -312,9 +322,11 @@ def test_a_touched_file_makes_stale_what_uses_it_and_nothing_else(locked, path):
     (locked / path).write_text(before + "\n")
     try:
         changed = json.loads(run(locked, "dvc", "status", "--json").stdout)
+        standing = seen_at_a_glance(locked)
     finally:
         (locked / path).write_text(before)
     assert set(changed) == STALE[path]
+    assert standing == STALE[path] & STAGES.keys()
 
 
 def test_python_caches_make_nothing_stale(locked):

@@ -156,10 +156,14 @@ def out_lock(stage: str, out: Path) -> Iterator[None]:
     And where nothing can be written there, before hours of work rather than after them. Two runs with
     different parameters have different work folders, but the same out.
     """
-    name = digest_bytes(str(out.absolute()).encode())[:16]
-    with _locked(work_root() / f"out-{name}.lock", stage, f"is already writing {out}"), writing(out):
+    with _locked(out_lock_path(out), stage, f"is already writing {out}"), writing(out):
         require_writable(out)
         yield
+
+
+def out_lock_path(out: Path) -> Path:
+    """The file whose lock says that a process writes a path."""
+    return work_root() / f"out-{digest_bytes(str(out.absolute()).encode())[:16]}.lock"
 
 
 def take_lock(descriptor: int, path: Path) -> bool:
