@@ -172,6 +172,10 @@ def _error_of(future: Any, name: str) -> BaseException:
 def _connected(scheduler: str | None, num_workers: int) -> Iterator[Any]:
     """A client of that scheduler, or of a local cluster that ends with the block, and with this process if killed."""
     # Here and below rather than on top: a stage that runs in one process need not wait a second for dask
+    import dask
+
+    # Before distributed reads it: then a server imports distributed once and forks the workers
+    dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"})
     from distributed import Client, LocalCluster
 
     logging.getLogger("distributed").setLevel(logging.ERROR)

@@ -102,12 +102,19 @@ def test_a_killed_worker_is_replaced(tmp_path):
     assert contents(tmp_path / "killed.zarr") == expected
 
 
-def is_worker_of(stat, parent):
+def is_worker_of(stat, process):
+    """Whether it is a child of the server that forks the process's workers."""
     try:
-        found = int(stat.read_text().rpartition(")")[2].split()[1])
-        return found == parent and "spawn_main" in stat.with_name("cmdline").read_text()
+        server = parent_of(stat)
+        return parent_of(Path(f"/proc/{server}/stat")) == process and "forkserver" in Path(
+            f"/proc/{server}/cmdline"
+        ).read_text(encoding="utf-8")
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+def parent_of(stat):
+    return int(stat.read_text().rpartition(")")[2].split()[1])
 
 
 @pytest.mark.slow
