@@ -138,8 +138,7 @@ def _take(
     codec: Codec,
     jpeg_quality: int,
 ) -> _Taken:
-    scratch.seek(0)
-    scratch.truncate()
+    scratch.seek(0)  # and over what an earlier video left, without new pages
     size: tuple[int, int] | None = None
     ends: list[int] = []
     checksums: list[int] = []
