@@ -18,6 +18,7 @@ from pipeline.tools.export.card import describe
 from pipeline.tools.export.export import TOLERANCE, drawn_clips, export
 from pipeline.tools.export.latency import Latency, Run, Way, measure
 from pipeline.tools.export.onnx_file import check_onnx_installed, open_onnx
+from pipeline.tools.urls import local_file
 from stages._shell import DeviceOption, JsonOption, print_json, print_line, print_table, say
 
 MIB = 2**20
@@ -25,7 +26,12 @@ MIB = 2**20
 
 def main(
     model_path: Annotated[
-        Path, typer.Argument(metavar="MODEL", help="A model file, or an .onnx file of `dlkdd export`.")
+        Path,
+        typer.Argument(
+            metavar="MODEL",
+            parser=local_file,
+            help="A model file, or an .onnx file of `dlkdd export`: a path or a URL.",
+        ),
     ],
     *,
     device: DeviceOption = "auto",

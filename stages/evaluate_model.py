@@ -19,12 +19,12 @@ from pipeline.evaluate.score.predictions import DIGITS, write_predictions
 from pipeline.evaluate.score.scoring import load_model_for, score_split
 from pipeline.evaluate.tables import make_tables, rounded
 from pipeline.models.recognizer import ModelFile
+from stages._model_file import ModelFileOption
 from stages._shell import (
     PARAMS_PATH,
     DeviceOption,
     JsonOption,
     ManifestOption,
-    ModelOption,
     ParamsOption,
     ScoreFramesOption,
     print_json,
@@ -37,7 +37,7 @@ from stages._shell import (
 
 def main(
     *,
-    model_path: ModelOption,
+    model_path: ModelFileOption,
     frames_path: ScoreFramesOption,
     manifest_path: ManifestOption,
     split: Annotated[Literal["test", "val"], typer.Option(help="Whose videos: those that no model is trained on.")],

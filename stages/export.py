@@ -11,11 +11,17 @@ from pipeline.data.frame_store import FrameStore
 from pipeline.models.recognizer import load_model
 from pipeline.tools.export.card import metrics_of
 from pipeline.tools.export.export import TOLERANCE, Format, card_paths, check_out, drawn_clips, export, stored_clips
+from pipeline.tools.urls import local_file
 from stages._shell import say
 
 
 def main(
-    model_path: Annotated[Path, typer.Argument(metavar="MODEL", help="The model file, models/student.safetensors.")],
+    model_path: Annotated[
+        Path,
+        typer.Argument(
+            metavar="MODEL", parser=local_file, help="The model file, models/student.safetensors, or its URL."
+        ),
+    ],
     *,
     out: Annotated[Path, typer.Option(help="The program to write: .onnx, or .pt2 for torch.")],
     program_format: Annotated[

@@ -20,6 +20,7 @@ from pipeline.tools.predict.inference import BrokenVideo, Sampling, VideoPredict
 from pipeline.tools.predict.inputs import VideoInput, find_videos, opened_webcam, webcam_number
 from pipeline.tools.predict.overlay import plan_overlays, write_overlay
 from pipeline.videos.prepare import track_notes
+from stages._model_file import ModelFileOption
 from stages._predictions import Task, csv_table, print_table, print_window, video_values, window_values
 from stages._shell import PARAMS_PATH, DeviceOption, ParamsOption, print_json, progress, say
 
@@ -34,7 +35,7 @@ def main(
             metavar="VIDEO...", help="Videos, folders, folders of frames, patterns in quotes; or webcam, webcam:N."
         ),
     ],
-    model_path: Annotated[Path, typer.Option("--model", help="The model file, such as models/student.safetensors.")],
+    model_path: ModelFileOption,
     window: Annotated[
         float | None, typer.Option(metavar="SECONDS", help="Length of the windows to predict; else the whole video.")
     ] = None,

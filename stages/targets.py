@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -27,7 +28,15 @@ from pipeline.tools.targets.merge import merge_teachers, merge_videos, same_vide
 from pipeline.tools.targets.summary import summarise
 from pipeline.tools.targets.verify import CARD_NAME, Depth
 from pipeline.tools.targets.verify import verify as verify_store
-from stages._shell import DeviceOption, JsonOption, print_json, print_result, progress, say
+from pipeline.tools.urls import local_file, put_folder
+from stages._shell import (
+    DeviceOption,
+    JsonOption,
+    print_json,
+    print_result,
+    progress,
+    say,
+)
 from stages._target_tables import print_difference, print_summary
 
 app = typer.Typer(no_args_is_help=True, help=__doc__, add_completion=False, pretty_exceptions_enable=False)
@@ -37,7 +46,11 @@ FolderArgument = Annotated[Path, typer.Argument(help="A store in a folder.")]
 ManifestOption = Annotated[Path | None, typer.Option("--manifest", help="The manifest that the store was made for.")]
 TeachersOption = Annotated[
     list[Path] | None,
-    typer.Option("--teacher", help="A teacher's model file, or the folder of its folds; repeatable."),
+    typer.Option(
+        "--teacher",
+        parser=local_file,
+        help="A teacher's model file, a path or a URL, or the folder of its folds; repeatable.",
+    ),
 ]
 EnhancedOption = Annotated[
     list[Path] | None, typer.Option("--enhanced", help="The frames that a teacher saw; repeatable.")
@@ -206,20 +219,30 @@ def export(
 @app.command("publish")
 def publish_command(
     store: FolderArgument,
-    out: Annotated[Path, typer.Option(help="The folder to write.")],
+    out: Annotated[Path | None, typer.Option(help="The folder to write.")] = None,
+    to: Annotated[str | None, typer.Option(help="Or the URL to write to: s3://…, gs://…, hf://….")] = None,
     license_text: Annotated[str | None, typer.Option("--license", help="A sentence for the card.")] = None,
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Copy a store into a folder of its own with a card, README.md, to put on a web server or in a bucket.
+    """Copy a store with a card, README.md, into a folder for a web server, or straight to a URL.
 
     Example: dlkdd targets publish data/soft_targets.zarr --out published --license "CC BY 4.0"
     """
-    _require_free(out, force)
-    with _built("targets publish", out) as built:
-        digest = publish_store(store, built, license_text=license_text, progress=progress)
-    values = {"out": str(out), "store": str(out / STORE_NAME), "digest": digest}
-    print_result(values, f"{out}: {STORE_NAME} and its card README.md, digest {digest}", as_json=as_json)
+    if (out is None) == (to is None):
+        raise ParamsError("publish takes either --out, a folder, or --to, a URL")
+    if out is not None:
+        _require_free(out, force)
+        with _built("targets publish", out) as built:
+            digest = publish_store(store, built, license_text=license_text, progress=progress)
+    else:
+        assert to is not None
+        with tempfile.TemporaryDirectory() as folder:
+            digest = publish_store(store, Path(folder), license_text=license_text, progress=progress)
+            put_folder(Path(folder), to, marker=f"{STORE_NAME}/zarr.json", force=force)
+    where = str(out or to).rstrip("/")
+    values = {"out": where, "store": f"{where}/{STORE_NAME}", "digest": digest}
+    print_result(values, f"{where}: {STORE_NAME} and its card README.md, digest {digest}", as_json=as_json)
 
 
 def _models(path: Path) -> Sequence[ModelFile]:

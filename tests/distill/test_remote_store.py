@@ -19,7 +19,7 @@ from student_runs import StudentRun
 from target_stores import make_store, shards_of
 
 from pipeline.core.errors import EnvironmentProblem, StaleArtifactError
-from pipeline.distill.store import store as soft_targets
+from pipeline.distill.store import urls
 from pipeline.distill.store.store import SoftTargetStore
 from pipeline.distill.student.cached_targets import load_targets
 from stages.__main__ import main
@@ -207,7 +207,7 @@ def test_a_store_that_cannot_be_reached_is_a_problem_of_the_environment(run, ser
 
 
 def test_a_server_that_says_nothing_does_not_hold_up_for_ever(run, served, tmp_path, monkeypatch):
-    monkeypatch.setattr(soft_targets, "_TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr(urls, "TIMEOUT_SECONDS", 0.2)
     done = threading.Event()
     served.spoil(lambda _request: done.wait(), matching="logits/c")
     try:
@@ -218,7 +218,7 @@ def test_a_server_that_says_nothing_does_not_hold_up_for_ever(run, served, tmp_p
 
 
 def test_a_slow_server_is_waited_for(run, served, tmp_path, monkeypatch):
-    monkeypatch.setattr(soft_targets, "_TIMEOUT_SECONDS", 2)
+    monkeypatch.setattr(urls, "TIMEOUT_SECONDS", 2)
 
     def drip(request):
         content = request.content
@@ -243,11 +243,11 @@ def test_a_server_that_is_gone(run, tmp_path):
             use()
 
 
-@pytest.mark.parametrize("url", ["s3://bucket/x.zarr", "gopher://host/x.zarr"])
+@pytest.mark.parametrize("url", ["gs://bucket/x.zarr", "gopher://host/x.zarr"])
 def test_a_protocol_without_its_package_is_told(url):
     with pytest.raises(EnvironmentProblem, match="cannot be opened") as caught:
         SoftTargetStore(url)
-    assert "s3fs" in caught.value.remedy
+    assert "gcsfs" in caught.value.remedy
 
 
 # what is wrong with the store

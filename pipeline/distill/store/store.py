@@ -13,15 +13,13 @@ Axes: N videos, V views, M teachers, K classes.
 
 from __future__ import annotations
 
-import asyncio
-import atexit
 import json
 import math
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import zarr
@@ -37,10 +35,8 @@ from pipeline.core.errors import EnvironmentProblem, StaleArtifactError
 from pipeline.distill.store.attributes import FORMAT, FORMAT_VERSION, attribute_findings, has_blends
 from pipeline.distill.store.codecs import ArrayLayout, LogitCodec, codec_of
 from pipeline.distill.store.rows import Rows, check_rows, find_bad_rows, find_misplaced_rows, pieces, row_layout
+from pipeline.distill.store.urls import URL_REMEDY, url_options
 from pipeline.distill.store.version_2 import current_attributes, current_rows, version_2_layout
-
-if TYPE_CHECKING:
-    import aiohttp
 
 CHUNK_ROWS = 512  # what a damaged byte costs; a quarter of it takes twice as long to read
 SHARD_ROWS = 8192  # unit of writing and reading, and of the digests in the attributes
@@ -347,8 +343,6 @@ _READ_ERRORS = (
     UserWarning,  # where warnings are errors
 )
 
-_TIMEOUT_SECONDS = 60  # without a connection, or without a byte of an object
-
 
 class _WholeObjects(WrapperStore[Store]):
     """Fetches each object once and whole: a shard is the unit of reading, and not every web server knows ranges.
@@ -383,31 +377,13 @@ class _WholeObjects(WrapperStore[Store]):
 def _storage(location: str) -> Store:
     if "://" not in location:
         return LocalStore(Path(location).absolute(), read_only=True)
-    options = _http_options() if location.startswith(("http://", "https://")) else None
     try:
-        return _WholeObjects(FsspecStore.from_url(location, storage_options=options, read_only=True))
+        return _WholeObjects(FsspecStore.from_url(location, storage_options=url_options(location), read_only=True))
     except (ImportError, ValueError) as error:
         raise EnvironmentProblem(
             f"{location}: cannot be opened: {_short(error)}",
-            remedy="check the address; s3:// needs the package s3fs, gs:// gcsfs, az:// adlfs",
+            remedy=URL_REMEDY,
         ) from error
-
-
-def _http_options() -> dict[str, Any]:
-    import aiohttp  # slow to import, and a path needs none of it
-
-    timeout = aiohttp.ClientTimeout(total=None, sock_connect=_TIMEOUT_SECONDS, sock_read=_TIMEOUT_SECONDS)
-    return {"client_kwargs": {"timeout": timeout}, "get_client": _http_session}
-
-
-async def _http_session(**options: Any) -> aiohttp.ClientSession:
-    """A session that is closed at exit, before zarr stops the loop that it lives in; fsspec would leave it open."""
-    import aiohttp
-    from fsspec.implementations.http import HTTPFileSystem  # type: ignore[import-untyped]  # ships no types
-
-    session = aiohttp.ClientSession(**options)
-    atexit.register(HTTPFileSystem.close_session, asyncio.get_running_loop(), session)
-    return session
 
 
 def _description(array: zarr.Array[Any]) -> str:
