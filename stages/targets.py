@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -22,11 +23,12 @@ from pipeline.distill.store.store import MAKE_REMEDY, SoftTargetStore
 from pipeline.models.folds import read_folds
 from pipeline.models.recognizer import ModelFile, load_model
 from pipeline.tools.targets.card import STORE_NAME, publish_store
+from pipeline.tools.targets.conformance import checks
 from pipeline.tools.targets.diff import diff as compare
 from pipeline.tools.targets.export import export as export_store
 from pipeline.tools.targets.merge import merge_teachers, merge_videos, same_videos
 from pipeline.tools.targets.summary import summarise
-from pipeline.tools.targets.verify import CARD_NAME, Depth
+from pipeline.tools.targets.verify import CARD_NAME, Depth, Verdict
 from pipeline.tools.targets.verify import verify as verify_store
 from pipeline.tools.urls import local_file, put_folder
 from stages._shell import (
@@ -34,6 +36,7 @@ from stages._shell import (
     JsonOption,
     print_json,
     print_result,
+    print_table,
     progress,
     say,
 )
@@ -89,6 +92,9 @@ def verify(
     sample: Annotated[int, typer.Option(min=1, help="Videos for which teacher inference is repeated.")] = 32,
     seed: Annotated[int, typer.Option(min=0, help="Of the sample.")] = 0,
     device: DeviceOption = "auto",
+    conformance: Annotated[
+        bool, typer.Option("--conformance", help="Each rule of the format as one check, whoever wrote the store.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Check a store; exit code 5 where anything is wrong. Writes nothing.
@@ -96,6 +102,11 @@ def verify(
     Example: dlkdd targets verify data/soft_targets.zarr --depth teacher --teacher models/teacher.safetensors
     --enhanced data/enhanced
     """
+    if conformance:
+        if depth != "checksums":
+            raise ParamsError(f"--conformance reads every row and runs no teacher: not with --depth {depth}")
+        _print_conformance(verify_store(store, depth, progress=progress), as_json=as_json)
+        return
     if depth == "teacher" and not (teachers and enhanced):
         raise ParamsError("--depth teacher repeats teacher inference: it takes --teacher and --enhanced")
     verdict = verify_store(
@@ -130,6 +141,23 @@ def verify(
             f"{store}: is not whole, findings: {len(verdict.findings)}",
             findings=verdict.findings,
             remedy=MAKE_REMEDY,
+        )
+
+
+def _print_conformance(verdict: Verdict, *, as_json: bool) -> None:
+    """A line for each check; raises StaleArtifactError where one fails."""
+    found = checks(verdict)
+    failed = [check for check in found if check.result == "fail"]
+    if as_json:
+        checked = [asdict(check) for check in found]
+        print_json({"location": verdict.location, "digest": verdict.digest, "conforms": not failed, "checks": checked})
+    else:
+        print_table(("rule", "result"), [(f"{check.name}: {check.rule}", check.result) for check in found])
+    if failed:
+        raise StaleArtifactError(
+            f"{verdict.location}: does not conform, rules that it breaks: {', '.join(check.name for check in failed)}",
+            findings=[f"{check.name}: {finding}" for check in failed for finding in check.findings],
+            remedy="docs/soft-target-store.md has the format",
         )
 
 

@@ -31,7 +31,7 @@ from zarr.errors import BaseZarrError
 from zarr.storage import FsspecStore, LocalStore, MemoryStore, WrapperStore
 
 from pipeline.core.digest import DIGEST_BYTES, digest_bytes, digest_json
-from pipeline.core.errors import EnvironmentProblem, StaleArtifactError
+from pipeline.core.errors import EnvironmentProblem, StaleArtifactError, shortened
 from pipeline.distill.store.attributes import FORMAT, FORMAT_VERSION, attribute_findings, has_blends
 from pipeline.distill.store.codecs import ArrayLayout, LogitCodec, codec_of
 from pipeline.distill.store.rows import Rows, check_rows, find_bad_rows, find_misplaced_rows, pieces, row_layout
@@ -290,9 +290,9 @@ class SoftTargetStore:
         as_written = _create_arrays(zarr.group(MemoryStore(), zarr_format=3), self.file_layout, self.num_rows)
         opened: dict[str, Any] = {name: group[name] for name in as_written}
         findings = [
-            f"{name}/zarr.json does not describe the array that the attributes name"
+            f"{name}/zarr.json: {difference}"
             for name, array in opened.items()
-            if not isinstance(array, zarr.Array) or _description(array) != _description(as_written[name])
+            for difference in _described_otherwise(array, as_written[name])
         ]
         if findings:
             raise damaged(self.location, "its arrays are described in another way", findings)
@@ -386,8 +386,26 @@ def _storage(location: str) -> Store:
         ) from error
 
 
-def _description(array: zarr.Array[Any]) -> str:
-    return json.dumps(array.metadata.to_dict(), sort_keys=True, default=str)
+def _described_otherwise(array: object, expected: zarr.Array[Any]) -> list[str]:
+    if not isinstance(array, zarr.Array):
+        return ["describes no array"]
+    return description_differences(*(_description(each) for each in (array, expected)))
+
+
+def _description(array: zarr.Array[Any]) -> dict[str, Any]:
+    described: dict[str, Any] = json.loads(json.dumps(array.metadata.to_dict(), default=str))
+    return described
+
+
+def description_differences(found: object, expected: Mapping[str, Any]) -> list[str]:
+    """Where the description of an array or a group, as JSON values, is not the writer's, field by field."""
+    held = found if isinstance(found, dict) else {}
+
+    def text(values: Mapping[str, Any], name: str) -> str:
+        return json.dumps(values[name], sort_keys=True) if name in values else "missing"
+
+    pairs = ((name, text(held, name), text(expected, name)) for name in sorted({*held, *expected}))
+    return [f"{name} is {shortened(one)}, expected {shortened(other)}" for name, one, other in pairs if one != other]
 
 
 def _short(error: BaseException) -> str:

@@ -29,7 +29,13 @@ from pipeline.data.views import FULL_WEIGHT, NUM_VIEW_FIELDS, VIEW_POLICY_VERSIO
 from pipeline.distill.store import store as soft_targets
 from pipeline.distill.store.codecs import TopK
 from pipeline.distill.store.rows import NO_FOLD, Rows, concatenate
-from pipeline.distill.store.store import Examined, SoftTargetStore, files_of, read_attributes
+from pipeline.distill.store.store import (
+    Examined,
+    SoftTargetStore,
+    description_differences,
+    files_of,
+    read_attributes,
+)
 from pipeline.models.recognizer import ModelFile
 from pipeline.tools.targets.recompute import model_places, recompute, rows_of_model
 
@@ -115,7 +121,8 @@ def _open(location: Path | str, verdict: Verdict) -> SoftTargetStore | None:
             verdict.findings += file_findings(Path(location), attributes)
         store = SoftTargetStore(location)
     except StaleArtifactError as error:
-        verdict.findings[:0] = error.findings or [str(error).partition("\n")[0]]
+        named = error.findings or [str(error).partition("\n")[0]]
+        verdict.findings = list(dict.fromkeys([*named, *verdict.findings]))
         verdict.notes.append("no row was read: the store cannot be opened")
         return None
     verdict.digest, verdict.num_rows, verdict.num_unlabelled = store.digest, store.num_rows, store.num_unlabelled
@@ -135,8 +142,7 @@ def file_findings(folder: Path, attributes: Mapping[str, Any]) -> list[str]:
             held = None
             with suppress(OSError, ValueError, RecursionError):
                 held = json.loads(found[name].read_text(encoding="utf-8"))
-            if json.dumps(held, sort_keys=True) != json.dumps(expected[name], sort_keys=True):
-                findings.append(f"{name} is not the description that the writer writes")
+            findings += [f"{name}: {difference}" for difference in description_differences(held, expected[name])]
     return findings
 
 

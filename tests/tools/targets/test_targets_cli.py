@@ -8,7 +8,7 @@ import json
 import threading
 
 import pytest
-from builders import one_thread  # noqa: F401 - a fixture
+from builders import CLIP, VIEWS, one_thread  # noqa: F401 - a fixture
 from target_stores import contents, make_store, rows_of_teacher, with_class_names, write
 from typer.testing import CliRunner
 
@@ -216,3 +216,18 @@ def test_a_url_can_be_inspected_verified_and_compared(made, tmp_path):
         assert call_json("verify", url)["whole"]
         assert call_json("diff", url, made.path)["same"]
         server.shutdown()
+
+
+def test_conformance_is_told_rule_by_rule(made):
+    found = call_json("verify", made.path, "--conformance")
+    assert found["conforms"]
+    assert {check["result"] for check in found["checks"]} == {"pass"}
+    text = call("verify", made.path, "--conformance")
+    assert "fill values" in text
+    damage(made)
+    with pytest.raises(DlkddError, match="does not conform, rules that it breaks: checksums") as caught:
+        call("verify", made.path, "--conformance")
+    assert caught.value.exit_code == 5
+    assert caught.value.findings[0].startswith("checksums: logits: rows 0 to ")
+    with pytest.raises(DlkddError, match="--conformance reads every row and runs no teacher"):
+        call("verify", made.path, "--conformance", "--depth", "attributes")
