@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.distill.store.attributes import is_imported
 from pipeline.distill.store.certainty import NEARLY_HARD
+from pipeline.tools.targets.card import seen_of
 from stages._shell import print_facts, print_line, print_table
 
 _NUM_BARS = 20
@@ -46,12 +48,12 @@ def print_summary(found: Mapping[str, Any]) -> None:
         ),
         (
             (
-                teacher["name"],
+                teacher["name"] + (" (imported)" if is_imported(teacher) else ""),
                 teacher["light"] or "not named",
                 f"{teacher['top1_on_views']:.1%}",
                 f"{teacher['top1_on_val']:.1%}" if "top1_on_val" in teacher else "",
                 f"{teacher['weight']:g}" if "weight" in teacher else "",
-                *(teacher[name] or "none" for name in ("digest", "enhancer", "frames")),
+                *(teacher["digest"], *seen_of(teacher)),
             )
             for teacher in attributes["teachers"]
         ),

@@ -16,7 +16,7 @@ import typer
 from pipeline.core.device import Ranks, choose_device, process_group
 from pipeline.core.errors import ParamsError
 from pipeline.core.files import PARTIAL_SUFFIX, publish
-from pipeline.core.params import PrecomputeSoftTargetsParams, load_params, stage_values
+from pipeline.core.params import load_params, stage_values
 from pipeline.core.progress import StopCheck, interruptible
 from pipeline.core.work_folder import work_folder
 from pipeline.data.dataset import BANK, Sample, samples_of
@@ -24,12 +24,13 @@ from pipeline.data.listing import TAUGHT, UNLABELLED
 from pipeline.data.manifest import Manifest, read_manifest
 from pipeline.data.views import VIEW_POLICY_VERSION, Partners, draw_partners
 from pipeline.distill.store.attributes import FORMAT_VERSION
-from pipeline.distill.store.codecs import LogitCodec, bytes_per_view, codec_of
+from pipeline.distill.store.codecs import bytes_per_view
 from pipeline.distill.teacher.precompute import (
     VAL,
     CachedTeacher,
     Packing,
     Part,
+    chosen_codec,
     compute_part,
     keys_of,
     pack_store,
@@ -100,7 +101,7 @@ def main(
         first = open_teacher("teacher", teacher_path, frames_path, folds)
         teachers = [first, *open_more_teachers(list(params.more_teachers), more_path)]
         clips = [params.teacher_clip, *(teacher.clip for teacher in params.more_teachers.values())]
-        codec = _codec(options, len(manifest.class_names))
+        codec = chosen_codec(options, len(manifest.class_names))
         samples = common_samples(
             teachers,
             manifest,
@@ -217,15 +218,6 @@ def _open_caches(
         keys, fold_of = keys_of(samples, teacher.frames, partners), teacher.fold_of(samples, manifest)
         cached.append(CachedTeacher(caches[0], keys, caches[1:], fold_of))
     return cached
-
-
-def _codec(options: PrecomputeSoftTargetsParams, num_classes: int) -> LogitCodec:
-    try:
-        return codec_of({"name": options.codec, "k": options.top_k}, num_classes)
-    except ValueError as error:
-        raise ParamsError(
-            f"precompute_soft_targets: {error}", remedy="choose the codec float16, or a smaller top_k"
-        ) from None
 
 
 def _on_workers(parts: Sequence[Part], stop: StopCheck, *, workers: int | None, scheduler: str | None) -> list[str]:

@@ -1,4 +1,4 @@
-"""Inspect, verify, compare, merge, export and publish soft targets."""
+"""Inspect, verify, compare, merge, import, export, publish soft targets."""
 
 from __future__ import annotations
 
@@ -16,30 +16,37 @@ import typer
 from pipeline.core.device import choose_device
 from pipeline.core.errors import ParamsError, StaleArtifactError
 from pipeline.core.files import PARTIAL_SUFFIX, publish
+from pipeline.core.params import Params, load_params
 from pipeline.core.work_folder import out_lock
 from pipeline.data.frame_store import FrameStore
 from pipeline.data.manifest import read_manifest
 from pipeline.distill.store.store import MAKE_REMEDY, SoftTargetStore
+from pipeline.distill.teacher.precompute import chosen_codec
 from pipeline.models.folds import read_folds
 from pipeline.models.recognizer import ModelFile, load_model
 from pipeline.tools.targets.card import STORE_NAME, publish_store
 from pipeline.tools.targets.conformance import checks
 from pipeline.tools.targets.diff import diff as compare
 from pipeline.tools.targets.export import export as export_store
+from pipeline.tools.targets.imported import ForeignTeacher, checked_logits, import_store, read_logits
 from pipeline.tools.targets.merge import merge_teachers, merge_videos, same_videos
 from pipeline.tools.targets.summary import summarise
 from pipeline.tools.targets.verify import CARD_NAME, Depth, Verdict
 from pipeline.tools.targets.verify import verify as verify_store
+from pipeline.tools.targets.views import ViewBank, description_path, draw_bank, write_views
 from pipeline.tools.urls import local_file, put_folder
 from stages._shell import (
+    PARAMS_PATH,
     DeviceOption,
     JsonOption,
+    ParamsOption,
     print_json,
     print_result,
     print_table,
     progress,
     say,
 )
+from stages._shell import ManifestOption as NeededManifestOption
 from stages._target_tables import print_difference, print_summary
 
 app = typer.Typer(no_args_is_help=True, help=__doc__, add_completion=False, pretty_exceptions_enable=False)
@@ -47,6 +54,7 @@ app = typer.Typer(no_args_is_help=True, help=__doc__, add_completion=False, pret
 StoreArgument = Annotated[str, typer.Argument(help="A store: a path, or a URL that fsspec knows.")]
 FolderArgument = Annotated[Path, typer.Argument(help="A store in a folder.")]
 ManifestOption = Annotated[Path | None, typer.Option("--manifest", help="The manifest that the store was made for.")]
+DarkOption = Annotated[Path, typer.Option("--frames", help="The dark frames, which the boxes of views are for.")]
 TeachersOption = Annotated[
     list[Path] | None,
     typer.Option(
@@ -107,8 +115,6 @@ def verify(
             raise ParamsError(f"--conformance reads every row and runs no teacher: not with --depth {depth}")
         _print_conformance(verify_store(store, depth, progress=progress), as_json=as_json)
         return
-    if depth == "teacher" and not (teachers and enhanced):
-        raise ParamsError("--depth teacher repeats teacher inference: it takes --teacher and --enhanced")
     verdict = verify_store(
         store,
         depth,
@@ -157,8 +163,77 @@ def _print_conformance(verdict: Verdict, *, as_json: bool) -> None:
         raise StaleArtifactError(
             f"{verdict.location}: does not conform, rules that it breaks: {', '.join(check.name for check in failed)}",
             findings=[f"{check.name}: {finding}" for check in failed for finding in check.findings],
-            remedy="docs/soft-target-store.md has the format",
+            remedy="docs/soft-target-store.md has the format, and a writer of 60 lines",
         )
+
+
+@app.command()
+def views(
+    manifest_path: NeededManifestOption,
+    frames_path: DarkOption,
+    out: Annotated[Path, typer.Option(help="The table to write: .parquet, or .csv with a .json beside it.")],
+    params_path: ParamsOption = PARAMS_PATH,
+    force: ForceOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Write the bank of views as a table: what a teacher of another program is to be asked about.
+
+    A row for each view has its video, the numbers of its frames, its box in the stored frames, and whether it is
+    mirrored.
+
+    Example: dlkdd targets views --manifest data/manifest.csv --frames data/dark --out views.parquet
+    """
+    for path in (out, description_path(out)) if out.suffix == ".csv" else (out,):
+        _require_free(path, force)
+    bank = _bank(manifest_path, frames_path, load_params(params_path))
+    write_views(out, bank)
+    digest, num_videos, num_views = (bank.description[name] for name in ("digest", "num_videos", "num_views"))
+    text = f"{out}: {num_videos:,} videos × {num_views} views, digest {digest}"
+    values = {"out": str(out), "num_videos": num_videos, "num_views": num_views, "digest": digest}
+    print_result(values, text, as_json=as_json)
+
+
+@app.command("import")
+def import_command(
+    logits: Annotated[Path, typer.Argument(help="The logits for all views: .npz, .parquet or .zarr.")],
+    manifest_path: NeededManifestOption,
+    frames_path: DarkOption,
+    teacher_name: Annotated[str, typer.Option(help="What the teacher is called.")],
+    teacher_digest: Annotated[
+        str, typer.Option(help="32 hexadecimal digits that name it, as `b2sum -l 128 WEIGHTS` prints them.")
+    ],
+    out: Annotated[Path, typer.Option(help="The store to write.")],
+    params_path: ParamsOption = PARAMS_PATH,
+    force: ForceOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a soft-target store from the logits that another program gave for the table of `targets views`.
+
+    Codec and batch size are those of precompute_soft_targets in the parameters.
+
+    Example: dlkdd targets import logits.npz --manifest data/manifest.csv --frames data/dark
+    --teacher-name mc3_18 --teacher-digest 0123456789abcdef0123456789abcdef --out data/soft_targets.zarr
+    """
+    _require_free(out, force)
+    params = load_params(params_path)
+    options, bank = params.precompute_soft_targets, _bank(manifest_path, frames_path, params)
+    teacher = ForeignTeacher(teacher_name, teacher_digest)
+    codec = chosen_codec(options, len(bank.description["class_names"]))
+    logits_NVK = checked_logits(read_logits(logits), bank)
+    with _built("targets import", out) as built:
+        digest, packing = import_store(
+            built, bank, logits_NVK, teacher, codec=codec, batch_size=options.batch_size, max_kl=options.max_kl
+        )
+    top1 = packing.top1_on_views[0]
+    text = f"{out}: {len(bank.rows):,} videos of {teacher.name}; top-1 on these views is {top1:.1%}, digest {digest}"
+    print_result({"out": str(out), "top1_on_views": top1, "digest": digest}, text, as_json=as_json)
+    if packing.certainty.warning is not None:
+        say(f"targets import: {packing.certainty.warning}")
+
+
+def _bank(manifest_path: Path, frames_path: Path, params: Params) -> ViewBank:
+    manifest, frames = read_manifest(manifest_path), FrameStore(frames_path)
+    return draw_bank(manifest, frames, clip=params.clip, views=params.views, seed=params.seed)
 
 
 @app.command()

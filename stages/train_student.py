@@ -15,6 +15,7 @@ from pipeline.core.params import SoftTargetsParams, TrainParams, load_params
 from pipeline.core.weights import whole_digest
 from pipeline.data.dataset import Batch, EpochPlan
 from pipeline.data.frame_store import FrameStore
+from pipeline.distill.store.attributes import imported_alone
 from pipeline.distill.store.store import SoftTargetStore
 from pipeline.distill.student.cached_targets import CachedTargets, differences, load_targets
 from pipeline.distill.student.footage import agreed_on
@@ -87,10 +88,15 @@ def main(
         "class_names": list(inputs.manifest.class_names),
         "clip": params.clip.model_dump(),
         "digests.manifest": inputs.manifest.digest,
-        "teachers.name": params.teacher,
     }
-    if teacher_path is not None and teacher_path.exists():
-        wanted["teachers.digest"] = whole_digest(teacher_path)
+    imported = imported_alone(store.attributes)
+    if imported:
+        names = ", ".join(teacher["name"] for teacher in store.attributes["teachers"])
+        say(f"train_student: the soft targets are of {names}, of another program, and not of the run's own teacher")
+    else:
+        wanted["teachers.name"] = params.teacher
+        if teacher_path is not None and teacher_path.exists():
+            wanted["teachers.digest"] = whole_digest(teacher_path)
     if online is not None:
         wanted["teachers.frames"] = online.frames.digest
     findings = differences(store, wanted)
@@ -162,7 +168,7 @@ def main(
         teacher_clip=None if online is None else online.recognizer.architecture.clip,
     )
     train_network(training)
-    warn_of_weak_teacher("train_student", curves)
+    warn_of_weak_teacher("train_student", None if imported else curves)
 
 
 @dataclass(frozen=True)
@@ -191,6 +197,8 @@ def _online_teacher(
         findings.append(f"{store.location} holds the logits of {store.num_teachers} teachers")
     if any(teacher.get("folds") for teacher in store.attributes["teachers"]):
         findings.append(f"{store.location} holds the logits of a teacher in folds: each video has a model of its own")
+    if imported_alone(store.attributes):
+        findings.append(f"{store.location} holds the logits of a teacher of another program, which cannot be run here")
     if findings or teacher_path is None or enhanced_path is None:
         raise ParamsError(
             "soft_targets.source is online: one teacher sees the enhanced frames at every step",

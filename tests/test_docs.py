@@ -19,7 +19,11 @@ from paths import ROOT
 from docs import draw_rooms
 
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]
-RUN_ELSEWHERE = {"docs/sharing.md": "test_sharing.py", "CONTRIBUTING.md": "test_contributing.py"}
+RUN_ELSEWHERE = {
+    "docs/sharing.md": "test_sharing.py",
+    "docs/foreign-teacher.md": "test_foreign_teacher.py",
+    "CONTRIBUTING.md": "test_contributing.py",
+}
 QUICKSTART = "docs/quickstart.md"
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-_WINDOW = re.compile(r"(.*)@[0-9]{8}", re.DOTALL)
+_WINDOW = re.compile(r"(.*)@([0-9]{8})", re.DOTALL)
 
 
 def window_id(video_id: str, first_frame: int) -> str:
@@ -20,6 +20,12 @@ def source_id(window: str) -> str:
     """The id of the video that an id is a window of; the id itself where it is not of a window."""
     match = _WINDOW.fullmatch(window)
     return match[1] if match else window
+
+
+def first_frame_of(window: str) -> int:
+    """Which frame of its file a window begins with; 0 where the id is not of a window."""
+    match = _WINDOW.fullmatch(window)
+    return int(match[2]) if match else 0
 
 
 def window_starts(num_frames: int, window: int, most: int | None) -> list[int]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from pipeline.data.frame_store import FrameStore
 from pipeline.data.listing import UNLABELLED
+from pipeline.distill.store.attributes import is_imported
 from pipeline.report.inputs import Artifacts, ReportPaths
 
 # `path`, `what` it is, its `digest` (None where it is missing), and `sources`, what it records that it was made from:
@@ -71,17 +72,24 @@ def _soft_targets(found: Artifacts) -> tuple[str, str | None, Sequence[Artifact]
     footage = f" ({store.num_unlabelled} without a label)" if store.num_unlabelled else ""
     views = f"{store.num_views} view{'s' * (store.num_views != 1)} of each of {store.num_rows} videos{footage}"
     right = "; ".join(
-        f"{teacher['name']} in the light {teacher['light'] or 'not named'} is right about "
-        f"{100 * teacher['top1_on_views']:.1f} % of these views" + _in_folds(teacher)
+        f"{_teacher(teacher)} is right about {100 * teacher['top1_on_views']:.1f} % of these views" + _in_folds(teacher)
         for teacher in attributes["teachers"]
     )
     what = f"logits for {views}, {attributes['codec']['name']}; {right}"
     sources = _sources(attributes["digests"], ("manifest",))
     for number, teacher in enumerate(attributes["teachers"]):
+        if is_imported(teacher):  # of another program: its digest names nothing of the chain
+            continue
         # the chain's page has files of the first one alone
         found_here = _sources({"frames": teacher["frames"], "teacher": teacher["digest"]}, ("frames", "teacher"))
         sources += [{**source, "expected": number == 0} for source in found_here]
     return what, store.digest, sources
+
+
+def _teacher(teacher: Mapping[str, Any]) -> str:
+    if is_imported(teacher):
+        return f"{teacher['name']}, of another program,"
+    return f"{teacher['name']} in the light {teacher['light'] or 'not named'}"
 
 
 def _in_folds(teacher: Mapping[str, Any]) -> str:

@@ -17,7 +17,7 @@ from pipeline.distill.store.rows import Rows, row_layout
 from pipeline.distill.store.store import SoftTargetStore
 
 PAGE = (ROOT / "docs/soft-target-store.md").read_text()
-(READER,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+READER, _ = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 
 KINDS = [("float16", 1), ("float32", 1), ("topk", 1), ("float16", 2), ("topk", 3)]
 

@@ -18,6 +18,9 @@ from pipeline.distill.store.codecs import codec_of
 FORMAT = "dlkdd-soft-targets"
 FORMAT_VERSION = 3
 
+IMPORTED = "imported"  # the origin of a teacher whose logits another program gave: it cannot be run here
+NOT_KNOWN = "0" * 2 * DIGEST_BYTES  # in place of a digest that an imported teacher does not have
+
 _Digest = Annotated[str, Field(pattern=rf"^[0-9a-f]{{{2 * DIGEST_BYTES}}}$")]
 
 
@@ -40,6 +43,7 @@ class _Teacher(_Part):
     clip: ClipParams
     weight: Share | None = None  # of several teachers, chosen on val
     top1_on_val: Share | None = None
+    origin: Literal["imported"] | None = None
     folds: list[_Digest] = []  # of the models that give a video's logits in its place, each trained without its group
 
 
@@ -83,6 +87,16 @@ class _Attributes(_Part):
 def has_blends(attributes: Mapping[str, Any]) -> bool:
     """Whether some views of the store are blends of two videos."""
     return bool(attributes["view_policy"].get("mix", "none") != "none")
+
+
+def imported_alone(attributes: Mapping[str, Any]) -> bool:
+    """Whether other programs gave the logits of all teachers of the store: none of them can be run here."""
+    return all(is_imported(teacher) for teacher in attributes["teachers"])
+
+
+def is_imported(teacher: Mapping[str, Any]) -> bool:
+    """Whether another program gave the logits of this one of the teachers."""
+    return teacher.get("origin") == IMPORTED
 
 
 def attribute_findings(attributes: Mapping[str, Any]) -> list[str]:

@@ -158,6 +158,15 @@ def _create_arrays(group: zarr.Group, layout: Mapping[str, ArrayLayout], num_row
     }
 
 
+def read_arrays(path: Path, names: Iterable[str]) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """Arrays and attributes of any zarr group, those of the arrays that it has; raises ValueError where it is none."""
+    try:
+        group = zarr.open_group(path, mode="r")
+        return {name: np.asarray(group[name]) for name in names if name in group}, dict(group.attrs)
+    except _READ_ERRORS as error:
+        raise ValueError(_short(error)) from error
+
+
 def damaged(location: str, reason: str, findings: Sequence[str] = ()) -> StaleArtifactError:
     """The error for a store that is not whole."""
     return StaleArtifactError(

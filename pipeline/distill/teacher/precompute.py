@@ -14,21 +14,21 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from pipeline.core.digest import digest_json
-from pipeline.core.errors import DataError, StaleArtifactError
-from pipeline.core.params import ClipParams, ViewsParams
+from pipeline.core.errors import DataError, ParamsError, StaleArtifactError
+from pipeline.core.params import ClipParams, PrecomputeSoftTargetsParams, ViewsParams
 from pipeline.data.dataset import BANK, DrawnViews, Sample, UniformViews, ViewSource
 from pipeline.data.frame_store import FrameStore
 from pipeline.data.listing import NO_LABEL
 from pipeline.data.views import NOT_MIXED, Partners, named_views
 from pipeline.distill.store.certainty import Certainty
-from pipeline.distill.store.codecs import CodecLoss, LogitCodec
+from pipeline.distill.store.codecs import CodecLoss, LogitCodec, codec_of
 from pipeline.distill.store.rows import NO_FOLD, MainLabels, Rows, concatenate, join_teachers, row_layout
 from pipeline.distill.store.store import write_store
 from pipeline.distill.teacher.bank import Bank, bank_arrays, infer_views
@@ -176,6 +176,15 @@ def _require_unchanged(artifact: Artifact, found: str) -> None:
         )
 
 
+class TeacherRows(Protocol):
+    """Rows of one teacher, with `logits` (N, V, M, K) float32, in the order of the videos."""
+
+    @property
+    def video_ids(self) -> Sequence[str]: ...  # noqa: D102
+
+    def rows(self, start: int, stop: int) -> Rows: ...  # noqa: D102
+
+
 @dataclass(frozen=True)
 class CachedTeacher:
     """The rows of one teacher: where they are cached, and the keys of those to pack, in the order of the videos.
@@ -187,6 +196,11 @@ class CachedTeacher:
     keys: Sequence[Key]
     folds: Sequence[RowCache] = ()
     fold_of: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def video_ids(self) -> Sequence[str]:
+        """Of all rows."""
+        return [key[0] for key in self.keys]
 
     def missing(self, fold: int = NO_FOLD) -> list[str]:
         """The videos whose rows the teacher, or a fold's model, has still to compute."""
@@ -233,7 +247,7 @@ class Packing:
     where some views are blends, the size of the clip that views are drawn for.
     """
 
-    teachers: Sequence[CachedTeacher]
+    teachers: Sequence[TeacherRows]
     labels: Sequence[int]
     codec: LogitCodec
     mixed_at: int | None = None
@@ -267,7 +281,7 @@ class Packing:
 
     @cached_property
     def _main_labels(self) -> MainLabels:
-        of_video = {key[0]: label for key, label in zip(self.teachers[0].keys, self.labels, strict=True)}
+        of_video = dict(zip(self.teachers[0].video_ids, self.labels, strict=True))
         return MainLabels(of_video, self.mixed_at or 0)  # without blends no size is looked at
 
     @property
@@ -302,6 +316,16 @@ class Packing:
                 remedy="set a dense codec, a larger top_k, or a larger max_kl; the logits are kept: the next run "
                 "needs no teacher inference",
             )
+
+
+def chosen_codec(options: PrecomputeSoftTargetsParams, num_classes: int) -> LogitCodec:
+    """The codec of the parameters; raises ParamsError where it does not go with so many classes."""
+    try:
+        return codec_of({"name": options.codec, "k": options.top_k}, num_classes)
+    except ValueError as error:
+        raise ParamsError(
+            f"precompute_soft_targets: {error}", remedy="choose the codec float16, or a smaller top_k"
+        ) from None
 
 
 def pack_store(path: Path, packing: Packing, attributes: Mapping[str, Any], *, max_kl: float) -> str:

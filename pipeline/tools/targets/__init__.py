@@ -1,1 +1,1 @@
-"""`dlkdd targets`: inspect, verify, compare, merge, export and publish soft-target stores."""
+"""`dlkdd targets`: inspect, verify, compare, merge, import, export and publish soft-target stores."""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from pipeline.core.errors import StaleArtifactError
 from pipeline.core.progress import Progress, no_progress
 from pipeline.core.text import code_span, markdown_table
+from pipeline.distill.store.attributes import imported_alone, is_imported
 from pipeline.distill.store.codecs import bytes_per_view
 from pipeline.distill.store.store import MAKE_REMEDY, SoftTargetStore
 from pipeline.tools.targets.verify import CARD_NAME, verify
@@ -31,6 +34,16 @@ def publish_store(location: Path, out: Path, *, license_text: str | None, progre
     return store.digest
 
 
+UNNAMED = ("none", "not known")
+
+
+def seen_of(teacher: Mapping[str, Any]) -> tuple[str, str]:
+    """The digests of a teacher's enhancer and frames, or why there is none."""
+    if is_imported(teacher):
+        return "not known", "not known"
+    return teacher["enhancer"] or "none", teacher["frames"]
+
+
 def card(store: SoftTargetStore, license_text: str | None) -> str:
     """The card in Markdown, from the attributes alone."""
     attributes = store.attributes
@@ -42,13 +55,12 @@ def card(store: SoftTargetStore, license_text: str | None) -> str:
         ),
         (
             (
-                code_span(teacher["name"]),
+                code_span(teacher["name"]) + (", imported" if is_imported(teacher) else ""),
                 code_span(teacher["light"]) if teacher["light"] else "not named",
                 f"{teacher['top1_on_views']:.1%}",
                 f"{teacher['weight']:g}" if "weight" in teacher else "none",
                 code_span(teacher["digest"]),
-                code_span(teacher["enhancer"]) if teacher["enhancer"] else "none",
-                code_span(teacher["frames"]),
+                *(digest if digest in UNNAMED else code_span(digest) for digest in seen_of(teacher)),
             )
             for teacher in attributes["teachers"]
         ),
@@ -85,9 +97,12 @@ def card(store: SoftTargetStore, license_text: str | None) -> str:
         footage = (
             f"{store.num_unlabelled} of the videos have no label: of them a student learns by these logits alone.\n"
         )
+    seen = "light-enhanced videos"
+    if imported_alone(attributes):
+        seen = "the same views of the videos in another program: what it saw of them is not known here"
     return f"""# Soft targets: {store.num_rows} videos × {store.num_views} views × {len(store.class_names)} classes
 
-Raw logits, before any temperature, of {seen_by} that saw light-enhanced videos.
+Raw logits, before any temperature, of {seen_by} that saw {seen}.
 A student learns from them and from the dark copies of the same videos; it needs neither teacher nor enhanced videos.
 {footage}Store of dlkdd, format version {store.format_version}, digest **`{store.digest}`**.
 

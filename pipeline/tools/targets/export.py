@@ -60,13 +60,20 @@ def _read(store: SoftTargetStore, packed: bool, progress: Progress, what: str) -
 # parquet: a row for each view of each teacher
 
 
-def _write_parquet(store: SoftTargetStore, path: Path, packed: bool, progress: Progress) -> None:
+def import_parquet(otherwise: str) -> tuple[Any, Any]:
+    """The modules pyarrow and pyarrow.parquet; raises EnvironmentProblem where they are missing, with a way out."""
     try:
+        import pyarrow
         from pyarrow import parquet
     except ImportError as error:
         raise EnvironmentProblem(
-            f"parquet needs pyarrow: {error}", remedy="pip install 'dlkdd[parquet]', or export to .npz"
+            f"parquet needs pyarrow: {error}", remedy=f"pip install 'dlkdd[parquet]', or {otherwise}"
         ) from None
+    return pyarrow, parquet
+
+
+def _write_parquet(store: SoftTargetStore, path: Path, packed: bool, progress: Progress) -> None:
+    _, parquet = import_parquet("export to .npz")
     tables = (_table(store, rows) for rows in _read(store, packed, progress, "parquet"))
     first = next(tables)
     with parquet.ParquetWriter(path, first.schema, compression="zstd") as writer:

@@ -1,7 +1,7 @@
 """How sure and how right each teacher is on videos that it was trained on, and on videos that it has never seen.
 
-A teacher in folds has seen none of its videos: each row is of a model that was trained without the video's group. Any
-other has seen those of train, and none without a label.
+A teacher in folds has seen none of its videos: each row is of a model that was trained without the video's group. Of an
+imported one nobody here knows. Any other has seen those of train, and none without a label.
 
 Axes: N videos, V views, M teachers, K classes.
 """
@@ -16,11 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.data.listing import NO_LABEL
+from pipeline.distill.store.attributes import is_imported
 from pipeline.distill.store.certainty import Certainty
 from pipeline.distill.store.codecs import log_softmax
 from pipeline.distill.store.store import SoftTargetStore
 
-Kind = Literal["seen", "unseen", "seen or unseen"]  # the last one: not told, as a manifest would
+Kind = Literal["seen", "unseen", "seen or unseen"]  # the last one: not told, as a manifest would, or imported
 
 # Clips over which a mean probability is taken: the authors' five batches of 64
 SPREAD_CLIPS = 320
@@ -38,6 +39,7 @@ class BySeen:
 
     def __init__(self, store: SoftTargetStore) -> None:
         self._has_folds_M = [bool(teacher.get("folds")) for teacher in store.attributes["teachers"]]
+        self._is_imported_M = [is_imported(teacher) for teacher in store.attributes["teachers"]]
         self._some_have_no_label = store.num_unlabelled > 0
         self._counted: dict[tuple[int, Kind], _Counted] = defaultdict(_Counted)
 
@@ -74,6 +76,8 @@ class BySeen:
         every_N = np.ones(num_videos, dtype=bool)
         if self._has_folds_M[teacher]:
             return [("unseen", every_N)]
+        if self._is_imported_M[teacher]:
+            return [("seen or unseen", every_N)]
         if labels_NV is None:
             return [("seen or unseen" if self._some_have_no_label else "seen", every_N)]
         # a blend and its video are of one split

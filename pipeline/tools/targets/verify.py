@@ -27,6 +27,7 @@ from pipeline.core.progress import Advance, Progress, no_progress
 from pipeline.data.frame_store import FrameStore
 from pipeline.data.views import FULL_WEIGHT, NUM_VIEW_FIELDS, VIEW_POLICY_VERSION
 from pipeline.distill.store import store as soft_targets
+from pipeline.distill.store.attributes import is_imported
 from pipeline.distill.store.codecs import TopK
 from pipeline.distill.store.rows import NO_FOLD, Rows, concatenate
 from pipeline.distill.store.store import (
@@ -95,12 +96,12 @@ def verify(
     EnvironmentProblem where a URL cannot be reached, ParamsError where that depth lacks teachers, models of folds or
     frames, StaleArtifactError where the frames are damaged.
     """
-    if depth == "teacher" and not (teachers and frames):
-        raise ParamsError("the depth teacher takes a teacher's model file and the frames that it saw")
     verdict = Verdict(str(location), depth)
     store = _open(location, verdict)
     if store is None or depth == "attributes":
         return verdict
+    if depth == "teacher":
+        _require_teachers(store, teachers, frames, verdict)
     rng = np.random.default_rng([seed, digest_uint64(b"verify")])
     sample = np.sort(rng.choice(store.num_rows, size=min(num_sampled, store.num_rows), replace=False))
     with progress("checksums", store.num_rows, "rows") as advance:
@@ -257,6 +258,23 @@ class _Blends:
 
 
 # Teacher
+
+
+def _require_teachers(
+    store: SoftTargetStore, teachers: Sequence[ModelFile], frames: Sequence[FrameStore], verdict: Verdict
+) -> None:
+    """Raise ParamsError where no teacher can be run: none is given, or those of the store are other programs'."""
+    imported = [f"{each['name']} {each['digest']}" for each in store.attributes["teachers"] if is_imported(each)]
+    if len(imported) == store.num_teachers:
+        raise ParamsError(
+            f"{store.location}: its teachers cannot be run here: another program gave their logits",
+            findings=imported,
+            remedy="--depth checksums checks all that the store tells; whoever has the teacher can import its logits "
+            "again, and `dlkdd targets diff` compares",
+        )
+    verdict.notes += [f"not run, since another program gave its logits: {each}" for each in imported]
+    if not (teachers and frames):
+        raise ParamsError("the depth teacher repeats teacher inference: it takes --teacher and --enhanced")
 
 
 def _compare_teachers(

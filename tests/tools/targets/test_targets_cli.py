@@ -7,9 +7,14 @@ import http.server
 import json
 import threading
 
+import numpy as np
+import pyarrow as pa
 import pytest
+import yaml
 from builders import CLIP, VIEWS, one_thread  # noqa: F401 - a fixture
-from target_stores import contents, make_store, rows_of_teacher, with_class_names, write
+from paths import ROOT
+from pyarrow import parquet
+from target_stores import SEED, contents, make_store, rows_of_teacher, with_class_names, write
 from typer.testing import CliRunner
 
 from pipeline.core.errors import DlkddError
@@ -216,6 +221,66 @@ def test_a_url_can_be_inspected_verified_and_compared(made, tmp_path):
         assert call_json("verify", url)["whole"]
         assert call_json("diff", url, made.path)["same"]
         server.shutdown()
+
+
+# a teacher of another program
+
+
+@pytest.fixture
+def asked(made, tmp_path):
+    """The options that name the run whose views are asked about."""
+    values = yaml.safe_load((ROOT / "params.yaml").read_text())
+    values |= {"seed": SEED, "clip": CLIP.model_dump(), "views": VIEWS.model_dump()}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(values))
+    return "--manifest", manifest_of(made), "--frames", made.frames.path
+
+
+TEACHER = ("--teacher-name", "video-mae", "--teacher-digest", "0123456789abcdef" * 2)
+
+
+def test_views_go_out_and_logits_come_in(made, asked, tmp_path):
+    written = call_json("views", *asked, "--out", "views.parquet")
+    table = parquet.read_table("views.parquet")
+    logits_RK = np.random.default_rng(0).normal(size=(len(table), 3)).astype(np.float32)
+    names = {b"class_names": json.dumps(["drink", "jump", "wave"]).encode()}
+    answered = table.append_column("logits", pa.array(list(logits_RK)))
+    parquet.write_table(answered.replace_schema_metadata({**table.schema.metadata, **names}), "logits.parquet")
+    found = call_json("import", "logits.parquet", *asked, *TEACHER, "--out", "imported.zarr")
+    store = SoftTargetStore("imported.zarr")
+    assert (written["num_videos"], written["num_views"]) == (store.num_rows, store.num_views)
+    assert found == {**found, "digest": store.digest, "top1_on_views": store.attributes["teachers"][0]["top1_on_views"]}
+    assert np.array_equal(store.read_shard(0).logits(store.codec)[:, :, 0].reshape(-1, 3), logits_RK.astype(np.float16))
+    inspected = call("inspect", "imported.zarr")
+    assert "video-mae" in inspected
+    assert "imported" in inspected.partition("video-mae")[2]
+    assert call_json("verify", "imported.zarr", "--conformance")["conforms"]
+    with pytest.raises(DlkddError, match="its teachers cannot be run here"):
+        call("verify", "imported.zarr", "--depth", "teacher")
+    again = ("import", "logits.parquet", *asked, *TEACHER, "--out", "imported.zarr")
+    with pytest.raises(DlkddError, match="already exists"):
+        call(*again)
+    call(*again, "--force")
+    assert SoftTargetStore("imported.zarr").digest == store.digest
+
+
+def test_a_table_in_csv_and_its_description_are_not_replaced_unasked(asked, tmp_path):
+    call("views", *asked, "--out", "views.csv")
+    description = json.loads((tmp_path / "views.json").read_text())
+    (tmp_path / "views.csv").unlink()
+    with pytest.raises(DlkddError, match=r"views\.json: already exists"):
+        call("views", *asked, "--out", "views.csv")
+    assert call_json("views", *asked, "--out", "views.csv", "--force")["digest"] == description["digest"]
+
+
+def test_logits_for_other_views_end_with_5_and_leave_nothing(made, asked, tmp_path):
+    call("views", *asked, "--out", "views.csv")
+    description = json.loads((tmp_path / "views.json").read_text())
+    np.savez("logits.npz", bank=json.dumps({**description, "num_views": 9}))
+    with pytest.raises(DlkddError, match="not those of this run's views") as caught:
+        call("import", "logits.npz", *asked, *TEACHER, "--out", "imported.zarr")
+    assert caught.value.exit_code == 5
+    assert "bank: num_views is 9, of this run 3" in caught.value.findings
+    assert not list(tmp_path.glob("imported*"))
 
 
 def test_conformance_is_told_rule_by_rule(made):
