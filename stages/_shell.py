@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from pipeline.core.progress import Advance
 from pipeline.core.tables import weak_teacher_of
@@ -56,6 +57,9 @@ ScoreFramesOption = Annotated[Path, typer.Option("--frames", help="The frame sto
 PredictionsOutOption = Annotated[Path, typer.Option("--out", help="The table of predictions to write.")]
 
 PLAIN_INTERVAL_SECONDS = 10.0
+DIGEST_DIGITS = 12  # of those in tables and lines for people; --json has them whole
+_BAR_CELLS = (5, 40)  # the least that is a bar, and the most
+_BESIDE_BAR = 62  # columns that counts, pace and time take
 
 
 RANK = int(os.environ.get("RANK", "0"))  # of this process among those of torchrun
@@ -80,8 +84,14 @@ def warn_of_weak_teacher(stage: str, curves: Path | None) -> None:
 
 
 def print_line(text: str) -> None:
-    """Plain text to stdout, without markup."""
-    _stdout().print(printable(text), soft_wrap=True)
+    """Plain text to stdout, without markup: on a terminal it wraps between words, elsewhere it stays one line."""
+    stdout = _stdout()
+    stdout.print(printable(text), soft_wrap=not stdout.is_terminal)
+
+
+def short_digest(digest: str | None) -> str:
+    """The first digits of a digest, for people."""
+    return "none" if digest is None else digest[:DIGEST_DIGITS]
 
 
 def print_json(value: object, *, indent: int | None = 1) -> None:
@@ -165,20 +175,32 @@ def progress(description: str, total: int, unit: str) -> Iterator[Advance]:
         yield advance
 
 
+class _NotedProgress(Progress):
+    """A bar with its note in a line of its own: in one line the two do not fit 80 columns."""
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        """The bar, and the note below it."""
+        yield self.make_tasks_table(self.tasks)
+        for task in self.tasks:
+            if task.fields["note"]:
+                yield Text(f"  {task.fields['note']}", style="dim", no_wrap=True, overflow="ellipsis")
+
+
 @contextmanager
 def _bar(description: str, pace: _Pace) -> Iterator[Callable[[str], None]]:
+    least, most = _BAR_CELLS
+    cells = min(most, console.width - len(description) - _BESIDE_BAR)
     columns = (
         TextColumn("{task.description}"),
-        BarColumn(),
+        *((BarColumn(cells),) if cells >= least else ()),
         MofNCompleteColumn(),
         TextColumn(pace.unit),
         TextColumn("{task.fields[pace]}"),
-        TextColumn("{task.fields[note]}", style="dim"),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=console) as bar:
+    with _NotedProgress(*columns, console=console) as bar:
         task = bar.add_task(escape(description), total=pace.total, pace="", note="")
-        yield lambda note: bar.update(task, completed=pace.done, pace=str(pace), note=escape(printable(note)))
+        yield lambda note: bar.update(task, completed=pace.done, pace=str(pace), note=printable(note))
 
 
 @contextmanager

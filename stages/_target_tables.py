@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 from pipeline.distill.store.attributes import is_imported
 from pipeline.distill.store.certainty import NEARLY_HARD
 from pipeline.tools.targets.card import seen_of
-from stages._shell import print_facts, print_line, print_table
+from stages._shell import print_facts, print_line, print_table, short_digest
 
 _NUM_BARS = 20
 _BAR = 40
@@ -38,14 +39,11 @@ def print_summary(found: Mapping[str, Any]) -> None:
             "clip": _pairs(attributes["clip"]),
             "views": _pairs(attributes["view_policy"]),
             **{f"digest of {name}": digest or "none" for name, digest in attributes["digests"].items()},
-            "merged from": ", ".join(attributes.get("merged_from", ())),
+            "merged from": ", ".join(map(short_digest, attributes.get("merged_from", ()))),
         }
     )
     print_table(
-        (
-            *("teacher", "light", "top-1 on these views", "on val", "weight"),
-            *("digest of its file", "of its enhancer", "of its frames"),
-        ),
+        ("teacher", "light", "top-1 on these views", "on val", "weight"),
         (
             (
                 teacher["name"] + (" (imported)" if is_imported(teacher) else ""),
@@ -53,14 +51,21 @@ def print_summary(found: Mapping[str, Any]) -> None:
                 f"{teacher['top1_on_views']:.1%}",
                 f"{teacher['top1_on_val']:.1%}" if "top1_on_val" in teacher else "",
                 f"{teacher['weight']:g}" if "weight" in teacher else "",
-                *(teacher["digest"], *seen_of(teacher)),
             )
+            for teacher in attributes["teachers"]
+        ),
+    )
+    print_table(
+        ("digests of teacher", "its file", "its enhancer", "its frames"),
+        (
+            (teacher["name"], *map(short_digest, (teacher["digest"], *seen_of(teacher))))
             for teacher in attributes["teachers"]
         ),
     )
     for teacher in attributes["teachers"]:
         if folds := teacher.get("folds"):
-            print_line(f"{teacher['name']} in {len(folds)} folds, the digests of their files: {', '.join(folds)}")
+            digests = ", ".join(map(short_digest, folds))
+            print_line(f"{teacher['name']} in {len(folds)} folds, the digests of their files: {digests}")
     print_table(
         ("teacher", "videos that it was trained on, or not", "views", "top-1", "mean entropy, nats"),
         (
@@ -122,7 +127,8 @@ def print_summary(found: Mapping[str, Any]) -> None:
 
 def print_difference(a: str, b: str, found: Mapping[str, Any]) -> None:
     """What `diff` found of two stores, to stdout."""
-    print_line(f"A {a}  {found['digests'][0]}\nB {b}  {found['digests'][1]}")
+    for side, store, digest in zip("AB", (a, b), found["digests"], strict=True):
+        print_line(f"{side} {store}  {short_digest(digest)}")
     if found["same"]:
         print_line("the same store")
         return
@@ -167,5 +173,7 @@ def _pairs(values: Mapping[str, Any]) -> str:
 
 
 def _short(value: object) -> str:
+    if isinstance(value, str) and re.fullmatch("[0-9a-f]{32}", value):
+        return short_digest(value)
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"

@@ -12,7 +12,7 @@ from pipeline.data.frame_store import FrameStore
 from pipeline.data.manifest import read_manifest
 from pipeline.tools.look.frame_export import export_videos
 from pipeline.tools.look.frame_summary import check_frames, summarise_frames
-from stages._shell import JsonOption, print_facts, print_json, print_result, progress
+from stages._shell import JsonOption, print_facts, print_json, print_result, progress, short_digest
 
 app = typer.Typer(no_args_is_help=True, help=__doc__, add_completion=False, pretty_exceptions_enable=False)
 
@@ -57,7 +57,7 @@ def verify(store: StoreArgument, as_json: JsonOption = False) -> None:
         )
     if not as_json:
         counts = f"{found['num_videos']:,} videos, {found['num_frames']:,} frames"
-        typer.echo(f"{store}: whole: {counts}, digest {found['digest']}")
+        typer.echo(f"{store}: whole: {counts}, digest {short_digest(found['digest'])}")
 
 
 @app.command()

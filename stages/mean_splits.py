@@ -31,12 +31,12 @@ def main(
     if as_json:
         print_json({"files": [str(path) for path in paths], **means})
         return
+    names = [path.stem for path in paths]
     print_table(
-        ("", "", "mean", *map(str, paths)),
+        ("", "mean", *(names if len(set(names)) == len(names) else map(str, paths))),
         (
             (
-                of.replace("_minus_", " − "),
-                _TITLES[name],
+                f"{of.replace('_minus_', ' − ')} {_TITLES[name]}",
                 *(_text(of, name, value) for value in (number["mean"], *number["splits"])),
             )
             for of, found in means.items()

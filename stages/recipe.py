@@ -12,7 +12,7 @@ import typer
 from pipeline.core.errors import ParamsError
 from pipeline.core.files import write_text_whole
 from pipeline.core.params import load_params
-from stages._shell import PARAMS_PATH, ParamsOption, say
+from stages._shell import PARAMS_PATH, ParamsOption, print_facts, say
 
 RECIPES = Path(__file__).parent.parent / "configs"
 
@@ -27,8 +27,8 @@ def list_recipes() -> None:
 
     Example: dlkdd recipe list
     """
-    for path in _paths():
-        typer.echo(f"{path.stem:<12} {_text(path.stem).partition(chr(10))[0].lstrip('# ')}")
+    print_facts({path.stem: _text(path.stem).partition("
+")[0].lstrip("# ") for path in _paths()})
 
 
 @app.command()

@@ -45,6 +45,7 @@ from stages._shell import (
     print_table,
     progress,
     say,
+    short_digest,
 )
 from stages._shell import ManifestOption as NeededManifestOption
 from stages._target_tables import print_difference, print_summary
@@ -139,9 +140,8 @@ def verify(
                 "teacher inference repeated for {num_videos} videos: {num_equal} of {num_views} views have the same "
                 "bits; the largest difference of a logit is {max_difference:.3g}".format(**verdict.teacher)
             )
-        typer.echo(
-            f"{store}: {'whole' if verdict.whole else 'not whole'}, to the depth {depth}, digest {verdict.digest}"
-        )
+        state = "whole" if verdict.whole else "not whole"
+        typer.echo(f"{store}: {state}, to the depth {depth}, digest {short_digest(verdict.digest)}")
     if not verdict.whole:
         raise StaleArtifactError(
             f"{store}: is not whole, findings: {len(verdict.findings)}",

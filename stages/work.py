@@ -23,6 +23,8 @@ app = typer.Typer(no_args_is_help=True, help=__doc__, add_completion=False, pret
 def list_folders(as_json: JsonOption = False) -> None:
     """Print the work folders: stage, size, age, and whether a run is at work, was stopped, or keeps it for the next.
 
+    --json has their paths, too.
+
     Example: dlkdd work list
     """
     folders = work_folders()
@@ -89,7 +91,7 @@ def _agreed(folders: Sequence[LeftFolder]) -> bool:
 
 def _print(folders: Sequence[LeftFolder]) -> None:
     print_table(
-        ("stage", "size", "frees", "age", "state", "folder"),
+        ("stage", "size", "frees", "age", "state"),
         (
             (
                 each.stage,
@@ -97,7 +99,6 @@ def _print(folders: Sequence[LeftFolder]) -> None:
                 size_text(each.freed_bytes),
                 age_text(each.age_seconds),
                 each.state,
-                str(each.path),
             )
             for each in folders
         ),

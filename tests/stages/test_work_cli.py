@@ -60,7 +60,7 @@ def test_list_says_what_each_folder_is_there_for(work):
     assert code == 0
     (prepare,) = [line for line in out.splitlines() if " prepare " in line]
     (teacher,) = [line for line in out.splitlines() if " train_teacher " in line]
-    assert "kept for the next run" in prepare
+    assert "kept for reuse" in prepare
     assert "not finished" in teacher
     found = json.loads(work("list", "--json")[1])
     assert [(folder["stage"], folder["unfinished"], folder["holder"]) for folder in found] == [

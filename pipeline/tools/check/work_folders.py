@@ -37,7 +37,7 @@ class LeftFolder:
         """Its state, for a person."""
         if self.holder is not None:
             return f"{self.holder} is at work"
-        return "not finished" if self.unfinished else "kept for the next run"
+        return "not finished" if self.unfinished else "kept for reuse"
 
 
 def work_folders() -> list[LeftFolder]:

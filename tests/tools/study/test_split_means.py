@@ -111,7 +111,7 @@ def test_the_command_prints_a_table(call, three):
     assert code == 0
     (line,) = [line for line in out.splitlines() if "student − baseline" in line]
     assert [cell.strip() for cell in line.split("│")[1:-1]] == [
-        "student − baseline", "top-1", "+10.0", "+10.0", "+20.0", "+0.0",
+        "student − baseline top-1", "+10.0", "+10.0", "+20.0", "+0.0",
     ]  # fmt: skip
 
 
