@@ -27,8 +27,7 @@ def list_recipes() -> None:
 
     Example: dlkdd recipe list
     """
-    print_facts({path.stem: _text(path.stem).partition("
-")[0].lstrip("# ") for path in _paths()})
+    print_facts({path.stem: _text(path.stem).partition("\n")[0].lstrip("# ") for path in _paths()})
 
 
 @app.command()
