@@ -192,6 +192,15 @@ def outs_of_all():
     ]
 
 
+def test_every_training_tells_where_it_stands_in_the_folder_that_dvc_reads_and_git_keeps():
+    trainings = {name: stage["cmd"] for name, stage in EVERY.items() if "train_" in name}
+    assert len(trainings) == 5
+    assert [name for name, command in trainings.items() if not command.endswith(" --live live")] == []
+    assert yaml.safe_load((ROOT / "dvc.yaml").read_text())["metrics"] == ["live"]
+    assert "/live/*.json" in (ROOT / ".gitignore").read_text().splitlines()
+    assert "/live/README.md" in (ROOT / ".dvcignore").read_text().splitlines()
+
+
 def test_no_path_is_named_twice_as_an_out():
     assert len(outs_of_all()) == len(set(outs_of_all()))
 

@@ -11,7 +11,7 @@ from paths import ROOT
 
 from pipeline.data.manifest import write_manifest
 from stages import precompute_soft_targets, train_student
-from stages.score import main as score_stage
+from stages.score import score_student
 from stages.train import train_baseline, train_teacher
 
 SHAPE_THW = (6, 18, 22)
@@ -70,7 +70,7 @@ def score(name, model=None):
     """teacher_predictions.csv, or the student's."""
     frames = Path("enhanced" if name == "teacher" else "dark")
     model = Path(model or f"{name}.safetensors")
-    score_stage(**PATHS, frames_path=frames, model_path=model, out=Path(f"{name}_predictions.csv"))
+    score_student(**PATHS, frames_path=frames, model_path=model, out=Path(f"{name}_predictions.csv"))
 
 
 def curve(name):

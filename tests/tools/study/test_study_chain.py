@@ -77,8 +77,8 @@ def test_the_jobs_have_the_options_of_dvc_yaml(chain_of):
     for job in chain_of(DUAL).jobs.values():
         seen.add(stage(job))
         options = {word for word in job.command if word.startswith("--")} - {"--params", "--device", "--workers"}
-        # --curves is for a last line that compares; a first teacher's enhancer is the parameters'
-        expected = {word for word in commands[stage(job)].split() if word.startswith("--")} - {"--curves"}
+        # --curves is for a last line that compares, --live for DVC; a first teacher's enhancer is the parameters'
+        expected = {word for word in commands[stage(job)].split() if word.startswith("--")} - {"--curves", "--live"}
         assert options in (expected, expected - {"--enhancer"} if stage(job) == "fit_enhancer" else expected)
     assert seen == {*STAGES, "train_more_teacher"}
 
