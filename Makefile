@@ -10,7 +10,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 demo: install
 	dvc repro
-	cat results/metrics.json
+	dvc metrics show
 	@echo 'The report: results/report.html. One training says little: README.md has the gain over seeds.'
 
 # a process for each core, with a thread each
