@@ -13,7 +13,7 @@ import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
 
 from pipeline.tools.study.jobs import Job, Start
@@ -47,7 +47,7 @@ def forking(threads: int) -> Iterator[Start]:
         return process
 
     with _environment(OMP_NUM_THREADS=str(threads)):  # all the time: a server that was killed is started again
-        with _ignoring_the_terminal():
+        with _deaf_to_the_group():
             forkserver.ensure_running()
         yield start
 
@@ -55,6 +55,7 @@ def forking(threads: int) -> Iterator[Start]:
 def run_module(command: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
     """As `python -m` with these words, in this process: its output goes to the log, and it ends as that would."""
     os.setsid()  # what a terminal sends reaches the study alone, which passes on one signal
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # if it came already, it waited
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     for output in (1, 2):
         os.dup2(descriptor, output)
@@ -79,11 +80,18 @@ def _environment(**values: str) -> Iterator[None]:
 
 
 @contextmanager
-def _ignoring_the_terminal() -> Iterator[None]:
-    """What starts in the block ignores Ctrl-C and a hangup, which go to all processes; the study is told, too."""
+def _deaf_to_the_group() -> Iterator[None]:
+    """What starts in the block outlives a signal to all processes of the group; the study is told, too, and ends it.
+
+    Ctrl-C and a hangup are ignored. SIGTERM is blocked, so that none is lost that the study sends to a fork: it is
+    held until the fork asks for it.
+    """
+    resource_tracker.ensure_running()  # it would start with the server, and unblock
     handlers = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGHUP)}
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     try:
         yield
     finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         for number, handler in handlers.items():
             signal.signal(number, handler)
