@@ -66,7 +66,7 @@ GROUPS = {
     "Maintain": ("status", "check", "work"),
 }
 COMMANDS = tuple(name for names in GROUPS.values() for name in names)
-# Modules of several commands: each a function of its name with its help, or `main` for all of them.
+# Modules of several commands, each a function of its name with its help.
 FAMILIES = {
     "train_teacher": "train",
     "train_more_teacher": "train",
@@ -102,7 +102,7 @@ class LazyGroup(TyperGroup):
             command = get_command(module.app)
         else:
             app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-            app.command(cmd_name)((name in FAMILIES and getattr(module, name, None)) or module.main)
+            app.command(cmd_name)(getattr(module, name) if name in FAMILIES else module.main)
             command = get_command(app)
         for each in (command, *getattr(command, "commands", {}).values()):
             each.help = help_of(name, each.help or "")

@@ -34,7 +34,7 @@ from pipeline.tools.targets.summary import summarise
 from pipeline.tools.targets.verify import CARD_NAME, Depth, Verdict
 from pipeline.tools.targets.verify import verify as verify_store
 from pipeline.tools.targets.views import ViewBank, description_path, draw_bank, write_views
-from pipeline.tools.urls import local_file, put_folder
+from pipeline.tools.urls import local_file, put_folder, require_free
 from stages._shell import (
     PARAMS_PATH,
     DeviceOption,
@@ -340,6 +340,7 @@ def publish_command(
             digest = publish_store(store, built, license_text=license_text, progress=progress)
     else:
         assert to is not None
+        require_free(to, (STORE_NAME, CARD_NAME), force=force)
         with tempfile.TemporaryDirectory() as folder:
             digest = publish_store(store, Path(folder), license_text=license_text, progress=progress)
             put_folder(Path(folder), to, marker=f"{STORE_NAME}/zarr.json", force=force)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path, PurePosixPath
@@ -47,11 +47,10 @@ def _folder() -> Path:
     return folder
 
 
-def put_folder(folder: Path, url: str, *, marker: str, force: bool) -> None:
-    """Copy a folder's files to a URL; `marker`, the one without which readers take it for nothing, comes last.
+def require_free(url: str, names: Collection[str], *, force: bool) -> None:
+    """A folder that holds these names may be put there: nothing is, or with `force` no more than these.
 
-    Raises ParamsError where something is there: with `force` only what is no file or folder of these names. What a
-    failure left there has no marker. Raises EnvironmentProblem where the URL cannot be written.
+    Raises ParamsError where it may not, EnvironmentProblem where the URL cannot be reached.
     """
     if url.startswith(("http://", "https://")):
         raise ParamsError(
@@ -59,10 +58,25 @@ def put_folder(folder: Path, url: str, *, marker: str, force: bool) -> None:
             remedy="publish into a folder with --out, and let the server have it",
         )
     with _reaching(url, "cannot be written"):
+        there = _names(*fsspec.url_to_fs(url))
+    if there and not force:
+        raise ParamsError(f"--to {url}: already exists", remedy="choose another place, or add --force to replace it")
+    if others := sorted(there - set(names)):
+        raise ParamsError(
+            f"--to {url}: holds other things than a store: {', '.join(others[:5])}",
+            remedy="choose another place: --force does not remove them",
+        )
+
+
+def put_folder(folder: Path, url: str, *, marker: str, force: bool) -> None:
+    """Copy a folder's files to a URL; `marker`, the one without which readers take it for nothing, comes last.
+
+    Raises as `require_free` does. What a failure left there has no marker.
+    """
+    require_free(url, {path.name for path in folder.iterdir()}, force=force)
+    with _reaching(url, "cannot be written"):
         files, root = fsspec.url_to_fs(url)
-        there = {PurePosixPath(name).name for name in _names(files, root)}
-        _require_free(url, there - {path.name for path in folder.iterdir()}, there, force)
-        if there:
+        if there := _names(files, root):
             if files.exists(f"{root}/{marker}"):
                 files.rm(f"{root}/{marker}")
             for name in sorted(there):
@@ -74,21 +88,11 @@ def put_folder(folder: Path, url: str, *, marker: str, force: bool) -> None:
             files.put_file(str(path), name)
 
 
-def _names(files: Any, root: str) -> list[str]:
+def _names(files: Any, root: str) -> set[str]:
     try:
-        return [str(name).rstrip("/") for name in files.ls(root, detail=False)]
+        return {PurePosixPath(name).name for name in files.ls(root, detail=False)}
     except FileNotFoundError:
-        return []
-
-
-def _require_free(url: str, others: set[str], there: set[str], force: bool) -> None:
-    if there and not force:
-        raise ParamsError(f"--to {url}: already exists", remedy="choose another place, or add --force to replace it")
-    if others:
-        raise ParamsError(
-            f"--to {url}: holds other things than a store: {', '.join(sorted(others)[:5])}",
-            remedy="choose another place: --force does not remove them",
-        )
+        return set()
 
 
 @contextmanager

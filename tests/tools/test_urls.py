@@ -217,6 +217,14 @@ def test_nothing_there_is_replaced_unasked(published, place):
     assert files.cat_file(f"{root}/thesis.tex") == b"years"
 
 
+def test_a_place_that_is_taken_is_refused_before_the_store_is_read(published, monkeypatch):
+    publish(published / "soft_targets.zarr", "memory://given")
+    monkeypatch.setattr(targets, "publish_store", lambda *_arguments, **_options: pytest.fail("was read"))
+    with pytest.raises(ParamsError, match="already exists"):
+        publish(published / "soft_targets.zarr", "memory://given")
+    fsspec.filesystem("memory").rm("/", recursive=True)
+
+
 def test_the_marker_is_written_last_and_removed_first(published, monkeypatch):
     memory = type(fsspec.filesystem("memory"))
     done = []
