@@ -552,6 +552,6 @@ def test_a_teacher_that_is_always_wrong_is_reported_so_and_its_student_trains(pr
     code, out, _ = call("evaluate", *options)
     assert code == 0
     assert "teacher (enhanced)" in out
-    assert json.loads(Path("m.json").read_text())["teacher"]["top1"] == 0.0
+    assert json.loads(Path("m.json").read_text())["top1"]["teacher"] == 0.0
     with Path("tables/per_class.csv").open() as file:
         assert [row["teacher"] for row in csv.DictReader(file)] == ["0.0"] * 3
