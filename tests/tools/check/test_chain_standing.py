@@ -185,6 +185,22 @@ def test_without_a_command_a_project_shows_its_chain_and_another_folder_the_help
     assert (code, "no dvc.yaml of this project" in err) == (2, True)
 
 
+@pytest.mark.parametrize("content", [None, b"", b"seed: \xff", b"- seed"])
+def test_a_parameter_file_that_cannot_be_read_is_an_error_of_the_user(call, project, content):
+    (project / "params.yaml").unlink()
+    if content is not None:
+        (project / "params.yaml").write_bytes(content)
+    for command in ((), ("status",)):
+        code, _, err = call(*command)
+        assert (code, "error: params.yaml: " in err) == (2, True)
+
+
+def test_a_stage_may_depend_on_nothing(project):
+    replaced(project / "dvc.yaml", "    deps: [stages/prepare.py]\n", "")
+    replaced(project / "dvc.lock", LOCK[LOCK.index("    deps:") : LOCK.index("    params:")], "")
+    assert standing(project)["prepare"] == ("done", "")
+
+
 def test_names_and_values_are_text(call, project):
     replaced(project / "params.yaml", "data/smoke", "'[red]x[/red]'")
     assert "data/smoke → [red]x[/red]" in call("status")[1]
