@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from check_setups import look_at, messages, params, prepare_here, the_finding
+from held_locks import at_work
 from paths import ROOT
 
 from pipeline.core.work_folder import NO_LOCKS, stage_of, work_folder
@@ -171,27 +172,13 @@ def test_a_folder_that_its_stage_has_just_removed_is_none(tmp_path, monkeypatch)
     assert [folder.stage for folder in work_folders()] == ["enhance"]
 
 
-HOLD = """
-import sys
-from pipeline.core.work_folder import work_folder
-with work_folder("enhance", params={}, inputs={}, format_version=1):
-    print("held", flush=True)
-    sys.stdin.read()
-"""
-
-
 def test_a_stage_at_work_is_named_and_left_alone(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DVC_ROOT", raising=False)
-    environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}
-    with subprocess.Popen(
-        [sys.executable, "-c", HOLD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
-    ) as holder:
-        assert holder.stdout.readline() == b"held\n"
+    with at_work("enhance") as holder:
         group = Group("disk")
         check_work(group)
         assert the_finding(group).details == (f"enhance: process {holder.pid} on {socket.gethostname()}",)
-        holder.stdin.close()
     assert [folder.holder for folder in work_folders()] == [None]
 
 
