@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.table import Table
 
 from pipeline.core.tables import writing_table
 from pipeline.evaluate.score.predictions import DIGITS, PROBABILITY_PREFIX
 from pipeline.models.recognizer import ModelFile
 from pipeline.tools.predict.inference import BrokenVideo, Probs, Sampling, VideoPrediction, WindowPrediction, ranking
-from stages._shell import print_line, printable
+from stages._shell import print_line, printable, stdout
 
 BAR_CELLS = 20
 MILLISECOND = 3  # digits of seconds
@@ -57,7 +56,7 @@ def print_table(task: Task, videos: Sequence[VideoPrediction]) -> None:
         for window in task.windows(video):
             span = f"  {_clock(window.start_seconds)} to {_clock(window.end_seconds)}"
             table.add_row(span, *_cells(*task.top(window.probs_K)[0]))
-    Console(highlight=False, markup=False, emoji=False).print(table)
+    stdout().print(table)
 
 
 def print_window(task: Task, window: WindowPrediction) -> None:

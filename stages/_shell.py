@@ -85,8 +85,8 @@ def warn_of_weak_teacher(stage: str, curves: Path | None) -> None:
 
 def print_line(text: str) -> None:
     """Plain text to stdout, without markup: on a terminal it wraps between words, elsewhere it stays one line."""
-    stdout = _stdout()
-    stdout.print(printable(text), soft_wrap=not stdout.is_terminal)
+    console = stdout()
+    console.print(printable(text), soft_wrap=not console.is_terminal)
 
 
 def short_digest(digest: str | None) -> str:
@@ -111,7 +111,7 @@ def print_table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, title:
         table.add_column(printable(header), justify="right" if place else "left", overflow="fold")
     for row in rows:
         table.add_row(*map(printable, row))
-    _stdout().print(table)
+    stdout().print(table)
 
 
 def print_facts(facts: Mapping[str, str]) -> None:
@@ -119,11 +119,12 @@ def print_facts(facts: Mapping[str, str]) -> None:
     grid = Table.grid(padding=(0, 2))
     for name, value in facts.items():
         if value:
-            grid.add_row(name, printable(value))
-    _stdout().print(grid)
+            grid.add_row(printable(name), printable(value))
+    stdout().print(grid)
 
 
-def _stdout() -> Console:
+def stdout() -> Console:
+    """For what has a form of its own; names from files are made printable before."""
     return Console(highlight=False, markup=False, emoji=False)
 
 

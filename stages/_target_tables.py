@@ -38,7 +38,7 @@ def print_summary(found: Mapping[str, Any]) -> None:
             "classes": _names(attributes["class_names"]),
             "clip": _pairs(attributes["clip"]),
             "views": _pairs(attributes["view_policy"]),
-            **{f"digest of {name}": digest or "none" for name, digest in attributes["digests"].items()},
+            **{f"digest of {name}": str(digest or "none") for name, digest in attributes["digests"].items()},
             "merged from": ", ".join(map(short_digest, attributes.get("merged_from", ()))),
         }
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -17,7 +16,16 @@ from pipeline.core.params import Params, load_params
 from pipeline.core.progress import MapTasks, Result, Task
 from pipeline.tools.check.findings import EXIT_CODES, Finding, Group, GroupName, exit_code
 from pipeline.tools.check.machine import INSTALL, check_compiler, check_device, check_dvc, check_packages, dvc_root
-from stages._shell import PARAMS_PATH, ParamsOption, printable, progress
+from stages._shell import (
+    PARAMS_PATH,
+    DeviceOption,
+    JsonOption,
+    ParamsOption,
+    print_json,
+    printable,
+    progress,
+    stdout,
+)
 
 
 def main(
@@ -27,12 +35,12 @@ def main(
     processes: Annotated[
         int | None, typer.Option(min=1, help="Processes that look at videos.", show_default="as many as cores")
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:N, or auto: cuda where there is one.")] = "auto",
+    device: DeviceOption = "auto",
     manifest_path: Annotated[
         Path | None,
         typer.Option("--manifest", metavar="FILE", help="Compare every video with its digest in this manifest."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Look for what can fail before it does: parameters, data, disk, DVC …
 
@@ -59,7 +67,7 @@ def main(
     if as_json:
         num_problems = sum(group.num_problems for group in groups.values())
         found = {"exit_code": code, "num_problems": num_problems, "groups": [asdict(each) for each in groups.values()]}
-        typer.echo(json.dumps(found, indent=2))
+        print_json(found, indent=2)
     else:
         _print(list(groups.values()))
     raise typer.Exit(code)
@@ -136,7 +144,7 @@ def _processes_of_training(environment: Group) -> int:
 
 
 def _print(groups: list[Group]) -> None:
-    console = Console(highlight=False)
+    console = stdout()
     for group in groups:
         console.print(Text("DVC" if group.name == "dvc" else group.name.capitalize(), style="bold"))
         for fact in group.facts:

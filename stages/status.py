@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from pipeline.core.errors import ParamsError
 from pipeline.core.text import printable
 from pipeline.tools.check.chain import Standing, State, chain_standing, is_project
-from stages._shell import JsonOption, print_json, print_line
+from stages._shell import JsonOption, print_json, print_line, stdout
 
 _STYLES: dict[State, str] = {"done": "green", "stale": "yellow", "missing": "dim", "running": "bold cyan"}
 
@@ -43,7 +42,7 @@ def show(found: Sequence[Standing]) -> None:
     grid = Table.grid(padding=(0, 2))
     for each in found:
         grid.add_row(each.stage, Text(each.state, _STYLES[each.state]), printable(each.why))
-    Console(highlight=False, markup=False, emoji=False).print(grid)
+    stdout().print(grid)
     print_line(f"\n{_next(found)}")
     print_line("Compared with dvc.lock: parameters, commands, code; of data only that it exists.")
 

@@ -27,11 +27,12 @@ HIT, MISS = (47, 125, 224), (214, 74, 62)  # red, green, blue
 Z = 1.959964  # of a 95 % interval
 
 
-def legend_mark(model: str) -> Markup:
-    """The mark of a model, for a line of text that names it."""
+def named(model: str) -> Markup:
+    """A model's mark and name, for a line of text."""
     drawing = Drawing(16, 16, "")
     drawing.mark(8, 8, SHAPES[model], f"mark {model}")
-    return Markup('<svg class="key" viewBox="0 0 16 16" aria-hidden="true">{}</svg>').format(drawing.parts[0])
+    element = Markup('<svg class="key" viewBox="0 0 16 16" aria-hidden="true">{}</svg> {}')
+    return element.format(drawing.parts[0], model)
 
 
 def bar(share: float, model: str) -> Markup:
@@ -182,7 +183,7 @@ def class_gains(classes: Table) -> Markup:
     for index, row in enumerate(shown):
         y = 12 + height * (index + 0.5)
         before, after = row["baseline"], row["student"]
-        won = "good" if after > before else "bad" if after < before else "unsure"
+        won = kind_of(after - before, after - before)
         drawing.text(0, y + 4, shortened(row["class_name"], 15), "small", note=row["class_name"])
         drawing.line(scale(before), y, scale(after), y, f"step {won}")
         drawing.mark(scale(before), y, SHAPES["baseline"], "mark baseline", size=4)

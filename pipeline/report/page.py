@@ -83,7 +83,7 @@ def make_report(paths: ReportPaths, *, progress: Progress = no_progress) -> str:
         MODELS=MODELS,
         sections=[section for section in SECTIONS if study or section[0] != "study"],
         most_classes=MOST_CLASSES,
-        key=figures.legend_mark,
+        named=figures.named,
         bar=figures.bar,
         percent=percent,
         verdict=(of_here and study_verdict(of_here)) or of_run,
@@ -237,7 +237,11 @@ def _rows(paths: ReportPaths, results: Results, found: Artifacts, params: Params
             )
             for row in results.tables["per_class"]
         ],
-        "split_rows": [_split_row(found.manifest, split) for split in ALL_SPLITS if _is_shown(found.manifest, split)],
+        "split_rows": [
+            _split_row(found.manifest, split)
+            for split in ALL_SPLITS
+            if split != UNLABELLED or found.manifest.rows_of(split)
+        ],
         "quarantine": [(row.path, row.split, row.reason) for row in found.quarantine[:MOST_QUARANTINED]],
         "dials": [
             (name, str(getattr(params, name)))
@@ -247,10 +251,6 @@ def _rows(paths: ReportPaths, results: Results, found: Artifacts, params: Params
     }
 
 
-def _marked(model: str) -> Markup:
-    return Markup("{} {}").format(figures.legend_mark(model), model)
-
-
 def _metric_row(metrics: Metrics, name: str) -> tuple[object, ...]:
     found = metrics.of(name)
     beside: tuple[str, str] = ("", "")
@@ -258,7 +258,7 @@ def _metric_row(metrics: Metrics, name: str) -> tuple[object, ...]:
         agreement, kl = getattr(metrics.agreement_with_teacher, name), getattr(metrics.kl_from_teacher, name)
         beside = (percent(agreement), f"{kl:.3f}")
     return (
-        _marked(name),
+        figures.named(name),
         percent(found.top1),
         f"{_hundredth(found.top1_low)} to {_hundredth(found.top1_high)}",
         *map(percent, (found.top5, found.mean_class_top1, found.ece)),
@@ -270,11 +270,11 @@ def _cost_row(metrics: Metrics, found: Artifacts, name: str, path: Path) -> tupl
     facts = found.models[name]
     top1 = percent(metrics.of(name).top1)
     if facts is None:
-        return _marked(name), "not here", "", "", "", top1
+        return figures.named(name), "not here", "", "", "", top1
     architecture = architecture_of(path, facts.attributes)
     clip, cost = architecture.clip, cost_of(on_meta(architecture))
     return (
-        _marked(name),
+        figures.named(name),
         architecture.name,
         f"{clip.num_frames} × {clip.size}²",
         f"{cost.parameters:,}",
@@ -286,11 +286,7 @@ def _cost_row(metrics: Metrics, found: Artifacts, name: str, path: Path) -> tupl
 def _curve_row(curve: Curve, name: str) -> tuple[object, ...]:
     best, last = max(curve, key=lambda row: row["val_top1"]), curve[-1]
     shown = percent(best["val_top1"]), best["epoch"] + 1, percent(last["val_top1"]), percent(last["train_top1"])
-    return _marked(name), len(curve), *shown
-
-
-def _is_shown(manifest: Manifest, split: str) -> bool:
-    return split != UNLABELLED or bool(manifest.rows_of(split))
+    return figures.named(name), len(curve), *shown
 
 
 def _split_row(manifest: Manifest, split: str) -> tuple[object, ...]:

@@ -98,12 +98,15 @@ def read_study(path: Path) -> Study | None:
         return None
     try:
         return Study.model_validate_json(path.read_bytes())
+    except OSError as error:
+        findings = [error.strerror or str(error)]
     except ValidationError as error:
-        raise StaleArtifactError(
-            f"{path}: is not what `dlkdd study` writes",
-            findings=[f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}" for detail in error.errors()],
-            remedy="`dlkdd study` with its arms makes it again, or remove it",
-        ) from None
+        findings = [f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}" for detail in error.errors()]
+    raise StaleArtifactError(
+        f"{path}: is not what `dlkdd study` writes",
+        findings=findings,
+        remedy="`dlkdd study` with its arms makes it again, or remove it",
+    )
 
 
 def study_verdict(study: Study) -> dict[str, str] | None:
@@ -132,9 +135,9 @@ def differences(contrasts: Sequence[Contrast]) -> Markup:
     words = ", ".join(f"{each.name} {points(each.mean or 0)}" for each in shown)
     bottom = 14 + ROW * len(shown)
     drawing = Drawing(WIDTH, bottom + 36, f"Differences in points of top-1, a mark for each run: {words}.")
-    values = [value for each in shown for value in (*(run[2] for run in each.runs), *(each.interval or ()))]
-    reach = max(0.02, *map(abs, values)) if values else 0.02
-    scale = Scale(min(0.0, *values) - 0.06 * reach, max(0.0, *values) + 0.06 * reach, 112, WIDTH - 20)
+    values = [0.0, *(value for each in shown for value in (*(run[2] for run in each.runs), *(each.interval or ())))]
+    margin = 0.06 * max(0.02, *map(abs, values))
+    scale = Scale(min(values) - margin, max(values) + margin, 112, WIDTH - 20)
     difference_axis(drawing, scale, 8, bottom)
     for index, each in enumerate(shown):
         assert each.mean is not None

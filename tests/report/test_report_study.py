@@ -90,6 +90,10 @@ def test_a_contrast_whose_runs_all_failed_has_no_numbers(paths):
     page = make_report(paths)
     assert "lost" in page
     assert page.count('<circle class="run"') == 3
+    put_study(paths, {**CONTRAST, **nothing, "num_above": 0, "num_runs": 0, "runs": []})  # and no other is there
+    page = make_report(paths)
+    assert "0 of 0" in page
+    assert 'class="run"' not in page
 
 
 def test_a_study_of_other_videos_is_named_and_not_shown(paths):
@@ -128,4 +132,10 @@ def test_a_damaged_study_is_refused(paths, text):
     put_study(paths, CONTRAST)
     paths.studies[0].write_text(text)
     with pytest.raises(StaleArtifactError, match=r"study\.json: is not what `dlkdd study` writes"):
+        make_report(paths)
+
+
+def test_a_folder_is_no_study(paths):
+    paths.studies[0].mkdir(parents=True)
+    with pytest.raises(StaleArtifactError, match="Is a directory"):
         make_report(paths)

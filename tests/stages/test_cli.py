@@ -196,6 +196,11 @@ def test_nothing_of_a_message_is_taken_for_markup_or_escape_sequences(capsys):
     assert capsys.readouterr().err == "[red]a[/red]\N{REPLACEMENT CHARACTER}[31mb\nc\N{REPLACEMENT CHARACTER}[/\n"
 
 
+def test_names_of_facts_are_text_as_their_values_are(capsys):
+    _shell.print_facts({"digest of \x1b[2J": "\x1b[31m"})
+    assert "\x1b" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("text", ["a\\[b] c\\", "video :x: of [1/3]", "[/]", "\\[red]"])
 def test_a_message_is_printed_as_it_is(capsys, text):
     _shell.say(text)

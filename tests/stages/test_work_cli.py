@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import typer
-from paths import ROOT
+from held_locks import at_work
 
 from pipeline.core.errors import EnvironmentProblem
 from pipeline.core.work_folder import remove_work_folder, work_folder
-
-HOLD = """
-import sys
-from pipeline.core.work_folder import work_folder
-with work_folder("train_student", params={}, inputs={}, format_version=1):
-    print("held", flush=True)
-    sys.stdin.read()
-"""
 
 
 @pytest.fixture
@@ -40,15 +31,8 @@ def work(tmp_path, monkeypatch, call):
 @pytest.fixture
 def holder(work):
     """A process that works in a folder that comes after another one."""
-    with subprocess.Popen(
-        [sys.executable, "-c", HOLD],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
-    ) as process:
-        assert process.stdout.readline() == b"held\n"
+    with at_work("train_student") as process:
         yield process
-        process.stdin.close()
 
 
 def folders():

@@ -15,13 +15,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
+from pipeline.core.errors import ParamsError
 from pipeline.core.text import printable
 from pipeline.core.work_folder import out_lock_path
 from pipeline.core.yaml import dotted, read_yaml
 from pipeline.tools.check.work_folders import lock_holder
 
 State = Literal["done", "stale", "missing", "running"]
-IGNORED = ("__pycache__", ".pyc")  # as .dvcignore has them
 _FOLDER = ".dir"  # ends the digest of a folder in dvc.lock
 _MOST_CHANGES = 2
 
@@ -53,7 +53,7 @@ def is_project(folder: Path) -> bool:
 
 
 def chain_standing(folder: Path) -> list[Standing]:
-    """All stages in their order. Raises ParamsError where dvc.yaml or params.yaml is no plain YAML, and OSError."""
+    """All stages in their order. Raises ParamsError where dvc.yaml or params.yaml cannot be read."""
     stages = _read(folder / "dvc.yaml")["stages"]
     params = _read(folder / "params.yaml")
     lock = folder / "dvc.lock"
@@ -61,7 +61,7 @@ def chain_standing(folder: Path) -> list[Standing]:
     maker_of = {out: name for name, stage in stages.items() for out in _outs(stage)}
     found: dict[str, Standing] = {}
     for name, stage in stages.items():
-        makers = dict.fromkeys(maker_of[dep] for dep in stage["deps"] if dep in maker_of)
+        makers = dict.fromkeys(maker_of[dep] for dep in stage.get("deps", []) if dep in maker_of)
         unmade = [maker for maker in makers if maker in found and found[maker].state != "done"]
         found[name] = _standing(name, stage, folder, params, recorded, maker_of, unmade)
     return list(found.values())
@@ -106,7 +106,7 @@ def _changes(
             yield printable(f"{dotted(place)} {_value(before)} → {_value(now)}", kept="")
     if " ".join(stage["cmd"].split()) != last.command:
         yield "its command"
-    for dep in stage["deps"]:
+    for dep in stage.get("deps", []):
         maker = recorded.get(maker_of.get(dep, ""))
         if dep in maker_of:
             if maker is not None and last.digests.get(dep) != maker.digests.get(dep):
@@ -144,10 +144,12 @@ def _live(folder: Path, stage: str) -> str:
 def _digest(path: Path) -> str | None:
     """The digest that DVC gives a file or folder of code; None where there is none."""
     if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.is_file() and not str(file).endswith(IGNORED[1]))
-        listed = [{"md5": _md5(file), "relpath": file.relative_to(path).as_posix()} for file in files]
-        listed = [each for each in listed if IGNORED[0] not in each["relpath"].split("/")]
-        listed.sort(key=lambda each: each["relpath"].split("/"))
+        places = sorted(file.relative_to(path).parts for file in path.rglob("*") if file.is_file())
+        listed = [
+            {"md5": _md5(path.joinpath(*parts)), "relpath": "/".join(parts)}
+            for parts in places
+            if "__pycache__" not in parts and not parts[-1].endswith(".pyc")  # as .dvcignore has them
+        ]
         return hashlib.md5(json.dumps(listed, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + _FOLDER
     return _md5(path) if path.is_file() else None
 
@@ -182,4 +184,10 @@ def _section(text: str) -> dict[str, Any]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    return dict(read_yaml(path.read_text(encoding="utf-8"), str(path))[0])
+    try:
+        values, _ = read_yaml(path.read_text(encoding="utf-8"), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ParamsError(f"{path}: cannot be read as UTF-8 text: {error}") from None
+    if not isinstance(values, dict):
+        raise ParamsError(f"{path}: expected names with values")
+    return values

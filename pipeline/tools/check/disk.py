@@ -41,21 +41,25 @@ def check_space(group: Group, params: Params, seen: Sequence[Seen], *, dvc_root:
             # where DVC replaces the out's file, the work folder has the published one alone, until the store is read
             needed[cache] += dark + enhanced
             needed[work_root()] += dark + enhanced
-    group.fact(
-        f"frame stores of about {size_text(dark)} dark and {size_text(enhanced)} enhanced; with the copies of DVC's "
-        f"cache and of the work folder a run from scratch needs {size_text(sum(needed.values()))}"
-        if len(needed) > 1
-        else f"frame stores of about {size_text(dark)} dark and {size_text(enhanced)} enhanced"
-    )
+    stores = f"frame stores of about {size_text(dark)} dark and {size_text(enhanced)} enhanced"
+    if len(needed) > 1:
+        total = size_text(sum(needed.values()))
+        stores += f"; with the copies of DVC's cache and of the work folder a run from scratch needs {total}"
+    group.fact(stores)
     _compare(group, needed, reused=sum(folder.num_bytes for folder in work_folders()))
 
 
 def _copies(dvc_root: Path, cache: Path) -> bool:
     """Whether DVC's cache holds copies of the outs, rather than the same blocks."""
-    first = dvc_config(dvc_root).get("cache", "type", fallback="reflink,copy").replace(" ", "").split(",")[0]
-    if first == "reflink":
-        return _file_system(Path()) not in REFLINKING
-    return first == "copy" or (first == "hardlink" and _device(cache) != _device(Path()))
+    together = _device(cache) == _device(Path())
+    works = {
+        "reflink": together and _file_system(Path()) in REFLINKING,
+        "hardlink": together,
+        "symlink": True,
+        "copy": True,
+    }
+    kinds = dvc_config(dvc_root).get("cache", "type", fallback="reflink,copy").replace(" ", "").split(",")
+    return next((kind for kind in kinds if works.get(kind)), "copy") == "copy"  # DVC takes the first that works
 
 
 def frame_bytes(params: PrepareParams, counted: Sequence[Seen]) -> tuple[float, float]:
@@ -75,8 +79,7 @@ def frame_bytes(params: PrepareParams, counted: Sequence[Seen]) -> tuple[float, 
 def _compare(group: Group, needed: dict[Path, float], *, reused: int) -> None:
     by_device: dict[int, list[tuple[Path, float]]] = defaultdict(list)
     for place, size in needed.items():
-        inside = _existing(place)
-        by_device[_device(place)].append((inside, size))
+        by_device[_device(place)].append((_existing(place), size))
     for places in by_device.values():
         inside, size = places[0][0], sum(size for _, size in places)
         free = shutil.disk_usage(inside).free

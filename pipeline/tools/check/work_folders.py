@@ -45,12 +45,17 @@ def work_folders() -> list[LeftFolder]:
     root = work_root()
     if not root.is_dir():
         return []
-    return [_looked_at(path) for path in sorted(root.iterdir()) if path.is_dir() and "-" in path.name]
+    paths = [path for path in sorted(root.iterdir()) if path.is_dir() and "-" in path.name]
+    return [found for path in paths if (found := _looked_at(path)) is not None]
 
 
-def _looked_at(path: Path) -> LeftFolder:
+def _looked_at(path: Path) -> LeftFolder | None:
+    """None where its stage has just ended, and removed it."""
     stage = stage_of(path)
-    num_bytes, freed_bytes, newest = 0, 0, path.stat().st_mtime
+    try:
+        num_bytes, freed_bytes, newest = 0, 0, path.stat().st_mtime
+    except FileNotFoundError:
+        return None
     for folder, _, names in os.walk(path):
         for name in names:
             try:

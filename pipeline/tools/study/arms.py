@@ -16,9 +16,8 @@ from typing import Any
 from pipeline.core.errors import ParamsError, shortened
 from pipeline.core.params import Params, overridden, read_override
 from pipeline.core.yaml import read_yaml
-from pipeline.tools.study.chain import USED
+from pipeline.tools.study.chain import MODELS, USED
 
-MODELS = ("teacher", "baseline", "student")
 BRIGHT = "bright"  # in place of an enhancer: the frames of --bright
 UNLABELLED_SHARE = "prepare.unlabelled_share"  # the one parameter of `prepare` that a study applies by itself
 ARM_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_+-]*")
@@ -185,7 +184,8 @@ def _arm(written: _Written, before: Sequence[Arm], params: Params, findings: lis
         changed = overridden(params, values, name="")
     except ParamsError as error:
         for finding in error.findings:
-            add(next((key for key in values if finding.startswith(key)), ""), finding)
+            keys = [key for key in values if finding.startswith(key)]
+            add(max(keys, key=len, default=""), finding)  # `teacher` begins `teacher_clip`, too
     share = changed.prepare.unlabelled_share if UNLABELLED_SHARE in values else 0.0
     arm = Arm(written.name, written.overrides, changed, bright, share)
     for other in before:

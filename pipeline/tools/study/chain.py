@@ -21,10 +21,10 @@ from pipeline.tools.study.jobs import Job, content_digest
 if TYPE_CHECKING:
     from pipeline.tools.study.arms import Arm
 
+MODELS = ("teacher", "baseline", "student")
 KEY_DIGITS = 16
-MORE_SEEDS = (
-    100_000  # a further teacher of seed k has the seed k times this plus the study's: as the study's, it varies
-)
+# A further teacher of seed k has the seed k times this plus the study's: as the study's, it varies
+MORE_SEEDS = 100_000
 
 
 @dataclass(frozen=True)
@@ -64,10 +64,7 @@ STAGES: Mapping[str, Stage] = {
         {"--out": "folds"},
     ),
     "precompute_soft_targets": Stage(
-        (
-            *("seed", "clip", "teacher_clip", "teacher_folds", "views", "more_teachers"),
-            "precompute_soft_targets",
-        ),
+        ("seed", "clip", "teacher_clip", "teacher_folds", "views", "more_teachers", "precompute_soft_targets"),
         {
             "--manifest": "manifest",
             "--frames": "enhance",
@@ -143,6 +140,11 @@ class Run:
     scoring: Job | None
 
     @property
+    def jobs(self) -> tuple[Job, ...]:
+        """Those that its result takes."""
+        return (self.training,) if self.scoring is None else (self.training, self.scoring)
+
+    @property
     def curve(self) -> Path:
         """The table of its epochs."""
         return self.training.folder / MODEL["--curve"]
@@ -176,10 +178,9 @@ class Chain:
                 jobs[name] = maker.with_more_teachers(stage)
             else:
                 jobs[name] = maker.job(name, stage)
-        models = ("teacher", "baseline", "student")
         return [
             Run(seed, fold, arm.name, each, manifest, jobs[f"train_{each}"], jobs.get(f"score_{each}"))
-            for each in models
+            for each in MODELS
         ]
 
     def _sources(self, manifest: Path, *, bright: bool) -> dict[str, Made]:

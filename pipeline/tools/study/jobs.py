@@ -192,6 +192,7 @@ def _start(job: Job, fingerprint: str, record: Mapping[str, Any], start: Start) 
     if record.get("fingerprint") == fingerprint and record["state"] != "done":  # it resumes
         earlier = record["seconds"]
     _write_record(job, fingerprint=fingerprint, state="running", seconds=None, outs=[])
+    job.log.write_bytes(b"")  # it may be killed before it writes to it
     return _Running(job, fingerprint, start(job), time.monotonic(), earlier)
 
 

@@ -11,7 +11,7 @@ from statistics import fmean, median, stdev
 from typing import Any
 
 from pipeline.core.errors import StaleArtifactError
-from pipeline.core.tables import read_table, write_table
+from pipeline.core.tables import best_on_val, read_curve, write_table
 from pipeline.data.manifest import Manifest
 from pipeline.evaluate.compare import check_predictions
 from pipeline.evaluate.score.predictions import read_predictions
@@ -81,23 +81,22 @@ def read_rows(
 
     Raises StaleArtifactError where a table is damaged or of other test videos than the manifest's.
     """
-    known: dict[Path, Row] = {}  # arms share trainings
+    known: dict[tuple[Path, ...], Row] = {}  # arms share trainings, and scores where they score alike
     rows = []
     for run in runs:
-        folder = run.training.folder
-        if folder not in known:
-            known[folder] = _read_row(run, seconds, manifests[run.manifest])
-        rows.append(replace(known[folder], arm=run.arm))
+        folders = tuple(job.folder for job in run.jobs)
+        if folders not in known:
+            known[folders] = _read_row(run, seconds, manifests[run.manifest])
+        rows.append(replace(known[folders], arm=run.arm))
     return mark_behind(rows)
 
 
 def _read_row(run: Run, seconds: Mapping[str, float | None], manifest: Manifest) -> Row:
-    jobs = [job for job in (run.training, run.scoring) if job is not None]
     folder = "/".join(run.training.folder.parts[-3:])
     row = Row(run.seed, run.fold, run.arm, run.model, None, None, None, FAILED, folder)
-    if any(job.name not in seconds for job in jobs):
+    if any(job.name not in seconds for job in run.jobs):
         return row
-    row = replace(row, val_top1=_best_val_top1(run.curve), seconds=seconds[run.training.name], state="")
+    row = replace(row, val_top1=_best_on_val(run.curve), seconds=seconds[run.training.name], state="")
     if run.scoring is None:
         return row
     (path,) = run.scoring.outs
@@ -108,9 +107,9 @@ def _read_row(run: Run, seconds: Mapping[str, float | None], manifest: Manifest)
     return replace(row, test_top1=float(correct_N.mean()), correct=correct)
 
 
-def _best_val_top1(curve: Path) -> float:
+def _best_on_val(curve: Path) -> float:
     try:
-        return float(max(row["val_top1"] for row in read_table(curve, float)))
+        return best_on_val(read_curve(curve))
     except (OSError, ValueError, KeyError) as error:
         raise StaleArtifactError(
             f"{curve}: not a table of epochs: {error!r}", remedy="remove it; `dlkdd study` makes it again"
@@ -141,7 +140,8 @@ def mark_behind(rows: Sequence[Row]) -> list[Row]:
 class Line:
     """A model of an arm over the seeds: within a seed the mean over folds on val, and over all videos on test.
 
-    `same_as`: the other arms that share these trainings. `failed` and `behind` count runs; `num_runs` has all.
+    `same_as`: the other arms that share these trainings and scores. `failed` and `behind` count runs; `num_runs` has
+    all.
     """
 
     arm: str
@@ -156,19 +156,21 @@ class Line:
 
 
 def lines_of(rows: Sequence[Row]) -> list[Line]:
-    """A line for each model of each arm; arms whose trainings are the same share one."""
-    found: dict[tuple[str, tuple[str, ...]], dict[str, list[Row]]] = {}
-    for (arm, model), of_model in _by_model(rows).items():
-        key = model, tuple(row.folder for row in of_model)
-        found.setdefault(key, {})[arm] = of_model
+    """A line for each model of each arm; arms whose trainings and scores are the same share one."""
+    by_model: dict[tuple[str, str], list[Row]] = defaultdict(list)
+    for row in rows:
+        by_model[row.arm, row.model].append(row)
+    found: dict[object, dict[str, list[Row]]] = defaultdict(dict)
+    for (arm, _), of_model in by_model.items():
+        found[tuple((row.folder, row.test_top1) for row in of_model)][arm] = of_model
     lines = []
-    for (model, _), by_arm in found.items():
+    for by_arm in found.values():
         (arm, of_model), *others = by_arm.items()
         seconds = [row.seconds for row in of_model if row.seconds is not None]
         lines.append(
             Line(
                 arm,
-                model,
+                of_model[0].model,
                 tuple(name for name, _ in others),
                 val=_over_seeds(of_model, val_of_seed),
                 test=_over_seeds(of_model, tested_of_seed),
@@ -179,13 +181,6 @@ def lines_of(rows: Sequence[Row]) -> list[Line]:
             )
         )
     return lines
-
-
-def _by_model(rows: Iterable[Row]) -> dict[tuple[str, str], list[Row]]:
-    by_model: dict[tuple[str, str], list[Row]] = defaultdict(list)
-    for row in rows:
-        by_model[row.arm, row.model].append(row)
-    return by_model
 
 
 def _over_seeds(rows: Sequence[Row], top1_of_seed: Callable[[Sequence[Row]], float | None]) -> Estimate | None:
@@ -247,8 +242,8 @@ def name_of(line: Line) -> str:
     return f"{line.arm}.{line.model}" + (f" (and of {', '.join(line.same_as)})" if line.same_as else "")
 
 
-def percent(found: Estimate | None, sign: str = "") -> str:
+def percent(found: Estimate | None) -> str:
     """`90.1 ± 2.0`; empty for none."""
     if found is None:
         return ""
-    return f"{100 * found.mean:{sign}.1f}" + ("" if found.half is None else f" ± {100 * found.half:.1f}")
+    return f"{100 * found.mean:.1f}" + ("" if found.half is None else f" ± {100 * found.half:.1f}")

@@ -89,7 +89,9 @@ class Summary:
         """The trainings that failed or stayed behind, by model; those that arms share are counted once."""
         notes = []
         for model in dict.fromkeys(row.model for row in self.rows):
-            trainings = {row.folder: row for row in self.rows if row.model == model}
+            rows = [row for row in self.rows if row.model == model]
+            # of arms that share a training one may have failed to be scored: it goes last, and is the one that is kept
+            trainings = {row.folder: row for row in sorted(rows, key=lambda row: bool(row.state))}
             unlike = [row for row in trainings.values() if row.state]
             states = Counter(row.state for row in unlike)
             if unlike:

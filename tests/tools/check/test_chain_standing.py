@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import subprocess
-import sys
 import time
 
 import pytest
-from paths import ROOT
+from held_locks import at_work
 
 from pipeline.core.work_folder import out_lock_path
 from pipeline.tools.check.chain import chain_standing, is_project, read_lock
@@ -138,27 +135,11 @@ def test_what_is_not_here_or_never_ran_is_missing(project):
     assert {state for state, _ in standing(project).values()} == {"missing"}
 
 
-HOLD = """
-import sys
-from pathlib import Path
-from pipeline.core.work_folder import out_lock
-with out_lock("train_teacher", Path("models/teacher.safetensors")):
-    print("held", flush=True)
-    sys.stdin.read()
-"""
-
-
 def test_a_stage_that_holds_its_lock_runs_and_live_says_how_far_it_is(project):
     (project / "live").mkdir()
     (project / "live/teacher.json").write_text(json.dumps({"teacher": {"epoch": 3, "val_top1": 0.25}}))
-    command = (sys.executable, "-c", HOLD)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(
-        command, cwd=project, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout.readline() == "held\n"
+    with at_work("train_teacher", "models/teacher.safetensors") as process:
         state, why = standing(project)["train_teacher"]
-        process.stdin.close()
     assert state == "running"
     assert why.startswith(f"process {process.pid} on ")
     assert why.endswith("; epoch 3, val top-1 25.0%")
@@ -183,6 +164,22 @@ def test_without_a_command_a_project_shows_its_chain_and_another_folder_the_help
     assert "Usage:" in out
     code, _, err = call("status")
     assert (code, "no dvc.yaml of this project" in err) == (2, True)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"seed: \xff", b"- seed"])
+def test_a_parameter_file_that_cannot_be_read_is_an_error_of_the_user(call, project, content):
+    (project / "params.yaml").unlink()
+    if content is not None:
+        (project / "params.yaml").write_bytes(content)
+    for command in ((), ("status",)):
+        code, _, err = call(*command)
+        assert (code, "error: params.yaml: " in err) == (2, True)
+
+
+def test_a_stage_may_depend_on_nothing(project):
+    replaced(project / "dvc.yaml", "    deps: [stages/prepare.py]\n", "")
+    replaced(project / "dvc.lock", LOCK[LOCK.index("    deps:") : LOCK.index("    params:")], "")
+    assert standing(project)["prepare"] == ("done", "")
 
 
 def test_names_and_values_are_text(call, project):

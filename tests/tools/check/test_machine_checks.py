@@ -14,11 +14,13 @@ from pathlib import Path
 import pytest
 import torch
 from check_setups import look_at, messages, params, prepare_here, the_finding
+from held_locks import at_work
 from paths import ROOT
 
-from pipeline.core.work_folder import NO_LOCKS, work_folder
+from pipeline.core.work_folder import NO_LOCKS, stage_of, work_folder
 from pipeline.tools.check import disk as disk_checks
 from pipeline.tools.check import machine as machine_checks
+from pipeline.tools.check import work_folders as work_folder_checks
 from pipeline.tools.check.data import Seen
 from pipeline.tools.check.disk import check_shared_memory, check_space, check_work, frame_bytes
 from pipeline.tools.check.findings import Group
@@ -96,7 +98,17 @@ def test_each_further_teacher_needs_frames_of_its_own(tmp_path, monkeypatch):
         assert [finding.level for finding in space(chosen, [seen(100)]).findings] == level
 
 
-@pytest.mark.parametrize(("kind", "copies"), [("copy", 3), ("hardlink,copy", 1), (None, 3)])
+@pytest.mark.parametrize(
+    ("kind", "copies"),
+    [
+        ("copy", 3),
+        ("hardlink,copy", 1),
+        ("symlink", 1),
+        ("reflink,hardlink,symlink,copy", 1),
+        ("copy,hardlink", 3),
+        (None, 3),
+    ],
+)
 def test_copies_of_dvc_count(tmp_path, monkeypatch, kind, copies):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(disk_checks, "_file_system", lambda _path: "ext4")
@@ -145,27 +157,28 @@ def test_what_lies_in_the_work_folder(tmp_path, monkeypatch):
     assert "5.0 KiB" in finding.details[0] or "4.9 KiB" in finding.details[0]
 
 
-HOLD = """
-import sys
-from pipeline.core.work_folder import work_folder
-with work_folder("enhance", params={}, inputs={}, format_version=1):
-    print("held", flush=True)
-    sys.stdin.read()
-"""
+def test_a_folder_that_its_stage_has_just_removed_is_none(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    for name in ("enhance-1", "train_teacher-2"):
+        Path(".work", name).mkdir(parents=True)
+
+    def stage_that_ends(path):
+        if path.name == "train_teacher-2":
+            path.rmdir()
+        return stage_of(path)
+
+    monkeypatch.setattr(work_folder_checks, "stage_of", stage_that_ends)
+    assert [folder.stage for folder in work_folders()] == ["enhance"]
 
 
 def test_a_stage_at_work_is_named_and_left_alone(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DVC_ROOT", raising=False)
-    environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}
-    with subprocess.Popen(
-        [sys.executable, "-c", HOLD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
-    ) as holder:
-        assert holder.stdout.readline() == b"held\n"
+    with at_work("enhance") as holder:
         group = Group("disk")
         check_work(group)
         assert the_finding(group).details == (f"enhance: process {holder.pid} on {socket.gethostname()}",)
-        holder.stdin.close()
     assert [folder.holder for folder in work_folders()] == [None]
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -168,6 +169,17 @@ def test_the_exit_code_is_that_of_the_first_failure(run, shell):
     with pytest.raises(DlkddError, match="failed") as caught:
         run(shell("a", "kill -9 $$"), shell("b", "exit 3"))
     assert caught.value.exit_code == 128 + 9
+
+
+def test_a_process_that_ends_before_its_first_word_is_told_without_an_older_ones(run, shell):
+    job = shell("killed", "echo older; exit 1")
+    with pytest.raises(DlkddError, match="failed"):
+        run(job)
+    how = {"at_once": 1, "say": run.said.append, "stop": lambda: None, "advance": lambda *_, **__: None}
+    for each in (job, shell("killed at first", "true")):
+        assert run_jobs([each], start=lambda _: SimpleNamespace(exitcode=-9), **how).failed == {each.name: 128 + 9}
+        assert f"the end of {each.log}:\n" in run.said[-1]
+        assert "older" not in run.said[-1]
 
 
 def test_success_without_an_out_is_none(run, shell):

@@ -135,6 +135,11 @@ def test_all_findings_come_at_once_with_their_lines(design_of):
     ]
 
 
+def test_the_line_is_that_of_the_parameter_also_where_another_name_begins_alike(design_of):
+    with pytest.raises(ParamsError, match=re.escape("arms.yaml:4: a: teacher_clip: ")):
+        design_of("arms:\n  a:\n    teacher: r2plus1d_slim\n    teacher_clip: 3\n")
+
+
 @pytest.mark.parametrize("text", ["", "a: 1", "arms: {}", "arms: [a]", "arms:\n  a: 3", "arms: {a: {}}\nother: 1"])
 def test_a_file_of_another_form_is_refused(design_of, text):
     with pytest.raises(ParamsError):

@@ -88,6 +88,12 @@ def test_arms_that_share_trainings_share_a_line():
     ]
 
 
+def test_arms_that_are_scored_otherwise_share_no_line():
+    first, second = rows_of([0.5], folder="x"), rows_of([0.5], arm="b", folder="x")
+    rows = [replace(row, test_top1=top1) for row, top1 in zip([*first, *second], (0.4, 0.6), strict=True)]
+    assert [(line.arm, line.same_as) for line in lines_of(rows)] == [("a", ()), ("b", ())]
+
+
 def test_val_chooses_though_test_would_choose_another():
     rows = [replace(row, test_top1=0.1, correct={"v": False}) for row in rows_of([0.8])]
     rows += [replace(row, test_top1=1.0, correct={"v": True}) for row in rows_of([0.7], arm="b")]
@@ -105,16 +111,19 @@ def test_test_is_pooled_over_folds():
 @pytest.fixture
 def study(tmp_path):
     """Two arms that share all but the student, one seed: design, manifest and runs; the jobs wrote their files."""
+    return made_study(tmp_path, "a: temperature=3", "b: temperature=4")
+
+
+def made_study(tmp_path, *arms):
+    """Of the scores each has one more right video than the one before."""
     manifest, frames = tiny_data(tmp_path, num_test=4)
-    design = read_design(
-        None, ["a: temperature=3", "b: temperature=4"], load_params(ROOT / "params.yaml"), with_bright=False
-    )
+    design = read_design(None, arms, load_params(ROOT / "params.yaml"), with_bright=False)
     chain = Chain(tmp_path / "study", Data(tmp_path / "manifest.csv", frames.path, None), True, 1, "cpu")
     runs = [run for arm in design.arms for run in chain.add_runs(arm, tmp_path / "manifest.csv", seed=7, fold=None)]
     video_ids = tuple(row.video_id for row in manifest.rows_of("test"))
     labels_N = np.array([manifest.class_index(row) for row in manifest.rows_of("test")])
-    for number, run in enumerate({run.training.folder: run for run in runs}.values()):
-        run.curve.parent.mkdir(parents=True)
+    for number, run in enumerate({run.scoring.folder: run for run in runs}.values()):
+        run.curve.parent.mkdir(parents=True, exist_ok=True)
         run.curve.write_text(f"epoch,val_top1\n0,0.{number}\n1,0.9\n2,0.2\n")
         probs_NK = np.eye(2)[np.where(np.arange(4) < number, labels_N, 1 - labels_N)]  # so many are right
         run.scoring.folder.mkdir(parents=True)
@@ -143,6 +152,19 @@ def test_the_rows_are_read_from_what_the_jobs_wrote(study, tmp_path):
     runs[0].scoring.outs[0].write_text("video_id\n")
     with pytest.raises(StaleArtifactError):
         read_rows(runs, seconds, manifests)
+
+
+def test_arms_that_share_trainings_have_the_scores_of_their_own_jobs(tmp_path):
+    design, manifests, runs, seconds = made_study(tmp_path, "a: ", "b: score.num_crops=3")
+    rows = read_rows(runs, seconds, manifests)
+    assert len({row.folder for row in rows}) == 3
+    assert [row.test_top1 for row in rows] == [0, 0.25, 0.5, 0.75, 1, 1]
+    del seconds[runs[0].scoring.name]
+    rows = read_rows(runs, seconds, manifests)
+    assert [row.state for row in rows] == [FAILED, "", "", "", "", ""]
+    (manifest,) = manifests.values()
+    notes = Summary(design, design.arms[0].params, manifest, None, "How.", rows, lines_of(rows), ()).notes()
+    assert "Of 1 trainings of a teacher 1 failed: a seed 7 failed. What failed has no number." in notes
 
 
 def test_a_run_whose_job_is_not_done_failed(study):
