@@ -228,8 +228,9 @@ def _changed(findings: Sequence[str]) -> StaleArtifactError:
 
 
 def _stamp(video: SourceVideo) -> tuple[int, int]:
+    """Bytes, and when it last changed: of a folder of images also when names in it did, which no image tells."""
     stats = [file.stat() for file in video_files(video.path, video.images)]
-    return sum(stat.st_size for stat in stats), max((stat.st_mtime_ns for stat in stats), default=0)
+    return sum(stat.st_size for stat in stats), max(stat.st_mtime_ns for stat in (video.path.stat(), *stats))
 
 
 @lru_cache(maxsize=1)
