@@ -5,6 +5,7 @@ A video is the same where its file is, and a window where the video and the wind
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
@@ -241,6 +242,8 @@ def _digest_at(path: Path, images: str | None, _stamp: tuple[int, int]) -> str:
 
 def digest_video(path: Path, images: str | None = None) -> str:
     """Digest of a video's bytes, as the manifest has it: of its file, or of the files of a folder of images."""
-    if path.is_dir():
-        return digest_json([[file.name, digest_file(file)] for file in video_files(path, images)])
-    return digest_file(path)
+    if not path.is_dir():
+        return digest_file(path)
+    # names may be in a coding of their own: JSON is UTF-8
+    files = [(os.fsencode(file.name).decode(errors="backslashreplace"), file) for file in video_files(path, images)]
+    return digest_json([[name, digest_file(file)] for name, file in files])
