@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.digest import digest_file, digest_json
-from pipeline.core.errors import DataError, LostDecoderError, StaleArtifactError
+from pipeline.core.errors import BrokenVideoError, DataError, LostDecoderError, StaleArtifactError
 from pipeline.core.params import PrepareParams
 from pipeline.core.progress import Stopwatch
 from pipeline.data.footage import source_id, window_id, window_starts
@@ -21,7 +21,7 @@ from pipeline.data.frames import Frame
 from pipeline.data.shards import ShardReport, ShardTask, make_shard, read_record
 from pipeline.videos.decoder import Windows, probe, read_frames
 from pipeline.videos.images import video_files
-from pipeline.videos.reader import BrokenVideoError, VideoInfo
+from pipeline.videos.reader import VideoInfo
 
 
 @dataclass(frozen=True)

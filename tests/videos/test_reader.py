@@ -27,9 +27,9 @@ from video_files import (
     reason,
 )
 
-from pipeline.core.errors import DataError
+from pipeline.core.errors import BrokenVideoError, DataError
 from pipeline.data.frames import expanded, shown
-from pipeline.videos.reader import BrokenVideoError, probe, read_frames, resize_frames, write_video
+from pipeline.videos.reader import probe, read_frames, resize_frames, write_video
 
 # --- every frame, once, in order ---
 
