@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import Annotated
 
 import typer
 
 from pipeline.core.digest import digest_file
 from pipeline.core.errors import ParamsError
 from pipeline.core.files import publish
-from pipeline.core.params import EnhancerName, load_params
+from pipeline.core.params import load_params
 from pipeline.core.progress import interruptible
-from pipeline.core.tables import read_table, write_curve
+from pipeline.core.tables import read_curve, write_curve
 from pipeline.core.work_folder import out_lock
 from pipeline.data.frame_store import FrameStore
 from pipeline.data.manifest import read_manifest
-from pipeline.enhance.file import LEARNED, classical_from_params, save_enhancer
+from pipeline.enhance.file import ENHANCERS, LEARNED, classical_from_params, save_enhancer
 from pipeline.enhance.fit import CURVE, MODEL, Fit, fitted
 from stages._shell import (
     CHECKPOINT_SECONDS,
@@ -51,7 +51,9 @@ def main(
     take their weights from the file that fit_enhancer.weights names.
     """
     params = load_params(params_path)
-    name, options = _known(chosen or params.enhancer), params.fit_enhancer
+    name, options = chosen or params.enhancer, params.fit_enhancer
+    if name not in ENHANCERS:
+        raise ParamsError(f"--enhancer {name}: there is no such enhancer; there are: {', '.join(ENHANCERS)}")
     frames = FrameStore(dark_path)
     train = tuple(row.video_id for row in read_manifest(manifest_path).rows_of("train"))
     if name in LEARNED and options.weights is None:
@@ -63,7 +65,7 @@ def main(
             interruptible() as stop,
             fitted("fit_enhancer", fit, stop=stop, progress=progress, checkpoint_seconds=every, outs=outs) as work,
         ):
-            losses = [point["loss"] for point in read_table(work.path / CURVE, float)]
+            losses = [point["loss"] for point in read_curve(work.path / CURVE)]
             publish(work.path / CURVE, curve_path)
             publish(work.path / MODEL, out)
             work.finish()
@@ -84,11 +86,3 @@ def main(
             source = f" with the weights of {weights}"
         write_curve(curve_path, [], if_empty=("step", "loss"))
     say(f"fit_enhancer: {name}{source} -> {out}")
-
-
-def _known(name: str) -> EnhancerName:
-    """The name of an enhancer; raises ParamsError for another one."""
-    for known in get_args(EnhancerName):
-        if name == known:
-            return known  # type: ignore[no-any-return]  # get_args tells no types
-    raise ParamsError(f"--enhancer {name}: there is no such enhancer; there are: {', '.join(get_args(EnhancerName))}")

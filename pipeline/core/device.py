@@ -9,6 +9,7 @@ that has an error says so and ends; torchrun then stops the others.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,19 +31,21 @@ LONGEST_SHARE = timedelta(days=7)  # ranks wait for the slowest one; torchrun en
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of that name; raises EnvironmentProblem where the machine has none such."""
+    """The device of that name; raises ParamsError for another name, EnvironmentProblem where the machine has none such.
+
+    PyTorch has names of more devices, and takes cuda:256 for cuda:0.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ParamsError(f"--device {name}: expected cpu, cuda, cuda:N or auto") from None
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+    known = re.fullmatch("cpu|cuda(:(0|[1-9][0-9]*))?", name)
+    if known is None:
+        raise ParamsError(f"--device {name}: expected cpu, cuda, cuda:N or auto")
+    if name != "cpu" and int(known[2] or 0) >= torch.cuda.device_count():
         raise EnvironmentProblem(
             f"--device {name}: PyTorch {torch.__version__} sees {torch.cuda.device_count()} CUDA devices",
             remedy="omit --device to use what there is, or install a CUDA build of torch",
         )
-    return device
+    return torch.device(name)
 
 
 @dataclass(frozen=True)

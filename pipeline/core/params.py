@@ -432,10 +432,8 @@ def _validated(
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        details = error.errors()
-        details.sort(
-            key=lambda detail: detail["type"] == "missing"
-        )  # what is there and wrong may say why it is missing
+        # what is missing last: what is there and wrong may say why
+        details = sorted(error.errors(), key=lambda detail: detail["type"] == "missing")
         findings = [_finding(detail, lines, model, section) for detail in details]
         raise ParamsError(
             f"{path}: {len(details)} wrong parameter{'s' * (len(details) != 1)}",

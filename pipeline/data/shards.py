@@ -225,18 +225,16 @@ def publish_store(
 ) -> None:
     """Publish the shards that hold these rows as a store, and leave them in the work folder for the next run."""
     shards, built = frames_folder(work.path), work.path / "built"
-    named = {row.shard for row in rows}
-    for path in shards.glob("*.h5"):
-        if path not in {shard_path(shards, shard) for shard in named}:
-            path.unlink()  # of earlier runs with other videos
+    named = {shard_path(shards, row.shard) for row in rows}
+    for path in set(shards.glob("*.h5")) - named:
+        path.unlink()  # of earlier runs with other videos
     shutil.rmtree(built, ignore_errors=True)
     built.mkdir()
-    for shard in sorted(named):
-        path, to = shard_path(shards, shard), shard_path(built, shard)
+    for path in named:
         try:
-            os.link(path, to)
+            os.link(path, built / path.name)
         except OSError:  # a file system without hard links
-            shutil.copy2(path, to)
+            shutil.copy2(path, built / path.name)
     write_index(built, rows, codec=codec, jpeg_quality=jpeg_quality, levels=levels, origin=origin)
     publish(built, out)
     work.keep()

@@ -5,6 +5,7 @@ A video is the same where its file is, and a window where the video and the wind
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.digest import digest_file, digest_json
-from pipeline.core.errors import DataError, LostDecoderError, StaleArtifactError
+from pipeline.core.errors import BrokenVideoError, DataError, LostDecoderError, StaleArtifactError
 from pipeline.core.params import PrepareParams
 from pipeline.core.progress import Stopwatch
 from pipeline.data.footage import source_id, window_id, window_starts
@@ -20,7 +21,7 @@ from pipeline.data.frames import Frame
 from pipeline.data.shards import ShardReport, ShardTask, make_shard, read_record
 from pipeline.videos.decoder import Windows, probe, read_frames
 from pipeline.videos.images import video_files
-from pipeline.videos.reader import BrokenVideoError, VideoInfo
+from pipeline.videos.reader import VideoInfo
 
 
 @dataclass(frozen=True)
@@ -228,8 +229,9 @@ def _changed(findings: Sequence[str]) -> StaleArtifactError:
 
 
 def _stamp(video: SourceVideo) -> tuple[int, int]:
+    """Bytes, and when it last changed: of a folder of images also when names in it did, which no image tells."""
     stats = [file.stat() for file in video_files(video.path, video.images)]
-    return sum(stat.st_size for stat in stats), max((stat.st_mtime_ns for stat in stats), default=0)
+    return sum(stat.st_size for stat in stats), max(stat.st_mtime_ns for stat in (video.path.stat(), *stats))
 
 
 @lru_cache(maxsize=1)
@@ -240,6 +242,8 @@ def _digest_at(path: Path, images: str | None, _stamp: tuple[int, int]) -> str:
 
 def digest_video(path: Path, images: str | None = None) -> str:
     """Digest of a video's bytes, as the manifest has it: of its file, or of the files of a folder of images."""
-    if path.is_dir():
-        return digest_json([[file.name, digest_file(file)] for file in video_files(path, images)])
-    return digest_file(path)
+    if not path.is_dir():
+        return digest_file(path)
+    # names may be in a coding of their own: JSON is UTF-8
+    files = [(os.fsencode(file.name).decode(errors="backslashreplace"), file) for file in video_files(path, images)]
+    return digest_json([[name, digest_file(file)] for name, file in files])

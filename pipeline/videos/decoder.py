@@ -32,11 +32,12 @@ from typing import Any, cast
 
 import numpy as np
 
-from pipeline.core.errors import DataError, EnvironmentProblem, LostDecoderError, shortened
+from pipeline.core.errors import BrokenVideoError, DataError, EnvironmentProblem, LostDecoderError, shortened
+from pipeline.core.text import printable
 from pipeline.data.frames import Frame, Levels
 from pipeline.videos import reader
 from pipeline.videos.images import MAX_PIXELS
-from pipeline.videos.reader import BrokenVideoError, VideoInfo
+from pipeline.videos.reader import VideoInfo
 
 MEMORY_BYTES = 4 * 2**30  # that a video may take, beyond what the process holds when it begins
 CPU_SECONDS = 60  # of work for a frame: the kernel ends a decoder that takes more
@@ -255,16 +256,12 @@ def _ask(path: Path, request: dict[str, Any]) -> Iterator[Frame | VideoInfo | fl
 
 
 def _error_of(kind: bytes, value: Any) -> Exception:
-    if kind == BROKEN:
-        return BrokenVideoError(value)
-    if kind == FAILED:
-        return LostDecoderError(value)
+    """The error that an answer tells of; its text may quote names that are no UTF-8, and goes into tables."""
+    if kind == FILE:
+        return OSError(*value)
     if kind == MEMORY:
         return LostDecoderError(f"its decoder needs more than {MEMORY_BYTES / 2**30:g} GiB of memory")
-    if kind == DATA:
-        return DataError(value)
-    assert kind == FILE
-    return OSError(*value)
+    return {BROKEN: BrokenVideoError, FAILED: LostDecoderError, DATA: DataError}[kind](printable(value))
 
 
 def _end_of(path: Path, code: int) -> Exception:

@@ -49,10 +49,11 @@ def list_images(folder: Path, pattern: str | None = None) -> list[Path]:
     if len(kinds) > 1:
         raise BrokenVideoError(f"the folder mixes images of different names: {', '.join(sorted(kinds))}{_CHOICE}")
     (numbered,) = kinds.values()
-    first = min(numbered)
-    missing = sorted(set(range(min(first, 1), max(numbered) + 1)) - set(numbered))
-    if missing:
-        raise BrokenVideoError(f"{len(missing)} frame(s) are missing, the first is number {missing[0]}")
+    first, last = min(*numbered, 1), max(numbered)
+    num_missing = last + 1 - first - len(numbered)
+    if num_missing:  # where names have times, more than memory holds
+        missing = next(number for number in range(first, last) if number not in numbered)
+        raise BrokenVideoError(f"{num_missing} frame(s) are missing, the first is number {missing}")
     return [numbered[number] for number in sorted(numbered)]
 
 
@@ -68,7 +69,10 @@ def _named(folder: Path, pattern: str | None) -> list[Path]:
 
 def read_image(path: Path) -> Frame:
     """Decode one JPEG or PNG to RGB; an EXIF orientation is not applied, as extracted frames have none."""
-    data = path.read_bytes()
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError as error:  # it was there when the folder was listed
+        raise BrokenVideoError(f"{path.name}: {error.strerror}") from error
     if path.suffix.lower() != ".png":
         try:
             height, width = simplejpeg.decode_jpeg_header(data)[:2]

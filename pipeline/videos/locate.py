@@ -130,9 +130,8 @@ class _Candidates:
         self.root = root
         self.directories = directories
         self.folders: dict[PurePosixPath, list[PurePosixPath]] = {}  # as listed: as on disk
-        self.names: dict[
-            PurePosixPath, defaultdict[str, list[str]]
-        ] = {}  # of a folder on disk, by names without suffix
+        # of a folder on disk, by names without suffix
+        self.names: dict[PurePosixPath, defaultdict[str, list[str]]] = {}
         self.looks: dict[PurePosixPath, dict[str, str]] = {}  # the same by how they look
 
     def of(self, path: PurePosixPath) -> list[str]:

@@ -7,7 +7,7 @@ finished, is taken over video by video where the files are the same: only an add
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,7 +89,8 @@ def prepare(
             for report in reports
             for name, reason in report.broken
         ]
-        check_quarantine(broken, videos, params.max_quarantined)
+        used = {_listed(row.video_id, videos).path for row in rows}
+        check_quarantine(broken, videos, params.max_quarantined, used=used)
         manifest = write_manifest(manifest_path, [_manifest_row(row, videos, sources) for row in rows])
         write_quarantine(quarantine_path, broken)
         origin = {"videos": manifest.videos_digest}
@@ -172,8 +173,13 @@ def videos_by_id(listed: Sequence[ListedVideo]) -> dict[str, ListedVideo]:
     return videos
 
 
-def check_quarantine(broken: Sequence[QuarantineRow], videos: Mapping[str, ListedVideo], max_share: float) -> None:
-    """Raise DataError where too many videos are broken, or where a split thereby loses a class."""
+def check_quarantine(
+    broken: Sequence[QuarantineRow], videos: Mapping[str, ListedVideo], max_share: float, *, used: Collection[str]
+) -> None:
+    """Raise DataError where too many videos are broken, or where a split thereby loses a class.
+
+    used: paths of the videos that are not broken, or of which some windows are not.
+    """
     paths = {row.path for row in broken}  # of a video several windows may be broken
     share = len(paths) / len(videos)
     findings = [f"{row.path} ({row.split}): {row.reason}" for row in broken]
@@ -184,7 +190,7 @@ def check_quarantine(broken: Sequence[QuarantineRow], videos: Mapping[str, Liste
             findings=findings,
             remedy="replace them, or raise prepare.max_quarantined to leave them out; what is done is kept",
         )
-    left = {(video.split, video.class_name) for video in videos.values() if video.path not in paths}
+    left = {(video.split, video.class_name) for video in videos.values() if video.path in used}
     lost = sorted({(str(video.split), video.class_name) for video in videos.values()} - left)
     if lost:
         raise DataError(

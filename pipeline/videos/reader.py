@@ -33,8 +33,7 @@ from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoRef
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from pipeline.core.errors import BrokenVideoError as BrokenVideoError
-from pipeline.core.errors import DataError
+from pipeline.core.errors import BrokenVideoError, DataError
 from pipeline.core.files import written_whole
 from pipeline.data.frames import FINE, Frame, Levels, bytes_of_fine, encoded
 from pipeline.videos.containers import unread_container

@@ -57,10 +57,8 @@ def left_out_notes(videos: Sequence[ListedVideo], completed: Sequence[ListedVide
     ]
 
 
-def carve(
-    videos: Sequence[ListedVideo], *, share: float, seed: int, from_split: str = "train", to_split: str = "val"
-) -> tuple[ListedVideo, ...]:
-    """Move whole groups from one split to another, in the order of the input.
+def carve(videos: Sequence[ListedVideo], *, share: float, seed: int, to_split: str = "val") -> tuple[ListedVideo, ...]:
+    """Move whole groups from train to another split, in the order of the input.
 
     Each class gives at least one group, keeps at least one, and gives `share` of its videos to within its largest group
     (guaranteed only where no group spans classes). Groups are taken in the order of a digest of (seed, to_split,
@@ -75,27 +73,26 @@ def carve(
     names: dict[int, str] = {}
     lines: dict[int, str] = {}
     for video in videos:
-        if video.split == from_split:
+        if video.split == "train":
             sizes[video.group][video.label] += 1
             names[video.label] = video.class_name
             lines.setdefault(video.label, video.line)
     taken = _choose(sizes, share=share, key=lambda group: digest_uint64(f"{seed}\0{to_split}\0{group}".encode()))
     given = Counter(label for group in taken for label in sizes[group])
     lacking = [
-        f"{lines[label]}: {names[label]}: its {sum(size[label] for size in sizes.values())} videos of {from_split} "
+        f"{lines[label]}: {names[label]}: its {sum(size[label] for size in sizes.values())} videos of train "
         f"are of {sum(label in size for size in sizes.values())} group(s)"
         for label in sorted(names)
         if not given[label]
     ]
     if lacking:
         raise DataError(
-            f"{to_split} cannot be carved out of {from_split}: these classes cannot give a whole group and keep one",
+            f"{to_split} cannot be carved out of train: these classes cannot give a whole group and keep one",
             findings=lacking,
             remedy="add videos of other groups, leave these classes out, or list the splits yourself (layout csv)",
         )
     return tuple(
-        replace(video, split=to_split) if video.split == from_split and video.group in taken else video
-        for video in videos
+        replace(video, split=to_split) if video.split == "train" and video.group in taken else video for video in videos
     )
 
 

@@ -12,8 +12,8 @@ from contextlib import nullcontext
 import pytest
 from paths import ROOT
 
-from pipeline.core.device import Ranks, process_group
-from pipeline.core.errors import ParamsError
+from pipeline.core.device import Ranks, choose_device, process_group
+from pipeline.core.errors import EnvironmentProblem, ParamsError
 from stages.precompute_soft_targets import main
 
 SCRIPT = """
@@ -60,6 +60,20 @@ def start(folder, what):
 
 def texts(folder, suffix):
     return [path.read_text() for path in sorted(folder.glob(f"*.{suffix}"))]
+
+
+@pytest.mark.parametrize("name", ["toaster", "cuda:x", "mps", "meta"])
+def test_other_devices_are_refused(name):
+    """Also those that PyTorch has a name for, and the stages nothing to do with."""
+    with pytest.raises(ParamsError, match=f"--device {name}: expected cpu, cuda, cuda:N or auto"):
+        choose_device(name)
+
+
+@pytest.mark.parametrize("name", ["cuda:256", "cuda:999"])
+def test_a_gpu_that_is_not_there_is_not_taken_for_another(name):
+    """PyTorch's numbers of devices have eight bits."""
+    with pytest.raises(EnvironmentProblem, match=f"--device {name}: PyTorch .* sees [0-9]+ CUDA devices"):
+        choose_device(name)
 
 
 def test_without_torchrun_there_is_one():

@@ -15,8 +15,8 @@ import pytest
 from mutations import ENCODINGS, MUTATIONS, encode, mutated
 
 from pipeline.core.digest import digest_file
+from pipeline.core.errors import BrokenVideoError
 from pipeline.videos import decoder as decoding
-from pipeline.videos.reader import BrokenVideoError
 
 
 @pytest.fixture(autouse=True)

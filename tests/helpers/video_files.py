@@ -14,7 +14,8 @@ import pytest
 import simplejpeg
 from numpy.typing import NDArray
 
-from pipeline.videos.reader import BrokenVideoError, read_frames
+from pipeline.core.errors import BrokenVideoError
+from pipeline.videos.reader import read_frames
 
 WIDTH, HEIGHT = 64, 48
 Frame = NDArray[np.uint8]

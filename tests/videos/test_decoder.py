@@ -17,10 +17,9 @@ from decoder_runs import bombs, decoders, is_gone, own_decoders, peak_mib, stop 
 from paths import ROOT
 from video_files import encode, image_folder
 
-from pipeline.core.errors import DataError, EnvironmentProblem
+from pipeline.core.errors import BrokenVideoError, DataError, EnvironmentProblem
 from pipeline.videos import decoder as decoding
 from pipeline.videos import reader as video
-from pipeline.videos.reader import BrokenVideoError
 
 
 @pytest.fixture(scope="module")

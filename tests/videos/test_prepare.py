@@ -435,6 +435,31 @@ def test_what_is_not_data_does_not_change_a_folder_of_images(images, decoded):
     assert prepare_images().manifest != before
 
 
+def test_names_of_images_may_be_in_another_coding(images):
+    """As an archive of an old system leaves them: the quarantine is UTF-8 nevertheless."""
+    before = prepare_images().manifest
+    for image in Path("images/a").iterdir():
+        image.rename(image.with_name(image.name.replace("img", os.fsdecode("gerät".encode("latin-1")))))
+    Path("images/b", os.fsdecode("übersicht.jpg".encode("latin-1"))).touch()
+    prepared = prepare_images()
+    assert [row.num_frames for row in prepared.manifest.rows] == [10] * 6
+    assert prepared.manifest.by_id["a"].digest != before.by_id["a"].digest
+    (row,) = read_quarantine(Path("out/quarantine.csv"))
+    assert "\N{REPLACEMENT CHARACTER}bersicht.jpg has no frame number" in row.reason
+
+
+def test_images_that_change_places_are_another_video(images, decoded):
+    """Their bytes and times are the same, all in all."""
+    before = prepare_images().manifest
+    decoded.clear()
+    first, last, aside = (Path("images/a", name) for name in ("img_00000.jpg", "img_00009.jpg", "aside"))
+    first.rename(aside)
+    last.rename(first)
+    aside.rename(last)
+    assert prepare_images().manifest.by_id["a"].digest != before.by_id["a"].digest
+    assert decoded == ["images/a"]
+
+
 def test_frames_chosen_by_name_beside_optical_flow(images):
     plain = prepare_images(out="plain")
     for name in "abcdefg":

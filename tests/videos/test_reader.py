@@ -27,9 +27,9 @@ from video_files import (
     reason,
 )
 
-from pipeline.core.errors import DataError
+from pipeline.core.errors import BrokenVideoError, DataError
 from pipeline.data.frames import expanded, shown
-from pipeline.videos.reader import BrokenVideoError, probe, read_frames, resize_frames, write_video
+from pipeline.videos.reader import probe, read_frames, resize_frames, write_video
 
 # --- every frame, once, in order ---
 
@@ -375,6 +375,8 @@ def test_frame_folder_that_cannot_be_used(tmp_path: Path):
     assert reason(gap) == "1 frame(s) are missing, the first is number 3"
     late = image_folder(tmp_path / "late", range(3, 6))
     assert reason(late) == "2 frame(s) are missing, the first is number 1"
+    stamped = image_folder(tmp_path / "stamped", [1, 20261127235959000000])
+    assert reason(stamped) == "20261127235958999998 frame(s) are missing, the first is number 2"
     mixed = folder("mixed")
     (mixed / "flow_00006.jpg").write_bytes(simplejpeg.encode_jpeg(picture(0)))
     assert "different names" in reason(mixed)
@@ -390,6 +392,15 @@ def test_frame_folder_that_cannot_be_used(tmp_path: Path):
         image = cut / f"img_00004{suffix}"
         image.write_bytes(image.read_bytes()[:-100])
         assert "img_00004" in reason(cut)
+
+
+def test_an_image_that_goes_while_its_folder_is_read(tmp_path: Path):
+    folder = image_folder(tmp_path / "f", range(1, 6))
+    frames = read_frames(folder)
+    next(frames)
+    (folder / "img_00005.jpg").unlink()
+    with pytest.raises(BrokenVideoError, match=r"img_00005\.jpg: No such file"):
+        list(frames)
 
 
 # --- writing ---

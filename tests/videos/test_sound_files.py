@@ -12,8 +12,8 @@ import pytest
 from ffmpeg import opinion
 from made_files import made_files
 
+from pipeline.core.errors import BrokenVideoError
 from pipeline.videos import decoder as decoding
-from pipeline.videos.reader import BrokenVideoError
 
 CODECS = ("h265_video.mp4", "h265_10bits.mp4", "h264_10bits.mp4", "av1_video.mkv", "nasa_13013.mp4", "test.avi")
 

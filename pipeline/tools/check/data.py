@@ -202,8 +202,9 @@ def _report_broken(
 ) -> None:
     """A problem where `prepare` would fail, else a warning."""
     details = [f"{row.path} ({row.split}): {row.reason}" for row in broken]
+    used = {video.path for video in videos.values()} - {row.path for row in broken}
     try:
-        check_quarantine(broken, videos, params.max_quarantined)
+        check_quarantine(broken, videos, params.max_quarantined, used=used)
     except DataError as error:
         remedy = "replace them, or raise prepare.max_quarantined to leave them out"
         group.problem(error.message, details=details, remedy=remedy)

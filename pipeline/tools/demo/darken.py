@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from pipeline.core.digest import digest_file
-from pipeline.core.errors import DataError, EnvironmentProblem
+from pipeline.core.errors import BrokenVideoError, DataError, EnvironmentProblem
 from pipeline.core.files import make_folder, sync_folder, write_text_whole, writing, written_whole
 from pipeline.core.progress import Advance, MapTasks, interruptible
 from pipeline.core.work_folder import take_lock
@@ -27,7 +27,7 @@ from pipeline.data.frames import Frames
 from pipeline.data.names import UNREAD_SUFFIXES, VIDEO_SUFFIXES, is_image
 from pipeline.videos.decoder import probe, read_frames
 from pipeline.videos.locate import walk
-from pipeline.videos.reader import BrokenVideoError, write_video
+from pipeline.videos.reader import write_video
 
 FORMAT_VERSION = 1
 LEDGER = "darken.jsonl"
