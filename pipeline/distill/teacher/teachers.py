@@ -116,7 +116,11 @@ def open_more_teachers(names: Sequence[str], folder: Path | None) -> list[Teache
         if not missing:
             teachers.append(open_teacher(name, made / "model.safetensors", made / "frames"))
             found = {"model": teachers[-1].model.digest, "frames": teachers[-1].frames.digest}
-            record = json.loads(record_path.read_text(encoding="utf-8"))
+            try:
+                record = dict(json.loads(record_path.read_bytes()))
+            except (ValueError, TypeError) as error:  # git keeps it, and may leave a conflict in it
+                findings.append(f"{record_path}: cannot be read: {error}")
+                continue
             findings += [
                 f"{record_path}: names the {what} {record.get(what)}, here is {digest}"
                 for what, digest in found.items()
