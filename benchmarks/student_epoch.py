@@ -111,7 +111,8 @@ class Epochs:
         self.ask(self.folder)
         codec = codec_of({"name": "float16"}, NUM_CLASSES)
         labels = [sample.label for sample in self.samples]
-        cached = CachedTeacher(RowCache(self.folder), keys_of(self.samples, self.enhanced))
+        names = [sample.video_id for sample in self.samples]
+        cached = CachedTeacher(RowCache(self.folder), keys_of(names, self.enhanced))
         named = {"name": self.architecture.name, "digest": self.teacher.digest, "clip": clip.model_dump()}
         seen = {"light": None, "enhancer": None, "frames": self.enhanced.digest}
         attributes = {

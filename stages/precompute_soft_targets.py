@@ -125,15 +125,13 @@ def main(
         how |= {"batch_size": options.batch_size, "num_workers": options.num_workers}
         with ExitStack() as stack:
             cached = _open_caches(stack, teachers, samples, manifest, partners, fingerprint, out, stop)
+            val_ids = [sample.video_id for sample in val]
             cached_val = [
-                CachedTeacher(RowCache(each.cache.folder / VAL), keys_of(val, teacher.frames))
+                CachedTeacher(RowCache(each.cache.folder / VAL), keys_of(val_ids, teacher.frames))
                 for teacher, each in zip(teachers, cached, strict=True)
             ]
             parts = [teacher.parts(each, partners, how) for teacher, each in zip(teachers, cached, strict=True)]
-            val_parts = [
-                teacher.val_parts(known, of_val, how)
-                for teacher, known, of_val in zip(teachers, cached, cached_val, strict=True)
-            ]
+            val_parts = [teacher.val_parts(each, how) for teacher, each in zip(teachers, cached_val, strict=True)]
             every = [*chain(*parts), *chain(*val_parts)]
             if ranks.count > 1:
                 refuse_not_finite(_on_ranks(ranks, every, stop))
@@ -215,8 +213,8 @@ def _open_caches(
                 work_folder(STAGE, params=fingerprint, inputs=inputs, format_version=version, outs=outs, stop=waits)
             )
             caches.append(RowCache(work.path))
-        keys, fold_of = keys_of(samples, teacher.frames, partners), teacher.fold_of(samples, manifest)
-        cached.append(CachedTeacher(caches[0], keys, caches[1:], fold_of))
+        keys = keys_of([sample.video_id for sample in samples], teacher.frames, partners)
+        cached.append(CachedTeacher(caches[0], keys, caches[1:], teacher.fold_of(samples, manifest)))
     return cached
 
 

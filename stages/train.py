@@ -10,11 +10,11 @@ import typer
 
 from pipeline.core.errors import ParamsError
 from pipeline.core.files import write_text_whole
-from pipeline.core.params import ClipParams, ModelName, TrainParams, ViewsParams, load_params
+from pipeline.core.params import ClipParams, ViewsParams, load_params
 from pipeline.core.weights import whole_digest
 from pipeline.data.dataset import BANK, DrawnViews
 from pipeline.data.views import draw_partners
-from pipeline.train.run import Inputs, Run, Training, label_loss, read_inputs, train_network
+from pipeline.train.run import Inputs, Run, label_training, read_inputs, train_network
 from stages._shell import (
     CHECKPOINT_SECONDS,
     PARAMS_PATH,
@@ -54,7 +54,7 @@ def train_teacher(
     inputs = read_inputs(manifest_path, frames_path)
     views = _views(inputs, clip, params.views, params.seed, "teacher")
     run = Run(device, checkpoint_seconds, out, curve_path, tensorboard, progress, say, live)
-    _train("train_teacher", params.teacher, inputs, views, params.train_teacher, run, policy=params.views)
+    train_network(label_training("train_teacher", params.teacher, inputs, views, params.train_teacher, run))
 
 
 def train_more_teacher(
@@ -88,7 +88,7 @@ def train_more_teacher(
     inputs = read_inputs(manifest_path, frames_path)
     views = _views(inputs, clip, params.views, chosen.seed, "teacher")
     run = Run(device, checkpoint_seconds, out, curve_path, tensorboard, progress, say, live)
-    _train("train_more_teacher", chosen.network, inputs, views, options, run, policy=params.views)
+    train_network(label_training("train_more_teacher", chosen.network, inputs, views, options, run))
     if RANK == 0:
         record = {"model": whole_digest(out), "frames": inputs.frames.digest}
         write_text_whole(record_path, json.dumps(record, indent=1) + "\n")
@@ -118,41 +118,10 @@ def train_baseline(
     views = _views(inputs, params.clip, bank, params.seed, BANK)
     run = Run(device, checkpoint_seconds, out, curve_path, tensorboard, progress, say, live)
     options, clips = params.train_student, len(inputs.taught)
-    _train("train_baseline", params.student, inputs, views, options, run, policy=params.views, num_clips=clips)
+    train_network(label_training("train_baseline", params.student, inputs, views, options, run, num_clips=clips))
 
 
 def _views(inputs: Inputs, clip: ClipParams, views: ViewsParams, seed: int, purpose: str) -> DrawnViews:
     """Views of the videos that have a label; those that are blends show two of them."""
     partners = draw_partners([[sample.video_id for sample in inputs.train]], views, seed=seed, purpose=purpose)
     return DrawnViews(inputs.frames, clip, views, seed, purpose, partners)
-
-
-def _train(
-    stage: str,
-    network: ModelName,
-    inputs: Inputs,
-    views: DrawnViews,
-    options: TrainParams,
-    run: Run,
-    *,
-    policy: ViewsParams,
-    num_clips: int | None = None,
-) -> None:
-    """Train on the videos that have a label. policy: the views as the parameters have them; num_clips: of an epoch,
-    else one of each video.
-    """
-    training = Training(
-        stage,
-        network,
-        inputs,
-        inputs.train,
-        num_clips or len(inputs.train),
-        views.clip,
-        options,
-        views.seed,
-        source=lambda _work: views,
-        loss=label_loss(inputs, options),
-        values={"views": policy.policy()},
-        run=run,
-    )
-    train_network(training)

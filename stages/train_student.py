@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from torch import Tensor
 
-from pipeline.core.device import choose_device, world_size
+from pipeline.core.device import world_size
 from pipeline.core.errors import ParamsError
 from pipeline.core.params import SoftTargetsParams, TrainParams, load_params
 from pipeline.core.weights import whole_digest
@@ -83,7 +83,7 @@ def main(
     inputs, store = read_inputs(manifest_path, frames_path), SoftTargetStore(soft_targets)
     online = None
     if params.soft_targets.source == "online":
-        online = _online_teacher(store, teacher_path, enhanced_path, device)
+        online = _online_teacher(store, teacher_path, enhanced_path)
     wanted: dict[str, object] = {
         "class_names": list(inputs.manifest.class_names),
         "clip": params.clip.model_dump(),
@@ -181,13 +181,13 @@ class OnlineTeacher:
 
     def logits(self, batch: Batch) -> Tensor:
         """teacher_BK of a batch, the same bits as when the store was made (on the same kind of device)."""
-        assert batch.teacher_clip_BTHWC is not None
-        return infer(self.recognizer, batch.teacher_clip_BTHWC, batch_size=self.batch_size)
+        clip_BTHWC = batch.teacher_clip_BTHWC
+        assert clip_BTHWC is not None
+        # which GPU is a rank's own is not known before its first batch
+        return infer(self.recognizer.to(clip_BTHWC.device), clip_BTHWC, batch_size=self.batch_size)
 
 
-def _online_teacher(
-    store: SoftTargetStore, teacher_path: Path | None, enhanced_path: Path | None, device: str
-) -> OnlineTeacher:
+def _online_teacher(store: SoftTargetStore, teacher_path: Path | None, enhanced_path: Path | None) -> OnlineTeacher:
     findings = [
         f"{option}: {path or 'not given'}{'' if path is None else ' does not exist'}"
         for option, path in (("--teacher", teacher_path), ("--enhanced", enhanced_path))
@@ -205,7 +205,7 @@ def _online_teacher(
             findings=findings,
             remedy="`dvc repro train_teacher` or `dvc pull` brings both, or set soft_targets.source to cache",
         )
-    recognizer, frames = load_model(teacher_path).recognizer.to(choose_device(device)), FrameStore(enhanced_path)
+    recognizer, frames = load_model(teacher_path).recognizer, FrameStore(enhanced_path)
     require_levels(recognizer, enhanced_path, frames.levels)
     return OnlineTeacher(recognizer, frames, int(store.attributes["batch_size"]))
 

@@ -17,7 +17,7 @@ from pipeline.core.progress import interruptible
 from pipeline.core.weights import whole_digest
 from pipeline.data.dataset import DrawnViews
 from pipeline.models.folds import LEFT_OUT, assign_folds, fold_path, left_out_digest, write_folds
-from pipeline.train.run import Run, Training, label_loss, read_inputs, shared_work_folder, train_network
+from pipeline.train.run import Run, Training, label_training, read_inputs, shared_work_folder, train_network
 from stages._shell import (
     CHECKPOINT_SECONDS,
     PARAMS_PATH,
@@ -58,20 +58,8 @@ def main(
     videos = [(row.group, row.class_name) for row in inputs.manifest.rows_of("train")]
     groups = assign_folds(videos, num_folds, seed=seed) if num_folds else {}
     views = DrawnViews(inputs.frames, clip, policy, seed, purpose="teacher")
-    teacher = Training(
-        STAGE,
-        params.teacher,
-        inputs,
-        inputs.train,
-        len(inputs.train),
-        clip,
-        options,
-        seed,
-        source=lambda _work: views,
-        loss=label_loss(inputs, options),
-        values={"views": policy.model_dump()},
-        run=Run(device, checkpoint_seconds, out, out, tensorboard, progress, say, live),
-    )
+    run = Run(device, checkpoint_seconds, out, out, tensorboard, progress, say, live)
+    teacher = label_training(STAGE, params.teacher, inputs, views, options, run)
     with process_group() as ranks, interruptible() as stop:
         values = stage_values(clip, policy, options, seed=seed, network=params.teacher, num_folds=num_folds)
         values |= {"device": choose_device(device).type, "weights": _digest_of(options.weights)}
@@ -98,18 +86,16 @@ def _of_fold(teacher: Training, views: DrawnViews, fold: int, groups: Mapping[st
     others = [sample for sample in teacher.samples if groups[rows[sample.video_id].group] != fold]
     say(f"{STAGE}: fold {fold}: trained on {len(others)} of {teacher.num_clips} videos, without the others' groups")
     inputs = replace(teacher.inputs, train=others)  # class weights and pixel statistics are of these, too
-    bank = views.views.enough_for(teacher.num_clips, len(others))
+    views = replace(views, views=views.views.enough_for(teacher.num_clips, len(others)))
     path, tensorboard = fold_path(folder, fold), teacher.run.tensorboard
-    run = replace(teacher.run, out=path, curve_path=path.with_suffix(".csv"))
-    return replace(
-        teacher,
-        inputs=inputs,
-        samples=others,
-        source=lambda _work: replace(views, views=bank),
-        loss=label_loss(inputs, teacher.options),
-        run=run if tensorboard is None else replace(run, tensorboard=tensorboard / path.stem),
-        input_digests={LEFT_OUT: left_out_digest(groups, fold)},
+    run = replace(
+        teacher.run,
+        out=path,
+        curve_path=path.with_suffix(".csv"),
+        tensorboard=None if tensorboard is None else tensorboard / path.stem,
     )
+    training = label_training(STAGE, teacher.network, inputs, views, teacher.options, run, num_clips=teacher.num_clips)
+    return replace(training, input_digests={LEFT_OUT: left_out_digest(groups, fold)})
 
 
 def _digest_of(weights: str | None) -> str | None:

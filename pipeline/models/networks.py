@@ -99,10 +99,15 @@ def _slim(arch: Architecture) -> nn.Module:
     return SlimR2Plus1D(arch.num_classes, width=arch.width, dropout=arch.dropout)
 
 
-def _video_resnet(arch: Architecture) -> nn.Module:
+def _torchvision(arch: Architecture, **options: Any) -> Any:
+    """A network of torchvision by its own name, with new weights."""
     from pipeline.models.torchvision_compat import video_models
 
-    return _with_classifier(getattr(video_models, arch.name)(weights=None, num_classes=arch.num_classes), arch)
+    return getattr(video_models, arch.name)(num_classes=arch.num_classes, **options)
+
+
+def _video_resnet(arch: Architecture) -> nn.Module:
+    return _with_classifier(_torchvision(arch), arch)
 
 
 def _with_classifier(network: nn.Module, arch: Architecture) -> nn.Module:
@@ -145,24 +150,16 @@ def _r2plus1d_34_bert(arch: Architecture) -> nn.Module:
 
 def _s3d(arch: Architecture) -> nn.Module:
     """Its momentum of 0.001 needs thousands of steps to follow dark videos: it is torch's 0.1 here."""
-    from pipeline.models.torchvision_compat import video_models
-
-    norm = partial(nn.BatchNorm3d, eps=1e-3)
-    network: nn.Module = video_models.s3d(num_classes=arch.num_classes, dropout=arch.dropout, norm_layer=norm)
+    network: nn.Module = _torchvision(arch, dropout=arch.dropout, norm_layer=partial(nn.BatchNorm3d, eps=1e-3))
     return network
 
 
 def _mvit(arch: Architecture) -> nn.Module:
-    from pipeline.models.torchvision_compat import video_models
-
-    network = getattr(video_models, arch.name)(num_classes=arch.num_classes, dropout=arch.dropout)
-    return _with_drop_path(network, arch.drop_path)
+    return _with_drop_path(_torchvision(arch, dropout=arch.dropout), arch.drop_path)
 
 
 def _swin(arch: Architecture) -> nn.Module:
-    from pipeline.models.torchvision_compat import video_models
-
-    network = getattr(video_models, arch.name)(num_classes=arch.num_classes)
+    network = _torchvision(arch)
     network.head = nn.Sequential(nn.Dropout(arch.dropout), network.head)
     return _with_drop_path(network, arch.drop_path)
 

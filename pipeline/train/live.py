@@ -9,8 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.core.files import write_text_whole
-from pipeline.train.state import Epoch
-from pipeline.train.tensorboard import EpochWriter
+from pipeline.train.state import Epoch, EpochWriter
 
 DIGITS = 3
 

@@ -25,7 +25,7 @@ def make_optimizer(recognizer: Recognizer, params: TrainParams, *, fused: bool =
     rate, momentum = params.learning_rate, params.momentum
     sgd = torch.optim.SGD(groups, lr=rate, momentum=momentum, nesterov=momentum > 0, fused=fused or None)
     if fused and momentum:  # one that leaves its first step out would go on from memory that was never written
-        for weight in recognizer.parameters():
+        for weight in (weight for group in groups for weight in group["params"]):
             sgd.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
     return sgd
 

@@ -17,7 +17,7 @@ from pipeline.core.params import ClipParams, ModelName, TrainParams, stage_value
 from pipeline.core.progress import Progress, StopCheck, interruptible, no_progress
 from pipeline.core.tables import write_curve
 from pipeline.core.work_folder import WorkFolder, work_folder
-from pipeline.data.dataset import Batch, EpochPlan, Sample, ViewSource, pixel_statistics, samples_of
+from pipeline.data.dataset import Batch, DrawnViews, EpochPlan, Sample, ViewSource, pixel_statistics, samples_of
 from pipeline.data.frame_store import FrameStore
 from pipeline.data.listing import TAUGHT
 from pipeline.data.manifest import Manifest, read_manifest
@@ -35,8 +35,8 @@ from pipeline.models.recognizer import (
 from pipeline.train.execution import autocast_dtype, check_shares
 from pipeline.train.live import live_metrics
 from pipeline.train.losses import class_weights, hard_loss
-from pipeline.train.state import Epoch, Listener, Trained, TrainingData
-from pipeline.train.tensorboard import EpochWriter, tensorboard_writer
+from pipeline.train.state import Epoch, EpochWriter, Listener, Trained, TrainingData
+from pipeline.train.tensorboard import tensorboard_writer
 from pipeline.train.trainer import LossFunction, Trainer
 
 
@@ -75,22 +75,6 @@ def read_inputs(manifest_path: Path, frames_path: Path) -> Inputs:
         )
     train, val = (samples_of(manifest, frames, split) for split in ("train", "val"))
     return Inputs(manifest, frames, train, val, samples_of(manifest, frames, *TAUGHT))
-
-
-def label_loss(inputs: Inputs, options: TrainParams) -> LossFunction:
-    """The loss of a network that learns from hard labels alone: the teacher's and the baseline's."""
-    weights_K = inputs.class_weights(options)
-
-    def loss(logits_BK: Tensor, batch: Batch, epoch: float) -> Tensor:
-        return hard_loss(
-            logits_BK,
-            batch.labels_B,
-            label_smoothing=options.label_smoothing,
-            weights_K=weights_K,
-            second=batch.second,
-        )
-
-    return loss
 
 
 @dataclass(frozen=True)
@@ -147,6 +131,47 @@ class Training:
         """The network to build. Raises ParamsError where it does not have the options given."""
         options, num_classes = self.options, len(self.inputs.manifest.class_names)
         return Architecture(self.network, num_classes, self.clip, options.width, options.dropout, options.drop_path)
+
+
+def label_training(
+    stage: str,
+    network: ModelName,
+    inputs: Inputs,
+    views: DrawnViews,
+    options: TrainParams,
+    run: Run,
+    *,
+    num_clips: int | None = None,
+) -> Training:
+    """A training on hard labels alone, a teacher's or the baseline's, on the videos that have a label.
+
+    num_clips: of an epoch; None: one clip of each video.
+    """
+    weights_K = inputs.class_weights(options)
+
+    def loss(logits_BK: Tensor, batch: Batch, epoch: float) -> Tensor:
+        return hard_loss(
+            logits_BK,
+            batch.labels_B,
+            label_smoothing=options.label_smoothing,
+            weights_K=weights_K,
+            second=batch.second,
+        )
+
+    return Training(
+        stage,
+        network,
+        inputs,
+        inputs.train,
+        num_clips or len(inputs.train),
+        views.clip,
+        options,
+        views.seed,
+        source=lambda _work: views,
+        loss=loss,
+        values={"views": views.views.policy()},
+        run=run,
+    )
 
 
 def train_network(training: Training) -> None:

@@ -59,6 +59,9 @@ class Epoch:
     data_wait: float  # share of the time that the loop waited for clips
 
 
+EpochWriter = Callable[[Epoch], None]
+
+
 @dataclass(frozen=True)
 class Trained:
     """The network with the weights of its best epoch on val, and the curve of all epochs."""
@@ -75,7 +78,7 @@ class Listener:
     """Called while a training runs: `advance` after every step, `epoch` after every epoch, `warn` for skipped steps."""
 
     advance: Advance
-    epoch: Callable[[Epoch], None] = lambda _epoch: None
+    epoch: EpochWriter = lambda _epoch: None
     warn: Callable[[str], None] = lambda _message: None
 
 

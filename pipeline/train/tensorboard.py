@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.core.errors import EnvironmentProblem
-from pipeline.train.state import Epoch
-
-EpochWriter = Callable[[Epoch], None]
+from pipeline.train.state import Epoch, EpochWriter
 
 
 @contextmanager

@@ -59,13 +59,13 @@ FULL_SCALE = 1.0  # at this scale an overflow in float16 is no longer due to the
 
 @dataclass(frozen=True)
 class _Made:
-    """A step that was made: on how many ranks its loss or gradient was not finite, its loss, and its correct clips."""
+    """A step that was made, whose numbers may still be on their way."""
 
     step: int
     num_clips: int
     num_unlabelled: int
     norm: Tensor  # of its gradient
-    numbers: Numbers
+    numbers: Numbers  # on how many ranks loss or gradient was not finite, the sum of the losses, the correct clips
 
 
 @dataclass(eq=False)
@@ -73,9 +73,9 @@ class Trainer:
     """Trains one network; `run` does everything. The best epoch on val wins.
 
     A checkpoint is written every `checkpoint_seconds`, before an interrupt, and at the end if somebody waits to go on
-    from it. With several `ranks` each sees its
-    share of every batch; gradients, batch statistics and validation are those of all ranks. Raises ParamsError for a
-    precision that the device cannot train in, and for batches that are too small to be shared.
+    from it. With several `ranks` each sees its share of every batch; gradients, batch statistics and validation are
+    those of all ranks. Raises ParamsError for a precision that the device cannot train in, and for batches that are too
+    small to be shared.
 
     With `ahead` the loop is a step ahead of the numbers that it reads, and the device never waits for it: the device
     itself leaves out a step that is not finite, but for averaged weights, which move towards the same weights once

@@ -17,7 +17,7 @@ from target_stores import BATCH_SIZE, SEED, make_store, make_teacher, write
 
 from pipeline.core.checkpoint import load_checkpoint
 from pipeline.core.errors import Interrupted, ParamsError, StaleArtifactError
-from pipeline.data.dataset import ClipDataset, load_batches, samples_of
+from pipeline.data.dataset import Batch, ClipDataset, load_batches, samples_of
 from pipeline.distill.store.store import SoftTargetStore
 from pipeline.distill.student.cached_targets import load_targets
 from pipeline.distill.student.loss import distillation_loss
@@ -149,6 +149,14 @@ def test_a_batch_shows_student_and_teacher_the_same_views_of_their_frames(made, 
         assert (batch.teacher_clip_BTHWC.float().mean() / batch.clip_BTHWC.float().mean()).item() > 3.5
         moved = batch.to(torch.device("meta"))
         assert {moved.teacher_clip_BTHWC.device.type, moved.teacher_BK.device.type} == {"meta"}
+
+
+def test_it_computes_where_the_clips_are(made):
+    """Of several ranks each has a GPU of its own, which is chosen after the teacher was read."""
+    online = OnlineTeacher(tiny_recognizer(), made["float32"].frames, BATCH_SIZE)
+    clip_BTHWC = torch.zeros(3, CLIP.num_frames, CLIP.size, CLIP.size, 3, dtype=torch.uint8, device="meta")
+    batch = Batch(clip_BTHWC, torch.zeros(3, device="meta"), None, clip_BTHWC, ("a", "b", "c"))
+    assert online.logits(batch).device.type == "meta"
 
 
 # the stage

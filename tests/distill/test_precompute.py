@@ -541,6 +541,11 @@ def test_teachers_that_are_named_and_not_there_are_told(project):
     with pytest.raises(StaleArtifactError, match="are not here") as caught:
         compute(**options)
     assert caught.value.findings[0].startswith(f"more/records/second.json: names the model {'0' * 32}, here is ")
+    for text in ("<<<<<<< HEAD\n{}", "17", '"second"'):
+        Path("more/records/second.json").write_text(text)
+        with pytest.raises(StaleArtifactError, match="are not here") as caught:
+            compute(**options)
+        assert caught.value.findings[0].startswith("more/records/second.json: cannot be read: ")
     shutil.rmtree("more/made/second/frames")
     with pytest.raises(StaleArtifactError, match="are not here") as caught:
         compute(**options)

@@ -11,6 +11,7 @@ import shutil
 import tempfile
 import threading
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
@@ -150,14 +151,15 @@ class World:
             folder.mkdir(exist_ok=True)
             samples = samples_of(self.manifests[subset], frames, *TAUGHT)
             val = samples_of(self.manifests[subset], frames, "val") if len(teachers) > 1 else []
-            cached.append(CachedTeacher(RowCache(folder), keys_of(samples, frames)))
+            cached.append(CachedTeacher(RowCache(folder), keys_of([sample.video_id for sample in samples], frames)))
             new = cached[-1].missing()
             how = TeacherInference(
                 name=teacher, teacher=(Path(teacher), TEACHERS[teacher]), frames=(frames.path, frames.digest),
                 folder=folder, clip=CLIP, views=VIEWS, seed=SEED, batch_size=4, device="cpu", num_workers=0,
             )  # fmt: skip
-            cached_val.append(CachedTeacher(RowCache(folder / "val"), keys_of(val, frames)))
-            for part in (*parts_of(new, how), *parts_of(cached_val[-1].missing(), how.on_val())):
+            cached_val.append(CachedTeacher(RowCache(folder / "val"), keys_of([each.video_id for each in val], frames)))
+            how_val = replace(how, folder=folder / "val", views=None)
+            for part in (*parts_of(new, how), *parts_of(cached_val[-1].missing(), how_val)):
                 compute_part(part)
             num_new += len(new)
             cached[-1].cache.refresh()

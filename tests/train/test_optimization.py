@@ -63,6 +63,15 @@ def test_what_is_frozen_has_no_group():
     assert set(listed) == {parameter for parameter in recognizer.parameters() if parameter.requires_grad}
 
 
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_what_is_frozen_is_no_part_of_the_state_that_a_checkpoint_keeps(name):
+    recognizer = tiny_recognizer()
+    recognizer.freeze(1)
+    optimizer = make_optimizer(recognizer, train_params(optimizer=name), fused=True)
+    listed = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    assert set(optimizer.state_dict()["state"]) <= set(range(len(listed)))
+
+
 def step(optimizer_name, momentum, num_steps=3):
     """Weights after some steps by the project's optimiser, and by one that is built from torch's by hand."""
     recognizer = tiny_recognizer()

@@ -10,7 +10,7 @@ Axes: N videos, V views, M teachers, K classes.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from itertools import groupby
 from pathlib import Path
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from pipeline.core.digest import digest_json
 from pipeline.core.errors import DataError, ParamsError, StaleArtifactError
 from pipeline.core.params import ClipParams, PrecomputeSoftTargetsParams, ViewsParams
-from pipeline.data.dataset import BANK, DrawnViews, Sample, UniformViews, ViewSource
+from pipeline.data.dataset import BANK, DrawnViews, UniformViews, ViewSource
 from pipeline.data.frame_store import FrameStore
 from pipeline.data.listing import NO_LABEL
 from pipeline.data.views import NOT_MIXED, Partners, named_views
@@ -37,7 +37,7 @@ from pipeline.models.recognizer import Recognizer, load_model
 
 CLIPS_PER_PART = 512  # some seconds on a CPU
 ON_GPU = 16  # times as many: each part starts data loader processes of its own
-VAL = "val"  # in a teacher's folder: that of its outputs for val
+VAL = "val"  # the split, and in a teacher's folder that of its outputs for it: their rows have another length
 _ROWS_AT_ONCE = 512  # packed; a fixed number, since what they cost is summed in floats, in this order
 
 Artifact = tuple[Path, str]  # an absolute path, and the digest that is expected there
@@ -62,10 +62,6 @@ class TeacherInference:
     def num_views(self) -> int:
         """Of each video."""
         return 1 if self.views is None else self.views.num_views
-
-    def on_val(self) -> TeacherInference:
-        """The same for a clip of each val video, kept in a folder of its own: their rows have another length."""
-        return replace(self, views=None, folder=self.folder / VAL)
 
     def view_source(self, frames: FrameStore, partners: Partners) -> ViewSource:
         """The views that the teacher sees; partners: of those that are blends."""
@@ -118,9 +114,8 @@ def compute_part(part: Part) -> tuple[str, ...]:
     finite_N = finite_NV.all(axis=1)
     arrays = {**bank_arrays(bank, part.video_ids, outputs), "logits": logits_NVMK}
     if mixed:
-        digest_of = {row.video_id: row.digest for row in frames.rows}
-        digests = [partners_digest(part.partners[video_id], frames, digest_of) for video_id in part.video_ids]
-        arrays[PARTNERS] = np.array([list(bytes.fromhex(digest)) for digest in digests], np.uint8)
+        keys = keys_of(part.video_ids, frames, part.partners)
+        arrays[PARTNERS] = np.array([list(bytes.fromhex(of_partners)) for *_, of_partners in keys], np.uint8)
     rows = Rows(part.video_ids, arrays)
     if finite_N.any():
         write_part(how.folder, rows.take(np.flatnonzero(finite_N)))
@@ -137,20 +132,17 @@ def refuse_not_finite(videos: Sequence[str]) -> None:
         )
 
 
-def keys_of(samples: Sequence[Sample], frames: FrameStore, partners: Partners = NOT_MIXED) -> list[Key]:
+def keys_of(video_ids: Sequence[str], frames: FrameStore, partners: Partners = NOT_MIXED) -> list[Key]:
     """The keys under which these videos' rows are cached."""
     digest_of = {row.video_id: row.digest for row in frames.rows}
-    video_ids = [sample.video_id for sample in samples]
-    blended = [partners_digest(partners[video_id], frames, digest_of) if partners else "" for video_id in video_ids]
+
+    def of_partners(video_id: str) -> str:
+        return digest_json([name and [name, digest_of[name], *frames.shape(name)] for name in partners[video_id]])
+
     return [
-        (video_id, digest_of[video_id], tuple(frames.shape(video_id)), partners_of)
-        for video_id, partners_of in zip(video_ids, blended, strict=True)
+        (video_id, digest_of[video_id], frames.shape(video_id), of_partners(video_id) if partners else "")
+        for video_id in video_ids
     ]
-
-
-def partners_digest(partners: Sequence[str | None], frames: FrameStore, digest_of: Mapping[str, str]) -> str:
-    """Names the videos that a video's views are blended with: ids, bytes and shapes of their frames."""
-    return digest_json([name and [name, digest_of[name], *frames.shape(name)] for name in partners])
 
 
 @lru_cache(maxsize=1)

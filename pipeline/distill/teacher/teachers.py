@@ -67,9 +67,10 @@ class Teacher:
             )
         ]
 
-    def val_parts(self, cached: CachedTeacher, cached_val: CachedTeacher, how: Mapping[str, Any]) -> list[Part]:
-        """What is to be computed of it for val, where a fold's model has no part."""
-        return parts_of(cached_val.missing(), self._inference(NO_FOLD, cached.cache.folder, how).on_val())
+    def val_parts(self, cached_val: CachedTeacher, how: Mapping[str, Any]) -> list[Part]:
+        """What is to be computed of it for val, in one view of each video; a fold's model has no part there."""
+        inference = self._inference(NO_FOLD, cached_val.cache.folder, {**how, "views": None})
+        return parts_of(cached_val.missing(), inference)
 
     def _inference(self, fold: int, folder: Path, how: Mapping[str, Any]) -> TeacherInference:
         path = self.path if fold == NO_FOLD else self.folds.path_of(fold)
@@ -116,7 +117,11 @@ def open_more_teachers(names: Sequence[str], folder: Path | None) -> list[Teache
         if not missing:
             teachers.append(open_teacher(name, made / "model.safetensors", made / "frames"))
             found = {"model": teachers[-1].model.digest, "frames": teachers[-1].frames.digest}
-            record = json.loads(record_path.read_text(encoding="utf-8"))
+            try:
+                record = dict(json.loads(record_path.read_bytes()))
+            except (ValueError, TypeError) as error:  # git keeps it, and may leave a conflict in it
+                findings.append(f"{record_path}: cannot be read: {error}")
+                continue
             findings += [
                 f"{record_path}: names the {what} {record.get(what)}, here is {digest}"
                 for what, digest in found.items()
