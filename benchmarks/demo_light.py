@@ -11,6 +11,7 @@ import numpy as np
 
 from pipeline.data.frames import Frames
 from pipeline.data.names import is_video
+from pipeline.evaluate.light import LUMA_C
 from pipeline.videos.reader import read_frames
 
 EVERY = 4  # videos; enough for the percentiles
@@ -35,7 +36,7 @@ class LightStatistics:
 
 def measure_light(frames_THWC: Frames) -> LightStatistics:
     """Statistics of a clip's luma (BT.601) and channels, as docs/demo.md compares them with real dark clips."""
-    luma = frames_THWC @ np.array([0.299, 0.587, 0.114])
+    luma = frames_THWC @ np.array(LUMA_C)
     level, differences = np.median(luma, axis=0), np.diff(luma, axis=0)
     noise = []
     for low, high in NOISE_BANDS:
@@ -69,14 +70,13 @@ def main() -> None:
         ("99th percentile, median over clips", "90", f"{np.median([light.percentile_99 for light in lights]):.1f}"),
         ("mean of R, G, B", ".085 .077 .075", f"{red:.3f} {green:.3f} {blue:.3f}"),
         *(
-            (f"noise over time at levels {band}", real, f"{value:.1f}")
-            for band, real, value in zip(
-                ("0-16", "16-32", "32-64", "64-128"), ("0-0.3", "0.8", "1.5", "3"), noise, strict=True
-            )
+            (f"noise over time at levels {low}-{high}", real, f"{value:.1f}")
+            for (low, high), real, value in zip(NOISE_BANDS, ("0-0.3", "0.8", "1.5", "3"), noise, strict=True)
         ),
     ]
-    sys.stdout.write(f"{len(paths)} videos\n{'':<36}{'real':>16}{'here':>20}\n")
-    sys.stdout.writelines(f"{name:<36}{real:>16}{here:>20}\n" for name, real, here in rows)
+    print(f"{len(paths)} videos\n{'':<36}{'real':>16}{'here':>20}")
+    for name, real, here in rows:
+        print(f"{name:<36}{real:>16}{here:>20}")
 
 
 if __name__ == "__main__":

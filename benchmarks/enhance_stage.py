@@ -25,6 +25,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -52,6 +53,7 @@ ROUNDS = 3
 NAIVE_NETWORK_FRAMES = 20  # of a video: at full size one takes a third of a second
 
 PlainEnhancer = Callable[[Frames], Frames]
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,8 @@ def here(function: Callable[..., object], tasks: Sequence[object]) -> list[objec
     return [function(task) for task in tasks]
 
 
-def cpu_seconds(function: Callable[[], object]) -> tuple[object, float]:
+def cpu_seconds(function: Callable[[], Result]) -> tuple[Result, float]:
+    """What a call returns, and what it took."""
     start = time.process_time()
     return function(), time.process_time() - start
 
@@ -160,11 +163,10 @@ def measure(folder: Path, name: str, paths: Sequence[Path], prepare_seconds: flo
         dark = sorted((folder / "saved").glob("*.npy"))
         for position, (loop, sources) in enumerate(((plain_loop, paths), (whole_loop, dark))):
             num_frames, seconds = cpu_seconds(partial(loop, sources, folder, plain, most_frames=most))
-            rates[position] = int(str(num_frames)) / seconds
+            rates[position] = num_frames / seconds
     path = folder / f"{name}.safetensors"
     save(name, path)
     done, seconds = cpu_seconds(lambda: run_stage(folder, path, here))  # type: ignore[arg-type]
-    assert isinstance(done, Enhanced)
     count = done.num_frames
     return Measured(*rates, count / seconds, count / (seconds + prepare_seconds), shares_text(done.seconds))
 

@@ -37,6 +37,13 @@ def dark_videos(folder: Path, count: int) -> dict[str, Frames]:
     return {path.stem: np.stack(list(read_frames(path, short_side=128))) for path in paths}
 
 
+def drawn_clip(rng: np.random.Generator, videos: dict[str, Frames]) -> tuple[str, range]:
+    """A video and the numbers of a clip's frames in it."""
+    name = list(videos)[int(rng.integers(len(videos)))]
+    first = int(rng.integers(len(videos[name]) - CLIP_FRAMES * CLIP_STRIDE + 1))
+    return name, range(first, first + CLIP_FRAMES * CLIP_STRIDE, CLIP_STRIDE)
+
+
 def build(folder: Path, videos: dict[str, Frames], codec: Codec, quality: int) -> tuple[FrameStore, float, int]:
     """The store, CPU seconds to write it, bytes of its shard."""
 
@@ -58,22 +65,15 @@ def errors(original: Iterable[Frames], decoded: Iterable[Frames]) -> tuple[float
 
 def compare_codecs(folder: Path, material: str, videos: dict[str, Frames]) -> None:
     rng = np.random.default_rng(0)
-    names = list(videos)
     raw, raw_write, raw_size = build(folder / material / "raw", videos, "raw", 0)
-
-    def read_clip(store: FrameStore) -> Frames:
-        name = names[int(rng.integers(len(names)))]
-        first = int(rng.integers(videos[name].shape[0] - CLIP_FRAMES * CLIP_STRIDE + 1))
-        return store.read(name, range(first, first + CLIP_FRAMES * CLIP_STRIDE, CLIP_STRIDE))
-
-    raw_read = best_seconds(lambda: read_clip(raw), number=100)
+    raw_read = best_seconds(lambda: raw.read(*drawn_clip(rng, videos)), number=100)
     print(f"\n{material}: median level {np.median(np.concatenate([v.ravel() for v in videos.values()])):.0f}")
     print("codec     size   write time   read time    PSNR    error   PSNR lifted   error lifted")
     print("raw      1.000         1.00        1.00     inf     0.00           inf           0.00")
     for quality in QUALITIES:
         store, write, size = build(folder / material / str(quality), videos, "jpeg", quality)
-        read = best_seconds(lambda store=store: read_clip(store), number=100)
-        decoded = [store.read(name, range(len(videos[name]))) for name in names]
+        read = best_seconds(lambda store=store: store.read(*drawn_clip(rng, videos)), number=100)
+        decoded = [store.read(name, range(len(frames))) for name, frames in videos.items()]
         psnr, error = errors(videos.values(), decoded)
         lifted_psnr, lifted_error = errors(map(LIFT, videos.values()), map(LIFT, decoded))
         print(
@@ -101,14 +101,7 @@ def compare_layouts(folder: Path, videos: dict[str, Frames]) -> None:
     """Why frames are read by position: the same clips through HDF5's own selections."""
     store, _, _ = build(folder / "layout", videos, "raw", 0)
     rng = np.random.default_rng(1)
-    names = list(videos)
-
-    def clip() -> tuple[str, range]:
-        name = names[int(rng.integers(len(names)))]
-        first = int(rng.integers(len(videos[name]) - CLIP_FRAMES * CLIP_STRIDE + 1))
-        return name, range(first, first + CLIP_FRAMES * CLIP_STRIDE, CLIP_STRIDE)
-
-    ours = best_seconds(lambda: store.read(*clip()), number=100)
+    ours = best_seconds(lambda: store.read(*drawn_clip(rng, videos)), number=100)
     print("\na clip through HDF5's selections, relative to our read by position with checksums")
     for layout in ("contiguous", "chunked"):
         path = folder / f"{layout}.h5"
@@ -117,14 +110,14 @@ def compare_layouts(folder: Path, videos: dict[str, Frames]) -> None:
                 chunks = {"chunks": (1, *frames.shape[1:]), "fletcher32": True} if layout == "chunked" else {}
                 file.create_dataset(name, data=frames, **chunks)
         with h5py.File(path, "r") as file:
-            datasets = {name: file[name] for name in names}
+            datasets = {name: file[name] for name in videos}
 
             def strided(datasets: dict[str, h5py.Dataset] = datasets) -> Frames:
-                name, numbers = clip()
+                name, numbers = drawn_clip(rng, videos)
                 return datasets[name][numbers.start : numbers.stop : numbers.step]
 
             def single(datasets: dict[str, h5py.Dataset] = datasets) -> Frames:
-                name, numbers = clip()
+                name, numbers = drawn_clip(rng, videos)
                 return np.stack([datasets[name][number] for number in numbers])
 
             times = [best_seconds(strided, number=3) / ours, best_seconds(single, number=100) / ours]

@@ -257,10 +257,7 @@ def main() -> None:
     rates = ", ".join(f"{precision} {peak / 1e12:.3g}" for precision, peak in peaks.items())
     print(f"{name}, torch {torch.__version__}; matmul of {setting.matmul_side}² in TFLOP/s: {rates}")
     print(f"clips of {setting.size}×{setting.size}, batches of {setting.batch_size}, {setting.num_workers} workers\n")
-    print(
-        "| network | frames | precision | compiled | input | soft targets | clips/s | of matmul | peak GiB | waiting |"
-    )
-    print("|---|---|---|---|---|---|---|---|---|---|")
+    print(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}")
     with tempfile.TemporaryDirectory() as folder:
         for number, row in enumerate(rows_of(options.networks, options.frames, precisions)):
             show(row, setting, peaks, Path(folder) / f"{number}")

@@ -30,11 +30,11 @@ from pipeline.data.camera import ARID_CRF, ARID_LIKE, darken, video_stream
 from pipeline.data.frames import Frames
 from pipeline.data.names import is_video
 from pipeline.enhance.file import classical_from_params
+from pipeline.tools.look.preview import LUMA
 from pipeline.videos.reader import read_frames, write_video
 
 Values = NDArray[np.float32]  # (T, H, W, C): display values from 0 to 255, not rounded
 Enhance = Callable[[Values], Values]
-LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 PARAMS = load_params(Path(__file__).parent.parent / "params.yaml").fit_enhancer
 MOST_FRAMES = 32  # of each clip
 FINE = 257  # steps of 16 bits in one of 8

@@ -13,6 +13,7 @@ from pipeline.core.params import load_section
 from pipeline.data.frame_shard import Codec, IndexRow, OpenFrames, write_shard
 from pipeline.data.frame_store import FrameStore, shard_of, shard_path, write_index
 from pipeline.tools.demo.render import DemoVideosParams, film, list_videos
+from pipeline.tools.export.latency import peak_resident_bytes
 from pipeline.videos.reader import read_frames, write_video
 
 DEMO_PARAMS = Path(__file__).parent.parent / "demo/params.yaml"
@@ -82,6 +83,5 @@ def used_cpu_seconds() -> float:
 
 
 def peak_mib() -> float:
-    """The most memory that this process has held; getrusage would tell that of the parent where it was more."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
+    """The most memory that this process has held."""
+    return peak_resident_bytes() / 2**20

@@ -13,22 +13,15 @@ from __future__ import annotations
 import argparse
 import statistics
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from benchmarks.material import render_videos, write_store
-from benchmarks.second_store import NUM_CLASSES, PARAMS
-from pipeline.core.digest import DIGEST_BYTES, digest_bytes, digest_json
-from pipeline.core.params import ClipParams
+from benchmarks.second_store import NUM_CLASSES, PARAMS, cpu_seconds, demo_student, stepper
+from benchmarks.soft_target_store import write as write_targets
 from pipeline.distill.store.codecs import codec_of
-from pipeline.distill.store.rows import Rows, row_layout
-from pipeline.distill.store.store import write_store as write_targets
 from pipeline.models.inference import infer
-from pipeline.models.recognizer import Architecture, Recognizer
 
 DEMO_SIZE = {"width": 96, "height": 72, "num_frames": 28}  # of demo/params.yaml; the mean of its 24 to 32 frames
 NUM_VIDEOS, NUM_TRAIN, NUM_VAL = 726, 396, 132  # of the demo
@@ -52,75 +45,28 @@ def frame_bytes(folder: Path, *, num_videos: int) -> float:
     return found
 
 
-def target_bytes(path: Path, num_teachers: int, num_rows: int = NUM_TRAIN) -> int:
+def target_bytes(path: Path, num_teachers: int) -> int:
     """Of a soft-target store of the demo's train videos: normal logits of spread 3, which hardly compress."""
-    rng, num_views = np.random.default_rng(0), PARAMS.views.num_views
     codec = codec_of({"name": PARAMS.precompute_soft_targets.codec}, NUM_CLASSES)
-    logits = codec.pack(rng.normal(scale=3, size=(num_rows, num_views, num_teachers, NUM_CLASSES)).astype(np.float32))
-    arrays = {}
-    for name, layout in row_layout(codec, num_views, num_teachers).items():
-        most = {"pixel_digest": 2**63, "frames_digest": 256}.get(name, 64)
-        drawn = rng.integers(0, most, (num_rows, *layout.inner), dtype=np.int64)
-        arrays[name] = logits.get(name, drawn.astype(layout.dtype))
-    names = [f"class {number}" for number in range(NUM_CLASSES)]
-    policy = {"num_views": num_views, "seed": 0, "version": 1}
-    clip, zero = PARAMS.clip.model_dump(), "0" * 2 * DIGEST_BYTES
-    seen = {"light": "gamma", "enhancer": zero, "frames": zero, "clip": clip, "top1_on_views": 0.0}
-    attributes = {
-        "class_names": names,
-        "clip": clip,
-        "view_policy": policy,
-        "batch_size": 16,
-        "teachers": [{"name": "simulated", "digest": digest_bytes(bytes([n])), **seen} for n in range(num_teachers)],
-        "digests": {
-            "manifest": zero,
-            "dark": zero,
-            "class_names": digest_json(names),
-            "view_policy": digest_json(policy),
-        },
-        "codec_error": {"top1_agreement": 1.0, "mean_kl": {}, "max_kl": {}},
-    }
-    rows = Rows(tuple(f"class/video_{row:04d}" for row in range(num_rows)), arrays)
-    sizes = {"num_rows": num_rows, "num_views": num_views, "num_teachers": num_teachers}
-    write_targets(path, [rows], codec=codec, attributes=attributes, **sizes)
+    write_targets(path, codec, NUM_TRAIN, num_views=PARAMS.views.num_views, num_teachers=num_teachers)
     return bytes_in(path)
 
 
 def seconds_a_clip(num_rounds: int) -> dict[str, float]:
     """CPU seconds of a clip: in a training step, in teacher inference, and in a step with twice the frames."""
-    options, clip = PARAMS.train_student, PARAMS.clip
-    longer = clip.model_copy(update={"num_frames": 2 * clip.num_frames, "frame_stride": 1})
-
-    def made(geometry: ClipParams) -> tuple[Recognizer, torch.Tensor, torch.Tensor]:
-        architecture = Architecture(PARAMS.student, NUM_CLASSES, geometry, options.width, options.dropout, 0.0)
-        size = (options.batch_size, geometry.num_frames, geometry.size, geometry.size, 3)
-        clip_BTHWC = torch.randint(0, 60, size, dtype=torch.uint8)
-        return Recognizer(architecture, mean_C=[0.1] * 3, std_C=[0.1] * 3), clip_BTHWC, torch.arange(len(clip_BTHWC))
-
-    def step_of(geometry: ClipParams) -> Callable[[], None]:
-        network, clip_BTHWC, labels_B = made(geometry)
-        optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4)
-
-        def step() -> None:
-            optimizer.zero_grad()
-            torch.nn.functional.cross_entropy(network(clip_BTHWC), labels_B % NUM_CLASSES).backward()
-            optimizer.step()
-
-        return step
-
-    teacher, seen_BTHWC, _ = made(clip)
+    clip, batch_size = PARAMS.clip, PARAMS.train_student.batch_size
+    teacher, clip_BTHWC = demo_student(clip)
     calls = {
-        "step": step_of(clip),
-        "inference": lambda: infer(teacher, seen_BTHWC, batch_size=options.batch_size),
-        "longer step": step_of(longer),
+        "step": stepper(clip),
+        "inference": lambda _number: infer(teacher, clip_BTHWC, batch_size=batch_size),
+        "longer step": stepper(clip.model_copy(update={"num_frames": 2 * clip.num_frames, "frame_stride": 1})),
     }
     times: dict[str, list[float]] = {name: [] for name in calls}
     for number in range(num_rounds + 1):  # the first one warms up
         for name, call in calls.items():
-            start = time.process_time()
-            call()
+            seconds = cpu_seconds(call, number)
             if number:
-                times[name].append((time.process_time() - start) / options.batch_size)
+                times[name].append(seconds / batch_size)
     return {name: statistics.median(found) for name, found in times.items()}
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.material import render_videos, write_store
-from pipeline.core.params import load_params
+from pipeline.core.params import ClipParams, load_params
 from pipeline.data.dataset import BANK, DrawnViews
 from pipeline.data.frame_shard import Codec
 from pipeline.data.frame_store import FrameStore
@@ -45,17 +45,22 @@ def reader(frames: FrameStore) -> Callable[[int], None]:
     return read
 
 
-def stepper() -> Callable[[int], None]:
-    """Makes one training step of the demo's student on a batch in memory."""
-    options, clip = PARAMS.train_student, PARAMS.clip
+def demo_student(clip: ClipParams) -> tuple[Recognizer, torch.Tensor]:
+    """The demo's student for clips of that shape, and a batch of them in memory."""
+    options = PARAMS.train_student
     torch.manual_seed(0)
     dropout, drop_path = options.dropout, options.drop_path
     architecture = Architecture(PARAMS.student, NUM_CLASSES, clip, options.width, dropout, drop_path)
-    network = Recognizer(architecture, mean_C=[0.1] * 3, std_C=[0.1] * 3)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4)
     shape = (options.batch_size, clip.num_frames, clip.size, clip.size, 3)
     clip_BTHWC = torch.randint(0, 60, shape, dtype=torch.uint8)
-    labels_B = torch.arange(options.batch_size) % NUM_CLASSES
+    return Recognizer(architecture, mean_C=[0.1] * 3, std_C=[0.1] * 3), clip_BTHWC
+
+
+def stepper(clip: ClipParams) -> Callable[[int], None]:
+    """Makes one training step of the demo's student on a batch in memory."""
+    network, clip_BTHWC = demo_student(clip)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4)
+    labels_B = torch.arange(len(clip_BTHWC)) % NUM_CLASSES
 
     def step(_number: int) -> None:
         optimizer.zero_grad()
@@ -65,7 +70,7 @@ def stepper() -> Callable[[int], None]:
     return step
 
 
-def cpu_seconds(function: Callable[[int], None], number: int) -> float:
+def cpu_seconds(function: Callable[[int], object], number: int) -> float:
     """Of one call."""
     start = time.process_time()
     function(number)
@@ -91,7 +96,7 @@ def main() -> None:
             for side in (LARGE, SMALL)
         }
         sizes = {key: sum(path.stat().st_size for path in store.path.iterdir()) for key, store in stores.items()}
-        readers, step = {key: reader(store) for key, store in stores.items()}, stepper()
+        readers, step = {key: reader(store) for key, store in stores.items()}, stepper(PARAMS.clip)
         for function in (*readers.values(), step):
             function(0)  # warm
         rounds = []

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.material import best_seconds, peak_mib
-from pipeline.core.digest import DIGEST_BYTES, digest_json
+from pipeline.core.digest import DIGEST_BYTES, digest_bytes, digest_json
 from pipeline.distill.store.codecs import LogitCodec, bytes_per_view, codec_of
 from pipeline.distill.store.rows import Rows
 from pipeline.distill.store.store import SHARD_ROWS, SoftTargetStore, write_store
@@ -30,46 +30,45 @@ NUM_VIEWS, NUM_CLASSES = 2, 400
 BUDGET = 2**33
 
 
-def simulated(codec: LogitCodec, num_rows: int) -> Iterator[Rows]:
+def simulated(codec: LogitCodec, num_rows: int, num_views: int, num_teachers: int) -> Iterator[Rows]:
     """Rows shard by shard: normal logits of spread 3, the same ones in each shard, with ids and views of their own."""
     rng = np.random.default_rng(0)
-    shape = (min(SHARD_ROWS, num_rows), NUM_VIEWS, 1, codec.num_classes)
+    shape = (min(SHARD_ROWS, num_rows), num_views, num_teachers, codec.num_classes)
     packed = codec.pack(rng.normal(scale=3, size=shape).astype(np.float32))
     for start in range(0, num_rows, SHARD_ROWS):
         length = min(SHARD_ROWS, num_rows - start)
-        boxes_NVX = rng.integers(1, 100, size=(length, NUM_VIEWS, 6), dtype=np.int32)
-        flip_NVX = rng.integers(0, 2, size=(length, NUM_VIEWS, 1), dtype=np.int32)
+        boxes_NVX = rng.integers(1, 100, size=(length, num_views, 6), dtype=np.int32)
+        flip_NVX = rng.integers(0, 2, size=(length, num_views, 1), dtype=np.int32)
         arrays = {
             "views": np.concatenate([boxes_NVX, flip_NVX], axis=2),
             "dark_shape": np.full((length, 3), (250, 128, 171), dtype=np.int32),
-            "pixel_digest": rng.integers(0, 2**63, size=(length, NUM_VIEWS, 1), dtype=np.uint64),
-            "frame_shape": np.full((length, 1, 3), (250, 128, 171), dtype=np.int32),
-            "frames_digest": rng.integers(0, 256, size=(length, 1, DIGEST_BYTES), dtype=np.uint8),
-            "fold": np.full((length, 1), -1, dtype="<i2"),
+            "pixel_digest": rng.integers(0, 2**63, size=(length, num_views, num_teachers), dtype=np.uint64),
+            "frame_shape": np.full((length, num_teachers, 3), (250, 128, 171), dtype=np.int32),
+            "frames_digest": rng.integers(0, 256, size=(length, num_teachers, DIGEST_BYTES), dtype=np.uint8),
+            "fold": np.full((length, num_teachers), -1, dtype="<i2"),
             **{name: array[:length] for name, array in packed.items()},
         }
         yield Rows(tuple(f"class/video_{row:09d}" for row in range(start, start + length)), arrays)
 
 
-def write(path: Path, codec: LogitCodec, num_rows: int) -> None:
+def write(path: Path, codec: LogitCodec, num_rows: int, *, num_views: int = NUM_VIEWS, num_teachers: int = 1) -> None:
+    """A store of these rows; what it says that it was made from is made up."""
     names = [f"class {number}" for number in range(codec.num_classes)]
-    policy = {"num_views": NUM_VIEWS, "seed": 0, "version": 1}
+    policy = {"num_views": num_views, "seed": 0, "version": 1}
     clip, zero = {"num_frames": 16, "frame_stride": 2, "size": 112}, "0" * 2 * DIGEST_BYTES
-    seen = {"light": "gamma", "enhancer": zero, "frames": zero, "clip": clip}
+    seen = {"light": "gamma", "enhancer": zero, "frames": zero, "clip": clip, "top1_on_views": 0.0}
     made_from = {"manifest": zero, "dark": zero}
     attributes = {
         "class_names": names,
         "clip": clip,
         "view_policy": policy,
         "batch_size": 16,
-        "teachers": [{"name": "simulated", "digest": zero, "top1_on_views": 0.0, **seen}],
+        "teachers": [{"name": "simulated", "digest": digest_bytes(bytes([n])), **seen} for n in range(num_teachers)],
         "digests": {**made_from, "class_names": digest_json(names), "view_policy": digest_json(policy)},
         "codec_error": {"top1_agreement": 1.0, "mean_kl": {}, "max_kl": {}},
     }
-    write_store(
-        path, simulated(codec, num_rows), codec=codec, num_rows=num_rows, num_views=NUM_VIEWS, num_teachers=1,
-        attributes=attributes,
-    )  # fmt: skip
+    sizes = {"num_rows": num_rows, "num_views": num_views, "num_teachers": num_teachers}
+    write_store(path, simulated(codec, **sizes), codec=codec, attributes=attributes, **sizes)
 
 
 def load(path: Path, video_ids: list[str], *, memory_bytes: int, folder: Path) -> CachedTargets:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from pipeline.core.progress import Advance
 from pipeline.data.camera import ARID_CRF, ARID_LIKE, at_exposure
 from pipeline.tools.demo.darken import Darkening, darken_folder
 from stages._cluster import map_tasks
@@ -37,19 +35,8 @@ def main(
     Example: dlkdd darken bright_videos dark_videos --exposure -1
     """
     how = Darkening(at_exposure(ARID_LIKE, exposure), seed, crf)
-    with ExitStack() as stack:
-
-        def begin(total: int) -> Advance:
-            return stack.enter_context(progress("darken", total, "videos"))
-
-        done = darken_folder(
-            source,
-            target,
-            how,
-            copy_others=keep_lists,
-            run=partial(map_tasks, num_workers=processes),
-            begin=begin,
-        )
+    run = partial(map_tasks, num_workers=processes)
+    done = darken_folder(source, target, how, copy_others=keep_lists, run=run, progress=progress)
     say(f"{target}: {done.written} videos darkened, {done.kept} kept, {done.copied} other files copied")
     if done.images:
         say(f"{source}: {done.images} images were skipped: they are neither darkened nor copied")

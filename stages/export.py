@@ -62,7 +62,7 @@ def main(
         bare=bare,
         clips=drawn_clips(clip, num_clips) if frames is None else stored_clips(frames, model.recognizer, num_clips),
         tolerance=tolerance,
-        metrics=None if evaluation is None else metrics_of(evaluation, model.trained_on),
+        metrics=None if evaluation is None else metrics_of(evaluation, model),
     )["comparison"]
     typer.echo(
         f"{out}: {out.stat().st_size:,} bytes; largest difference to {model_path} is {found['max_difference']:.2g} "

@@ -16,6 +16,7 @@ from pipeline.core.params import load_params
 from pipeline.core.progress import interruptible
 from pipeline.enhance.file import CLASSICAL, Classical, classical_from_params
 from pipeline.models.recognizer import ModelFile, load_model
+from pipeline.tools.export.card import role_of
 from pipeline.tools.predict.inference import BrokenVideo, Sampling, VideoPrediction, predict_live, predict_videos
 from pipeline.tools.predict.inputs import VideoInput, find_videos, opened_webcam, webcam_number
 from pipeline.tools.predict.overlay import plan_overlays, write_overlay
@@ -105,7 +106,7 @@ def main(
         as_json,
         csv_path,
     )
-    if model.trained_on.get("stage") in ("train_teacher", "train_more_teacher"):
+    if role_of(model.trained_on) == "teacher":
         say("predict: this is a teacher: it learnt from enhanced frames, and sees these as they are")
     if camera is not None:
         _predict_camera(task, camera)
@@ -156,10 +157,13 @@ def _numbers(given: Mapping[str, int | None], params_path: Path, model: ModelFil
         )
     params = load_params(params_path)
     clip = model.recognizer.architecture.clip
-    if params.clip != clip:
+    if clip not in params.clips().values():
         raise ParamsError(
             f"{params_path}: has parameters of another training, so that {options} would be wrong",
-            findings=[f"its clip: {params.clip}", f"the model's clip: {clip}"],
+            findings=[
+                *(f"its clip of {name}: {each}" for name, each in params.clips().items()),
+                f"the model's clip: {clip}",
+            ],
             remedy=f"name the parameters of its training with --params, or give {options}",
         )
     stated = {"--short-side": params.prepare.short_side, "--clips": params.score.num_clips}
@@ -199,18 +203,20 @@ def _predict_files(
                 watch=watch,
             )
             for result in found:
-                for row in [result] if isinstance(result, BrokenVideo) else result.windows:
-                    add_row(row, str(result.path))
-                if isinstance(result, VideoPrediction) and result.path in overlays:
-                    write_overlay(
-                        result,
-                        overlays[result.path],
-                        class_names=task.model.class_names,
-                        top_k=task.top_k,
-                        beside=beside,
-                        watch=watch,
-                    )
-                if isinstance(result, VideoPrediction):
+                if isinstance(result, BrokenVideo):
+                    add_row(result, str(result.path))
+                else:
+                    for window in result.windows:
+                        add_row(window, str(result.path))
+                    if result.path in overlays:
+                        write_overlay(
+                            result,
+                            overlays[result.path],
+                            class_names=task.model.class_names,
+                            top_k=task.top_k,
+                            beside=beside,
+                            watch=watch,
+                        )
                     for note in track_notes({str(result.path): result.info}):
                         say(f"predict: {note}")
                 results.append(result)

@@ -12,11 +12,12 @@ import typer
 from pipeline.core.errors import ParamsError
 from pipeline.core.files import write_text_whole
 from pipeline.core.params import load_params
+from pipeline.data.names import text_problem
 from stages._shell import PARAMS_PATH, ParamsOption, print_facts, say
 
 RECIPES = Path(__file__).parent.parent / "configs"
 
-app = typer.Typer(no_args_is_help=True, help=__doc__)
+app = typer.Typer(no_args_is_help=True, help=__doc__, add_completion=False, pretty_exceptions_enable=False)
 
 NameArgument = Annotated[str, typer.Argument(help="Name of the recipe, as `dlkdd recipe list` prints it.")]
 
@@ -56,15 +57,14 @@ def use(
     if data is not None:
         if not data.is_dir():
             raise ParamsError(f"--data {data}: no such folder", remedy="name the folder that holds the videos")
+        if problem := text_problem(str(data)):
+            raise ParamsError(f"--data {problem}", remedy="rename the folder, or name a link to it")
         text = _with_value(_with_value(text, "  root", _quoted(data)), "render", "[]")
     before = params_path.read_text(encoding="utf-8", errors="replace") if params_path.exists() else ""
-    difference = difflib.unified_diff(
-        before.splitlines(), text.splitlines(), "before", str(params_path), lineterm="", n=0
-    )
-    lines = list(difference)
+    changes = difflib.unified_diff(before.splitlines(), text.splitlines(), "before", str(params_path), lineterm="", n=0)
     write_text_whole(params_path, text)
     load_params(params_path)
-    typer.echo("\n".join(lines) if lines else f"{params_path} was this recipe already")
+    typer.echo("\n".join(changes) or f"{params_path} was this recipe already")
     say(f"{params_path}: recipe {name}; `dvc repro` runs it")
 
 

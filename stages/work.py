@@ -62,8 +62,9 @@ def clear(
         say("nothing was removed")
         return
     for folder in folders:
-        remove_work_folder(folder.path)
-        say(f"removed {folder.path}, {size_text(folder.freed_bytes)} freed")
+        if folder.path.is_dir():  # a run may have ended, and removed its own, while the question stood
+            remove_work_folder(folder.path)
+            say(f"removed {folder.path}, {size_text(folder.freed_bytes)} freed")
 
 
 def _chosen(stages: Sequence[str] | None, *, unfinished: bool) -> list[LeftFolder]:

@@ -22,6 +22,13 @@ def test_every_command_has_an_example(call, words):
     assert example.split()[: len(words) + 1] == ["dlkdd", *words]
 
 
+@pytest.mark.parametrize("family", sorted({words[0] for words in leaves() if len(words) > 1}))
+def test_completion_is_an_option_of_dlkdd_alone(call, family):
+    code, out, _ = call(family, "--help")
+    assert code == 0
+    assert "completion" not in out
+
+
 @pytest.mark.parametrize("name", STAGES)
 def test_examples_of_stages_are_their_commands_in_dvc_yaml(name):
     lines = help_of(name, "Text.").partition("Example:")[2].strip().splitlines()

@@ -131,6 +131,15 @@ def test_a_recipe_reads_its_data_set(call, video, tmp_path, monkeypatch, make):
         assert {row.class_name for row in manifest.rows_of(split)} == set(CLASSES), split
 
 
+@pytest.mark.parametrize("name", ["two\nlines", "bytes\udcff"])
+def test_a_folder_whose_name_no_parameter_file_can_hold_is_refused(call, tmp_path, name):
+    (tmp_path / name).mkdir()
+    code, out, err = call("recipe", "use", "csv", "--data", tmp_path / name, "--params", tmp_path / "params.yaml")
+    assert (code, out) == (2, "")
+    assert "names have no control characters and are UTF-8" in err
+    assert not (tmp_path / "params.yaml").exists()
+
+
 def test_every_recipe_for_a_data_set_is_tried_here():
     tried = {"arid", "arid_v1_5", "arid_ug2", "dark48", "folder", "csv"}
     assert {path.stem for path in (ROOT / "configs").glob("*.yaml")} == tried | {"demo", "smoke"}

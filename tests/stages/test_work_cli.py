@@ -127,3 +127,19 @@ def test_it_asks_first(work, monkeypatch):
     monkeypatch.setattr(typer, "confirm", lambda *_, **__: True)
     assert work("clear")[0] == 0
     assert folders() == []
+
+
+def test_a_folder_that_goes_while_the_question_stands_is_no_error(work, monkeypatch):
+    """A run began meanwhile, ended well, and removed its own."""
+
+    def confirm(*_, **__):
+        (finished,) = Path(".work").glob("train_teacher-*/")
+        remove_work_folder(finished)
+        return True
+
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(typer, "confirm", confirm)
+    code, _, err = work("clear")
+    assert code == 0, err
+    assert "removed .work/prepare" in err
+    assert folders() == []

@@ -11,7 +11,7 @@ import filecmp
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 from pipeline.core.digest import digest_file
 from pipeline.core.errors import BrokenVideoError, DataError, EnvironmentProblem
 from pipeline.core.files import make_folder, sync_folder, write_text_whole, writing, written_whole
-from pipeline.core.progress import Advance, MapTasks, interruptible
+from pipeline.core.progress import MapTasks, Progress, interruptible, no_progress
 from pipeline.core.work_folder import take_lock
 from pipeline.data.camera import CameraModel, draw_shot, video_stream
 from pipeline.data.frames import Frames
@@ -75,15 +75,15 @@ def darken_folder(
     *,
     copy_others: bool,
     run: MapTasks,
-    begin: Callable[[int], Advance],
+    progress: Progress = no_progress,
 ) -> DarkCopy:
     """Darken every video below `source` into `target`, under the same relative name with the suffix .mp4.
 
     Frames keep their mean rate and their displayed size, less a last odd row or column; sound is dropped. A video's
     shot depends on the seed and its relative name without suffix. `copy_others` copies files that are neither videos
-    nor images, such as annotation lists. `begin(total)` gets the number of videos and returns what is called for each.
-    Raises DataError at the end, with every video that could not be read; and before the start if there are no videos,
-    two would get one name, the folders lie in each other, or `target` holds anything but this same copy.
+    nor images, such as annotation lists. Raises DataError at the end, with every video that could not be read; and
+    before the start if there are no videos, two would get one name, the folders lie in each other, or `target` holds
+    anything but this same copy.
     """
     videos, others, images = _survey(source, target)
     with _ledger(target, how) as (ledger, rows), interruptible() as stop:
@@ -92,19 +92,19 @@ def darken_folder(
             for name in videos
         ]
         todo = [job for job in jobs if not _is_done(job, rows.get(job.video_id))]
-        advance = begin(len(jobs))
-        advance(len(jobs) - len(todo), "", earlier=True)
+        with progress("darken", len(jobs), "videos") as advance:
+            advance(len(jobs) - len(todo), "", earlier=True)
 
-        def done(job: _Job, outcome: dict[str, Any] | str) -> None:
-            if isinstance(outcome, dict):
-                rows[job.video_id] = {"video_id": job.video_id, **outcome}
-                ledger.write(_line(rows[job.video_id]).encode())
-                ledger.flush()
-            advance(1, job.video_id)
+            def done(job: _Job, outcome: dict[str, Any] | str) -> None:
+                if isinstance(outcome, dict):
+                    rows[job.video_id] = {"video_id": job.video_id, **outcome}
+                    ledger.write(_line(rows[job.video_id]).encode())
+                    ledger.flush()
+                advance(1, job.video_id)
 
-        outcomes = run(_darken_video, todo, name=lambda job: job.video_id, done=done, stop=stop)
-    reasons = zip(todo, outcomes, strict=True)
-    broken = [f"{job.source}: {reason}" for job, reason in reasons if isinstance(reason, str)]
+            outcomes = run(_darken_video, todo, name=lambda job: job.video_id, done=done, stop=stop)
+    ended = zip(todo, outcomes, strict=True)
+    broken = [f"{job.source}: {outcome}" for job, outcome in ended if isinstance(outcome, str)]
     copied = [_copy(source / name, target / name) for name in others] if copy_others else []
     if broken:
         raise DataError(

@@ -7,7 +7,7 @@ computed at once, as arrays over time. Axes of the body: x to its left, y up, z 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,7 +92,7 @@ class Motion:
     nod: Array
     hands: Array
     feet: Array
-    props: tuple[Prop, ...] = field(default=())
+    props: tuple[Prop, ...] = ()
 
 
 def rest(seconds: Array, style: Style) -> Motion:

@@ -31,7 +31,7 @@ from pipeline.videos.reader import write_video
 
 FORMAT_VERSION = 1  # raised when the same parameters make other videos
 LISTS = Path("list_cvt")
-SHEET_ROW = 72  # pixels
+SHEET_ROW, SHEET_COLUMNS = 72, 6  # pixels, frames
 
 EvenCount = Annotated[int, Field(ge=32, multiple_of=2)]
 ActionName = Literal["Drink", "Jump", "Pick", "Pour", "Push", "Run", "Sit", "Stand", "Turn", "Walk", "Wave"]
@@ -287,8 +287,8 @@ def write_lists(params: DemoVideosParams, root: Path) -> None:
     write_text_whole(root / LISTS / "mapping_table.txt", table)
 
 
-def contact_sheet(params: DemoVideosParams, path: Path, *, group: int = 1, columns: int = 6) -> None:
-    """Write a small PNG with a row for each class: its first video of a group, `columns` frames of it in time.
+def contact_sheet(params: DemoVideosParams, path: Path) -> None:
+    """Write a small PNG with a row for each class: frames of its first video, in time.
 
     They are what the codec leaves of them, as the networks get them.
     """
@@ -297,9 +297,9 @@ def contact_sheet(params: DemoVideosParams, path: Path, *, group: int = 1, colum
     for name in params.classes:
         with TemporaryDirectory() as folder:
             stored = Path(folder) / "video.mp4"
-            write_video(stored, film(params, DemoVideo(name, group, 1)), fps=params.fps, crf=params.crf)
+            write_video(stored, film(params, DemoVideo(name, 1, 1)), fps=params.fps, crf=params.crf)
             frames = list(read_frames(stored))
-        chosen = [frames[round(index)] for index in np.linspace(0.04, 0.96, columns) * (len(frames) - 1)]
+        chosen = [frames[round(index)] for index in np.linspace(0.04, 0.96, SHEET_COLUMNS) * (len(frames) - 1)]
         row = np.concatenate(
             [cv2.resize(frame, (width, SHEET_ROW), interpolation=cv2.INTER_AREA) for frame in chosen], 1
         )

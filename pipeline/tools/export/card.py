@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from pipeline.core.errors import ParamsError
+from pipeline.core.errors import ParamsError, StaleArtifactError
 from pipeline.core.text import code_span, markdown_table
 from pipeline.evaluate.cost import Cost
 from pipeline.evaluate.metrics_file import MODELS, read_evaluation
@@ -17,20 +17,25 @@ from pipeline.models.recognizer import LEAST_DEVIATION, OF_THE_CLIP, ModelFile, 
 
 CARD_FORMAT_VERSION = 1
 
-
-# What a model is, by the stage that trained it: its row in the metrics, and a text
+# What a model is, by the stage that trained it, and what that means; what no stage trained is a `model`
 _ROLES = {
-    "train_student": (
-        "student",
-        "sees dark video as it is; learned from the labels and from soft targets of a teacher",
-    ),
-    "train_baseline": ("baseline", "sees dark video as it is; learned from the labels alone"),
-    **dict.fromkeys(
-        ("train_teacher", "train_more_teacher", "train_teacher_folds"),
-        ("teacher", "sees light-enhanced video, not dark video as it is; learned from the labels"),
-    ),
+    "train_student": "student",
+    "train_baseline": "baseline",
+    "train_teacher": "teacher",
+    "train_more_teacher": "teacher",
+    "train_teacher_folds": "teacher",
 }
-_UNKNOWN = ("model", "was not trained by a stage of dlkdd, so what it sees is not known")
+_MEANINGS = {
+    "student": "sees dark video as it is; learned from the labels and from soft targets of a teacher",
+    "baseline": "sees dark video as it is; learned from the labels alone",
+    "teacher": "sees light-enhanced video, not dark video as it is; learned from the labels",
+    "model": "was not trained by a stage of dlkdd, so what it sees is not known",
+}
+
+
+def role_of(trained_on: Mapping[str, Any]) -> str:
+    """`student`, `baseline` or `teacher`, by the stage that trained a model; `model` where none of dlkdd did."""
+    return _ROLES.get(str(trained_on.get("stage")), "model")
 
 
 def describe(model: ModelFile, cost: Cost, *, bare: bool) -> dict[str, Any]:
@@ -74,31 +79,33 @@ def _pixels(recognizer: Recognizer) -> dict[str, Any]:
     return {name: [round(value, 6) for value in values_C.tolist()] for name, values_C in statistics.items()}
 
 
-def metrics_of(path: Path, trained_on: Mapping[str, Any]) -> dict[str, Any]:
+def metrics_of(path: Path, model: ModelFile) -> dict[str, Any]:
     """A model's part of the metrics of `dlkdd evaluate`, by the stage that trained it.
 
-    Raises StaleArtifactError where the file is not one of evaluate's, ParamsError where the stage is not known.
+    Raises StaleArtifactError where the file is not one of evaluate's, or names another model in this one's place;
+    ParamsError where the stage is not known.
     """
-    role, _ = _role(trained_on)
+    role = role_of(model.trained_on)
     if role not in MODELS:
         raise ParamsError(
             f"--evaluation {path}: the model does not name the stage that trained it, so that its row is not known",
             remedy="export it without --evaluation",
         )
     metrics = read_evaluation(path)
+    if metrics.models.get(role, model.digest) != model.digest:  # files of earlier versions do not name their models
+        raise StaleArtifactError(
+            f"--evaluation {path}: its {role} is not this model but {metrics.models[role]}",
+            remedy="give the evaluation of this model, or export it without --evaluation",
+        )
     found = {**metrics.of(role).model_dump(), "num_test_videos": metrics.num_test_videos}
-    return (
-        {**found, "student_minus_baseline": metrics.student_minus_baseline.model_dump()} if role == "student" else found
-    )
-
-
-def _role(trained_on: Mapping[str, Any]) -> tuple[str, str]:
-    return _ROLES.get(str(trained_on.get("stage")), _UNKNOWN)
+    if role == "student":
+        found["student_minus_baseline"] = metrics.student_minus_baseline.model_dump()
+    return found
 
 
 def card(attributes: Mapping[str, Any]) -> str:
     """The card in Markdown, of what `describe` gives with `file`, `comparison` and `metrics`."""
-    role, text = _role(attributes["trained_on"])
+    role, file_name = role_of(attributes["trained_on"]), code_span(attributes["file"]["name"])
     arch, clip, file = (attributes[name] for name in ("architecture", "clip", "file"))
     compared, given, out = attributes["comparison"], attributes["input"], attributes["output"]
     digests = attributes["trained_on"].get("digests", {})
@@ -117,7 +124,7 @@ def card(attributes: Mapping[str, Any]) -> str:
     limits = "\n".join(f"- {limit}" for limit in _limits(attributes, role))
     return f"""# {role.capitalize()}: {arch["name"]}, {len(attributes["class_names"])} actions in dark video
 
-A network of dlkdd that {text}. This file, `{file["name"]}`, is the whole of it as {_FORMATS[file["format"]]}:
+A network of dlkdd that {_MEANINGS[role]}. This file, {file_name}, is the whole of it as {_FORMATS[file["format"]]}:
 {file["bytes"]:,} bytes, digest `{file["digest"]}`.
 
 {markdown_table(("", ""), facts.items())}
@@ -217,7 +224,8 @@ def _usage(attributes: Mapping[str, Any]) -> str:
     clip, name, bare = attributes["clip"], attributes["file"]["name"], attributes["input"]["name"] == "clip"
     size, count, stride = clip["size"], clip["num_frames"], clip["frame_stride"]
     is_onnx = attributes["file"]["format"] == "onnx"
-    ready = "clip[None]"
+    is_coded = attributes["levels"] == "companded"
+    box = "frame[top : top + side, left : left + side]" + (".astype('float32')" if is_coded else "")
     lines = [
         f"import cv2, json, numpy, pathlib, {'onnxruntime' if is_onnx else 'torch'}",
         "video, frames = cv2.VideoCapture('night.mp4'), []",
@@ -226,21 +234,21 @@ def _usage(attributes: Mapping[str, Any]) -> str:
         f"start, side = max(0, len(frames) - {(count - 1) * stride + 1}) // 2, min(frames[0].shape[:2])",
         "top, left = (frames[0].shape[0] - side) // 2, (frames[0].shape[1] - side) // 2",
         f"shown = [frames[(start + {stride} * k) % len(frames)] for k in range({count})]",
-        "boxes = [frame[top : top + side, left : left + side] for frame in shown]",
+        f"boxes = [{box} for frame in shown]",
         f"clip = numpy.stack([cv2.resize(box, ({size}, {size}), interpolation=cv2.INTER_AREA) for box in boxes])",
     ]
-    if attributes["levels"] == "companded":
-        lines[-2] = lines[-2].replace("left : left + side]", "left : left + side].astype('float32')")
+    if is_coded:
         lines.append("clip = numpy.rint(17 * (numpy.sqrt(clip + 1) - 1)).astype('uint8')")
+    ready = "clip[None]"
     if bare:
         lines.append(f"clip = ({_normalised(attributes['pixels'])}).astype('float32')")
         ready = "clip.transpose(3, 0, 1, 2)[None]"
     if is_onnx:
         feed = f"{{'{attributes['input']['name']}': {ready}}}"
-        lines.append(f"out = onnxruntime.InferenceSession('{name}').run(None, {feed})[0][0]")
+        lines.append(f"out = onnxruntime.InferenceSession({name!r}).run(None, {feed})[0][0]")
     else:
-        lines.append(f"out = torch.export.load('{name}').module()(torch.from_numpy({ready}))[0].detach().numpy()")
-    lines.append(f"names = json.loads(pathlib.Path('{name}.json').read_text(encoding='utf-8'))['class_names']")
+        lines.append(f"out = torch.export.load({name!r}).module()(torch.from_numpy({ready}))[0].detach().numpy()")
+    lines.append(f"names = json.loads(pathlib.Path({name + '.json'!r}).read_text(encoding='utf-8'))['class_names']")
     lines.append("print(names[out.argmax()], out.max())")
     return "\n".join(lines) + "\n"
 

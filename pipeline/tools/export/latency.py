@@ -79,20 +79,20 @@ def _measure(run: Run) -> Latency:
     return Latency(run.way, p50, p95, run.batch_size * run.num_runs / sum(seconds), first, peak_bytes())
 
 
-def _seconds(call: Callable[[], None]) -> float:
+def _seconds(call: Callable[[], object]) -> float:
     start = time.perf_counter()
     call()
     return time.perf_counter() - start
 
 
-def _onnx(run: Run) -> tuple[Callable[[], None], Callable[[], int]]:
+def _onnx(run: Run) -> tuple[Callable[[], object], Callable[[], int]]:
     file = open_onnx(run.path, num_threads=run.num_threads)
     taken = file.description["input"]
     input_B = _noise((run.batch_size, *taken["shape"][1:])).astype(taken["dtype"])
-    return lambda: (file.run(input_B), None)[1], _peak_resident_bytes
+    return lambda: file.run(input_B), peak_resident_bytes
 
 
-def _torch(run: Run) -> tuple[Callable[[], None], Callable[[], int]]:
+def _torch(run: Run) -> tuple[Callable[[], object], Callable[[], int]]:
     import torch
 
     from pipeline.models.recognizer import load_model
@@ -122,14 +122,14 @@ def _torch(run: Run) -> tuple[Callable[[], None], Callable[[], int]]:
 
     if device.type == "cuda":
         return call, lambda: torch.cuda.max_memory_allocated(device)
-    return call, _peak_resident_bytes
+    return call, peak_resident_bytes
 
 
 def _noise(shape: tuple[int, ...]) -> NDArray[np.uint8]:
     return np.random.default_rng(0).integers(0, _BRIGHTEST, shape, dtype=np.uint8)
 
 
-def _peak_resident_bytes() -> int:
+def peak_resident_bytes() -> int:
     """The peak resident set of this process; getrusage would give the parent's where that was larger."""
     status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
     return int(status.partition("VmHWM:")[2].split()[0]) * 1024

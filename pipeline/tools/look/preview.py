@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 FLICKER_FRAMES = 16  # around the middle of a video
 LUMA = np.array(LUMA_C, np.float32)
 
-# A pixel is background where its dark luma varies by no more than grain does: FACTS of real dark clips give 0.3 levels
-# of noise below level 16, 1.5 at 32 to 64 and 3 at 64 to 128
+# A pixel is background where its dark luma varies by no more than grain does: real dark clips have 0.3 levels of noise
+# below level 16, 1.5 at 32 to 64 and 3 at 64 to 128 (docs/demo.md)
 STILL_LEVELS = 1.0
 STILL_SHARE = 0.04  # of the pixel's own mean
 
@@ -113,7 +113,7 @@ def preview(
 ) -> Sheet:
     """A row for each video: its middle frame as each enhancer makes it, with the statistics of its own video.
 
-    Below an enhancer's name is its flicker over the middle frames, the mean of the videos shown.
+    Flicker and grain of an enhancer are means over the videos shown.
 
     among: of how many and what kind of videos these are, for the heading. Raises StaleArtifactError where a frame that
     is read is damaged.

@@ -46,13 +46,12 @@ def plan_overlays(videos: Sequence[VideoInput], out: Path, *, force: bool) -> di
     Raises ParamsError, with all findings, where files exist and are not to be replaced, where two videos would get the
     same one, and where one is itself a video to predict.
     """
-    is_file = out.suffix.lower() == ".mp4"
-    if is_file and len(videos) == 1 and not out.is_dir():
-        files = {videos[0].path: out}
-    elif is_file:
-        raise ParamsError(f"--overlay {out}: {len(videos)} videos need a folder, not one file")
-    else:
+    if out.suffix.lower() != ".mp4" or out.is_dir():
         files = _in_folder(videos, out)
+    elif len(videos) == 1:
+        files = {videos[0].path: out}
+    else:
+        raise ParamsError(f"--overlay {out}: {len(videos)} videos need a folder, not one file")
     predicted = {path.resolve() for path in files}
     counts = Counter(files.values())
     findings = []

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import fcntl
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -34,7 +36,8 @@ def bright(tmp_path: Path) -> Path:
 
 
 def run(source: Path, target: Path, how: Darkening = HOW, *, copy_others: bool = True, stop_at: int = -1) -> DarkCopy:
-    def begin(_total: int) -> Advance:
+    @contextmanager
+    def progress(_description: str, _total: int, _unit: str) -> Iterator[Advance]:
         seen = 0
 
         def advance(count: int, _note: str, *, earlier: bool = False) -> None:
@@ -43,10 +46,10 @@ def run(source: Path, target: Path, how: Darkening = HOW, *, copy_others: bool =
             if seen == stop_at:
                 raise KeyboardInterrupt
 
-        return advance
+        yield advance
 
     return darken_folder(
-        source, target, how, copy_others=copy_others, run=partial(map_tasks, num_workers=1), begin=begin
+        source, target, how, copy_others=copy_others, run=partial(map_tasks, num_workers=1), progress=progress
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from benchmarks.export_architectures import settled
 from pipeline.core.errors import ParamsError, StaleArtifactError
 from pipeline.data.frames import encoded
 from pipeline.models.recognizer import load_model, save_model
-from pipeline.tools.export.card import card, metrics_of
+from pipeline.tools.export.card import card, metrics_of, role_of
 from pipeline.tools.export.export import SUFFIXES, card_paths, drawn_clips, export
 from pipeline.videos.reader import write_video
 
@@ -51,7 +52,7 @@ def write(model, path, kind="torch", bare=False, metrics=None):
 @pytest.fixture
 def said(model, tmp_path):
     """The card's values."""
-    said = write(model, tmp_path / "x.pt2", metrics=metrics_of(metrics_file(tmp_path), TRAINED_ON))
+    said = write(model, tmp_path / "x.pt2", metrics=metrics_of(metrics_file(tmp_path), model))
     assert said == json.loads(card_paths(tmp_path / "x.pt2")[1].read_text())
     return said
 
@@ -129,17 +130,28 @@ def test_a_card_names_what_the_model_is_and_comes_from(model, said):
     assert said["clip"] == CLIP.model_dump()
 
 
+def test_a_file_of_any_name_is_named_on_its_card(said):
+    text = card({**said, "file": {**said["file"], "name": "it's `mine`.pt2"}})
+    assert "This file, ``it's `mine`.pt2``, is" in text
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    compile(code, "card", "exec")
+
+
 def test_a_card_says_that_each_clip_is_normalised_by_itself(tmp_path):
     said = write(new_model(tmp_path, "clip"), tmp_path / "x.pt2")
     assert said["pixels"] == {"input_statistics": "clip", "least_deviation": 1.0}
     assert "Each clip's pixels are set to mean 0 and deviation 1 inside the program" in card(said)
 
 
-def test_metrics_are_those_of_the_models_role(tmp_path):
+def trained_by(stage, model):
+    return replace(model, trained_on={"stage": stage})
+
+
+def test_metrics_are_those_of_the_models_role(model, tmp_path):
     path = metrics_file(tmp_path)
-    found = metrics_of(path, {"stage": "train_baseline"})
+    found = metrics_of(path, trained_by("train_baseline", model))
     assert found == {**METRICS["baseline"], "num_test_videos": 12}
-    student = metrics_of(path, TRAINED_ON)
+    student = metrics_of(path, model)
     assert (student["top1"], student["student_minus_baseline"]["top1"]) == (0.625, 0.125)
 
 
@@ -152,11 +164,22 @@ def test_a_card_gives_metrics_with_their_interval_or_says_that_there_are_none(sa
     assert "Not stated when the model was exported" in without
 
 
-def test_metrics_of_an_unknown_model_and_other_files_are_refused(tmp_path):
+def test_metrics_of_an_unknown_model_and_other_files_are_refused(model, tmp_path):
     with pytest.raises(ParamsError, match="does not name the stage"):
-        metrics_of(metrics_file(tmp_path), {})
+        metrics_of(metrics_file(tmp_path), replace(model, trained_on={}))
     with pytest.raises(StaleArtifactError, match="not the evaluation that `evaluate` writes"):
-        metrics_of(metrics_file(tmp_path, {"teacher": {}}), TRAINED_ON)
+        metrics_of(metrics_file(tmp_path, {"teacher": {}}), model)
+
+
+@pytest.mark.parametrize("stage", ["train_student", "train_more_teacher", "train_teacher_folds"])
+def test_metrics_of_another_model_of_the_same_role_are_refused(model, tmp_path, stage):
+    mine = trained_by(stage, model)
+    role = role_of(mine.trained_on)
+    own = metrics_file(tmp_path, {**METRICS, "models": {role: model.digest}})
+    assert metrics_of(own, mine)["top1"] == METRICS[role]["top1"]
+    other = metrics_file(tmp_path, {**METRICS, "models": {role: "f" * 32}})
+    with pytest.raises(StaleArtifactError, match=f"its {role} is not this model but ffff"):
+        metrics_of(other, mine)
 
 
 def test_limits_depend_on_what_the_model_saw(said):

@@ -193,6 +193,14 @@ def test_one_video_has_a_file_and_several_a_folder(tmp_path):
         plan_overlays(videos, tmp_path / "x.mp4", force=False)
 
 
+def test_a_folder_may_be_named_as_a_file_is(tmp_path):
+    videos = inputs(tmp_path / "in", "a.avi", "b.avi")
+    (tmp_path / "x.mp4").mkdir()
+    for chosen in (videos[:1], videos):
+        found = plan_overlays(chosen, tmp_path / "x.mp4", force=False)
+        assert list(found.values()) == [tmp_path / f"x.mp4/{name}.mp4" for name in ("a", "b")[: len(chosen)]]
+
+
 def test_videos_that_differ_in_their_suffix_alone_keep_it(tmp_path):
     found = plan_overlays(inputs(tmp_path, "a.avi", "a.mp4", "b.mp4"), tmp_path / "out", force=False)
     assert [path.name for path in found.values()] == ["a.avi.mp4", "a.mp4.mp4", "b.mp4"]

@@ -16,6 +16,7 @@ from camera_frames import FakeCapture, smooth
 from ffmpeg import ffmpeg
 from paths import ROOT
 
+from pipeline.core.params import ClipParams
 from pipeline.models.recognizer import save_model
 from pipeline.tools.predict import inputs
 from pipeline.videos.reader import probe, write_video
@@ -190,8 +191,20 @@ def test_parameters_of_another_training_are_refused(predict, project):
     assert predict("night/a.mp4", "--short-side", 20, "--clips", 3, "--crops", 1, "--batch-size", 32)[0] == 0
 
 
-def test_a_teacher_is_not_stopped_but_said_to_be_one(predict):
-    save_model(Path("model.safetensors"), tiny_recognizer(), class_names=CLASSES, trained_on={"stage": "train_teacher"})
+def test_a_teacher_of_its_own_clip_is_of_the_same_training(predict):
+    values = yaml.safe_load(Path("params.yaml").read_text())
+    values["teacher_clip"] = {**values["clip"], "size": values["clip"]["size"] + 8}
+    Path("params.yaml").write_text(yaml.safe_dump(values))
+    teacher = tiny_recognizer(clip=ClipParams(**values["teacher_clip"]))
+    save_model(Path("model.safetensors"), teacher, class_names=CLASSES, trained_on={"stage": "train_teacher"})
+    code, out, err = predict("night/a.mp4")
+    assert code == 0, err
+    assert "night/a.mp4" in out
+
+
+@pytest.mark.parametrize("stage", ["train_teacher", "train_more_teacher", "train_teacher_folds"])
+def test_a_teacher_is_not_stopped_but_said_to_be_one(predict, stage):
+    save_model(Path("model.safetensors"), tiny_recognizer(), class_names=CLASSES, trained_on={"stage": stage})
     code, _, err = predict("night/a.mp4")
     assert code == 0
     assert "this is a teacher" in err
