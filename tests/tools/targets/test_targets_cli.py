@@ -133,6 +133,20 @@ def test_force_replaces_stores_and_nothing_else(made, tmp_path):
     assert call_json("verify", tmp_path / "given/soft_targets.zarr")["whole"]
 
 
+def test_force_replaces_nothing_of_another_kind(made, asked, tmp_path):
+    for name in ("x.npz", "views.csv"):
+        (tmp_path / name).mkdir()
+    for command in (("export", made.path, "--out", "x.npz"), ("views", *asked, "--out", "views.csv")):
+        with pytest.raises(DlkddError, match="is a folder, expected the name of a file") as caught:
+            call(*command, "--force")
+        assert caught.value.exit_code == 2
+    (tmp_path / "notes.txt").write_text("years")
+    for command in (("merge", made.path, made.path), ("publish", made.path)):
+        with pytest.raises(DlkddError, match="is a file, expected the name of a folder"):
+            call(*command, "--out", "notes.txt", "--force")
+    assert (tmp_path / "notes.txt").read_text() == "years"
+
+
 def test_names_from_a_store_do_not_command_the_terminal(made, tmp_path):
     attributes = with_class_names(made.attributes, ["\x1b[2Jdrink", "jump\x9b", "wave\x07"])
     write(tmp_path / "evil", made.rows, SoftTargetStore(made.path).codec, attributes)
