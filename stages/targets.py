@@ -45,10 +45,9 @@ from stages._shell import (
     print_table,
     progress,
     say,
-    short_digest,
 )
 from stages._shell import ManifestOption as NeededManifestOption
-from stages._target_tables import print_difference, print_summary
+from stages._target_tables import print_difference, print_summary, print_verdict
 
 app = typer.Typer(no_args_is_help=True, help=__doc__, add_completion=False, pretty_exceptions_enable=False)
 
@@ -129,19 +128,7 @@ def verify(
     if as_json:
         print_json(verdict.to_dict())
     else:
-        for note in verdict.notes:
-            say(f"note: {note}")
-        if verdict.depth != "attributes":
-            footage = f"; {verdict.num_unlabelled} are of videos without a label" if verdict.num_unlabelled else ""
-            checked = f"{verdict.num_rows_checked} of {verdict.num_rows} rows checked, {verdict.num_rows_bad} bad"
-            typer.echo(checked + footage)
-        if verdict.teacher is not None:
-            typer.echo(
-                "teacher inference repeated for {num_videos} videos: {num_equal} of {num_views} views have the same "
-                "bits; the largest difference of a logit is {max_difference:.3g}".format(**verdict.teacher)
-            )
-        state = "whole" if verdict.whole else "not whole"
-        typer.echo(f"{store}: {state}, to the depth {depth}, digest {short_digest(verdict.digest)}")
+        print_verdict(verdict)
     if not verdict.whole:
         raise StaleArtifactError(
             f"{store}: is not whole, findings: {len(verdict.findings)}",
