@@ -12,10 +12,10 @@ import pyarrow as pa
 import pytest
 import yaml
 from builders import CLIP, VIEWS, one_thread  # noqa: F401 - a fixture
+from command_line import output_of
 from paths import ROOT
 from pyarrow import parquet
 from target_stores import SEED, contents, make_store, rows_of_teacher, with_class_names, write
-from typer.testing import CliRunner
 
 from pipeline.core.errors import DlkddError
 from pipeline.distill.store.store import SoftTargetStore
@@ -40,12 +40,7 @@ def made(base, tmp_path, monkeypatch):
 
 
 def call(*arguments):
-    """Standard output of a command; raises its error."""
-    done = CliRunner().invoke(targets.app, [str(argument) for argument in arguments], env={"COLUMNS": "100"})
-    if done.exception is not None and not isinstance(done.exception, SystemExit):
-        raise done.exception
-    assert done.exit_code == 0, done.output
-    return done.stdout
+    return output_of(targets.app, *arguments)
 
 
 def call_json(*arguments):
