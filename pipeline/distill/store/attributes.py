@@ -117,14 +117,14 @@ def attribute_findings(attributes: Mapping[str, Any]) -> list[str]:
     except (KeyError, TypeError, ValueError) as error:
         return [f"attribute codec: {error}, not {found.codec}"]
     firsts = [shard.first for shard in found.shards]
-    error = found.codec_error
+    cost = found.codec_error
     pairs: dict[str, tuple[object, object]] = {
         "num_teachers and the number of teachers": (found.num_teachers, len(found.teachers)),
         "num_views and view_policy.num_views": (found.num_views, found.view_policy.num_views),
         "the number of shards and that of the rows": (len(firsts), -(-found.num_rows // found.rows_per_shard)),
         "digests.class_names and the names": (found.digests.class_names, digest_json(attributes["class_names"])),
         "digests.view_policy and the policy": (found.digests.view_policy, digest_json(attributes["view_policy"])),
-        "the temperatures of codec_error.mean_kl and max_kl": (sorted(error.mean_kl), sorted(error.max_kl)),
+        "the temperatures of codec_error.mean_kl and max_kl": (sorted(cost.mean_kl), sorted(cost.max_kl)),
     }
     findings = [f"attributes: {what} differ: {one}, {other}" for what, (one, other) in pairs.items() if one != other]
     if len(set(found.class_names)) < len(found.class_names):
