@@ -1,4 +1,4 @@
-"""How `dlkdd targets` prints a store, and two beside each other, for people."""
+"""How `dlkdd targets` prints a store, two beside each other, and what a verification found, for people."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import numpy as np
 from pipeline.distill.store.attributes import is_imported
 from pipeline.distill.store.certainty import NEARLY_HARD
 from pipeline.tools.targets.card import seen_of
-from stages._shell import print_facts, print_line, print_table, short_digest
+from pipeline.tools.targets.verify import Verdict
+from stages._shell import print_facts, print_line, print_table, say, short_digest
 
 _NUM_BARS = 20
 _BAR = 40
@@ -42,6 +43,17 @@ def print_summary(found: Mapping[str, Any]) -> None:
             "merged from": ", ".join(map(short_digest, attributes.get("merged_from", ()))),
         }
     )
+    _print_teachers(attributes["teachers"], found["by_seen"])
+    print_table(
+        ("temperature", "KL(teacher ‖ unpacked): mean, nats", "largest"),
+        ((key, f"{mean:.3g}", f"{error['max_kl'][key]:.3g}") for key, mean in error["mean_kl"].items()),
+    )
+    print_line(f"the same top class after packing: {error['top1_agreement']:.2%} of the views\n")
+    _print_certainty(found)
+    _print_labels(found)
+
+
+def _print_teachers(teachers: Sequence[Mapping[str, Any]], by_seen: Sequence[Mapping[str, Any]]) -> None:
     print_table(
         ("teacher", "light", "top-1 on these views", "on val", "weight"),
         (
@@ -52,17 +64,14 @@ def print_summary(found: Mapping[str, Any]) -> None:
                 f"{teacher['top1_on_val']:.1%}" if "top1_on_val" in teacher else "",
                 f"{teacher['weight']:g}" if "weight" in teacher else "",
             )
-            for teacher in attributes["teachers"]
+            for teacher in teachers
         ),
     )
     print_table(
         ("digests of teacher", "its file", "its enhancer", "its frames"),
-        (
-            (teacher["name"], *map(short_digest, (teacher["digest"], *seen_of(teacher))))
-            for teacher in attributes["teachers"]
-        ),
+        ((teacher["name"], *map(short_digest, (teacher["digest"], *seen_of(teacher)))) for teacher in teachers),
     )
-    for teacher in attributes["teachers"]:
+    for teacher in teachers:
         if folds := teacher.get("folds"):
             digests = ", ".join(map(short_digest, folds))
             print_line(f"{teacher['name']} in {len(folds)} folds, the digests of their files: {digests}")
@@ -70,20 +79,19 @@ def print_summary(found: Mapping[str, Any]) -> None:
         ("teacher", "videos that it was trained on, or not", "views", "top-1", "mean entropy, nats"),
         (
             (
-                attributes["teachers"][each["teacher"]]["name"],
+                teachers[each["teacher"]]["name"],
                 each["videos"],
                 str(each["num_views"]),
                 "not known" if each["top1"] is None else f"{each['top1']:.1%}",
                 f"{each['mean_entropy']:.3f}",
             )
-            for each in found["by_seen"]
+            for each in by_seen
         ),
     )
-    print_table(
-        ("temperature", "KL(teacher ‖ unpacked): mean, nats", "largest"),
-        ((key, f"{mean:.3g}", f"{error['max_kl'][key]:.3g}") for key, mean in error["mean_kl"].items()),
-    )
-    print_line(f"the same top class after packing: {error['top1_agreement']:.2%} of the views\n")
+
+
+def _print_certainty(found: Mapping[str, Any]) -> None:
+    num_classes = len(found["attributes"]["class_names"])
     print_line(f"entropy of the soft targets in nats; in brackets: its share of log {num_classes}")
     print_table(
         ("temperature", "mean", "lower quartile", "median", "upper quartile"),
@@ -110,6 +118,11 @@ def print_summary(found: Mapping[str, Any]) -> None:
         for low, high, count in zip(edges[:-1], edges[1:], counts.tolist(), strict=True):
             bar = "█" * round(_BAR * count / counts.max()) or "▏" * bool(count)
             print_line(f"  {low:5.2f} to {high:5.2f}  {bar:<{_BAR}} {count}")
+
+
+def _print_labels(found: Mapping[str, Any]) -> None:
+    """How right the teachers are, and how far they agree where there is no label."""
+    num_unlabelled = found["attributes"].get("num_unlabelled", 0)
     if found["top1_by_class"] is not None:
         by_class = found["top1_by_class"].items()
         print_table(
@@ -118,11 +131,28 @@ def print_summary(found: Mapping[str, Any]) -> None:
         )
     if found["footage_agreement"] is not None:
         print_table(
-            ("soft_targets.min_agreement", f"videos that reach it, of {attributes['num_unlabelled']} without a label"),
+            ("soft_targets.min_agreement", f"videos that reach it, of {num_unlabelled} without a label"),
             ((least, str(count)) for least, count in found["footage_agreement"].items()),
         )
-    elif attributes.get("num_unlabelled") and found["top1_by_class"] is None:
+    elif num_unlabelled and found["top1_by_class"] is None:
         print_line("--manifest shows how far the soft targets of each video without a label agree")
+
+
+def print_verdict(verdict: Verdict) -> None:
+    """What `verify` did and found, to stdout; notes to stderr, and findings where the error tells them."""
+    for note in verdict.notes:
+        say(f"note: {note}")
+    if verdict.depth != "attributes":
+        footage = f"; {verdict.num_unlabelled} are of videos without a label" if verdict.num_unlabelled else ""
+        checked = f"{verdict.num_rows_checked} of {verdict.num_rows} rows checked, {verdict.num_rows_bad} bad"
+        print_line(checked + footage)
+    if verdict.teacher is not None:
+        print_line(
+            "teacher inference repeated for {num_videos} videos: {num_equal} of {num_views} views have the same "
+            "bits; the largest difference of a logit is {max_difference:.3g}".format(**verdict.teacher)
+        )
+    state = "whole" if verdict.whole else "not whole"
+    print_line(f"{verdict.location}: {state}, to the depth {verdict.depth}, digest {short_digest(verdict.digest)}")
 
 
 def print_difference(a: str, b: str, found: Mapping[str, Any]) -> None:

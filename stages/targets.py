@@ -45,10 +45,9 @@ from stages._shell import (
     print_table,
     progress,
     say,
-    short_digest,
 )
 from stages._shell import ManifestOption as NeededManifestOption
-from stages._target_tables import print_difference, print_summary
+from stages._target_tables import print_difference, print_summary, print_verdict
 
 app = typer.Typer(no_args_is_help=True, help=__doc__, add_completion=False, pretty_exceptions_enable=False)
 
@@ -129,19 +128,7 @@ def verify(
     if as_json:
         print_json(verdict.to_dict())
     else:
-        for note in verdict.notes:
-            say(f"note: {note}")
-        if verdict.depth != "attributes":
-            footage = f"; {verdict.num_unlabelled} are of videos without a label" if verdict.num_unlabelled else ""
-            checked = f"{verdict.num_rows_checked} of {verdict.num_rows} rows checked, {verdict.num_rows_bad} bad"
-            typer.echo(checked + footage)
-        if verdict.teacher is not None:
-            typer.echo(
-                "teacher inference repeated for {num_videos} videos: {num_equal} of {num_views} views have the same "
-                "bits; the largest difference of a logit is {max_difference:.3g}".format(**verdict.teacher)
-            )
-        state = "whole" if verdict.whole else "not whole"
-        typer.echo(f"{store}: {state}, to the depth {depth}, digest {short_digest(verdict.digest)}")
+        print_verdict(verdict)
     if not verdict.whole:
         raise StaleArtifactError(
             f"{store}: is not whole, findings: {len(verdict.findings)}",
@@ -184,7 +171,7 @@ def views(
     Example: dlkdd targets views --manifest data/manifest.csv --frames data/dark --out views.parquet
     """
     for path in (out, description_path(out)) if out.suffix == ".csv" else (out,):
-        _require_free(path, force)
+        _require_free(path, force, folder=False)
     bank = _bank(manifest_path, frames_path, load_params(params_path))
     write_views(out, bank)
     digest, num_videos, num_views = (bank.description[name] for name in ("digest", "num_videos", "num_views"))
@@ -214,10 +201,9 @@ def import_command(
     Example: dlkdd targets import logits.npz --manifest data/manifest.csv --frames data/dark
     --teacher-name mc3_18 --teacher-digest 0123456789abcdef0123456789abcdef --out data/soft_targets.zarr
     """
-    _require_free(out, force)
-    params = load_params(params_path)
+    _require_free(out, force, folder=True)
+    teacher, params = ForeignTeacher(teacher_name, teacher_digest), load_params(params_path)
     options, bank = params.precompute_soft_targets, _bank(manifest_path, frames_path, params)
-    teacher = ForeignTeacher(teacher_name, teacher_digest)
     codec = chosen_codec(options, len(bank.description["class_names"]))
     logits_NVK = checked_logits(read_logits(logits), bank)
     with _built("targets import", out) as built:
@@ -270,7 +256,7 @@ def merge(
 
     Example: dlkdd targets merge first.zarr second.zarr --out ensemble.zarr
     """
-    _require_free(out, force)
+    _require_free(out, force, folder=True)
     opened = [SoftTargetStore(store) for store in stores]
     of_teachers = same_videos(opened)
     if of_teachers and (manifest_path or enhanced):
@@ -311,7 +297,7 @@ def export(
 
     Example: dlkdd targets export data/soft_targets.zarr --out soft_targets.parquet
     """
-    _require_free(out, force)
+    _require_free(out, force, folder=False)
     opened = SoftTargetStore(store)
     export_store(opened, out, packed=packed, progress=progress)
     size = out.stat().st_size
@@ -335,7 +321,7 @@ def publish_command(
     if (out is None) == (to is None):
         raise ParamsError("publish takes either --out, a folder, or --to, a URL")
     if out is not None:
-        _require_free(out, force)
+        _require_free(out, force, folder=True)
         with _built("targets publish", out) as built:
             digest = publish_store(store, built, license_text=license_text, progress=progress)
     else:
@@ -354,8 +340,11 @@ def _models(path: Path) -> Sequence[ModelFile]:
     return read_folds(path).models if path.is_dir() else [load_model(path)]
 
 
-def _require_free(out: Path, force: bool) -> None:
-    """Nothing is at `out`, or it may be replaced: a file, a store, a published one, or an empty folder."""
+def _require_free(out: Path, force: bool, *, folder: bool) -> None:
+    """Nothing is at `out`, or it may be replaced: a file by a file, a store, a published one or an empty folder by one.
+
+    folder: whether what is to be written is one.
+    """
     if not out.exists():
         return
     if not force:
@@ -365,6 +354,12 @@ def _require_free(out: Path, force: bool) -> None:
         raise ParamsError(
             f"--out {out}: is a folder that holds other things than a store: {', '.join(sorted(holds)[:5])}",
             remedy="choose another name: --force does not remove them",
+        )
+    if out.is_dir() != folder:
+        found, wanted = ("file", "folder") if folder else ("folder", "file")
+        raise ParamsError(
+            f"--out {out}: is a {found}, expected the name of a {wanted}",
+            remedy="choose another name: --force replaces nothing of another kind",
         )
 
 

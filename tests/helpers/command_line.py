@@ -4,6 +4,7 @@ import ast
 import sys
 
 from paths import ROOT
+from typer.testing import CliRunner
 
 from stages.__main__ import COMMANDS, FAMILIES, LazyGroup
 
@@ -14,6 +15,15 @@ from stages.__main__ import main
 if __name__ == "__main__":  # it is imported by the processes that it starts
     main()
 """
+
+
+def output_of(app, *arguments, columns=100):
+    """Standard output of a command of an app; raises its error."""
+    done = CliRunner().invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": str(columns)})
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    assert done.exit_code == 0, done.output
+    return done.stdout
 
 
 def install_program(folder):

@@ -9,9 +9,9 @@ from pathlib import Path
 import fsspec
 import pytest
 from builders import CLIP, one_thread, tiny_recognizer  # noqa: F401 - a fixture
+from command_line import output_of
 from served import served
 from target_stores import contents, make_store
-from typer.testing import CliRunner
 
 from pipeline.core.errors import DlkddError, EnvironmentProblem, ParamsError
 from pipeline.models.recognizer import load_model, save_model
@@ -42,15 +42,7 @@ def model(folder):
 def call(*arguments, of=app):
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(sys, "argv", ["dlkdd", *map(str, arguments)])  # tells which modules are imported
-        return _call(*arguments, of=of)
-
-
-def _call(*arguments, of):
-    done = CliRunner().invoke(of, [str(argument) for argument in arguments], env={"COLUMNS": "100"})
-    if done.exception is not None and not isinstance(done.exception, SystemExit):
-        raise done.exception
-    assert done.exit_code == 0, done.output
-    return done.stdout
+        return output_of(of, *arguments)
 
 
 # fetched

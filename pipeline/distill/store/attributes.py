@@ -41,8 +41,8 @@ class _Teacher(_Part):
     enhancer: _Digest | None
     frames: _Digest
     clip: ClipParams
-    weight: Share | None = None  # of several teachers, chosen on val
-    top1_on_val: Share | None = None
+    weight: Share = 0  # of several teachers, chosen on val
+    top1_on_val: Share = 0
     origin: Literal["imported"] | None = None
     folds: list[_Digest] = []  # of the models that give a video's logits in its place, each trained without its group
 
@@ -56,6 +56,9 @@ class _Digests(_Part):
 
 class _ViewPolicy(_Part):
     num_views: Count
+    min_scale: float
+    max_aspect: float
+    flip: bool
     seed: Annotated[int, Field(ge=0)]
     version: Count
     mix: Literal["none", "mixup", "cutmix"] = "none"
@@ -77,6 +80,7 @@ class _Attributes(_Part):
     digests: _Digests
     codec_error: _CodecError
     num_unlabelled: Annotated[int, Field(ge=0)] = 0  # rows of videos that have no label
+    merged_from: list[_Digest] = []
     num_rows: Count
     num_views: Count
     num_teachers: Count
@@ -113,12 +117,14 @@ def attribute_findings(attributes: Mapping[str, Any]) -> list[str]:
     except (KeyError, TypeError, ValueError) as error:
         return [f"attribute codec: {error}, not {found.codec}"]
     firsts = [shard.first for shard in found.shards]
-    pairs = {
+    cost = found.codec_error
+    pairs: dict[str, tuple[object, object]] = {
         "num_teachers and the number of teachers": (found.num_teachers, len(found.teachers)),
         "num_views and view_policy.num_views": (found.num_views, found.view_policy.num_views),
         "the number of shards and that of the rows": (len(firsts), -(-found.num_rows // found.rows_per_shard)),
         "digests.class_names and the names": (found.digests.class_names, digest_json(attributes["class_names"])),
         "digests.view_policy and the policy": (found.digests.view_policy, digest_json(attributes["view_policy"])),
+        "the temperatures of codec_error.mean_kl and max_kl": (sorted(cost.mean_kl), sorted(cost.max_kl)),
     }
     findings = [f"attributes: {what} differ: {one}, {other}" for what, (one, other) in pairs.items() if one != other]
     if len(set(found.class_names)) < len(found.class_names):
@@ -126,7 +132,7 @@ def attribute_findings(attributes: Mapping[str, Any]) -> list[str]:
     models = [digest for teacher in found.teachers for digest in (teacher.digest, *teacher.folds)]
     if len(set(models)) < len(models):
         findings.append("attributes: teachers has a teacher twice")
-    weights = [teacher.weight for teacher in found.teachers if teacher.weight is not None]
+    weights = [teacher.weight for teacher in found.teachers if "weight" in teacher.model_fields_set]
     if weights and (len(weights) < found.num_teachers or abs(sum(weights) - 1) > 0.001 * len(weights)):
         findings.append(f"attributes: teachers have the weights {weights}: none of them, or all, with sum 1")
     if found.num_unlabelled > found.num_rows:

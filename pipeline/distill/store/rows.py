@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pipeline.core.digest import DIGEST_BYTES, digest_bytes, digest_uint64
 from pipeline.data.listing import NO_LABEL
 from pipeline.data.views import FULL_WEIGHT, NUM_BLEND_FIELDS, NUM_VIEW_FIELDS
-from pipeline.distill.store.codecs import ArrayLayout, LogitCodec
+from pipeline.distill.store.codecs import ArrayLayout, LogitCodec, TopK
 
 NO_FOLD = -1  # in `fold`: the logits are the teacher's own
 
@@ -188,6 +188,21 @@ def find_bad_rows(rows: Rows, row_digests_NX: NDArray[np.uint8], bad_N: NDArray[
             reason = "has logits that are not finite: never written" if unwritten_N[row] else "fails its digest"
             findings.append(f"{rows.video_ids[row] or 'a row without id'} {reason}")
     bad_N |= unwritten_N | wrong_N
+
+
+def find_repeated_classes(rows: Rows, codec: LogitCodec, bad_N: NDArray[np.bool_], findings: list[str]) -> None:
+    """Add good rows whose kept classes are not different ones of the K to `bad_N` and to `findings`."""
+    if not isinstance(codec, TopK):
+        return
+    classes_NVMk = np.sort(rows.arrays["topk_classes"], axis=-1)
+    twice_N = (classes_NVMk[..., 1:] == classes_NVMk[..., :-1]).any(axis=(1, 2, 3))
+    unknown_N = (classes_NVMk >= codec.num_classes).any(axis=(1, 2, 3))
+    wrong_N = (twice_N | unknown_N) & ~bad_N
+    findings += [
+        f"{rows.video_ids[row]}: topk_classes are not different ones of {codec.num_classes}"
+        for row in np.flatnonzero(wrong_N)
+    ]
+    bad_N |= wrong_N
 
 
 def find_misplaced_rows(rows: Rows, firsts: Sequence[str], bad_N: NDArray[np.bool_], findings: list[str]) -> None:

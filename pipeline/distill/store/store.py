@@ -34,7 +34,15 @@ from pipeline.core.digest import DIGEST_BYTES, digest_bytes, digest_json
 from pipeline.core.errors import EnvironmentProblem, StaleArtifactError, shortened
 from pipeline.distill.store.attributes import FORMAT, FORMAT_VERSION, attribute_findings, has_blends
 from pipeline.distill.store.codecs import ArrayLayout, LogitCodec, codec_of
-from pipeline.distill.store.rows import Rows, check_rows, find_bad_rows, find_misplaced_rows, pieces, row_layout
+from pipeline.distill.store.rows import (
+    Rows,
+    check_rows,
+    find_bad_rows,
+    find_misplaced_rows,
+    find_repeated_classes,
+    pieces,
+    row_layout,
+)
 from pipeline.distill.store.urls import URL_REMEDY, url_options
 from pipeline.distill.store.version_2 import current_attributes, current_rows, version_2_layout
 
@@ -289,6 +297,7 @@ class SoftTargetStore:
             # every row is right by itself, but they are not the rows that the attributes name
             findings.append(f"rows {start} to {stop - 1} are not the rows that the attributes name")
             bad_N[:] = True
+        find_repeated_classes(rows, self.codec, bad_N, findings)
         find_misplaced_rows(rows, self._first_ids[shard : shard + 2], bad_N, findings)
         if self.format_version == 2:
             rows = current_rows(rows, self.num_teachers)

@@ -32,14 +32,12 @@ _ATTRIBUTES = "attributes"
 def export(store: SoftTargetStore, path: Path, *, packed: bool = False, progress: Progress = no_progress) -> None:
     """Write a store to a file, by its suffix .parquet or .npz; logits are float32, or as the codec packed them.
 
-    Raises ParamsError for another suffix or a folder, EnvironmentProblem where pyarrow is missing for parquet,
+    Raises ParamsError for another suffix, EnvironmentProblem where pyarrow is missing for parquet,
     StaleArtifactError for damaged rows.
     """
     writers: dict[str, Callable[..., None]] = {".parquet": _write_parquet, ".npz": _write_npz}
     if path.suffix not in writers:
         raise ParamsError(f"{path}: expected a name that ends with {' or '.join(writers)}")
-    if path.is_dir():
-        raise ParamsError(f"{path}: is a folder, expected the name of a file")
     with written_whole(path) as partial:
         writers[path.suffix](store, partial, packed, progress)
 

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import json
 import re
-import zipfile
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.digest import DIGEST_BYTES
-from pipeline.core.errors import ParamsError, StaleArtifactError, shortened
+from pipeline.core.errors import DlkddError, ParamsError, StaleArtifactError, shortened
 from pipeline.data.listing import NO_LABEL
 from pipeline.data.views import named_views
 from pipeline.distill.store.attributes import IMPORTED, NOT_KNOWN
@@ -32,8 +30,6 @@ from pipeline.tools.targets.views import DESCRIPTION, ViewBank
 _REMEDY = "docs/foreign-teacher.md says what a file of logits holds; `dlkdd targets views` writes what to ask about"
 _ARRAYS = ("video_id", "view", "logits")
 _CLASS_NAMES = "class_names"
-# What numpy, pyarrow and zarr raise for a file that is damaged, or another one than its suffix says
-_READ_ERRORS = (OSError, ValueError, KeyError, TypeError, EOFError, RecursionError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True)
@@ -110,7 +106,9 @@ def read_logits(path: Path) -> GivenLogits:
         found = readers[path.suffix](path)
         arrays = {name: None if found.get(name) is None else np.asarray(found[name]) for name in _ARRAYS}
         others = {name: _json_value(found.get(name)) for name in (_CLASS_NAMES, DESCRIPTION)}
-    except _READ_ERRORS as error:
+    except (DlkddError, MemoryError):
+        raise
+    except Exception as error:  # a damaged file makes numpy, zipfile and pyarrow raise nearly anything
         raise StaleArtifactError(f"{path}: its logits cannot be read: {error}", remedy=_REMEDY) from error
     return GivenLogits(path, **arrays, **others)
 

@@ -35,7 +35,7 @@ def merge_teachers(stores: Sequence[SoftTargetStore], path: Path, *, progress: P
     the same dark videos, views and codec.
     """
     teachers = [_without_weight(teacher) for store in stores for teacher in store.attributes["teachers"]]
-    digests = [teacher["digest"] for teacher in teachers]
+    digests = [digest for teacher in teachers for digest in (teacher["digest"], *teacher.get("folds", ()))]
     twice = sorted({digest for digest in digests if digests.count(digest) > 1})
     _refuse(
         [
@@ -265,10 +265,13 @@ def _mean(stores: Sequence[SoftTargetStore], values: Sequence[float], num_rows: 
 
 
 def _codec_error(stores: Sequence[SoftTargetStore]) -> dict[str, Any]:
-    """Largest of the largest, means weighted by the views: to the three digits that stores keep."""
+    """Largest of the largest, means weighted by the views: to the three digits that stores keep.
+
+    At the temperatures that all have: another writer may measure at others.
+    """
     errors = [store.attributes["codec_error"] for store in stores]
     weights = [store.num_rows * store.num_teachers for store in stores]
-    temperatures = errors[0]["mean_kl"]
+    temperatures = [key for key in errors[0]["mean_kl"] if all(key in error["mean_kl"] for error in errors)]
     return {
         "top1_agreement": _mean(stores, [error["top1_agreement"] for error in errors]),
         "mean_kl": {

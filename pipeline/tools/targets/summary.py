@@ -49,7 +49,8 @@ def summarise(
     """
     labels: MainLabels | None = None
     if manifest is not None:
-        if others := differences(store, {"digests.manifest": manifest.digest}):
+        wanted = {"digests.manifest": manifest.digest, "class_names": list(manifest.class_names)}
+        if others := differences(store, wanted):
             raise StaleArtifactError(
                 f"{store.location}: was made for another manifest",
                 findings=others,

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import suppress
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from builders import CLIP, VIEWS, one_thread, tiny_data  # noqa: F401 - a fixture
 from foreign_logits import table_of, write_logits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from precompute_runs import compute, make_project
+from pyarrow import parquet
 from student_runs import StudentRun
 from target_stores import SEED, Made, make_store
 
@@ -252,6 +255,30 @@ def test_a_file_that_cannot_be_read_is_refused(bank, tmp_path, suffix):
         read_logits(tmp_path / "pickled.npz")
     with pytest.raises(ParamsError, match=r"ends with \.npz, \.parquet, \.zarr"):
         read_logits(tmp_path / "logits.csv")
+
+
+NEVER_LOGITS = {"a pair": pa.struct([("a", pa.float32())]), "a map": pa.map_(pa.string(), pa.float32())}
+
+
+@pytest.mark.parametrize("kind", NEVER_LOGITS)
+def test_columns_that_are_no_lists_are_refused(tmp_path, kind):
+    logits = pa.array([{"a": 1.0}] if kind == "a pair" else [[("a", 1.0)]], NEVER_LOGITS[kind])
+    parquet.write_table(pa.table({"video_id": ["a"], "view": [0], "logits": logits}), tmp_path / "logits.parquet")
+    with pytest.raises(StaleArtifactError, match="cannot be read"):
+        read_logits(tmp_path / "logits.parquet")
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".parquet"])
+def test_a_damaged_file_is_read_or_refused(bank, tmp_path, suffix):
+    path = write_logits(tmp_path / f"logits{suffix}", table_of(bank, drawn_logits(bank)))
+    content, rng = path.read_bytes(), np.random.default_rng(0)
+    ends = [*range(200), *range(-500, 0)]  # where the formats say what is in between
+    for place in rng.choice(ends, 150, replace=False):
+        damaged = bytearray(content)
+        damaged[place] = rng.integers(256)
+        path.write_bytes(damaged)
+        with suppress(StaleArtifactError):
+            read_logits(path)
 
 
 def test_lists_of_different_lengths_are_refused(bank, tmp_path):

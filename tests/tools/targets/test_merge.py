@@ -99,6 +99,29 @@ def test_a_teacher_is_in_an_ensemble_once(made, tmp_path):
     assert made.teachers[0].digest in caught.value.findings[0]
 
 
+def test_a_model_is_in_an_ensemble_once_as_a_teacher_or_as_one_of_a_teachers_folds(made, tmp_path):
+    teachers = [{**made.attributes["teachers"][0], "folds": ["b" * 32]}, {**made.attributes["teachers"][1]}]
+    a = of_teacher(made, tmp_path / "a", 0, teachers=teachers[:1])
+    for number, change in enumerate(({"digest": "b" * 32}, {"folds": ["b" * 32]})):
+        b = of_teacher(made, tmp_path / f"b{number}", 1, teachers=[{**teachers[1], **change}])
+        with pytest.raises(StaleArtifactError) as caught:
+            merge_teachers([a, b], tmp_path / "merged")
+        assert caught.value.findings == (f"teacher {'b' * 32} is in more than one store",)
+
+
+def test_what_packing_cost_is_told_at_the_temperatures_that_all_measured(made, tmp_path):
+    errors = [{"1": 0.2, "4": 0.1}, {"1": 0.4, "2": 0.3}]
+    parts = [
+        of_teacher(
+            made, tmp_path / str(axis), axis, codec_error={"top1_agreement": 1.0, "mean_kl": error, "max_kl": error}
+        )
+        for axis, error in enumerate(errors)
+    ]
+    merge_teachers(parts, tmp_path / "merged")
+    found = SoftTargetStore(tmp_path / "merged").attributes["codec_error"]
+    assert (found["mean_kl"], found["max_kl"]) == ({"1": 0.3}, {"1": 0.4})
+
+
 def test_teachers_that_saw_other_pixels_are_refused_with_their_videos(made, tmp_path):
     a, b = (of_teacher(made, tmp_path / str(axis), axis) for axis in range(2))
     changed = made.rows.arrays["pixel_digest"].copy()

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from builders import one_thread  # noqa: F401 - a fixture
-from target_stores import make_store, shards_of, write
+from target_stores import make_store, shards_of, with_class_names, write
 
 from pipeline.core.errors import StaleArtifactError
 from pipeline.data.manifest import write_manifest
@@ -97,3 +97,11 @@ def test_another_manifest_is_refused(made, tmp_path):
         summarise(SoftTargetStore(made.path), manifest=other)
     assert other.digest in caught.value.findings[0]
     assert made.manifest.digest in caught.value.findings[0]
+
+
+def test_a_manifest_with_other_classes_is_refused(made, tmp_path):
+    attributes = with_class_names(made.attributes, ["jump", "drink", "wave"])
+    write(tmp_path / "other", made.rows, SoftTargetStore(made.path).codec, attributes)
+    with pytest.raises(StaleArtifactError, match="another manifest") as caught:
+        summarise(SoftTargetStore(tmp_path / "other"), manifest=made.manifest)
+    assert caught.value.findings[0].startswith("class_names: the store has")

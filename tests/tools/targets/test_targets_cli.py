@@ -12,10 +12,10 @@ import pyarrow as pa
 import pytest
 import yaml
 from builders import CLIP, VIEWS, one_thread  # noqa: F401 - a fixture
+from command_line import output_of
 from paths import ROOT
 from pyarrow import parquet
 from target_stores import SEED, contents, make_store, rows_of_teacher, with_class_names, write
-from typer.testing import CliRunner
 
 from pipeline.core.errors import DlkddError
 from pipeline.distill.store.store import SoftTargetStore
@@ -40,12 +40,7 @@ def made(base, tmp_path, monkeypatch):
 
 
 def call(*arguments):
-    """Standard output of a command; raises its error."""
-    done = CliRunner().invoke(targets.app, [str(argument) for argument in arguments], env={"COLUMNS": "100"})
-    if done.exception is not None and not isinstance(done.exception, SystemExit):
-        raise done.exception
-    assert done.exit_code == 0, done.output
-    return done.stdout
+    return output_of(targets.app, *arguments)
 
 
 def call_json(*arguments):
@@ -131,6 +126,20 @@ def test_force_replaces_stores_and_nothing_else(made, tmp_path):
         call("publish", made.path, "--out", "given", "--force")
         call("export", made.path, "--out", "x.npz", "--force")
     assert call_json("verify", tmp_path / "given/soft_targets.zarr")["whole"]
+
+
+def test_force_replaces_nothing_of_another_kind(made, asked, tmp_path):
+    for name in ("x.npz", "views.csv"):
+        (tmp_path / name).mkdir()
+    for command in (("export", made.path, "--out", "x.npz"), ("views", *asked, "--out", "views.csv")):
+        with pytest.raises(DlkddError, match="is a folder, expected the name of a file") as caught:
+            call(*command, "--force")
+        assert caught.value.exit_code == 2
+    (tmp_path / "notes.txt").write_text("years")
+    for command in (("merge", made.path, made.path), ("publish", made.path)):
+        with pytest.raises(DlkddError, match="is a file, expected the name of a folder"):
+            call(*command, "--out", "notes.txt", "--force")
+    assert (tmp_path / "notes.txt").read_text() == "years"
 
 
 def test_names_from_a_store_do_not_command_the_terminal(made, tmp_path):

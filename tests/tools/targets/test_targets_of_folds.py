@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import yaml
 from builders import one_thread  # noqa: F401 - a fixture
+from command_line import output_of
 from fold_runs import give_groups, make_folds
 from precompute_runs import compute, make_project
 from target_stores import make_store, write
-from typer.testing import CliRunner
 
 from pipeline.core.errors import ParamsError, StaleArtifactError
 from pipeline.data.manifest import read_manifest
@@ -49,10 +49,7 @@ def here(made, monkeypatch):
 
 
 def call(*arguments):
-    done = CliRunner().invoke(targets.app, [str(argument) for argument in arguments], env={"COLUMNS": "200"})
-    if done.exception is not None and not isinstance(done.exception, SystemExit):
-        raise done.exception
-    return done.stdout
+    return output_of(targets.app, *arguments, columns=200)
 
 
 def test_inference_is_repeated_by_the_model_of_each_row():

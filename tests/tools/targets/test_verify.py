@@ -135,7 +135,8 @@ def test_the_sample_is_drawn_by_the_seed_and_of_the_given_size(made):
 CONTRADICTIONS = {
     "a name twice": {"class_names": ["drink", "jump", "jump"]},
     "names of another digest": {"class_names": ["drink", "jump", "sit"]},
-    "view_policy.num_views": {"view_policy": {"num_views": 4, "seed": 3, "version": 1}},
+    "view_policy.num_views": {"view_policy": {**VIEWS.policy(), "num_views": 4, "seed": 3, "version": 1}},
+    "view_policy.flip": {"view_policy": {**VIEWS.policy(), "flip": None, "seed": 3, "version": 1}},
     "number of teachers": {"teachers": []},
     "a teacher twice": {"teachers": [teacher_attributes("x", "0" * 32)] * 2},
     "teachers.0.top1_on_views": {"teachers": [teacher_attributes("x", "0" * 32, top1_on_views=1.5)]},
@@ -143,6 +144,9 @@ CONTRADICTIONS = {
     "batch_size": {"batch_size": 0},
     "clip.size": {"clip": {"num_frames": 2, "frame_stride": 2, "size": "16"}},
     "codec_error.max_kl": {"codec_error": {"top1_agreement": 1.0, "mean_kl": {"1": 0.0}}},
+    "temperatures of codec_error": {"codec_error": {"top1_agreement": 1.0, "mean_kl": {"1": 0.0}, "max_kl": {}}},
+    "teachers.0.weight": {"teachers": [teacher_attributes("x", "0" * 32, weight=None)]},
+    "merged_from": {"merged_from": 5},
     "teachers.0.enhancer": {"teachers": [teacher_attributes("x", "0" * 32, enhancer="gamma")]},
     "digests.dark": {"digests": {}},
 }
@@ -320,9 +324,11 @@ def test_a_view_outside_of_its_video_is_named(made, tmp_path, field, value):
 @pytest.mark.parametrize("classes", [(1, 1), (0, 3)], ids=["twice", "unknown"])
 def test_kept_classes_are_different_ones(made, tmp_path, classes):
     wrong = rewritten(made, tmp_path, rows=changed(made.rows, "topk_classes", (5, 2, 0), classes))
-    assert verify(wrong.path, "checksums").findings == [
-        f"{made.rows.video_ids[5]}: topk_classes are not different ones of 3"
-    ]
+    finding = f"{made.rows.video_ids[5]}: topk_classes are not different ones of 3"
+    assert verify(wrong.path, "checksums").findings == [finding]
+    with pytest.raises(StaleArtifactError) as caught:  # nor does a student learn from them
+        SoftTargetStore(wrong.path).read_shard(1)
+    assert caught.value.findings == (finding,)
 
 
 shapes = st.tuples(st.integers(1, 12), st.integers(1, 20), st.integers(1, 20))
