@@ -38,14 +38,19 @@ def small_shards(monkeypatch):
     monkeypatch.setattr(soft_targets, "SHARD_ROWS", 4)
 
 
-def random_store(path, video_ids, *, codec="float16", num_views=3, num_teachers=1, num_classes=4, seed=0):
-    """A store of random rows; returns it with its logits_NVMK as they are stored."""
+def random_store(path, video_ids, *, codec="float16", num_views=3, num_teachers=1, num_classes=4, seed=0, change=None):
+    """A store of random rows; returns it with its logits_NVMK as they are stored.
+
+    change: row, view and field of a view that gets another value.
+    """
     video_ids = tuple(sorted(video_ids))
     rng, n = np.random.default_rng(seed), len(video_ids)
     packing = codec_of({"name": codec, "k": 2}, num_classes)
     packed = packing.pack(rng.normal(0, 5, (n, num_views, num_teachers, num_classes)).astype(np.float32))
-    views = rng.integers(1, 50, (n, num_views, 7), dtype="<i4")
+    views = rng.integers(1, [4, 3, 9, 12, 10, 10, 50], (n, num_views, 7), dtype="<i4")  # none leaves SHAPE
     views[..., 6] %= 2
+    if change is not None:
+        views[change[:3]] = change[3]
     arrays = {
         "views": views,
         "dark_shape": np.tile(np.array(SHAPE, "<i4"), (n, 1)),
@@ -348,6 +353,17 @@ def test_everything_that_does_not_fit_is_in_one_error(tmp_path, memory_bytes):
     assert "precompute_soft_targets" in caught.value.remedy
     assert caught.value.exit_code == 5
     assert not list(tmp_path.rglob("*.npy"))
+
+
+@pytest.mark.parametrize(("field", "value"), [(0, 6), (3, 22)])
+def test_a_view_that_leaves_its_video_is_refused(tmp_path, field, value):
+    store, _ = random_store(tmp_path / "s.zarr", names(3), change=(1, 2, field, value))
+    frames = write_frames(tmp_path / "dark", {name: np.zeros((*SHAPE, 3), np.uint8) for name in names(3)})
+    with pytest.raises(StaleArtifactError) as caught:
+        load(store, names(3), tmp_path, frames=frames)
+    assert caught.value.findings == (
+        f"{names(3)[1]}: has views that leave the video; `dlkdd targets verify` names them",
+    )
 
 
 def test_many_missing_videos_are_counted_and_some_named(tmp_path):

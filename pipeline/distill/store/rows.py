@@ -121,6 +121,26 @@ def mainly_partners(rows: Rows, size: int) -> NDArray[np.bool_]:
     return np.asarray(2 * (FULL_WEIGHT - weight) * height * width > FULL_WEIGHT * size**2)
 
 
+def outside(views_NV7: NDArray[np.int32], dark_shape_N3: NDArray[np.int32], num_frames: int) -> NDArray[np.bool_]:
+    """Which seven numbers (N, V) are no `View`, or one that leaves its video in space or time.
+
+    A clip of `num_frames` that is longer than the video starts over.
+    """
+    first, stride, top, left, height, width, flip = np.moveaxis(views_NV7.astype(np.int64), -1, 0)
+    video_frames, video_height, video_width = np.moveaxis(dark_shape_N3.astype(np.int64), -1, 0)[:, :, None]
+    span = (num_frames - 1) * stride
+    inside = (
+        (np.minimum.reduce([first, top, left]) >= 0)
+        & (np.minimum.reduce([stride, height, width]) >= 1)
+        & ((flip == 0) | (flip == 1))
+        & (top + height <= video_height)
+        & (left + width <= video_width)
+        & (first < video_frames)
+        & ((first + span < video_frames) | (span >= video_frames))
+    )
+    return np.asarray(~inside)
+
+
 @dataclass(frozen=True)
 class MainLabels:
     """The class index of each view, of a blend that of the larger share.

@@ -25,7 +25,7 @@ from pipeline.core.files import write_text_whole, written_whole
 from pipeline.data.frame_store import FrameStore
 from pipeline.data.views import AnyView, BlendedView, View, blend_of_row, named_views
 from pipeline.distill.store.codecs import LogitCodec
-from pipeline.distill.store.rows import OF_VIEWS, Rows
+from pipeline.distill.store.rows import OF_VIEWS, Rows, outside
 from pipeline.distill.store.store import SoftTargetStore
 
 Teachers = Literal["mean", "draw", "weighted"]
@@ -132,8 +132,9 @@ def load_targets(
 
     Only shards that hold some of the videos are read, each once and checked. Files of an earlier run are used again
     where they are whole and of the same store and videos. With `frames` the views must fit these videos: number of
-    frames, height and width are compared. Raises one StaleArtifactError with the caller's `findings`, the weights that
-    `weighted` lacks, the videos of another shape, the missing ones, and those blended with one that is not among these.
+    frames, height and width are compared, and no view leaves its video. Raises one StaleArtifactError with the caller's
+    `findings`, the weights that `weighted` lacks, the videos that do not fit, the missing ones, and those blended with
+    one that is not among these.
     """
     weights = _weights(store)
     if teachers == "weighted" and not weights:
@@ -197,7 +198,7 @@ def _parts(
         rows = store.read_shard(shard)
         rows = rows.take([row for row, video_id in enumerate(rows.video_ids) if video_id in missing])
         missing.difference_update(rows.video_ids)
-        others += [] if frames is None else _other_shapes(rows, frames)
+        others += [] if frames is None else _unfit(rows, frames, int(store.attributes["clip"]["num_frames"]))
         packed = {name: rows.arrays[name] for name in _names(store)}
         if store.has_blends:
             packed["partner"] = _rows_of_partners(rows, place_of, others)
@@ -222,12 +223,18 @@ def _rows_of_partners(rows: Rows, place_of: Mapping[int, int], findings: list[st
     return place_NV
 
 
-def _other_shapes(rows: Rows, frames: FrameStore) -> list[str]:
-    return [
-        f"{video_id}: the store has frames, height, width {tuple(shape)}, this run {frames.shape(video_id)}"
-        for video_id, shape in zip(rows.video_ids, rows.arrays["dark_shape"].tolist(), strict=True)
-        if tuple(shape) != frames.shape(video_id)
-    ]
+def _unfit(rows: Rows, frames: FrameStore, num_frames: int) -> list[str]:
+    """The videos of another shape, and those with views that leave them; num_frames: of a clip."""
+    left_N = outside(rows.arrays["views"], rows.arrays["dark_shape"], num_frames).any(axis=1)
+    findings = []
+    for video_id, shape, left in zip(rows.video_ids, rows.arrays["dark_shape"].tolist(), left_N, strict=True):
+        if tuple(shape) != frames.shape(video_id):
+            findings.append(
+                f"{video_id}: the store has frames, height, width {tuple(shape)}, this run {frames.shape(video_id)}"
+            )
+        elif left:
+            findings.append(f"{video_id}: has views that leave the video; `dlkdd targets verify` names them")
+    return findings
 
 
 def _file(folder: Path, name: str) -> Path:

@@ -28,7 +28,7 @@ from pipeline.data.frame_store import FrameStore
 from pipeline.data.views import FULL_WEIGHT, NUM_VIEW_FIELDS, VIEW_POLICY_VERSION
 from pipeline.distill.store import store as soft_targets
 from pipeline.distill.store.attributes import is_imported
-from pipeline.distill.store.rows import NO_FOLD, Rows, concatenate
+from pipeline.distill.store.rows import NO_FOLD, Rows, concatenate, outside
 from pipeline.distill.store.store import (
     Examined,
     SoftTargetStore,
@@ -188,26 +188,6 @@ def _check_values(examined: Examined, store: SoftTargetStore, findings: list[str
         )
         wrong_N[row] = True
     return wrong_N
-
-
-def outside(views_NV7: NDArray[np.int32], dark_shape_N3: NDArray[np.int32], num_frames: int) -> NDArray[np.bool_]:
-    """Which seven numbers (N, V) are no `View`, or one that leaves its video in space or time.
-
-    A clip of `num_frames` that is longer than the video starts over.
-    """
-    first, stride, top, left, height, width, flip = np.moveaxis(views_NV7.astype(np.int64), -1, 0)
-    video_frames, video_height, video_width = np.moveaxis(dark_shape_N3.astype(np.int64), -1, 0)[:, :, None]
-    span = (num_frames - 1) * stride
-    inside = (
-        (np.minimum.reduce([first, top, left]) >= 0)
-        & (np.minimum.reduce([stride, height, width]) >= 1)
-        & ((flip == 0) | (flip == 1))
-        & (top + height <= video_height)
-        & (left + width <= video_width)
-        & (first < video_frames)
-        & ((first + span < video_frames) | (span >= video_frames))
-    )
-    return np.asarray(~inside)
 
 
 class _Blends:

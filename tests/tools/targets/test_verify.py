@@ -18,11 +18,11 @@ from pipeline.core.errors import ParamsError, StaleArtifactError
 from pipeline.data.views import View, draw_view, uniform_view
 from pipeline.distill.store import store as soft_targets
 from pipeline.distill.store.codecs import codec_of
-from pipeline.distill.store.rows import Rows
+from pipeline.distill.store.rows import Rows, outside
 from pipeline.distill.store.store import SoftTargetStore, read_attributes
 from pipeline.tools.targets import verify as target_checks
 from pipeline.tools.targets.recompute import RELATIVE_TOLERANCE, compare_logits
-from pipeline.tools.targets.verify import file_findings, outside, verify
+from pipeline.tools.targets.verify import file_findings, verify
 
 CODECS = ["float16", "float32", "topk"]
 
