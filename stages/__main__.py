@@ -216,7 +216,7 @@ class _LastingStream:
 def _start_processes() -> None:
     """Become torchrun where several processes are wanted and this is not one of them already."""
     wanted = os.environ.get("DLKDD_PROCESSES", "1")
-    if not wanted.isdigit() or int(wanted) < 1:
+    if not wanted.isdecimal() or int(wanted) < 1:
         raise ParamsError(f"DLKDD_PROCESSES: expected the number of processes, not {wanted!r}")
     command = next((name for name in sys.argv[1:] if not name.startswith("-")), "").replace("-", "_")
     if int(wanted) == 1 or "WORLD_SIZE" in os.environ or command not in PARALLEL or "--help" in sys.argv:

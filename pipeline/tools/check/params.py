@@ -14,8 +14,8 @@ import torch
 from pipeline.core.device import Ranks
 from pipeline.core.params import ClipParams, ModelName, Params, TrainParams
 from pipeline.data.dataset import EpochPlan
-from pipeline.distill.store.codecs import codec_of
 from pipeline.distill.student.loss import require_labels
+from pipeline.distill.teacher.precompute import chosen_codec
 from pipeline.enhance.file import LEARNED
 from pipeline.enhance.outside_weights import enhancer_from_weights
 from pipeline.models.folds import assign_folds
@@ -49,7 +49,8 @@ def check_params(group: Group, params: Params, known: Known) -> None:
     _check_teachers(group, params)
     _check_folds(group, params, known)
     if known.class_names is not None:
-        _check_codec(group, params, len(known.class_names))
+        with group.catching():
+            chosen_codec(params.precompute_soft_targets, len(known.class_names))
     _check_soft_loss(group, params, known)
     _check_views(group, params)
     _check_size(group, params)
@@ -171,14 +172,6 @@ def _check_folds(group: Group, params: Params, known: Known) -> None:
                 f"teacher_folds: {num_folds} more trainings of the teacher, each as long, without {left_out} of "
                 f"{len(known.train)} training videos, by {len(groups)} groups"
             )
-
-
-def _check_codec(group: Group, params: Params, num_classes: int) -> None:
-    options = params.precompute_soft_targets
-    try:
-        codec_of({"name": options.codec, "k": options.top_k}, num_classes)
-    except ValueError as error:
-        group.problem(f"precompute_soft_targets: {error}", remedy="choose the codec float16, or a smaller top_k")
 
 
 def _check_soft_loss(group: Group, params: Params, known: Known) -> None:
