@@ -58,7 +58,9 @@ def use(
         if not data.is_dir():
             raise ParamsError(f"--data {data}: no such folder", remedy="name the folder that holds the videos")
         if problem := text_problem(str(data)):
-            raise ParamsError(f"--data {problem}", remedy="rename the folder, or name a link to it")
+            raise ParamsError(
+                f"--data: no parameter file can hold it: {problem}", remedy="rename the folder, or name a link to it"
+            )
         text = _with_value(_with_value(text, "  root", _quoted(data)), "render", "[]")
     before = params_path.read_text(encoding="utf-8", errors="replace") if params_path.exists() else ""
     changes = difflib.unified_diff(before.splitlines(), text.splitlines(), "before", str(params_path), lineterm="", n=0)

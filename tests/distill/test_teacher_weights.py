@@ -232,6 +232,6 @@ def test_a_store_without_weights_is_refused_together_with_all_else(tmp_path, mon
 def test_weights_that_contradict_each_other_are_a_finding(tmp_path, weights):
     attributes = dict(SoftTargetStore(make_store(tmp_path, num_teachers=2).path).attributes)
     pairs = zip(attributes["teachers"], weights, strict=True)
-    attributes["teachers"] = [{**each, "weight": weight} for each, weight in pairs]
+    attributes["teachers"] = [{**each, **({} if weight is None else {"weight": weight})} for each, weight in pairs]
     (finding,) = attribute_findings(attributes)
     assert finding.startswith("attributes: teachers have the weights ")

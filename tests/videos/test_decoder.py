@@ -18,6 +18,7 @@ from paths import ROOT
 from video_files import encode, image_folder
 
 from pipeline.core.errors import BrokenVideoError, DataError, EnvironmentProblem
+from pipeline.core.text import printable
 from pipeline.videos import decoder as decoding
 from pipeline.videos import reader as video
 
@@ -76,7 +77,7 @@ def test_names_are_those_of_one_process(small, tmp_path, monkeypatch, name):
     Path(name).unlink()
     with pytest.raises(DataError) as error:
         decoding.probe(Path(name))
-    assert str(error.value) == f"{name}: cannot be opened: No such file or directory"
+    assert str(error.value) == printable(f"{name}: cannot be opened: No such file or directory")
 
 
 def test_an_error_of_the_system_keeps_its_type_and_file(tmp_path):
