@@ -225,7 +225,7 @@ def _rows_of_partners(rows: Rows, place_of: Mapping[int, int], findings: list[st
 
 def _unfit(rows: Rows, frames: FrameStore, num_frames: int) -> list[str]:
     """The videos of another shape, and those with views that leave them; num_frames: of a clip."""
-    left_N = outside(rows.arrays["views"], rows.arrays["dark_shape"], num_frames).any(axis=1)
+    left_N = np.asarray(outside(rows.arrays["views"], rows.arrays["dark_shape"], num_frames).any(axis=1))
     findings = []
     for video_id, shape, left in zip(rows.video_ids, rows.arrays["dark_shape"].tolist(), left_N, strict=True):
         if tuple(shape) != frames.shape(video_id):
