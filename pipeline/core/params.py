@@ -11,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic_core import ErrorDetails
 
 from pipeline.core.errors import ParamsError, shortened
-from pipeline.core.yaml import MAX_BYTES, Place, dotted, read_yaml, yaml_text
+from pipeline.core.yaml import Place, dotted, read_text, read_yaml, yaml_text
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -357,7 +357,7 @@ def load_params(path: Path) -> Params:
 
     Raises ParamsError with every finding at once, each with its line where YAML knows it.
     """
-    values, lines = read_yaml(_read_text(path), str(path))
+    values, lines = read_yaml(read_text(path), str(path))
     return _validated(Params, values, lines, path, ())
 
 
@@ -396,34 +396,11 @@ SectionT = TypeVar("SectionT", bound=Section)
 
 def load_section(path: Path, name: str, model: type[SectionT]) -> SectionT:
     """Read and check one section of a file that is made of sections, as demo/params.yaml; raises ParamsError."""
-    values, lines = read_yaml(_read_text(path), str(path))
+    values, lines = read_yaml(read_text(path), str(path))
     if not isinstance(values, dict) or name not in values:
         present = ", ".join(map(str, values)) if isinstance(values, dict) else "none"
         raise ParamsError(f"{path}: there is no section {name}; there are: {present}")
     return _validated(model, values[name], lines, path, (name,))
-
-
-def _read_text(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
-        text = data.decode("utf-8")
-    except FileNotFoundError:
-        raise ParamsError(
-            f"{path}: no such parameter file", remedy="run from the project's root, or name the file with --params"
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ParamsError(f"{path}: cannot be read as UTF-8 text: {_reason(error)}") from None
-    if len(data) > MAX_BYTES:
-        raise ParamsError(f"{path}: has more than {MAX_BYTES:,} bytes, which no parameter file has")
-    return text.replace("\r\n", "\n").replace("\r", "\n")
-
-
-def _reason(error: OSError | UnicodeDecodeError) -> str:
-    if isinstance(error, OSError):
-        return error.strerror or str(error)
-    line = error.object.count(b"\n", 0, error.start) + 1
-    return f"line {line} has the byte {error.object[error.start]:#04x}"
 
 
 def _validated(

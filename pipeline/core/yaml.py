@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
@@ -50,6 +51,23 @@ class _Composer(Composer):
         node = super().compose_node(parent, index)
         self.level -= 1
         return node
+
+
+def read_text(path: Path) -> str:
+    """The text of a parameter file or of dvc.yaml; raises ParamsError where it is missing, too long, or not UTF-8."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+        text = data.decode("utf-8")
+    except FileNotFoundError:
+        raise ParamsError(
+            f"{path}: no such parameter file", remedy="run from the project's root, or name the file with --params"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ParamsError(f"{path}: cannot be read as UTF-8 text: {_unread(error)}") from None
+    if len(data) > MAX_BYTES:
+        raise ParamsError(f"{path}: has more than {MAX_BYTES:,} bytes, which no parameter file has")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def read_yaml(text: str, name: str) -> tuple[Any, dict[Place, int]]:
@@ -165,3 +183,10 @@ def _reason(error: YAMLError, text: str) -> str:
         problem = ", ".join(filter(None, (error.context, error.problem)))
     found = text.split("\n")[line : line + 1]
     return f"line {line + 1}: {shortened(problem)}" + (f": {shortened(found[0].strip())}" if found else "")
+
+
+def _unread(error: OSError | UnicodeDecodeError) -> str:
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    line = error.object.count(b"\n", 0, error.start) + 1
+    return f"line {line} has the byte {error.object[error.start]:#04x}"

@@ -18,7 +18,7 @@ from typing import Any, Literal
 from pipeline.core.errors import ParamsError
 from pipeline.core.text import printable
 from pipeline.core.work_folder import out_lock_path
-from pipeline.core.yaml import dotted, read_yaml
+from pipeline.core.yaml import dotted, read_text, read_yaml
 from pipeline.tools.check.work_folders import lock_holder
 
 State = Literal["done", "stale", "missing", "running"]
@@ -184,10 +184,7 @@ def _section(text: str) -> dict[str, Any]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        values, _ = read_yaml(path.read_text(encoding="utf-8"), str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ParamsError(f"{path}: cannot be read as UTF-8 text: {error}") from None
+    values, _ = read_yaml(read_text(path), str(path))
     if not isinstance(values, dict):
         raise ParamsError(f"{path}: expected names with values")
     return values
