@@ -118,15 +118,26 @@ def _run_there(
     name: Callable[[Task], str],
     stop: StopCheck,
 ) -> Iterator[tuple[int, Result | BaseException]]:
-    """The same on the workers of a scheduler."""
-    from distributed import wait
+    """The same on the workers of a scheduler.
+
+    The scheduler blames all tasks that a worker had when it died, so what died is tried once more, alone. Where several
+    at a time were too much for the memory, that helps, too.
+    """
+    from distributed import KilledWorker, wait
     from distributed.comm.core import CommClosedError
 
-    futures = client.map(partial(_run_in_worker, function), tasks, pure=False, retries=0)
+    call = partial(_run_in_worker, function)
+    futures = client.map(call, tasks, pure=False, retries=0)
     number_of = {future: number for number, future in enumerate(futures)}
     pending = set(futures)
+    suspects: list[int] = []
+    alone = False
     try:
-        while pending:
+        while pending or suspects:
+            if not pending:
+                alone, number = True, suspects.pop()
+                pending = {client.submit(call, tasks[number], pure=False, retries=0)}
+                number_of = dict.fromkeys(pending, number)
             stop()
             try:
                 finished, pending = wait(pending, timeout=POLL_SECONDS, return_when="FIRST_COMPLETED")  # type: ignore[no-untyped-call]
@@ -135,7 +146,10 @@ def _run_there(
             for future in finished:
                 number = number_of[future]
                 if future.status == "error":
-                    yield number, _error_of(future, name(tasks[number]))
+                    if not alone and isinstance(future.exception(), KilledWorker):
+                        suspects.append(number)
+                    else:
+                        yield number, _error_of(future, name(tasks[number]))
                     continue
                 try:
                     yield number, future.result(timeout=POLL_SECONDS)

@@ -226,7 +226,8 @@ def metrics_of_running(chain):
     shown = json.loads(run(chain, "dvc", "exp", "show", "--json").stdout)
     experiments = [each for baseline in shown for each in baseline.get("experiments") or []]
     running = [each for each in experiments if (each.get("executor") or {}).get("state") == "running"]
-    metrics = [each["revs"][0]["data"]["metrics"] for each in running]
+    # DVC, while it writes one down, says that it runs and not yet which revision it is of
+    metrics = [rev["data"]["metrics"] for each in running for rev in (each["revs"] or [])[:1]]
     return [found for found in metrics if "live/teacher.json" in found]
 
 
