@@ -105,18 +105,19 @@ def make_shard(
     """Make a shard of these videos; of the `unchanged` ones the record's rows, or reasons, are taken over.
 
     A video with which processes of this run died again and again is left out and reported, as a broken one. At the end
-    the shard gets a new record, with the `notes`, JSON values of the stage's own; where these raise, it gets none.
+    the shard gets a new record, with the `notes`, JSON values of the stage's own; where these raise, it gets none. The
+    record knows no video with which processes died: memory may have been short, so the next run tries it again.
     """
     path = shard_path(frames_folder(task.work), task.shard)
     broken = {name: reason for name, reason in record.broken if name in unchanged}
     rows = [row for row in record.rows if row.video_id in unchanged]
+    attempts = _Attempts(task)
     is_whole = _checksum_of(path) == record.checksum
     # the checksum is of all bytes; without it each row is looked at, and right rows go into a right file
     kept = {row.video_id: row for row in rows} if is_whole else _whole_rows(path, rows)
     if is_whole and sorted(videos) == sorted([*kept, *broken]) and len(record.rows) == len(kept):
         result = ShardResult(tuple(kept.values()), tuple(broken.items()))
     else:
-        attempts = _Attempts(task)
         stored = lru_cache(Shard)  # opened once, and only where rows are taken over
 
         def frames_of(name: str, make: OpenFrames) -> Iterator[Frame | EncodedFrame]:
@@ -134,7 +135,7 @@ def make_shard(
     noted = dict(notes())
     values = {
         "rows": [asdict(row) for row in result.rows],
-        "broken": result.broken,
+        "broken": [(name, reason) for name, reason in result.broken if name not in attempts.given_up],
         "notes": noted,
         "shard": _checksum_of(path),
     }
@@ -182,6 +183,7 @@ class _Attempts:
         self._path = _record_path(task.work, task.shard).with_suffix(".attempt.json")
         self._run = run = task.run
         self._deaths: dict[str, int] = {}
+        self.given_up: set[str] = set()
         try:
             before = json.loads(self._path.read_bytes())
             if before["run"] == run:
@@ -193,6 +195,7 @@ class _Attempts:
         """Note the video; raises DataError where too many processes died with it."""
         deaths = self._deaths.get(video_id, 0)
         if deaths >= MAX_DEATHS:
+            self.given_up.add(video_id)
             raise DataError(f"{deaths} processes died while they worked on it")
         self._path.parent.mkdir(parents=True, exist_ok=True)
         note = {"run": self._run, "at": video_id, "deaths": self._deaths}

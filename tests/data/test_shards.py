@@ -72,6 +72,18 @@ def test_a_video_with_which_processes_die_is_left_out_and_named(tmp_path):
     assert made == ["a", "a", "a", "c"]
 
 
+def test_the_next_run_tries_it_again_with_the_others_taken_over(tmp_path):
+    """Memory may have been short."""
+    for _ in range(MAX_DEATHS):
+        with pytest.raises(ProcessDiesError):
+            update(tmp_path, dies_with("b", []))
+    assert update(tmp_path, dies_with("b", [])).broken
+    made, record = [], read_record(tmp_path, 0)
+    result = update(tmp_path, dies_with(None, made), run="next", record=record, unchanged=set(VIDEOS))
+    assert made == ["b"]
+    assert ([row.video_id for row in result.rows], result.broken) == (["a", "b", "c"], ())
+
+
 def test_deaths_of_other_runs_do_not_count(tmp_path):
     """Whoever kills a run at the same video again and again says nothing about the video."""
     for run in range(5):
