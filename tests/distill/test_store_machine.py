@@ -445,4 +445,4 @@ def test_any_order_of_a_few_steps(machine):
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_any_order_of_many_steps(machine):
-    search(machine, 60, 50)
+    search(machine, 30, 50)

@@ -553,10 +553,12 @@ def test_a_flipped_byte_is_found(tmp_path, monkeypatch, codec):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)  # a verification for each bit pattern of each byte
+@pytest.mark.timeout(1800)  # a verification for each byte
 def test_every_flipped_byte_is_found(tmp_path, monkeypatch):
+    """One bit of it or all, by turns."""
     path = tiny(tmp_path, "float16", monkeypatch)
-    assert unnoticed(path, [(*place, mask) for mask in (0x01, 0xFF) for place in places(path)]) == []
+    flips = [(*place, (0x01, 0xFF)[number % 2]) for number, place in enumerate(places(path))]
+    assert unnoticed(path, flips) == []
 
 
 @pytest.mark.slow
