@@ -25,9 +25,12 @@ from stages._help import help_of
 from stages._memory import keep_freed_memory
 from stages._shell import say_error
 
-# Threads of the CPU kernels that wait should sleep, not spin: on a machine that is busy with other work spinning made
-# training on two threads 2.5 times slower (LOG.md). Read when torch is imported.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Threads of the CPU kernels that wait should spin for microseconds and then sleep: longer holds up whatever else the
+# machine does, and to sleep at once costs a wake-up for each kernel (benchmarks.waiting_threads). Read when torch is
+# imported; GNU's OpenMP goes by the count, others by the policy.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+    os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 # Intel's MKL otherwise sums a row of a matrix product in an order that depends on the row's place in the batch: the
 # same clip then had other logits (by 1e-8) beside other neighbours (LOG.md). Read at the first product.
 os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")

@@ -117,6 +117,7 @@ def test_light_before_shrinking_says_that_there_are_no_videos(tmp_path, monkeypa
         ("clip_loader", r"^(?:ours, raw|ours, jpeg|PyAV|pytorchvideo) +([\d.]+) ", 8),
         ("decoder_process", r"relative to that +([\d.]+)$", 2),
         ("training_step", r"^\d workers +([\d.]+) ", 2),
+        ("waiting_threads", r"^  (?:sleep|spin|torch).* ([\d.]+) +\(", 8),
         ("freed_memory", r"^(?:given back|kept) +(\d+) ", 2),
         ("alternatives", r"^\| (?:student|with) .*\| ([\d.]+) \|$", 10),
         ("second_store", r"^\| (?:raw|jpeg) \| \d+ \| \d+ \| ([\d.]+) \|", 4),
