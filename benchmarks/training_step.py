@@ -49,14 +49,16 @@ class Run:
 class Training:
     """Trainings of one epoch from the same weights, with clips of a frame store or with one batch again and again."""
 
-    def __init__(self, folder: Path, *, num_steps: int) -> None:
+    def __init__(self, folder: Path, *, num_steps: int, num_videos: int = NUM_VIDEOS) -> None:
         self.folder = folder
         self.train_params, clip = PARAMS.train_student, PARAMS.clip
-        paths = render_videos(folder, NUM_VIDEOS, width=160, height=120, num_frames=3 * clip.num_frames * 3)
-        self.frames = write_store(paths, folder / "dark", num_shards=4, short_side=PARAMS.prepare.short_side)
+        paths = render_videos(folder, num_videos, width=160, height=120, num_frames=3 * clip.num_frames * 3)
+        self.frames = write_store(
+            paths, folder / "dark", num_shards=min(4, num_videos), short_side=PARAMS.prepare.short_side
+        )
         names = self.frames.video_ids
         count = num_steps * self.train_params.batch_size
-        self.samples = [Sample(names[index % NUM_VIDEOS], index % NUM_CLASSES) for index in range(count)]
+        self.samples = [Sample(names[index % num_videos], index % NUM_CLASSES) for index in range(count)]
         self.source = DrawnViews(self.frames, clip, PARAMS.views, seed=0, purpose=BANK)
         dropout, drop_path = self.train_params.dropout, self.train_params.drop_path
         self.architecture = Architecture(PARAMS.student, NUM_CLASSES, clip, self.train_params.width, dropout, drop_path)

@@ -32,7 +32,7 @@ def seconds_of_a_step(num_steps: int) -> float:
     from benchmarks.training_step import Training
 
     with tempfile.TemporaryDirectory() as folder:
-        return Training(Path(folder), num_steps=num_steps).resident().seconds
+        return Training(Path(folder), num_steps=num_steps, num_videos=2).resident().seconds
 
 
 def in_a_process(way: dict[str, str], num_steps: int) -> float:
@@ -42,10 +42,14 @@ def in_a_process(way: dict[str, str], num_steps: int) -> float:
     return float(answer.stdout)
 
 
+# not even a parent that is killed leaves it behind
+COMPUTE = "import os; parent = os.getppid()\nwhile os.getppid() == parent: pass"
+
+
 @contextmanager
 def busy(num_processes: int) -> Iterator[None]:
     """Beside so many processes that only compute; in sessions of their own, as other people's are."""
-    command = [sys.executable, "-c", "while True: pass"]
+    command = [sys.executable, "-c", COMPUTE]
     processes = [subprocess.Popen(command, start_new_session=True) for _ in range(num_processes)]
     try:
         yield
@@ -60,18 +64,19 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=15, help="of a training (default: 15)")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--one", action="store_true", help="a run in this process: prints its seconds a step")
-    parser.add_argument("--tiny", action="store_true", help="two steps, one round: to see that the script works")
+    parser.add_argument("--tiny", action="store_true", help="one round of two ways: to see that it works")
     options = parser.parse_args()
     steps, num_rounds = (2, 1) if options.tiny else (options.steps, options.rounds)
     if options.one:
         print(seconds_of_a_step(steps))
         return
-    num_cpus = os.cpu_count() or 1
-    for place, num_busy in (("idle", 0), (f"beside {num_cpus} busy processes", num_cpus)):
+    names = list(WAYS)[: 2 if options.tiny else None]
+    for num_busy in (0, 1 if options.tiny else os.cpu_count() or 1):
         with busy(num_busy):
-            rounds = [[in_a_process(way, steps) for way in WAYS.values()] for _ in range(num_rounds)]
-        print(f"{place}: a step of PASSIVE {statistics.median(first for first, *_ in rounds) * 1e3:.0f} ms")
-        for number, name in enumerate(WAYS):
+            rounds = [[in_a_process(WAYS[name], steps) for name in names] for _ in range(num_rounds)]
+        of_the_first = statistics.median(first for first, *_ in rounds)
+        print(f"beside {num_busy} busy processes: a step of PASSIVE {of_the_first * 1e3:.0f} ms")
+        for number, name in enumerate(names):
             ratios = [seconds[number] / seconds[0] for seconds in rounds]
             print(f"  {name:26} {statistics.median(ratios):5.2f}   ({min(ratios):.2f} to {max(ratios):.2f})")
 

@@ -209,7 +209,7 @@ def test_a_training_is_seen_while_it_runs_in_the_workspace_and_in_a_copy(chain):
         ) as process:
             try:
                 deadline = time.monotonic() + 300  # DVC alone takes a minute beside other work
-                while not (told := [data["live/teacher.json"]["data"] for data in metrics_of_running(chain)]):
+                while not (told := told_of_running(chain)):
                     assert process.poll() is None
                     assert time.monotonic() < deadline
             finally:
@@ -221,14 +221,14 @@ def test_a_training_is_seen_while_it_runs_in_the_workspace_and_in_a_copy(chain):
     assert run(chain, "git", "status", "--porcelain").stdout == ""
 
 
-def metrics_of_running(chain):
-    """What `dvc exp show` knows of the experiments that run and whose teacher has trained an epoch."""
+def told_of_running(chain):
+    """What `dvc exp show` knows of the teacher of each experiment that runs; at any moment DVC may know nothing."""
     shown = json.loads(run(chain, "dvc", "exp", "show", "--json").stdout)
     experiments = [each for baseline in shown for each in baseline.get("experiments") or []]
     running = [each for each in experiments if (each.get("executor") or {}).get("state") == "running"]
-    # DVC, while it writes one down, says that it runs and not yet which revision it is of
-    metrics = [rev["data"]["metrics"] for each in running for rev in (each["revs"] or [])[:1]]
-    return [found for found in metrics if "live/teacher.json" in found]
+    revs = [rev.get("data") or {} for each in running for rev in (each["revs"] or [])[:1]]
+    files = [(data.get("metrics") or {}).get("live/teacher.json") or {} for data in revs]
+    return [file["data"] for file in files if file.get("data")]
 
 
 def start_and_kill(folder, stage, ready, kill):
