@@ -117,7 +117,6 @@ def test_light_before_shrinking_says_that_there_are_no_videos(tmp_path, monkeypa
         ("clip_loader", r"^(?:ours, raw|ours, jpeg|PyAV|pytorchvideo) +([\d.]+) ", 8),
         ("decoder_process", r"relative to that +([\d.]+)$", 2),
         ("training_step", r"^\d workers +([\d.]+) ", 2),
-        ("waiting_threads", r"^  (?:sleep|spin|torch).* ([\d.]+) +\(", 4),
         ("freed_memory", r"^(?:given back|kept) +(\d+) ", 2),
         ("alternatives", r"^\| (?:student|with) .*\| ([\d.]+) \|$", 10),
         ("second_store", r"^\| (?:raw|jpeg) \| \d+ \| \d+ \| ([\d.]+) \|", 4),
@@ -129,7 +128,7 @@ def test_light_before_shrinking_says_that_there_are_no_videos(tmp_path, monkeypa
 def test_a_benchmark_runs_and_measures_every_kind(benchmark, measured, count):
     name, *options = benchmark.split()
     command = [sys.executable, "-W", "error", "-m", f"benchmarks.{name}", "--tiny", *options]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=540, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     numbers = re.findall(measured, done.stdout, re.MULTILINE)
     assert len(numbers) == count, done.stdout
