@@ -123,7 +123,7 @@ def test_the_batch_of_a_bert_head_is_free():
 
 # of these another one with the same blocks is exported; benchmarks/export_architectures.py has all
 SAME_BLOCKS = ("mvit_v1_b", "swin3d_s", "swin3d_b", "x3d_s", "x3d_m", "x3d_l")
-FIVE_MINUTES = {("mvit_v2_s", "onnx")}  # as much as all others
+FIVE_MINUTES = {("mvit_v2_s", "onnx")}
 EXPORTED = {(name, kind) for name in MODELS if name not in SAME_BLOCKS for kind in SUFFIXES} - FIVE_MINUTES
 
 
