@@ -9,6 +9,7 @@ from paths import ROOT
 
 from pipeline.core.errors import ParamsError
 from pipeline.core.params import load_params, overridden
+from pipeline.enhance.file import ENHANCERS
 from pipeline.tools.study.arms import Contrast, Side, read_design
 
 
@@ -50,6 +51,12 @@ def test_the_demos_arms_can_be_read(params):
     assert (arms["bright"].bright, arms["bright"].params) == (True, params)
     (diversity,) = [each for each in design.contrasts if each.name == "diversity"]
     assert (diversity.first, diversity.second) == (Side("dual", "student"), Side("two_of_a_kind", "student"))
+
+
+def test_the_arms_of_all_enhancers_can_be_read(params):
+    design = read_design(ROOT / "configs/studies/enhancers.yaml", [], params, with_bright=False)
+    assert [(arm.name, arm.params.enhancer) for arm in design.arms] == [(name, name) for name in ENHANCERS]
+    assert len(design.contrasts) == 3 * len(ENHANCERS) - 2  # against none: teacher, student; and each total
 
 
 def test_the_command_line_adds_arms_to_the_file(design_of):
