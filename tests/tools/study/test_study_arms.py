@@ -46,6 +46,7 @@ def test_the_demos_arms_can_be_read(params):
     assert list(arms["dual"].params.more_teachers) == ["dark"]
     assert {name: arm.unlabelled_share for name, arm in arms.items() if arm.unlabelled_share} == {
         "few": 0.67, "few_alone": 0.67, "few_agreed": 0.67, "few_self": 0.67, "few_dual": 0.67,
+        "sixth": 0.83, "sixth_alone": 0.83, "sixth_self": 0.83,
     }  # fmt: skip
     assert arms["few_alone"].params.soft_targets.min_agreement is None
     assert (arms["bright"].bright, arms["bright"].params) == (True, params)
