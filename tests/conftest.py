@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from dask_runs import Cluster
 from hypothesis import HealthCheck, settings
+from sendable_reports import pytest_report_to_serializable  # noqa: F401 - a hook
 
 from stages.__main__ import main
 
