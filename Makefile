@@ -1,5 +1,4 @@
-# The two commands of a fresh machine: `make demo` and `make test`. Both make the virtual environment first, the demo's
-# with what a user needs, which takes two thirds of the time of what the tests need.
+# The two commands of a fresh machine: `make demo` and `make test`. Both make the virtual environment first.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -9,7 +8,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: demo test test-slow faults lint docs install clean
 
-demo: $(INSTALLED)-dvc
+demo: install
 	dvc repro
 	dvc metrics show
 	@echo 'The report: results/report.html. One training says little: README.md has the gain over seeds.'
@@ -38,11 +37,11 @@ docs: install
 	zensical build --strict
 	@echo 'The site: site/html/index.html. To search in it: python -m http.server --directory site/html'
 
-install: $(INSTALLED)-dev
+install: $(INSTALLED)
 
-$(INSTALLED)-%: pyproject.toml constraints.txt
+$(INSTALLED): pyproject.toml constraints.txt
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[$*]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
 clean:
