@@ -69,7 +69,7 @@ def prepare_shard(task: PrepareTask) -> ShardReport:
     params = task.params
     record = read_record(task.work, task.shard)
     before = {name: source_of(**source) for name, source in record.notes.items()}
-    videos = [piece for video in task.videos for piece in _pieces(video, params, before)]
+    videos = [piece for video in task.videos for piece in pieces(video, params, before)]
     lengths = {row.video_id: row.frames for row in record.rows}
     unchanged = {
         video.video_id
@@ -102,7 +102,7 @@ def prepare_shard(task: PrepareTask) -> ShardReport:
     )
 
 
-def _pieces(video: SourceVideo, params: PrepareParams, before: Mapping[str, Source]) -> list[SourceVideo]:
+def pieces(video: SourceVideo, params: PrepareParams, before: Mapping[str, Source]) -> list[SourceVideo]:
     """The video, or its windows, of as many frames as an earlier run found or its packets promise."""
     if video.window is None:
         return [video]

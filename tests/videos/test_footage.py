@@ -356,13 +356,27 @@ def contents() -> dict[str, bytes]:
     return {str(file): file.read_bytes() for file in files}
 
 
-def test_footage_that_breaks_off_gives_the_windows_before(long_footage):
-    Path("data/night/short.mp4").unlink()  # what is left is all the footage there is
+@pytest.fixture
+def footage_that_breaks_off(long_footage):
+    """One video, the second of whose two windows is damaged."""
+    Path("data/night/short.mp4").unlink()
     file = Path("data/night/a.mp4")
     whole = file.read_bytes()
     place = len(whole) * 4 // 5
     file.write_bytes(whole[:place] + bytes(len(whole) // 10) + whole[place + len(whole) // 10 :])
-    prepared = prepare_here(params(**long_footage))
+    return long_footage
+
+
+def test_check_calls_footage_that_breaks_off_used_as_prepare_does(footage_that_breaks_off):
+    group, data = look_at(params(**footage_that_breaks_off), every_frame=True)
+    (finding,) = [finding for finding in group.findings if finding.level != "fact"]
+    assert finding.level == "warning"
+    assert "night/a.mp4 (unlabelled)" in finding.details[0]
+    assert sorted(found.num_frames for found in data.seen) == [9, *[10] * 8]
+
+
+def test_footage_that_breaks_off_gives_the_windows_before(footage_that_breaks_off):
+    prepared = prepare_here(params(**footage_that_breaks_off))
     assert "night/a@00000000" in prepared.manifest.by_id
     assert [(each.video_id, each.path, each.split) for each in prepared.quarantine] == [
         ("night/a@00000015", "night/a.mp4", "unlabelled")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,8 @@ from pipeline.data.leakage import STEM_LAYOUTS, find_leakage
 from pipeline.data.listing import ALL_SPLITS, NO_LABEL, ListedVideo, Listing
 from pipeline.data.manifest import QuarantineRow, read_manifest
 from pipeline.tools.check.findings import Group
-from pipeline.videos.dark_shard import SourceVideo, digest_video, frames_of, judged, probed
+from pipeline.videos.dark_shard import SourceVideo, digest_video, frames_of, judged, pieces, probed
+from pipeline.videos.decoder import Windows
 from pipeline.videos.locate import MissingVideosError
 from pipeline.videos.prepare import (
     check_quarantine,
@@ -39,9 +40,12 @@ class Look:
 
 @dataclass(frozen=True)
 class Seen:
-    """What a video has, its frames counted by its packets or decoded, or in its windows; or why it is not used."""
+    """What a video has, its frames counted by its packets or decoded, or in its windows; and why it is not used.
 
-    info: VideoInfo | None
+    Of footage some windows may be used, and others not.
+    """
+
+    info: VideoInfo | None  # None where nothing of it is used
     num_frames: int | None
     reason: str | None
 
@@ -171,9 +175,9 @@ def _look_at_all(
         seen = run(look, jobs, name=_name_of, done=lambda job, _: advance(1, _name_of(job)), stop=lambda: None)
     for job, found in zip(jobs, seen, strict=True):
         name = _name_of(job)
-        if found.reason is None:
+        if found.info is not None:
             good.append(found)
-        else:
+        if found.reason is not None:
             broken.append(QuarantineRow(name, videos[name].path, str(videos[name].split), found.reason))
     if good and every_frame:
         group.fact(f"{len(good)} of {len(jobs)} videos: decoded from end to end")
@@ -193,16 +197,20 @@ def _look_at_all(
             remedy="replace them, or set `prepare.damaged: quarantine` to leave them out",
         )
     if broken:
-        _report_broken(group, broken, videos, params)
+        used = {videos[name].path for name, info in infos.items() if info is not None}
+        _report_broken(group, broken, videos, params, used)
     return good
 
 
 def _report_broken(
-    group: Group, broken: Sequence[QuarantineRow], videos: Mapping[str, ListedVideo], params: PrepareParams
+    group: Group,
+    broken: Sequence[QuarantineRow],
+    videos: Mapping[str, ListedVideo],
+    params: PrepareParams,
+    used: Collection[str],
 ) -> None:
     """A problem where `prepare` would fail, else a warning."""
     details = [f"{row.path} ({row.split}): {row.reason}" for row in broken]
-    used = {video.path for video in videos.values()} - {row.path for row in broken}
     try:
         check_quarantine(broken, videos, params.max_quarantined, used=used)
     except DataError as error:
@@ -215,21 +223,33 @@ def _report_broken(
 
 def look(job: Look) -> Seen:
     """Look at one video; runs in a process of its own."""
+    if job.every_frame:
+        return _decoded(job)
     try:
-        if job.every_frame:
-            infos: dict[str, VideoInfo] = {}
-            num_frames: int | None = sum(1 for _ in frames_of(job.video, job.params, infos, Stopwatch(), {}))
-            info = infos[job.video.video_id]
-        else:
-            info = probed(job.video, job.params)
-            num_frames = info.num_frames
-            if num_frames is not None:
-                info = judged(job.video, info, num_frames, job.params)
-        if num_frames is not None and (starts := job.video.starts(num_frames)):
-            num_frames = len(starts) * (job.video.window or 0)
+        info = probed(job.video, job.params)
+        num_frames = info.num_frames
+        if num_frames is not None:
+            info = judged(job.video, info, num_frames, job.params)
+            if starts := job.video.starts(num_frames):
+                num_frames = len(starts) * (job.video.window or 0)
     except DataError as error:
         return Seen(None, None, in_one_line(error))
     return Seen(info, num_frames, None)
+
+
+def _decoded(job: Look) -> Seen:
+    """A video by all its frames, or by all its windows, as `prepare` reads them."""
+    infos: dict[str, VideoInfo] = {}
+    passes: dict[Path, tuple[VideoInfo, Windows]] = {}
+    num_frames, reason = 0, None
+    for piece in pieces(job.video, job.params, {}):
+        try:
+            num_frames += sum(1 for _ in frames_of(piece, job.params, infos, Stopwatch(), passes))
+        except DataError as error:
+            reason = reason or in_one_line(error)
+    if not num_frames:
+        return Seen(None, None, reason)
+    return Seen(next(iter(infos.values())), num_frames, reason)
 
 
 def _check_lengths(group: Group, seen: Sequence[Seen], clip: ClipParams) -> None:
