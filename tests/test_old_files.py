@@ -18,12 +18,13 @@ from paths import ROOT
 from pipeline.data.frame_store import FrameStore
 
 FILES = ROOT / "tests/old_files/before_the_rooms.tar.xz"
+SAFELY = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}  # Python 3.11.2 has none, 3.12 asks for one
 
 
 @pytest.fixture
 def old(tmp_path, monkeypatch):
     with tarfile.open(FILES) as archive:
-        archive.extractall(tmp_path, filter="data")
+        archive.extractall(tmp_path, **SAFELY)
     params = tmp_path / "params.yaml"  # parameters are no artifacts: what has come since then must be in them
     since = (
         "frames: null\n  damaged: quarantine\n  levels: linear\n  unlabelled: null\n  unlabelled_share: 0.0\n"
