@@ -1,5 +1,5 @@
 # The two commands of a fresh machine: `make demo` and `make test`. Both make the virtual environment first, the demo's
-# with what a user needs, which takes two thirds of the time of what the tests need.
+# with what a user needs, which takes half of the time of what the tests need.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin

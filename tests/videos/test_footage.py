@@ -373,6 +373,7 @@ def test_check_calls_footage_that_breaks_off_used_as_prepare_does(footage_that_b
     assert finding.level == "warning"
     assert "night/a.mp4 (unlabelled)" in finding.details[0]
     assert sorted(found.num_frames for found in data.seen) == [9, *[10] * 8]
+    assert "8 of 9 videos: decoded from end to end" in group.facts
 
 
 def test_footage_that_breaks_off_gives_the_windows_before(footage_that_breaks_off):

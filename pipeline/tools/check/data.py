@@ -179,11 +179,12 @@ def _look_at_all(
             good.append(found)
         if found.reason is not None:
             broken.append(QuarantineRow(name, videos[name].path, str(videos[name].split), found.reason))
-    if good and every_frame:
-        group.fact(f"{len(good)} of {len(jobs)} videos: decoded from end to end")
-    elif good:
+    num_whole = sum(found.reason is None for found in seen)
+    if num_whole and every_frame:
+        group.fact(f"{num_whole} of {len(jobs)} videos: decoded from end to end")
+    elif num_whole:
         group.fact(
-            f"{len(good)} of {len(jobs)} videos: no packet is missing and the first frame decodes; the others were not "
+            f"{num_whole} of {len(jobs)} videos: no packet is missing and the first frame decodes; the others were not "
             "decoded, as `prepare` and --every-frame do"
         )
     infos = {job.video.video_id: found.info for job, found in zip(jobs, seen, strict=True)}
