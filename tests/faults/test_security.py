@@ -363,6 +363,21 @@ def test_what_is_installed_is_what_is_pinned(cases):
     cases(len(PINS & installed.keys()))
 
 
+@pytest.mark.fault("Security", "a pin that the first release of the lowest Python cannot install", "=")
+def test_what_is_pinned_runs_on_the_first_release_of_the_lowest_python(cases):
+    """A pin that asks for 3.11.5 cannot be installed on Debian 12, which has 3.11.2."""
+    first = PYPROJECT["requires-python"].split(",")[0].removeprefix(">=") + ".0"
+    needs = {
+        each.metadata["Name"]: each.metadata["Requires-Python"]
+        for each in metadata.distributions()
+        if PINS.get(canonicalize_name(each.metadata["Name"])) == Version(Version(each.version).public)
+        and "Requires-Python" in each.metadata
+    }
+    assert len(needs) > 100
+    assert {name: need for name, need in needs.items() if first not in SpecifierSet(need)} == {}
+    cases(len(needs))
+
+
 @pytest.mark.fault("Security", "releases with a known advisory: pinned, installed, or admitted by a lower bound", "=")
 @pytest.mark.parametrize("advisory", ADVISORIES, ids=lambda advisory: f"{advisory['package']} {advisory['id']}")
 def test_no_release_is_known_to_be_bad(advisory):
