@@ -169,17 +169,15 @@ def _look_at_all(
     progress: Progress,
 ) -> list[Seen]:
     jobs = [Look(video, params, every_frame) for video in source_videos(videos, params)]
-    good: list[Seen] = []
-    broken: list[QuarantineRow] = []
     with progress("check", len(jobs), "videos") as advance:
         seen = run(look, jobs, name=_name_of, done=lambda job, _: advance(1, _name_of(job)), stop=lambda: None)
-    for job, found in zip(jobs, seen, strict=True):
-        name = _name_of(job)
-        if found.info is not None:
-            good.append(found)
-        if found.reason is not None:
-            broken.append(QuarantineRow(name, videos[name].path, str(videos[name].split), found.reason))
-    num_whole = sum(found.reason is None for found in seen)
+    found = dict(zip(map(_name_of, jobs), seen, strict=True))
+    broken = [
+        QuarantineRow(name, videos[name].path, str(videos[name].split), each.reason)
+        for name, each in found.items()
+        if each.reason is not None
+    ]
+    num_whole = len(jobs) - len(broken)
     if num_whole and every_frame:
         group.fact(f"{num_whole} of {len(jobs)} videos: decoded from end to end")
     elif num_whole:
@@ -187,10 +185,10 @@ def _look_at_all(
             f"{num_whole} of {len(jobs)} videos: no packet is missing and the first frame decodes; the others were not "
             "decoded, as `prepare` and --every-frame do"
         )
-    infos = {job.video.video_id: found.info for job, found in zip(jobs, seen, strict=True)}
-    for note in track_notes({videos[name].path: info for name, info in infos.items()}):
+    infos = {videos[name].path: each.info for name, each in found.items()}
+    for note in track_notes(infos):
         group.fact(note)
-    damaged = [f"{videos[name].path}: {info.damage}" for name, info in infos.items() if info and info.damage]
+    damaged = [f"{path}: {info.damage}" for path, info in infos.items() if info and info.damage]
     if damaged:
         group.warning(
             f"{len(damaged)} of {len(videos)} videos are damaged: `prepare` will take their frames before the damage",
@@ -198,9 +196,9 @@ def _look_at_all(
             remedy="replace them, or set `prepare.damaged: quarantine` to leave them out",
         )
     if broken:
-        used = {videos[name].path for name, info in infos.items() if info is not None}
+        used = {path for path, info in infos.items() if info is not None}
         _report_broken(group, broken, videos, params, used)
-    return good
+    return [each for each in seen if each.info is not None]
 
 
 def _report_broken(
