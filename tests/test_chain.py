@@ -180,11 +180,43 @@ def test_a_queue_gives_a_row_for_each_temperature(chain):
     assert all(data["metrics"]["results/metrics.json"]["data"]["gain"] is not None for data in found)
 
 
+def hold_until_waited_for(chain, stage, holder):
+    """Stop a stage's process until another one waits for it: beside other work it can end before the other has started,
+    and then there is nothing to take over.
+    """
+    os.kill(holder, signal.SIGSTOP)
+    try:
+        deadline = time.monotonic() + 300
+        while not list((chain / ".work").glob(f"{stage}-*.waiting")):
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+    finally:
+        os.kill(holder, signal.SIGCONT)
+
+
+def next_holder(chain, stages, before):
+    """The first of the stages that holds a new lock, and its process."""
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline:
+        for lock in set((chain / ".work").glob("*.lock")) - before:
+            stage, held = lock.name.rpartition("-")[0], re.match(r"process (\d+) ", lock.read_text())
+            if stage in stages and held:
+                return stage, int(held[1])
+        time.sleep(0.05)
+    raise AssertionError(stages)
+
+
 def test_of_two_workers_that_want_the_same_teacher_one_waits_for_the_others(chain):
     training = ("seed=5", "train_teacher.epochs=20", "train_student.epochs=20")
     changes = [word for change in (*training, "temperature=5,6") for word in ("-S", change)]
     run(chain, "dvc", "exp", "run", *changes, "--queue", "--name", "two")
-    run(chain, "dvc", "queue", "start", "-j", "2")
+    before, stages = set((chain / ".work").glob("*.lock")), {"train_teacher", "train_baseline"}
+    with subprocess.Popen(("dvc", "queue", "start", "-j", "2"), cwd=chain, env=environment()) as starting:
+        while stages:
+            stage, holder = next_holder(chain, stages, before)
+            hold_until_waited_for(chain, stage, holder)
+            stages.remove(stage)
+    assert starting.returncode == 0
     status = wait_for_queue(chain)
     found = [data for name, data in experiments_of(chain).items() if name.startswith("two-")]
     assert {data["params"]["params.yaml"]["data"]["temperature"] for data in found} == {5, 6}, status
