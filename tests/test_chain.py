@@ -13,10 +13,13 @@ import time
 import pytest
 from clones import clone, commit, environment, run, wait_for_queue
 from paths import ROOT
+from waiting import wait_for
 
+from pipeline.core.work_folder import stage_of
 from pipeline.distill.store.store import SoftTargetStore
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+HOLDER = re.compile(r"process (\d+) ")  # what a lock says of the process that holds it
 
 
 def stages_run(output):
@@ -180,42 +183,35 @@ def test_a_queue_gives_a_row_for_each_temperature(chain):
     assert all(data["metrics"]["results/metrics.json"]["data"]["gain"] is not None for data in found)
 
 
-def hold_until_waited_for(chain, stage, holder):
-    """Stop a stage's process until another one waits for it: beside other work it can end before the other has started,
-    and then there is nothing to take over.
+def locks_of(chain, stages):
+    """The locks of the stages that say which process holds them, or did."""
+    locks = (chain / ".work").glob("*.lock")
+    return {lock for lock in locks if stage_of(lock) in stages and HOLDER.match(lock.read_text())}
+
+
+def hold_until_waited_for(lock):
+    """Stop the process that holds a stage's lock until another one waits for it: beside other work it can end before
+    the other has started, and then there is nothing to take over.
     """
+    holder = int(HOLDER.match(lock.read_text())[1])
     os.kill(holder, signal.SIGSTOP)
     try:
-        deadline = time.monotonic() + 300
-        while not list((chain / ".work").glob(f"{stage}-*.waiting")):
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
+        wait_for(lock.with_suffix(".waiting").exists, bool, seconds=300)
     finally:
         os.kill(holder, signal.SIGCONT)
-
-
-def next_holder(chain, stages, before):
-    """The first of the stages that holds a new lock, and its process."""
-    deadline = time.monotonic() + 300
-    while time.monotonic() < deadline:
-        for lock in set((chain / ".work").glob("*.lock")) - before:
-            stage, held = lock.name.rpartition("-")[0], re.match(r"process (\d+) ", lock.read_text())
-            if stage in stages and held:
-                return stage, int(held[1])
-        time.sleep(0.05)
-    raise AssertionError(stages)
 
 
 def test_of_two_workers_that_want_the_same_teacher_one_waits_for_the_others(chain):
     training = ("seed=5", "train_teacher.epochs=20", "train_student.epochs=20")
     changes = [word for change in (*training, "temperature=5,6") for word in ("-S", change)]
     run(chain, "dvc", "exp", "run", *changes, "--queue", "--name", "two")
-    before, stages = set((chain / ".work").glob("*.lock")), {"train_teacher", "train_baseline"}
+    stages = {"train_teacher", "train_baseline"}
+    before = locks_of(chain, stages)
     with subprocess.Popen(("dvc", "queue", "start", "-j", "2"), cwd=chain, env=environment()) as starting:
         while stages:
-            stage, holder = next_holder(chain, stages, before)
-            hold_until_waited_for(chain, stage, holder)
-            stages.remove(stage)
+            (lock,) = wait_for(lambda: locks_of(chain, stages) - before, bool, seconds=300)
+            hold_until_waited_for(lock)
+            stages.remove(stage_of(lock))
     assert starting.returncode == 0
     status = wait_for_queue(chain)
     found = [data for name, data in experiments_of(chain).items() if name.startswith("two-")]
@@ -280,7 +276,7 @@ def start_and_kill(folder, stage, ready, kill):
             assert time.monotonic() < deadline
             time.sleep(0.005)
         holder = work[0].with_suffix(".lock").read_text()
-        os.kill(int(re.search(r"process (\d+)", holder)[1]), kill)
+        os.kill(int(HOLDER.match(holder)[1]), kill)
         output, _ = process.communicate(timeout=60)
     assert process.returncode != 0
     return output

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 from builders import write_frames
-from dask_runs import wait_for
 from paths import ROOT
+from waiting import wait_for
 
 from pipeline.data.frame_store import FrameStore
 from pipeline.data.manifest import read_manifest

@@ -6,9 +6,9 @@ import json
 import os
 import subprocess
 import sys
-import time
 
 from paths import ROOT
+from waiting import wait_for
 
 SCHEDULER_OPTIONS = ["--host", "127.0.0.1", "--port", "0", "--dashboard-address", "127.0.0.1:0", "--no-dashboard"]
 WORKER_OPTIONS = ["--host", "127.0.0.1", "--nworkers", "1", "--nthreads", "1", "--no-dashboard", "--memory-limit", "0"]
@@ -40,12 +40,3 @@ class Cluster:
         self.stack.callback(process.wait)
         self.stack.callback(process.kill)
         return process
-
-
-def wait_for(look, good, seconds=60):
-    """What `look` gives once it is `good`."""
-    deadline = time.monotonic() + seconds
-    while not good(seen := look()):
-        assert time.monotonic() < deadline, seen
-        time.sleep(0.05)
-    return seen

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dask_runs import wait_for
 from distributed import Future
 from paths import ROOT
+from waiting import wait_for
 
 from pipeline.core.errors import DataError, EnvironmentProblem, Interrupted, StaleArtifactError
 from stages import _cluster
