@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from pipeline.core.device import choose_device, machine_name
 from pipeline.core.errors import DataError
 from pipeline.core.files import write_text_whole
 from pipeline.core.params import load_params
@@ -22,7 +23,7 @@ from pipeline.tools.study.folds import Splits, rewritten
 from pipeline.tools.study.forks import forking
 from pipeline.tools.study.jobs import run_jobs
 from pipeline.tools.study.results import lines_of, read_rows, table, write_rows
-from pipeline.tools.study.summary import Summary
+from pipeline.tools.study.summary import Summary, on_machines
 from stages._shell import (
     PARAMS_PATH,
     DeviceOption,
@@ -79,6 +80,7 @@ def main(
     --arm "light:" --arm "self: enhancer=none"
     """
     params = load_params(params_path)
+    machine = machine_name(choose_device(device))
     design = read_design(arms_path, arms or [], params, with_bright=bright is not None)
     manifest = read_manifest(manifest_path)
     given = [dark] if bright is None else [dark, bright]
@@ -104,10 +106,11 @@ def main(
             runs += chain.add_runs(arm, path, seed=splits.seed, fold=splits.fold)
         steps = list(chain.jobs.values())
         with progress(STAGE, len(steps), "steps") as advance, forking(threads) as start:
-            outcome = run_jobs(steps, start=start, at_once=jobs, say=say, stop=stop, advance=advance)
+            outcome = run_jobs(steps, start=start, at_once=jobs, machine=machine, say=say, stop=stop, advance=advance)
         rows = read_rows(runs, outcome.seconds, manifests)
         found = differences(design.contrasts, rows, {row.video_id: row.group for row in manifest.rows})
         how = f"Minutes are of training ({threads} CPU thread(s) a step, {jobs} at a time, device {device})."
+        how = f"{how} {on_machines(outcome.machines.values())}"
         summary = Summary(design, params, manifest, folds, how, rows, lines_of(rows), found)
         write_rows(out / "study.csv", rows)
         write_contrasts(out / "contrasts.csv", found)

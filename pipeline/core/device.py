@@ -9,11 +9,13 @@ that has an error says so and ends; torchrun then stops the others.
 from __future__ import annotations
 
 import os
+import platform
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -46,6 +48,16 @@ def choose_device(name: str) -> torch.device:
             remedy="omit --device to use what there is, or install a CUDA build of torch",
         )
     return torch.device(name)
+
+
+def machine_name(device: torch.device) -> str:
+    """What rounds the sums: `AMD EPYC (AVX2), torch 2.13.0`. A GPU, which may take a single process, is not opened."""
+    if device.type == "cuda":
+        computes = ", ".join(_stated("Model", Path("/proc/driver/nvidia/gpus").glob("*/information"))) or "a GPU"
+    else:
+        names = _stated("model name", Path("/proc").glob("cpuinfo")) or [platform.processor() or platform.machine()]
+        computes = f"{', '.join(names)} ({torch.backends.cpu.get_cpu_capability()})"
+    return f"{computes}, torch {torch.__version__}"
 
 
 @dataclass(frozen=True)
@@ -140,6 +152,12 @@ def process_group() -> Iterator[Ranks]:
 def world_size() -> int:
     """How many processes torchrun started; 1 without it."""
     return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def _stated(key: str, files: Iterable[Path]) -> list[str]:
+    """The values of a key in files of `key : value` lines, each once."""
+    pairs = (line.partition(":") for file in files for line in file.read_text(errors="replace").splitlines())
+    return sorted({value.strip() for name, _, value in pairs if name.strip() == key})
 
 
 def _lost_a_peer(error: RuntimeError) -> bool:

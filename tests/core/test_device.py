@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
+import torch
 from paths import ROOT
 
-from pipeline.core.device import Ranks, choose_device, process_group
+from pipeline.core.device import Ranks, choose_device, machine_name, process_group
 from pipeline.core.errors import EnvironmentProblem, ParamsError
 from stages.precompute_soft_targets import main
 
@@ -74,6 +77,19 @@ def test_a_gpu_that_is_not_there_is_not_taken_for_another(name):
     """PyTorch's numbers of devices have eight bits."""
     with pytest.raises(EnvironmentProblem, match=f"--device {name}: PyTorch .* sees [0-9]+ CUDA devices"):
         choose_device(name)
+
+
+def test_the_machine_is_named_by_processor_instructions_and_torch():
+    processor, _, version = machine_name(torch.device("cpu")).rpartition(", ")
+    assert version == f"torch {torch.__version__}"
+    assert processor.endswith(f" ({torch.backends.cpu.get_cpu_capability()})")
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        assert processor.rpartition(" (")[0] in cpuinfo.read_text()
+
+
+def test_a_gpu_is_named_without_being_opened():
+    assert re.fullmatch(f"(a GPU|NVIDIA .+), torch {re.escape(torch.__version__)}", machine_name(torch.device("cuda")))
 
 
 def test_without_torchrun_there_is_one():

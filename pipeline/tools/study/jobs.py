@@ -1,6 +1,7 @@
 """Runs commands that wait for each other's outs, several at a time, and skips those whose outs are unchanged.
 
-A job's record, written when it starts and when it ends, has its fingerprint, the digests of its outs and its seconds.
+A job's record, written when it starts and when it ends, has its fingerprint, the digests of its outs, its seconds and
+the machine.
 Fingerprints cover the content of inputs, not their dates or paths.
 """
 
@@ -71,13 +72,14 @@ Start = Callable[[Job], Process]  # runs a job's command, whose output goes to i
 
 @dataclass(frozen=True)
 class Outcome:
-    """How the jobs went: seconds of those that are done (None: unknown), exit codes of those that failed, by name.
+    """How the jobs went: seconds and machines of those that are done, exit codes of those that failed, by name.
 
-    `num_left` wait for a failed one. Seconds are of all runs that a job needed; unknown where one of them was killed
-    together with this process.
+    `num_left` wait for a failed one. Seconds are of all runs that a job needed; None where one of them was killed
+    together with this process. The machine is the one that a job ended on; None in records of earlier versions.
     """
 
     seconds: Mapping[str, float | None]
+    machines: Mapping[str, str | None]
     failed: Mapping[str, int]
     num_left: int
 
@@ -101,6 +103,7 @@ class _Running:
     job: Job
     fingerprint: str
     process: Process
+    machine: str
     started: float
     earlier_seconds: float | None  # of runs that were interrupted; None where that is not known
 
@@ -115,14 +118,16 @@ class _Running:
         if self.earlier_seconds is not None:
             seconds = round(self.earlier_seconds + time.monotonic() - self.started, 3)
         state = otherwise if code else "done"
-        _write_record(self.job, fingerprint=self.fingerprint, state=state, seconds=seconds, outs=outs)
+        _write_record(
+            self.job, fingerprint=self.fingerprint, state=state, seconds=seconds, machine=self.machine, outs=outs
+        )
         return (code if code >= 0 else 128 - code), seconds
 
 
 def run_jobs(
-    jobs: Sequence[Job], *, start: Start, at_once: int, say: Say, stop: StopCheck, advance: Advance
+    jobs: Sequence[Job], *, start: Start, at_once: int, machine: str, say: Say, stop: StopCheck, advance: Advance
 ) -> Outcome:
-    """Run what is not done yet, up to `at_once` at a time.
+    """Run what is not done yet, up to `at_once` at a time, on this machine.
 
     Jobs that wait for the outs of a failed one do not start; all others are run. Where `stop` raises, the running jobs
     get SIGTERM and are waited for, so that they save their progress.
@@ -130,6 +135,7 @@ def run_jobs(
     made_by = {out: job.name for job in jobs for out in job.outs}
     needs = {job.name: {made_by[path] for path in job.inputs.values() if path in made_by} for job in jobs}
     waiting, done, failed = list(jobs), dict[str, float | None](), dict[str, int]()
+    machines: dict[str, str | None] = {}
     ready: list[Job] = []
     running: list[_Running] = []
 
@@ -145,17 +151,17 @@ def run_jobs(
                 job = ready.pop(0)
                 fingerprint, record = job.fingerprint(), _read_record(job)
                 if _still_holds(job, record, fingerprint):
-                    done[job.name] = record["seconds"]
+                    done[job.name], machines[job.name] = record["seconds"], record.get("machine")
                     advance(1, job.name, earlier=True)
                     find_ready()
                 else:
-                    running.append(_start(job, fingerprint, record, start))
+                    running.append(_start(job, fingerprint, record, machine, start))
                 continue
             for each in [each for each in running if each.process.exitcode is not None]:
                 running.remove(each)
                 code, seconds = each.finish("failed")
                 if code == 0:
-                    done[each.job.name] = seconds
+                    done[each.job.name], machines[each.job.name] = seconds, machine
                     advance(1, each.job.name)
                     find_ready()
                 else:
@@ -165,7 +171,7 @@ def run_jobs(
                 time.sleep(POLL_SECONDS)
     finally:
         _end(running, say)
-    return Outcome(done, failed, len(waiting))
+    return Outcome(done, machines, failed, len(waiting))
 
 
 def content_digest(path: Path) -> str | None:
@@ -187,13 +193,13 @@ def _still_holds(job: Job, record: Mapping[str, Any], fingerprint: str) -> bool:
     )
 
 
-def _start(job: Job, fingerprint: str, record: Mapping[str, Any], start: Start) -> _Running:
+def _start(job: Job, fingerprint: str, record: Mapping[str, Any], machine: str, start: Start) -> _Running:
     earlier: float | None = 0.0
     if record.get("fingerprint") == fingerprint and record["state"] != "done":  # it resumes
         earlier = record["seconds"]
-    _write_record(job, fingerprint=fingerprint, state="running", seconds=None, outs=[])
+    _write_record(job, fingerprint=fingerprint, state="running", seconds=None, machine=machine, outs=[])
     job.log.write_bytes(b"")  # it may be killed before it writes to it
-    return _Running(job, fingerprint, start(job), time.monotonic(), earlier)
+    return _Running(job, fingerprint, start(job), machine, time.monotonic(), earlier)
 
 
 def _end(running: Sequence[_Running], say: Say) -> None:
@@ -218,9 +224,8 @@ def _tell(job: Job, code: int, say: Say) -> None:
     say(f"{job.name}: exit code {code}; the end of {job.log}:\n{tail}")
 
 
-def _write_record(job: Job, *, fingerprint: str, state: str, seconds: float | None, outs: Sequence[str | None]) -> None:
-    record = {"fingerprint": fingerprint, "state": state, "seconds": seconds, "outs": list(outs)}
-    write_text_whole(job.record, json.dumps(record, indent=1) + "\n")
+def _write_record(job: Job, **values: object) -> None:
+    write_text_whole(job.record, json.dumps(values, indent=1) + "\n")
 
 
 def _read_record(job: Job) -> dict[str, Any]:

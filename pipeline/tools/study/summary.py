@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 
 from pipeline.core.params import Params
@@ -113,3 +113,14 @@ class Summary:
             "Arms are chosen by val; the best of many on test would be above by chance. "
             f"Val chooses {chosen.arm}: {percent(chosen.val)} %{on_test}."
         ]
+
+
+def on_machines(machines: Iterable[str | None]) -> str:
+    """Where the steps ran, the most of them first; None: an earlier version recorded no machine."""
+    counts = Counter(machine or "a machine that is not recorded" for machine in machines).most_common()
+    if len(counts) < 2:
+        return "".join(f"All steps ran on {machine}." for machine, _ in counts)
+    return (
+        f"Steps ran on {', '.join(f'{machine} ({count})' for machine, count in counts)}; kinds of processor and "
+        "versions of torch round sums differently, which moves a training as another seed does."
+    )

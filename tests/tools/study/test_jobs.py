@@ -59,14 +59,14 @@ def run(tmp_path):
     def run(*jobs, at_once=1, stop=lambda: None):
         runs = tmp_path / "runs"
         runs.write_text("")
-        how = {"start": Shell, "at_once": at_once, "say": run.said.append, "stop": stop}
+        how = {"start": Shell, "at_once": at_once, "machine": run.machine, "say": run.said.append, "stop": stop}
         outcome = run_jobs(jobs, **how, advance=lambda *_, **__: None)
-        run.seconds = outcome.seconds
+        run.seconds, run.machines = outcome.seconds, outcome.machines
         if outcome.error is not None:
             raise outcome.error
         return runs.read_text().split()
 
-    run.said = []
+    run.said, run.machine = [], "this machine"
     return run
 
 
@@ -175,7 +175,7 @@ def test_a_process_that_ends_before_its_first_word_is_told_without_an_older_ones
     job = shell("killed", "echo older; exit 1")
     with pytest.raises(DlkddError, match="failed"):
         run(job)
-    how = {"at_once": 1, "say": run.said.append, "stop": lambda: None, "advance": lambda *_, **__: None}
+    how = {"at_once": 1, "machine": "", "say": run.said.append, "stop": lambda: None, "advance": lambda *_, **__: None}
     for each in (job, shell("killed at first", "true")):
         assert run_jobs([each], start=lambda _: SimpleNamespace(exitcode=-9), **how).failed == {each.name: 128 + 9}
         assert f"the end of {each.log}:\n" in run.said[-1]
@@ -240,6 +240,20 @@ def test_an_interrupt_lets_jobs_save_and_the_next_run_goes_on(run, slow):
     job.record.write_text(json.dumps({**found, "seconds": 3600.0}))
     assert run(job) == ["slow"]
     assert 3600 <= run.seconds["slow"] < 3660
+
+
+def test_a_job_keeps_the_machine_that_it_ran_on(run, chain):
+    _, first, second = chain
+    run(first, second)
+    run.machine = "another machine"
+    first.record.unlink()
+    assert run(first, second) == ["first"]
+    assert run.machines == {"first": "another machine", "second": "this machine"}
+    older = record(second)
+    del older["machine"]
+    second.record.write_text(json.dumps(older))
+    assert run(first, second) == []
+    assert run.machines["second"] is None
 
 
 def test_no_process_is_left_when_even_waiting_is_interrupted(run, slow, monkeypatch):

@@ -16,6 +16,7 @@ import yaml
 from builders import CLIP, VIEWS, noise_video, tiny_data, train_params, write_frames
 from paths import ROOT
 
+from pipeline.core.device import choose_device, machine_name
 from pipeline.core.errors import StaleArtifactError
 from pipeline.core.params import load_params
 from pipeline.data.frame_store import FrameStore
@@ -41,6 +42,15 @@ def test_wrong_arms_stop_it_before_anything_is_written(call, tmp_path):
     assert "arms.yaml:3: wrong: seed: a study sets the seeds itself" in err
     assert "cold: temperature: input should be greater than 0" in err
     assert "hot" not in err
+    assert not (tmp_path / "study").exists()
+
+
+def test_another_device_is_refused_before_anything_is_written(call, tmp_path):
+    tiny_data(tmp_path)
+    (tmp_path / "dark").mkdir()
+    code, _, err = call(*study_arguments(tmp_path, "--device", "toaster"))
+    assert code == 2
+    assert "--device toaster: expected cpu, cuda, cuda:N or auto" in err
     assert not (tmp_path / "study").exists()
 
 
@@ -168,6 +178,7 @@ def test_a_study_from_frames_to_tables_through_an_interrupt(tiny):
     code, out, err = finish(start(tiny, *some, "--no-test"))
     assert code == 0, err
     assert "Val chooses" in out
+    assert f"All steps ran on {machine_name(choose_device('auto'))}." in " ".join(out.split())
     assert not list((tiny / "study").rglob("predictions.csv"))
     after = made(tiny)
     assert {path: after[path] for path in before} == before

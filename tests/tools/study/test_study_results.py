@@ -29,7 +29,7 @@ from pipeline.tools.study.results import (
     table,
     write_rows,
 )
-from pipeline.tools.study.summary import Summary
+from pipeline.tools.study.summary import Summary, on_machines
 
 
 def test_t_is_the_tables():
@@ -184,3 +184,10 @@ def test_the_summary_says_what_failed_and_what_val_chooses(study):
     assert "Val chooses b: 90.0 %; on test 75.0 %." in text
     assert '- b: `{"temperature": 4}`' in text
     assert "| a.baseline (and of b) | 90.0 | 25.0 | 1.0 |  |" in text
+
+
+def test_the_machines_of_a_study_are_named():
+    assert on_machines([]) == ""
+    assert on_machines(["A", "A"]) == "All steps ran on A."
+    several = on_machines(["B", None, "A", "A"])
+    assert several.startswith("Steps ran on A (2), B (1), a machine that is not recorded (1); ")
