@@ -105,8 +105,14 @@ def main(
             path = paths.get(splits, manifest_path)
             runs += chain.add_runs(arm, path, seed=splits.seed, fold=splits.fold)
         steps = list(chain.jobs.values())
-        with progress(STAGE, len(steps), "steps") as advance, forking(threads) as start:
-            outcome = run_jobs(steps, start=start, at_once=jobs, machine=machine, say=say, stop=stop, advance=advance)
+        models = {run.training.name for run in runs}  # other steps take seconds: in steps, the time left would be wrong
+        with progress(STAGE, len(models), "models") as advance, forking(threads) as start:
+
+            def step_done(count: int, name: str, /, *, earlier: bool = False) -> None:
+                if name in models:
+                    advance(count, name, earlier=earlier)
+
+            outcome = run_jobs(steps, start=start, at_once=jobs, machine=machine, say=say, stop=stop, advance=step_done)
         rows = read_rows(runs, outcome.seconds, manifests)
         found = differences(design.contrasts, rows, {row.video_id: row.group for row in manifest.rows})
         how = f"Minutes are of training ({threads} CPU thread(s) a step, {jobs} at a time, device {device})."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -185,6 +186,9 @@ def test_a_study_from_frames_to_tables_through_an_interrupt(tiny):
 
     code, out, err = finish(start(tiny, *some, "--arm", "mse: soft_loss=mse", "--json"))
     assert code == 0, err
+    assert re.search(r"^study: 18/18 models", err, re.MULTILINE), (
+        err
+    )  # arms share the baseline, and mse light's teacher
     assert {path: found for path, found in made(tiny).items() if path in after} == after
     values = json.loads(out)
     assert values == json.loads((tiny / "study/study.json").read_text())
