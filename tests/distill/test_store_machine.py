@@ -22,6 +22,7 @@ from builders import CLIP, VIEWS, manifest_row, noise_video, one_thread, write_f
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from long_run import LONG
 from target_stores import contents, rows_of_teacher, teacher_attributes
 
 from pipeline.core.files import PARTIAL_SUFFIX, publish
@@ -445,4 +446,4 @@ def test_any_order_of_a_few_steps(machine):
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_any_order_of_many_steps(machine):
-    search(machine, 30, 50)
+    search(machine, 30 if LONG else 12, 50)

@@ -16,9 +16,9 @@ import pytest
 from disk_runs import Scene, add_others, make_scene
 from fault_table import CATEGORIES, OUTCOMES, in_page, rows_of, table
 from killed_runs import Bench
+from long_run import LONG
 from stage_server import StageServer
 
-LONG = os.environ.get("DLKDD_FAULTS") == "long"
 FOLDER = Path(__file__).parent
 BEGAN = pytest.StashKey[float]()
 PAGE = FOLDER.parents[1] / "docs/reliability.md"

@@ -9,10 +9,10 @@ import re
 import numpy as np
 import pytest
 from disk_runs import OTHERS, STAGES, Scene
+from long_run import LONG
 from stage_server import ALL, GROWING, Fault
 from tiny_project import Stage
 
-LONG = os.environ.get("DLKDD_FAULTS") == "long"
 PARTS = range(4 if LONG else 1)  # of a command's cases, so that several processes share them
 WRITERS = {**STAGES, **OTHERS}
 NAMES = list(WRITERS if LONG else STAGES)

@@ -12,9 +12,9 @@ import sys
 import numpy as np
 import pytest
 from clones import clone, commit, environment, run
+from long_run import LONG
 from tiny_project import contents, make_project, stages
 
-LONG = os.environ.get("DLKDD_FAULTS") == "long"
 OUTS = ("data", "models", "results")
 
 

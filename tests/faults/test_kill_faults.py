@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import signal
@@ -13,9 +12,9 @@ import numpy as np
 import pytest
 import yaml
 from killed_runs import COMMANDS, KILLED, Bench, Case, Command, remove
+from long_run import LONG
 from stage_server import ALL, Ended, Fault
 
-LONG = os.environ.get("DLKDD_FAULTS") == "long"
 SEEDS = range(3) if LONG else range(1)
 PREPARE, FIT, ENHANCE, TEACHER, _, TARGETS, STUDENT, BASELINE, SCORE, _, _, LIGHT, EVALUATE, REPORT = COMMANDS.values()
 OFTEN = ("--checkpoint-seconds", "0")

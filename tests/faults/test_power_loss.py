@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 from disk_runs import LEDGER, OTHERS, STAGES
+from long_run import LONG
 from power_loss import Disk
 from tiny_project import contents
 
-LONG = os.environ.get("DLKDD_FAULTS") == "long"
 WRITERS = {**STAGES, **OTHERS}
 ROOT = "/root"
 SYNC_OUT = [("sync", "/root/data", "")]
