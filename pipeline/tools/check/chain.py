@@ -1,4 +1,4 @@
-"""Where the chain of dvc.yaml stands in this folder, at a glance: neither DVC nor any artifact is read.
+"""Where the chain stands in this folder, at a glance: neither DVC nor any artifact is read.
 
 Compared are parameters, commands and code with what dvc.lock recorded of the last run, and what dvc.lock says of a
 stage's inputs with what it says of the stages that make them. Of data only that it exists: `dvc status` reads it all.
@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline.core.errors import ParamsError
 from pipeline.core.text import printable
 from pipeline.core.work_folder import out_lock_path
-from pipeline.core.yaml import dotted, read_text, read_yaml
+from pipeline.core.yaml import dotted
+from pipeline.tools.check.declared import Recorded, Stage, declared_stages
 from pipeline.tools.check.work_folders import lock_holder
 
 State = Literal["done", "stale", "missing", "running"]
@@ -35,15 +33,6 @@ class Standing:
     why: str = ""
 
 
-@dataclass(frozen=True)
-class Recorded:
-    """What dvc.lock says of a stage's last run: its command, MD5 sums of deps and outs by path, parameters."""
-
-    command: str
-    digests: Mapping[str, str]
-    params: Mapping[str, Any]
-
-
 def is_project(folder: Path) -> bool:
     """Whether a folder has the chain of this project."""
     try:
@@ -54,36 +43,27 @@ def is_project(folder: Path) -> bool:
 
 def chain_standing(folder: Path) -> list[Standing]:
     """All stages in their order. Raises ParamsError where dvc.yaml or params.yaml cannot be read."""
-    stages = _read(folder / "dvc.yaml")["stages"]
-    params = _read(folder / "params.yaml")
-    lock = folder / "dvc.lock"
-    recorded = read_lock(lock.read_text(encoding="utf-8")) if lock.is_file() else {}
-    maker_of = {out: name for name, stage in stages.items() for out in _outs(stage)}
+    stages = declared_stages(folder)
     found: dict[str, Standing] = {}
-    for name, stage in stages.items():
-        makers = dict.fromkeys(maker_of[dep] for dep in stage.get("deps", []) if dep in maker_of)
-        unmade = [maker for maker in makers if maker in found and found[maker].state != "done"]
-        found[name] = _standing(name, stage, folder, params, recorded, maker_of, unmade)
+    for stage in stages:
+        makers = [other for other in stages if any(other.makes(dep) for dep in stage.deps)]
+        found[stage.name] = _standing(
+            stage,
+            folder,
+            makers,
+            [each.name for each in makers if each.name in found and found[each.name].state != "done"],
+        )
     return list(found.values())
 
 
-def _standing(
-    name: str,
-    stage: Mapping[str, Any],
-    folder: Path,
-    params: Mapping[str, Any],
-    recorded: Mapping[str, Recorded],
-    maker_of: Mapping[str, str],
-    unmade: list[str],
-) -> Standing:
-    outs = _outs(stage)
-    if holder := next(filter(None, (lock_holder(out_lock_path(folder / out)) for out in outs)), None):
+def _standing(stage: Stage, folder: Path, makers: Sequence[Stage], unmade: Sequence[str]) -> Standing:
+    name = stage.name
+    if holder := next(filter(None, (lock_holder(out_lock_path(folder / out)) for out in stage.outs)), None):
         return Standing(name, "running", f"{holder}{_live(folder, name)}")
-    last = recorded.get(name)
-    if last is None:
+    if stage.last is None:
         return Standing(name, "missing", "has not run: dvc.lock does not know it")
-    changes = list(_changes(stage, folder, params, recorded, maker_of, last))
-    if gone := [out for out in outs if not (folder / out).exists()]:
+    changes = list(_changes(stage, stage.last, folder, makers))
+    if gone := [out for out in stage.outs if not (folder / out).exists()]:
         kept = "" if changes or unmade else "; `dvc checkout` or `dvc pull` may bring it"
         return Standing(name, "missing", f"{gone[0]} is not here{kept}")
     if changes:
@@ -92,26 +72,19 @@ def _standing(
     return Standing(name, "stale", f"follows {unmade[0]}") if unmade else Standing(name, "done")
 
 
-def _changes(
-    stage: Mapping[str, Any],
-    folder: Path,
-    params: Mapping[str, Any],
-    recorded: Mapping[str, Recorded],
-    maker_of: Mapping[str, str],
-    last: Recorded,
-) -> Iterator[str]:
+def _changes(stage: Stage, last: Recorded, folder: Path, makers: Sequence[Stage]) -> Iterator[str]:
     """What is not as in the stage's last run, in words."""
-    for key in stage.get("params", []):
-        for place, before, now in _different((key,), last.params.get(key), params.get(key)):
+    for key, value in stage.params.items():
+        for place, before, now in _different((key,), last.params.get(key), value):
             yield printable(f"{dotted(place)} {_value(before)} → {_value(now)}", kept="")
-    if " ".join(stage["cmd"].split()) != last.command:
+    if stage.command != last.command:
         yield "its command"
-    for dep in stage.get("deps", []):
-        maker = recorded.get(maker_of.get(dep, ""))
-        if dep in maker_of:
-            if maker is not None and last.digests.get(dep) != maker.digests.get(dep):
+    for dep in stage.deps:
+        maker = next((each for each in makers if dep in each.outs), None)
+        if maker is not None:
+            if maker.last is not None and last.digests.get(dep) != maker.last.digests.get(dep):
                 yield f"another {dep}"
-        elif "${" not in dep and last.digests.get(dep) != _digest(folder / dep):
+        elif dep not in stage.data and last.digests.get(dep) != _digest(folder / dep):
             yield f"{'code of ' if dep.startswith(('pipeline/', 'stages/')) else ''}{dep}"
 
 
@@ -127,15 +100,12 @@ def _value(value: Any) -> str:
     return "null" if value is None else str(value)
 
 
-def _outs(stage: Mapping[str, Any]) -> list[str]:
-    named = [*stage.get("outs", []), *stage.get("metrics", [])]
-    return [out if isinstance(out, str) else next(iter(out)) for out in named]
-
-
 def _live(folder: Path, stage: str) -> str:
     """The epoch of a training that runs, by the file that it writes into live/."""
     try:
-        (told,) = json.loads((folder / f"live/{stage.removeprefix('train_')}.json").read_bytes()).values()
+        (told,) = json.loads(
+            (folder / f"live/{stage.partition('@')[0].removeprefix('train_')}.json").read_bytes()
+        ).values()
         return f"; epoch {told['epoch']}, val top-1 {told['val_top1']:.1%}"
     except (OSError, ValueError, LookupError, TypeError):
         return ""
@@ -156,35 +126,3 @@ def _digest(path: Path) -> str | None:
 
 def _md5(path: Path) -> str:
     return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
-
-
-def read_lock(text: str) -> dict[str, Recorded]:
-    """Of a dvc.lock what is compared, by stage.
-
-    DVC writes these files, in one form. A YAML parser takes most of a second for one; sections of parameters, which
-    several stages repeat, are parsed once.
-    """
-    _, *parts = re.split(r"(?m)^  (\w+):\n", text)
-    return {name: _recorded(block) for name, block in zip(parts[::2], parts[1::2], strict=True)}
-
-
-def _recorded(block: str) -> Recorded:
-    _, *parts = re.split(r"(?m)^    (\w+):", block)
-    found = dict(zip(parts[::2], parts[1::2], strict=True))
-    listed = found.get("deps", "") + found.get("outs", "")
-    digests = re.findall(r"- path: ['\"]?(.+?)['\"]?\n(?:      .*\n)*?      md5: (\S+)\n", listed)
-    sections = re.split(r"(?m)^        (?=\w)", found.get("params", ""))[1:]
-    params = {key: value for section in sections for key, value in _section(section).items()}
-    return Recorded(" ".join(found.get("cmd", "").split()), dict(digests), params)
-
-
-@cache
-def _section(text: str) -> dict[str, Any]:
-    return dict(read_yaml(text, "dvc.lock")[0])
-
-
-def _read(path: Path) -> dict[str, Any]:
-    values, _ = read_yaml(read_text(path), str(path))
-    if not isinstance(values, dict):
-        raise ParamsError(f"{path}: expected names with values")
-    return values

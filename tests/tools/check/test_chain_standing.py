@@ -10,7 +10,8 @@ import pytest
 from held_locks import at_work
 
 from pipeline.core.work_folder import out_lock_path
-from pipeline.tools.check.chain import chain_standing, is_project, read_lock
+from pipeline.tools.check.chain import chain_standing, is_project
+from pipeline.tools.check.declared import read_lock
 
 DVC_YAML = """stages:
   prepare:
@@ -26,6 +27,32 @@ DVC_YAML = """stages:
     params: [seed]
     outs: [models/teacher.safetensors]
 """
+BESIDE = {
+    "demo": """vars: [../params.yaml]
+stages:
+  render:
+    foreach: ${render}
+    do:
+      wdir: ..
+      cmd: render ${item}
+      outs:
+      - data/${item}
+""",
+    "teachers": """vars: [../params.yaml]
+stages:
+  train_more:
+    foreach: ${more}
+    do:
+      wdir: ..
+      cmd: train ${key} in ${item.light}
+      params:
+      - seed
+      - more.${key}
+      outs:
+      - teachers/${key}.json:
+          cache: false
+""",
+}
 PARAMS = "seed: 0\nprepare:\n  root: data/smoke\n  frames: null\n  splits: [1, 2]\n"
 CODE = "code"
 LOCK = """schema: '2.0'
@@ -180,6 +207,29 @@ def test_a_stage_may_depend_on_nothing(project):
     replaced(project / "dvc.yaml", "    deps: [stages/prepare.py]\n", "")
     replaced(project / "dvc.lock", LOCK[LOCK.index("    deps:") : LOCK.index("    params:")], "")
     assert standing(project)["prepare"] == ("done", "")
+
+
+def test_stages_for_each_name_in_the_recipe_stand_where_the_chain_needs_them(project):
+    for name, text in BESIDE.items():
+        (project / name).mkdir()
+        (project / name / "dvc.yaml").write_text(text)
+    replaced(project / "dvc.yaml", "deps: [stages/prepare.py]", "deps: [stages/prepare.py, '${prepare.root}']")
+    replaced(project / "dvc.yaml", "deps: [data/dark]", "deps: [data/dark, teachers]")
+    before = standing(project)
+    assert before == {"prepare": ("done", ""), "train_teacher": ("stale", "teachers")}  # the recipe names none
+
+    with (project / "params.yaml").open("a") as file:
+        file.write("render: [smoke]\nmore: {second: {light: gamma}, third: {light: none}}\n")
+    (project / "teachers/dvc.lock").write_text(
+        "schema: '2.0'\nstages:\n  train_more@third:\n    cmd: train third in none\n    params:\n      params.yaml:\n"
+        "        more.third:\n          light: clahe\n        seed: 0\n    outs:\n    - path: teachers/third.json\n"
+    )
+    (project / "teachers/third.json").write_text("{}")
+    found = standing(project)
+    assert list(found) == ["render@smoke", "prepare", "train_more@second", "train_more@third", "train_teacher"]
+    assert found["render@smoke"] == ("missing", "has not run: dvc.lock does not know it")
+    assert found["prepare"] == ("stale", "follows render@smoke")
+    assert found["train_more@third"] == ("stale", "more.third.light clahe → none")
 
 
 def test_names_and_values_are_text(call, project):
