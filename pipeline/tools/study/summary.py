@@ -120,7 +120,8 @@ def on_machines(machines: Iterable[str | None]) -> str:
     counts = Counter(machine or "a machine that is not recorded" for machine in machines).most_common()
     if len(counts) < 2:
         return "".join(f"All steps ran on {machine}." for machine, _ in counts)
+    ran = "; ".join(f"{count} on {machine}" for machine, count in counts)
     return (
-        f"Steps ran on {', '.join(f'{machine} ({count})' for machine, count in counts)}; kinds of processor and "
-        "versions of torch round sums differently, which moves a training as another seed does."
+        f"Steps that ran: {ran}. Kinds of processor and versions of torch round sums differently, which moves a "
+        "training as another seed does."
     )

@@ -190,4 +190,4 @@ def test_the_machines_of_a_study_are_named():
     assert on_machines([]) == ""
     assert on_machines(["A", "A"]) == "All steps ran on A."
     several = on_machines(["B", None, "A", "A"])
-    assert several.startswith("Steps ran on A (2), B (1), a machine that is not recorded (1); ")
+    assert several.startswith("Steps that ran: 2 on A; 1 on B; 1 on a machine that is not recorded. ")
