@@ -61,28 +61,33 @@ def declared_stages(folder: Path) -> list[Stage]:
     return chain
 
 
-def _stages(folder: Path, name: str, params: Mapping[str, Any]) -> Iterator[Stage]:
-    lock = (folder / name).with_name("dvc.lock")
+def _stages(folder: Path, file: str, params: Mapping[str, Any]) -> Iterator[Stage]:
+    lock = (folder / file).with_name("dvc.lock")
     recorded = read_lock(lock.read_text(encoding="utf-8")) if lock.is_file() else {}
-    for stage, names, text in _each(_read(folder / name)["stages"], params):
-        deps = [(_filled(dep, names), dep) for dep in text.get("deps", [])]
-        keys = [
-            (file, _filled(key, names))
-            for entry in text.get("params", [])
-            for file, listed in (entry.items() if isinstance(entry, dict) else [("params.yaml", [entry])])
-            for key in listed
-        ]
-        values = {file: params if file == "params.yaml" else _read(folder / file) for file, _ in keys}
-        outs = [*text.get("outs", []), *text.get("metrics", [])]
+    for name, names, written in _each(_read(folder / file)["stages"], params):
+        deps = {_filled(dep, names): dep for dep in written.get("deps", [])}
+        outs = [*written.get("outs", []), *written.get("metrics", [])]
         yield Stage(
-            stage,
-            " ".join(_filled(text["cmd"], names).split()),
-            tuple(path for path, _ in deps),
-            frozenset(path for path, written in deps if path != written),
-            {key: _at(values[file], key) for file, key in keys},
+            name,
+            " ".join(_filled(written["cmd"], names).split()),
+            tuple(deps),
+            frozenset(path for path, dep in deps.items() if path != dep),
+            {key: value for entry in written.get("params", []) for key, value in _values(folder, entry, names, params)},
             tuple(_filled(out if isinstance(out, str) else next(iter(out)), names) for out in outs),
-            recorded.get(stage),
+            recorded.get(name),
         )
+
+
+def _values(
+    folder: Path, entry: str | Mapping[str, list[str]], names: Mapping[str, Any], params: Mapping[str, Any]
+) -> Iterator[tuple[str, Any]]:
+    """Keys and values of an entry of `params`: a key of params.yaml, or keys of another file."""
+    if isinstance(entry, str):
+        yield (key := _filled(entry, names)), _at(params, key)
+        return
+    for file, keys in entry.items():
+        values = _read(folder / file)
+        yield from ((key, _at(values, key)) for key in (_filled(each, names) for each in keys))
 
 
 def _each(stages: Mapping[str, Any], params: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any], Any]]:
