@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
+import pytest
 from paths import ROOT
 
 FAILING = r"""
@@ -29,3 +31,15 @@ def test_a_failure_with_a_name_that_is_no_utf_8_ends_no_other_test(tmp_path):
     )
     assert (done.returncode, done.stderr) == (1, "")
     assert r"assert 'n\udcff' == 'another'" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_long_run_that_only_collects_leaves_the_table_of_the_last_one():
+    page = ROOT / "docs/reliability.md"
+    before = page.read_text()
+    command = (sys.executable, "-m", "pytest", "--quiet", "--collect-only", "-m", "slow", "tests/faults")
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ, "DLKDD_FAULTS": "long"}, capture_output=True)
+    after = page.read_text()
+    if after != before:
+        page.write_text(before)
+    assert (done.returncode, after) == (0, before)

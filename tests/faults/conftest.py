@@ -62,7 +62,7 @@ def pytest_sessionstart(session):
 
 def pytest_terminal_summary(terminalreporter, exitstatus, config):
     """After a long run of the whole suite the table is printed, and put into its page."""
-    if not LONG:
+    if not LONG or config.option.collectonly:
         return
     stats = terminalreporter.stats
     reports = [report for kind in ("passed", "failed", "error", "skipped") for report in stats.get(kind, ())]

@@ -1,8 +1,9 @@
 """The table of docs/reliability.md has a row for each fault of the suite, and nothing else."""
 
 import pytest
-from conftest import FOLDER, LONG, PAGE
+from conftest import FOLDER, PAGE
 from fault_table import faults_in
+from long_run import LONG
 
 
 @pytest.mark.skipif(LONG, reason="this run writes the table")
