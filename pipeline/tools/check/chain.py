@@ -47,12 +47,8 @@ def chain_standing(folder: Path) -> list[Standing]:
     found: dict[str, Standing] = {}
     for stage in stages:
         makers = [other for other in stages if any(other.makes(dep) for dep in stage.deps)]
-        found[stage.name] = _standing(
-            stage,
-            folder,
-            makers,
-            [each.name for each in makers if each.name in found and found[each.name].state != "done"],
-        )
+        unmade = [each.name for each in makers if each.name in found and found[each.name].state != "done"]
+        found[stage.name] = _standing(stage, folder, makers, unmade)
     return list(found.values())
 
 
@@ -102,10 +98,9 @@ def _value(value: Any) -> str:
 
 def _live(folder: Path, stage: str) -> str:
     """The epoch of a training that runs, by the file that it writes into live/."""
+    name = stage.partition("@")[0].removeprefix("train_")
     try:
-        (told,) = json.loads(
-            (folder / f"live/{stage.partition('@')[0].removeprefix('train_')}.json").read_bytes()
-        ).values()
+        (told,) = json.loads((folder / f"live/{name}.json").read_bytes()).values()
         return f"; epoch {told['epoch']}, val top-1 {told['val_top1']:.1%}"
     except (OSError, ValueError, LookupError, TypeError):
         return ""

@@ -9,13 +9,13 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 
 import pytest
 import yaml
 from builders import CLIP, VIEWS, noise_video, tiny_data, train_params, write_frames
 from paths import ROOT
+from waiting import wait_for
 
 from pipeline.core.device import choose_device, machine_name
 from pipeline.core.errors import StaleArtifactError
@@ -149,9 +149,7 @@ def test_a_study_whose_terminal_is_gone_stops_its_steps(tiny, sent):
     def states():
         return [json.loads(path.read_text())["state"] for path in (tiny / "study").glob("steps/*/*/record.json")]
 
-    deadline = time.monotonic() + 120
-    while states().count("running") < 2 and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_for(states, lambda seen: seen.count("running") >= 2, seconds=120)
     process.stderr.close()  # as the reader of a pipe, or a terminal, that ended
     os.killpg(process.pid, sent)
     assert process.wait(timeout=60) == 128 + sent
@@ -167,9 +165,7 @@ def test_a_study_from_frames_to_tables_through_an_interrupt(tiny):
     )
     some = ["--arms", str(tiny / "arms.yaml"), "--bright", str(tiny / "bright"), "--seeds", "2", "--jobs", "2"]
     process = start(tiny, *some, "--no-test")
-    deadline = time.monotonic() + 120
-    while not list((tiny / "study").glob("steps/train_baseline/*/record.json")) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_for(lambda: list((tiny / "study").glob("steps/train_baseline/*/record.json")), bool, seconds=120)
     process.send_signal(signal.SIGINT)
     code, out, err = finish(process)
     assert (code, out) == (130, ""), err
