@@ -16,10 +16,11 @@ done
 cd "$(dirname "$0")/.." || exit
 export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
 failed=0
+[[ $device == cpu ]] && patience=4 || patience=1  # the limits below are a GPU's
 
 # part NAME SECONDS COMMAND…
 part() {
-  local name=$1 limit=$2 started=$SECONDS code
+  local name=$1 limit=$(($2 * patience)) started=$SECONDS code
   shift 2
   printf '\n## %s\n\n' "$name" | tee -a "$out/suite.md"
   timeout --kill-after 5 "$limit" "$@" 2>>"$out/suite.err" | tee -a "$out/suite.md"
@@ -37,7 +38,7 @@ tests=(tests/train/test_ahead.py tests/train/test_trainer.py)
 ((${#tiny[@]})) || tests+=(tests/train tests/models tests/distill tests/evaluate)
 
 part "A student's epoch, and precompute" 50 python3 -m benchmarks.student_epoch "${epoch[@]}"
-part 'The chain' 160 python3 -m benchmarks.gpu_chain --folder "$out/chain" --device "$device" --limit 60 "${tiny[@]}"
+part 'The chain' 160 python3 -m benchmarks.gpu_chain --folder "$out/chain" --device "$device" --limit "$((60 * patience))" "${tiny[@]}"
 part 'Training steps' 190 python3 -m benchmarks.gpu_training --device "$device" --seconds 3 "${tiny[@]}"
 part 'Tests' 80 python3 -m pytest -q -m 'not slow' --device "$device" -p no:cacheprovider "${tests[@]}"
 rm -rf "$out/chain"

@@ -123,13 +123,14 @@ def test_the_batch_of_a_bert_head_is_free():
 
 # of these another one with the same blocks is exported; benchmarks/export_architectures.py has all
 SAME_BLOCKS = ("mvit_v1_b", "swin3d_s", "swin3d_b", "x3d_s", "x3d_m", "x3d_l")
-FIVE_MINUTES = {("mvit_v2_s", "onnx")}
-EXPORTED = {(name, kind) for name in MODELS if name not in SAME_BLOCKS for kind in SUFFIXES} - FIVE_MINUTES
+# as ONNX these take minutes; an ONNX file is made from the program that the other format saves
+MINUTES = ("mvit_v2_s", "swin3d_t")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "kind"), sorted(EXPORTED))
-def test_every_network_exports(tmp_path, name, kind):
+@pytest.mark.parametrize("name", [name for name in MODELS if name not in SAME_BLOCKS])
+def test_every_network_exports(tmp_path, name):
+    kind = "torch" if name in MINUTES else "onnx"
     model = new_model(name, tmp_path)
     clips = drawn_clips(model.recognizer.architecture.clip, 3)
     write(model, tmp_path / f"x{SUFFIXES[kind]}", kind=kind, bare=True, clips=clips)  # raises where it differs
